@@ -1,0 +1,8 @@
+/**
+ * Write barriers, cache flushes and FUA for anything disk-like.
+ *
+ * @module write-barrier
+ */
+
+export * from './model/index.js';
+export * from './storage/index.js';

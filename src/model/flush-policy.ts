@@ -1,0 +1,119 @@
+// What a device makes of flushes and of the FUA bit: the policy of Linux since 2.6.37, as a table, and
+// the lowering of a step stream to what a given device understands.
+//
+// A device without a volatile cache has nothing to flush: PREFLUSH and FUA vanish. A device with a cache
+// and without FUA gets a forced write as a write and then a flush. Flags never fail here: what cannot be
+// done at all (a cache without a flush) is refused earlier, by the mode.
+//
+// Source: blk_flush_policy() in Linux block/blk-flush.c and
+// Documentation/block/writeback_cache_control.rst.
+
+import type { DeviceTraits } from './mode.js';
+import type { Request } from './request.js';
+import type { CommandStep, Step } from './transform.js';
+
+/** The part of a request that the policy looks at. */
+export interface RequestFlags {
+  /** The request carries data. */
+  readonly data: boolean;
+  readonly preflush: boolean;
+  readonly fua: boolean;
+}
+
+/** Which of the three steps run, and whether the data step keeps its FUA bit. */
+export interface FlushPolicy {
+  readonly preflush: boolean;
+  readonly data: 'no' | 'plain' | 'fua';
+  readonly postflush: boolean;
+}
+
+/** One row of the table: for devices like this, requests like that. A missing field matches any. */
+export interface FlushPolicyRow {
+  readonly volatileCache: boolean;
+  readonly deviceFua?: boolean;
+  readonly request: Partial<RequestFlags>;
+  readonly runs: FlushPolicy;
+}
+
+const row = (
+  volatileCache: boolean,
+  deviceFua: boolean | undefined,
+  request: Partial<RequestFlags>,
+  preflush: boolean,
+  data: FlushPolicy['data'],
+  postflush: boolean,
+): FlushPolicyRow => ({
+  volatileCache,
+  ...(deviceFua === undefined ? {} : { deviceFua }),
+  request,
+  runs: { preflush, data, postflush },
+});
+
+const WITH_DATA = { data: true } as const;
+const NO_DATA = { data: false } as const;
+const PREFLUSH = { preflush: true, fua: false } as const;
+const FUA = { preflush: false, fua: true } as const;
+const BOTH = { preflush: true, fua: true } as const;
+const NEITHER = { preflush: false, fua: false } as const;
+
+/** The table, first match wins. Rows without data and with FUA are degenerate but defined. */
+export const FLUSH_POLICY: readonly FlushPolicyRow[] = Object.freeze([
+  row(false, undefined, NO_DATA, false, 'no', false),
+  row(false, undefined, WITH_DATA, false, 'plain', false),
+  row(true, undefined, { ...NO_DATA, ...NEITHER }, false, 'no', false),
+  row(true, undefined, { ...WITH_DATA, ...NEITHER }, false, 'plain', false),
+  row(true, undefined, { ...NO_DATA, ...PREFLUSH }, true, 'no', false),
+  row(true, undefined, { ...WITH_DATA, ...PREFLUSH }, true, 'plain', false),
+  row(true, false, { ...WITH_DATA, ...FUA }, false, 'plain', true),
+  row(true, false, { ...WITH_DATA, ...BOTH }, true, 'plain', true),
+  row(true, true, { ...WITH_DATA, ...FUA }, false, 'fua', false),
+  row(true, true, { ...WITH_DATA, ...BOTH }, true, 'fua', false),
+  row(true, false, { ...NO_DATA, ...FUA }, false, 'no', true),
+  row(true, true, { ...NO_DATA, ...FUA }, false, 'no', false),
+  row(true, false, { ...NO_DATA, ...BOTH }, true, 'no', true),
+  row(true, true, { ...NO_DATA, ...BOTH }, true, 'no', false),
+]);
+
+/** Which steps a request with these flags needs on this device. */
+export function flushPolicy(
+  device: Pick<DeviceTraits, 'cache' | 'fua'>,
+  flags: RequestFlags,
+): FlushPolicy {
+  const volatileCache = device.cache === 'volatile';
+  const found = FLUSH_POLICY.find(
+    ({ volatileCache: cached, deviceFua, request }) =>
+      cached === volatileCache &&
+      (deviceFua ?? device.fua) === device.fua &&
+      (request.data ?? flags.data) === flags.data &&
+      (request.preflush ?? flags.preflush) === flags.preflush &&
+      (request.fua ?? flags.fua) === flags.fua,
+  );
+  // The rows cover every combination; a test walks them all.
+  return (found as FlushPolicyRow).runs;
+}
+
+/**
+ * The steps in terms of what the device can do: flushes disappear where nothing is volatile, and a FUA
+ * write becomes a write and a flush of the same tag where the device has no FUA.
+ */
+export function lowerSteps<R extends Request>(
+  steps: readonly Step<R>[],
+  device: DeviceTraits,
+): readonly Step<R>[] {
+  return steps.flatMap((step) => (step.kind === 'command' ? lower(step, device) : [step]));
+}
+
+function lower<R extends Request>(step: CommandStep<R>, device: DeviceTraits): Step<R>[] {
+  const isFlush = step.op === 'flush';
+  if (!isFlush && !step.fua) return [step];
+  const { preflush, data, postflush } = flushPolicy(device, {
+    data: !isFlush,
+    preflush: isFlush,
+    fua: step.fua,
+  });
+  if (isFlush) return preflush ? [step] : [];
+  const write = { ...step, fua: data === 'fua' };
+  if (!postflush) return [write];
+  const flush = { op: 'flush', offset: 0, length: 0, stage: 'postflush', fua: false } as const;
+  return [write, { ...step, ...flush }];
+}

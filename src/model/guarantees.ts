@@ -1,0 +1,313 @@
+// What a mode really promises on a device: the matrix, as data, with a reason a person can read.
+//
+// Fourteen rows, seven modes times two kinds of device: where completion means "on the medium" (no cache,
+// or a protected one: `stable`) and where it does not (`volatile`). The columns ask about a barrier B, what
+// was submitted before it (pre) and after it (post).
+//
+// True in no mode, so in no column: an order among the plain requests between two barriers; atomicity of
+// a barrier that spans several sectors; a promise about later requests.
+//
+// Not here: devices that lie, which no capability tells. They are named among UNSAFE_PAIRS.
+//
+// Source: the truth table was computed by exhaustive search of a model of the device; the litmus names
+// (L1, F3, ...) are those of the litmus tables in the documentation.
+
+import { type DeviceTraits, type ModeName, modeOf } from './mode.js';
+
+/**
+ * `yes` and `no`; `host-waits`: only because the host itself waited for completion; `refused`: the
+ * question does not arise, the barrier is refused.
+ */
+export type Answer = 'yes' | 'no' | 'host-waits' | 'refused';
+
+/** The columns of the matrix. */
+export interface GuaranteeAnswers {
+  /** Completions are reported in the order pre, B, post. */
+  readonly completionOrder: Answer;
+  /** Nothing of B is on the medium unless all of pre is. */
+  readonly preBeforeBarrier: Answer;
+  /** Nothing of post is on the medium unless all of B is. */
+  readonly barrierBeforePost: Answer;
+  /** B is on the medium when it completes. */
+  readonly barrierDurable: Answer;
+  /** All of pre is on the medium when B completes. */
+  readonly coveredDurable: Answer;
+  /** An empty barrier makes durable what was submitted before it. */
+  readonly emptyBarrierFlushes: Answer;
+  /** A plain write is on the medium when it completes. */
+  readonly plainDurable: Answer;
+}
+
+/**
+ * About power cuts. `safe`: order and durability hold. `safe-without-errors`: they hold as long as no
+ * command fails, because with tags the device already has the barrier when the write before it fails.
+ * `host-ordered`: nothing but the host's own waiting orders anything. `unsafe`: it loses data.
+ */
+export type Verdict = 'safe' | 'safe-without-errors' | 'host-ordered' | 'unsafe';
+
+/** The names of the unsafe combinations. */
+export type UnsafePairName =
+  | 'CACHE_NOT_FLUSHED'
+  | 'NO_FLUSH'
+  | 'NO_ORDERED_TAGS'
+  | 'TAG_ERRORS'
+  | 'FLUSH_IGNORED'
+  | 'FUA_IGNORED'
+  | 'FUA_AS_FENCE'
+  | 'TORN_BARRIER'
+  | 'OVERLAP_IN_FLIGHT'
+  | 'SPLIT_PREFLUSH';
+
+/** A combination of mode and device that does not keep what it seems to promise. */
+export interface UnsafePair {
+  /** Stable name, for messages and for tests. */
+  readonly name: UnsafePairName;
+  /** The combination, in words. */
+  readonly combination: string;
+  /** What goes wrong, in words. */
+  readonly breaks: string;
+  /** The litmus tests that show it. */
+  readonly litmus: readonly string[];
+}
+
+/** What a mode promises on a device. */
+export interface Guarantees extends GuaranteeAnswers {
+  readonly mode: ModeName;
+  readonly verdict: Verdict;
+  /** One sentence for a person. */
+  readonly reason: string;
+  /** The device forces a FUA write by writing and then flushing. */
+  readonly fuaEmulated: boolean;
+  /**
+   * With the error policy `abort` a failed write stops the barrier that covers it. Only drain modes can:
+   * with tags the barrier has already been handed to the device.
+   */
+  readonly failureStopsBarrier: boolean;
+  /** Why the pair is unsafe; empty where it is not. */
+  readonly unsafe: readonly UnsafePair[];
+}
+
+interface Row {
+  readonly answers: GuaranteeAnswers;
+  readonly verdict: Verdict;
+  readonly reason: string;
+}
+
+/** The unsafe combinations. The first three follow from capabilities; no device admits to the others. */
+export const UNSAFE_PAIRS: Readonly<Record<UnsafePairName, UnsafePair>> = Object.freeze({
+  CACHE_NOT_FLUSHED: {
+    name: 'CACHE_NOT_FLUSHED',
+    combination: 'NONE, DRAIN or TAG on a volatile cache',
+    breaks: 'everything but the order of completions: the cache destages in any order it likes',
+    litmus: ['L1', 'L2', 'L3', 'L6', 'L9', 'L10'],
+  },
+  NO_FLUSH: {
+    name: 'NO_FLUSH',
+    combination: 'a flush mode on a volatile cache that has no flush command',
+    breaks: 'order and durability: there is no way past the cache',
+    litmus: ['L1', 'L3', 'L6'],
+  },
+  NO_ORDERED_TAGS: {
+    name: 'NO_ORDERED_TAGS',
+    combination: 'a tag mode on a device or transport that does not keep ordered tags',
+    breaks: 'order, even without a cache: the scheduler does not wait and nobody else does',
+    litmus: ['L1', 'L2', 'L3b', 'L6'],
+  },
+  TAG_ERRORS: {
+    name: 'TAG_ERRORS',
+    combination: 'a tag mode on a device that goes on with its queue after an error',
+    breaks: 'the barrier lands although a write or a flush that it certifies failed',
+    litmus: ['F1', 'F3'],
+  },
+  FLUSH_IGNORED: {
+    name: 'FLUSH_IGNORED',
+    combination: 'a flush mode on a device that answers flushes without doing them',
+    breaks: 'order and durability; with FUA the barrier survives, what it covers does not',
+    litmus: ['L1', 'L3', 'L6'],
+  },
+  FUA_IGNORED: {
+    name: 'FUA_IGNORED',
+    combination: 'a FUA mode on a cached device that ignores FUA',
+    breaks: 'durability of the barrier at its completion, and its order before what follows',
+    litmus: ['L2', 'L3a'],
+  },
+  FUA_AS_FENCE: {
+    name: 'FUA_AS_FENCE',
+    combination: 'a plain FUA write used as a fence on a volatile cache',
+    breaks: 'it is durable itself and orders nothing before it',
+    litmus: ['L12'],
+  },
+  TORN_BARRIER: {
+    name: 'TORN_BARRIER',
+    combination: "a barrier larger than the device's atomic unit, without a checksum",
+    breaks: 'a power cut leaves part of the barrier',
+    litmus: ['L8'],
+  },
+  OVERLAP_IN_FLIGHT: {
+    name: 'OVERLAP_IN_FLIGHT',
+    combination: 'overlapping writes in flight together',
+    breaks: 'either may win; the scheduler never issues such a pair with simple tags',
+    litmus: [],
+  },
+  SPLIT_PREFLUSH: {
+    name: 'SPLIT_PREFLUSH',
+    combination: "a request's preflush and data sent as two concurrent commands",
+    breaks: 'the data may land before what the flush covers (an NVMe driver had this bug)',
+    litmus: ['L1'],
+  },
+});
+
+const answers = (
+  completionOrder: Answer,
+  preBeforeBarrier: Answer,
+  barrierBeforePost: Answer,
+  barrierDurable: Answer,
+  coveredDurable: Answer,
+  emptyBarrierFlushes: Answer,
+  plainDurable: Answer,
+): GuaranteeAnswers => ({
+  completionOrder,
+  preBeforeBarrier,
+  barrierBeforePost,
+  barrierDurable,
+  coveredDurable,
+  emptyBarrierFlushes,
+  plainDurable,
+});
+
+const DRAIN_STABLE = answers('yes', 'yes', 'yes', 'yes', 'yes', 'yes', 'yes');
+const DRAIN_VOLATILE = answers('yes', 'yes', 'yes', 'yes', 'yes', 'yes', 'no');
+const TAG_STABLE = answers('no', 'yes', 'yes', 'yes', 'yes', 'yes', 'yes');
+const TAG_VOLATILE = answers('no', 'yes', 'yes', 'yes', 'yes', 'yes', 'no');
+
+/** The matrix: what each mode gives on a device whose completed writes are stable, or volatile. */
+export const GUARANTEES: Readonly<
+  Record<ModeName, { readonly stable: Row; readonly volatile: Row }>
+> = Object.freeze({
+  NONE: {
+    stable: {
+      answers: answers('no', 'host-waits', 'host-waits', 'refused', 'no', 'no', 'yes'),
+      verdict: 'host-ordered',
+      reason:
+        'Barriers are refused; a completed write is on the medium, so whoever waits has order.',
+    },
+    volatile: {
+      answers: answers('no', 'no', 'no', 'refused', 'no', 'no', 'no'),
+      verdict: 'unsafe',
+      reason:
+        'Barriers are refused and a completed write may still be lost: only waiting for a flush helps.',
+    },
+  },
+  DRAIN: {
+    stable: {
+      answers: DRAIN_STABLE,
+      verdict: 'safe',
+      reason: 'The queue empties around each barrier, and what completed is on the medium.',
+    },
+    volatile: {
+      answers: answers('yes', 'no', 'no', 'no', 'no', 'no', 'no'),
+      verdict: 'unsafe',
+      reason:
+        'Only completions are in order: the cache keeps what completed and destages it in any order.',
+    },
+  },
+  DRAIN_FLUSH: {
+    stable: {
+      answers: DRAIN_STABLE,
+      verdict: 'safe',
+      reason: 'As DRAIN; the flushes have nothing to do on a device without a volatile cache.',
+    },
+    volatile: {
+      answers: DRAIN_VOLATILE,
+      verdict: 'safe',
+      reason:
+        'The queue empties and the cache is flushed before and after each barrier, so both sides keep to it.',
+    },
+  },
+  DRAIN_FUA: {
+    stable: {
+      answers: DRAIN_STABLE,
+      verdict: 'safe',
+      reason: 'As DRAIN; neither flush nor FUA has anything to do without a volatile cache.',
+    },
+    volatile: {
+      answers: DRAIN_VOLATILE,
+      verdict: 'safe',
+      reason:
+        'The queue empties, the cache is flushed, and the barrier itself is forced to the medium before anything follows.',
+    },
+  },
+  TAG: {
+    stable: {
+      answers: TAG_STABLE,
+      verdict: 'safe',
+      reason:
+        'The device runs the barrier between its neighbours, and what it ran is on the medium.',
+    },
+    volatile: {
+      answers: answers('no', 'no', 'no', 'no', 'no', 'no', 'no'),
+      verdict: 'unsafe',
+      reason:
+        'Tags order execution and not the cache: the classic trap, nothing is in order on the medium.',
+    },
+  },
+  TAG_FLUSH: {
+    stable: {
+      answers: TAG_STABLE,
+      verdict: 'safe',
+      reason: 'As TAG; the flushes have nothing to do on a device without a volatile cache.',
+    },
+    volatile: {
+      answers: TAG_VOLATILE,
+      verdict: 'safe-without-errors',
+      reason:
+        'Tagged flushes before and after the barrier keep both sides to it, as long as nothing fails.',
+    },
+  },
+  TAG_FUA: {
+    stable: {
+      answers: TAG_STABLE,
+      verdict: 'safe',
+      reason: 'As TAG; neither flush nor FUA has anything to do without a volatile cache.',
+    },
+    volatile: {
+      answers: TAG_VOLATILE,
+      verdict: 'safe-without-errors',
+      reason:
+        'A tagged flush and a forced tagged write keep both sides to the barrier, as long as nothing fails.',
+    },
+  },
+});
+
+const NOTHING_KEPT = answers('no', 'no', 'no', 'no', 'no', 'no', 'no');
+
+/**
+ * What the mode promises on a device with these capabilities, under the assumption that the device does
+ * what it says.
+ *
+ * @throws `EINVAL` for a name that is not one of the seven
+ */
+export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
+  const mode = modeOf(name);
+  const cached = device.cache === 'volatile';
+  const row = GUARANTEES[name][cached ? 'volatile' : 'stable'];
+  const flushes = mode.by !== 'none' && mode.cache !== 'through';
+
+  const unsafe: UnsafePair[] = [];
+  if (cached && !flushes) unsafe.push(UNSAFE_PAIRS.CACHE_NOT_FLUSHED);
+  if (cached && flushes && !device.flush) unsafe.push(UNSAFE_PAIRS.NO_FLUSH);
+  if (mode.by === 'tag' && !device.orderedTags) unsafe.push(UNSAFE_PAIRS.NO_ORDERED_TAGS);
+
+  const broken = unsafe.find((pair) => pair !== UNSAFE_PAIRS.CACHE_NOT_FLUSHED);
+  return {
+    mode: name,
+    ...(broken ? { ...NOTHING_KEPT, plainDurable: row.answers.plainDurable } : row.answers),
+    verdict: broken ? 'unsafe' : row.verdict,
+    reason: broken
+      ? `The device makes it ${broken.combination}: it breaks ${broken.breaks}.`
+      : row.reason,
+    fuaEmulated: cached && device.flush && !device.fua,
+    failureStopsBarrier: mode.by === 'drain',
+    unsafe,
+  };
+}

@@ -1,0 +1,70 @@
+/** Bytes from `start` up to, not including, `end`. */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A request for the bytes from `offset` (bytes from the start of the storage) on. */
+interface Ranged {
+  readonly offset: number;
+  /** In bytes, at least 1. */
+  readonly length: number;
+}
+
+/** Reads bytes. */
+export interface ReadRequest extends Ranged {
+  readonly kind: 'read';
+}
+
+/**
+ * Writes bytes. Three independent flags:
+ *
+ * - `barrier`: everything submitted earlier is ordered before this write, everything later after it
+ *   (Linux 2.6.16 to 2.6.36, `REQ_HARDBARRIER`);
+ * - `preflush`: a flush before the data (Linux since 2.6.37, `REQ_PREFLUSH`);
+ * - `fua`: complete only when the data is on the medium (`REQ_FUA`).
+ */
+export interface WriteRequest extends Ranged {
+  readonly kind: 'write';
+  readonly barrier?: boolean;
+  readonly preflush?: boolean;
+  readonly fua?: boolean;
+}
+
+/** Makes durable what was submitted before it; orders nothing. */
+export interface FlushRequest {
+  readonly kind: 'flush';
+}
+
+/** An empty barrier: an ordering point without a payload. */
+export interface BarrierRequest {
+  readonly kind: 'barrier';
+}
+
+/** Tells the storage that the bytes are not needed: until rewritten they read as anything. */
+export interface DiscardRequest extends Ranged {
+  readonly kind: 'discard';
+}
+
+/** Makes the bytes read as zero, without sending zeroes where the storage can do better. */
+export interface WriteZeroesRequest extends Ranged {
+  readonly kind: 'writeZeroes';
+}
+
+/** A request that names bytes. */
+export type RangedRequest = ReadRequest | WriteRequest | DiscardRequest | WriteZeroesRequest;
+
+/** What a client asks for. A plain value: the payload of a write travels beside it. */
+export type Request = RangedRequest | FlushRequest | BarrierRequest;
+
+/** Whether the request is a barrier, with data or empty. */
+export function isBarrier(request: Request): boolean {
+  return request.kind === 'barrier' || (request.kind === 'write' && request.barrier === true);
+}
+
+/** Whether the request changes what the medium holds. */
+export function isMutation(
+  request: Request,
+): request is WriteRequest | DiscardRequest | WriteZeroesRequest {
+  return request.kind === 'write' || request.kind === 'discard' || request.kind === 'writeZeroes';
+}

@@ -1,0 +1,217 @@
+// What a mode makes of a request stream: the one description of the seven modes. The scheduler
+// executes these steps, and whoever proves something about a mode reads the same ones.
+//
+// Laws, tested under these numbers:
+//   T1  A request without flags becomes exactly one plain command with a simple tag.
+//   T2  A barrier becomes its mode's stages in the order preflush, bar, postflush. An empty barrier has
+//       no bar, hence no postflush: its preflush is all the flush it needs.
+//   T3  By drain: a drain stands before each stage and after the last. Nothing issued since the last
+//       drain (or ever): no further drain.
+//   T4  By tag: every stage carries the ordered tag, and nothing waits. Where no stage is left to carry
+//       it (an empty barrier in plain TAG) the barrier drains instead. Kernels before that rule
+//       dropped such a barrier silently.
+//   T5  NONE refuses a barrier; no command comes of it.
+//   T6  A flush request is one plain flush. It waits for the writes before it, and nobody waits for it.
+//   T7  The flag preflush puts a flush before the data, the flag fua forces the data, in every mode. A
+//       command of a request is issued when the request's earlier commands have completed, unless both
+//       carry the ordered tag.
+//   T8  Steps come in the order of the requests, lazily; the state is one bit beside the mode.
+//
+// Not here: what the device makes of a flush or a FUA bit (flush-policy.ts), overlaps, errors.
+//
+// Source: start_ordered() and blk_do_ordered() in Linux 2.6.36 block/blk-barrier.c.
+
+import { type ModeName, modeOf, type OrderedMode } from './mode.js';
+import { isBarrier, type Request } from './request.js';
+
+/** Where a command stands in the sequence of its request. */
+export type Stage = 'plain' | 'preflush' | 'bar' | 'postflush';
+
+/** `ordered`: the device runs it after everything older and before everything younger. */
+export type Tag = 'simple' | 'ordered';
+
+/** What a command does at the device. */
+export type Operation = 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes';
+
+/** What reaches the device: the part of a command that the text notation shows. */
+export interface DeviceCommand {
+  readonly kind: 'command';
+  readonly op: Operation;
+  /** Bytes from the start of the storage; 0 for a flush. */
+  readonly offset: number;
+  /** In bytes; 0 for a flush. */
+  readonly length: number;
+  readonly tag: Tag;
+  /** Complete only when the data is on the medium. */
+  readonly fua: boolean;
+}
+
+/** A command for the device, on behalf of `request`. */
+export interface CommandStep<R extends Request = Request> extends DeviceCommand {
+  readonly stage: Stage;
+  readonly request: R;
+}
+
+/** Everything issued so far must complete before anything further is issued. */
+export interface DrainStep {
+  readonly kind: 'drain';
+}
+
+/** The mode cannot honour the request; nothing of it may reach the device. */
+export interface RefuseStep<R extends Request = Request> {
+  readonly kind: 'refuse';
+  readonly code: 'EOPNOTSUPP';
+  readonly request: R;
+}
+
+/** What a mode turns a request stream into. */
+export type Step<R extends Request = Request> = DrainStep | CommandStep<R> | RefuseStep<R>;
+
+/** All that a transform remembers. Replace `mode` between two requests to change it. */
+export interface TransformState {
+  readonly mode: OrderedMode;
+  /** Nothing has been issued since the last drain, so another would say nothing. */
+  readonly drained: boolean;
+}
+
+/** A request stream in, its step stream out; lazy, and in constant memory. */
+export interface Transformer {
+  <R extends Request>(requests: Iterable<R>): Iterable<Step<R>>;
+  <R extends Request>(requests: AsyncIterable<R>): AsyncIterable<Step<R>>;
+}
+
+const DRAIN: DrainStep = Object.freeze({ kind: 'drain' });
+
+/** The state before the first request. */
+export function initialState(mode: ModeName | OrderedMode): TransformState {
+  return { mode: typeof mode === 'string' ? modeOf(mode) : mode, drained: true };
+}
+
+/**
+ * The primitive below every transformer: one request, one pure step. Keep the state to go on, or keep
+ * an old one to fork the run.
+ */
+export function transition<R extends Request>(
+  state: TransformState,
+  request: R,
+): { readonly state: TransformState; readonly steps: readonly Step<R>[] } {
+  const steps: Step<R>[] = [];
+  let { drained } = state;
+  for (const step of isBarrier(request) ? sequence(state.mode, request) : unordered(request)) {
+    if (step.kind === 'drain' && drained) continue; // T3
+    if (step.kind !== 'refuse') drained = step.kind === 'drain';
+    steps.push(step);
+  }
+  return { state: drained === state.drained ? state : { ...state, drained }, steps };
+}
+
+/**
+ * The transformer of a mode, for Iterable and AsyncIterable alike. It reads one request at a time and
+ * never looks ahead.
+ *
+ * @throws `EINVAL` for a name that is not one of the seven
+ * @see Linux 2.6.36 block/blk-barrier.c
+ */
+export function transformer(mode: ModeName | OrderedMode): Transformer {
+  const start = initialState(mode);
+  function transform<R extends Request>(
+    requests: Iterable<R> | AsyncIterable<R>,
+  ): Iterable<Step<R>> | AsyncIterable<Step<R>> {
+    return Symbol.asyncIterator in requests ? stepsAsync(start, requests) : steps(start, requests);
+  }
+  return transform as Transformer;
+}
+
+/**
+ * The same as a web stream, for pipelines.
+ *
+ * @throws `EINVAL` for a name that is not one of the seven
+ */
+export function transformStream<R extends Request = Request>(
+  mode: ModeName | OrderedMode,
+): TransformStream<R, Step<R>> {
+  let state = initialState(mode);
+  return new TransformStream({
+    transform(request, controller) {
+      const next = transition(state, request);
+      state = next.state;
+      for (const step of next.steps) controller.enqueue(step);
+    },
+  });
+}
+
+/** T1: what a request without flags becomes, in every mode. */
+export function plainCommand<R extends Request>(request: R): CommandStep<R> {
+  return command(request, 'plain', 'simple', false);
+}
+
+function* steps<R extends Request>(
+  start: TransformState,
+  requests: Iterable<R>,
+): Generator<Step<R>, void> {
+  let state = start;
+  for (const request of requests) {
+    const next = transition(state, request);
+    state = next.state;
+    yield* next.steps;
+  }
+}
+
+async function* stepsAsync<R extends Request>(
+  start: TransformState,
+  requests: AsyncIterable<R>,
+): AsyncGenerator<Step<R>, void> {
+  let state = start;
+  for await (const request of requests) {
+    const next = transition(state, request);
+    state = next.state;
+    yield* next.steps;
+  }
+}
+
+/** T1, T6, T7. */
+function unordered<R extends Request>(request: R): Step<R>[] {
+  const { preflush, fua } = flagsOf(request);
+  const data = command(request, 'plain', 'simple', fua);
+  return preflush ? [command(request, 'preflush', 'simple', false), data] : [data];
+}
+
+/** T2 to T5 and T7: one barrier and the ordered sequence that it becomes. */
+function sequence<R extends Request>(mode: OrderedMode, request: R): Step<R>[] {
+  if (mode.by === 'none') return [{ kind: 'refuse', code: 'EOPNOTSUPP', request }];
+
+  const hasPayload = request.kind === 'write';
+  const { preflush, fua } = flagsOf(request);
+  const stages: Stage[] = [];
+  if (mode.cache !== 'through' || preflush) stages.push('preflush');
+  if (hasPayload) stages.push('bar');
+  if (hasPayload && mode.cache === 'flush') stages.push('postflush');
+
+  const byDrain = mode.by === 'drain' || stages.length === 0;
+  const forced = mode.cache === 'fua' || fua;
+  const steps: Step<R>[] = byDrain ? [DRAIN] : [];
+  for (const stage of stages) {
+    steps.push(command(request, stage, byDrain ? 'simple' : 'ordered', forced && stage === 'bar'));
+    if (byDrain) steps.push(DRAIN);
+  }
+  return steps;
+}
+
+function flagsOf(request: Request): { readonly preflush: boolean; readonly fua: boolean } {
+  if (request.kind !== 'write') return { preflush: false, fua: false };
+  return { preflush: request.preflush === true, fua: request.fua === true };
+}
+
+function command<R extends Request>(
+  request: R,
+  stage: Stage,
+  tag: Tag,
+  fua: boolean,
+): CommandStep<R> {
+  const { kind } = request;
+  if (stage === 'preflush' || stage === 'postflush' || kind === 'flush' || kind === 'barrier') {
+    return { kind: 'command', op: 'flush', offset: 0, length: 0, tag, fua: false, stage, request };
+  }
+  const { offset, length } = request;
+  return { kind: 'command', op: kind, offset, length, tag, fua, stage, request };
+}

@@ -1,0 +1,1 @@
+export type { Capabilities, FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
