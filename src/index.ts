@@ -5,4 +5,5 @@
  */
 
 export * from './model/index.js';
+export * from './scheduler/index.js';
 export * from './storage/index.js';

@@ -2,8 +2,8 @@
 // the lowering of a step stream to what a given device understands.
 //
 // A device without a volatile cache has nothing to flush: PREFLUSH and FUA vanish. A device with a cache
-// and without FUA gets a forced write as a write and then a flush. Flags never fail here: what cannot be
-// done at all (a cache without a flush) is refused earlier, by the mode.
+// and without FUA gets a forced write as a write and then a flush. Flags never fail here: who issues requests
+// refuses those that a device cannot honour at all (a cache without a flush), and asks canHonour().
 //
 // Source: blk_flush_policy() in Linux block/blk-flush.c and
 // Documentation/block/writeback_cache_control.rst.
@@ -92,9 +92,17 @@ export function flushPolicy(
   return (found as FlushPolicyRow).runs;
 }
 
+/** False where the request's own flags need a way past a volatile cache that the device does not have. */
+export function canHonour(request: Request, device: DeviceTraits): boolean {
+  if (device.cache !== 'volatile' || device.flush) return true;
+  if (request.kind !== 'write') return request.kind !== 'flush';
+  return !request.preflush && (!request.fua || device.fua);
+}
+
 /**
  * The steps in terms of what the device can do: flushes disappear where nothing is volatile, and a FUA
- * write becomes a write and a flush of the same tag where the device has no FUA.
+ * write becomes a write and a flush of the same tag where the device has no FUA. An empty barrier whose
+ * only command disappears, and its ordered tag with it, drains instead: its place in the order stays.
  */
 export function lowerSteps<R extends Request>(
   steps: readonly Step<R>[],
@@ -111,9 +119,16 @@ function lower<R extends Request>(step: CommandStep<R>, device: DeviceTraits): S
     preflush: isFlush,
     fua: step.fua,
   });
-  if (isFlush) return preflush ? [step] : [];
+  // A mode's own flush on a cache without one: an unsafe pair, and whoever allowed it gets what there is.
+  if (isFlush && preflush && device.flush) return [step];
+  if (isFlush) return carriesOrder(step) ? [{ kind: 'drain' }] : [];
   const write = { ...step, fua: data === 'fua' };
-  if (!postflush) return [write];
+  if (!postflush || !device.flush) return [write];
   const flush = { op: 'flush', offset: 0, length: 0, stage: 'postflush', fua: false } as const;
   return [write, { ...step, ...flush }];
+}
+
+/** As T4: this flush is all that orders an empty barrier, so where it goes a drain must come. */
+function carriesOrder({ request, tag }: CommandStep): boolean {
+  return request.kind === 'barrier' && tag === 'ordered';
 }

@@ -10,6 +10,7 @@ export type {
   TraceEvent,
 } from './event.js';
 export {
+  canHonour,
   FLUSH_POLICY,
   type FlushPolicy,
   type FlushPolicyRow,

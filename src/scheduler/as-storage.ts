@@ -1,0 +1,60 @@
+import type { Guarantees } from '../model/index.js';
+import type { Capabilities, Storage, WriteFlags } from '../storage/index.js';
+import type { RequestOptions, WriteOptions } from './options.js';
+
+/** The part of a scheduler that a storage is made of. */
+export interface Schedules {
+  readonly size: number;
+  readonly capabilities: Capabilities;
+  readonly guarantees: Guarantees;
+  read(offset: number, into: Uint8Array): Promise<Uint8Array>;
+  write(
+    offset: number,
+    data: Uint8Array | readonly Uint8Array[],
+    options: WriteOptions,
+  ): Promise<void>;
+  barrier(options?: RequestOptions): Promise<void>;
+  flush(options?: RequestOptions): Promise<void>;
+  discard(offset: number, length: number): Promise<void>;
+  writeZeroes(offset: number, length: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * A scheduler as a storage. A write or a flush with an ordered tag becomes a barrier, so a tag mode above works
+ * whatever mode orders below, NONE excepted.
+ */
+export function asStorage(scheduler: Schedules): Storage {
+  const { cache, flush, fua, blockSize } = scheduler.capabilities;
+  const stable = cache !== 'volatile';
+  return {
+    size: scheduler.size,
+    capabilities: {
+      blockSize,
+      cache,
+      flush: stable || flush,
+      fua: stable || flush || fua,
+      orderedTags: scheduler.guarantees.mode !== 'NONE',
+      writev: true,
+      discard: true,
+      writeZeroes: true,
+    },
+    read: async (offset, into) => void (await scheduler.read(offset, into)),
+    write: (offset, data, flags) => scheduler.write(offset, data, optionsOf(flags)),
+    writev: (offset, data, flags) => scheduler.write(offset, data, optionsOf(flags)),
+    flush: async ({ tag }) => {
+      if (tag === 'simple') return scheduler.flush();
+      const barrier = scheduler.barrier();
+      // Where the mode's barrier flushes nothing, order and durability need a request each.
+      const durable = scheduler.guarantees.emptyBarrierFlushes === 'yes';
+      await Promise.all(durable ? [barrier] : [barrier, scheduler.flush()]);
+    },
+    discard: (offset, length) => scheduler.discard(offset, length),
+    writeZeroes: (offset, length) => scheduler.writeZeroes(offset, length),
+    close: () => scheduler.close(),
+  };
+}
+
+function optionsOf(flags: WriteFlags): WriteOptions {
+  return { barrier: flags.tag === 'ordered', fua: flags.fua };
+}

@@ -1,0 +1,166 @@
+// Promises and a storage around the ordering state machine. It decides nothing: a request becomes an event,
+// then commands are issued until the state machine has none, and what the storage answers, at once or later, is
+// the next event.
+//
+// The storage may answer synchronously, throw, answer in any order, or never. No answer is handled while commands
+// are being issued, so a storage that answers at once costs no stack; nobody is answered before the state machine
+// has come to rest, so whoever submits from an answer finds it so.
+
+import type { Observer, Request } from '../model/index.js';
+import { WriteBarrierError } from '../model/index.js';
+import type { Storage, Transfer } from '../storage/index.js';
+import type { Command, Entry } from './entry.js';
+import { CloseTimeoutError } from './errors.js';
+import type { OrderingOptions } from './options.js';
+import { Ordering } from './ordering.js';
+import { perform, transferred } from './perform.js';
+
+/** What it takes to answer a request. */
+export interface Call {
+  readonly resolve: (value?: Uint8Array) => void;
+  readonly reject: (reason: unknown) => void;
+  /** What to write, or where to read into. */
+  readonly data: Uint8Array | readonly Uint8Array[] | undefined;
+  readonly signal: AbortSignal | undefined;
+  onAbort?: () => void;
+}
+
+/** Somebody who waits for a state of the whole. */
+interface Waiter {
+  readonly holds: () => boolean;
+  readonly resolve: () => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/** See the head of this file. */
+export class Driver {
+  readonly ordering: Ordering<Call>;
+  readonly #storage: Storage;
+  readonly #observer: Observer | undefined;
+  #waiters: Waiter[] = [];
+  #pumping = false;
+  #abandoned = false;
+  submitted = 0;
+  settled = 0;
+
+  constructor(storage: Storage, options: OrderingOptions, observer: Observer | undefined) {
+    this.ordering = new Ordering(options);
+    this.#storage = storage;
+    this.#observer = observer;
+  }
+
+  submit(request: Request, call: Call): void {
+    const number = this.submitted++;
+    if (this.#observer) this.#observer({ kind: 'submit', request: number, what: request });
+    const entry = this.ordering.submit(request, call);
+    const { signal } = call;
+    if (signal) {
+      call.onAbort = () => {
+        if (this.ordering.cancel(entry)) this.pump();
+      };
+      signal.addEventListener('abort', call.onAbort);
+    }
+    this.pump();
+  }
+
+  /** Settles when `holds` answers true. */
+  until(holds: () => boolean): Promise<void> {
+    if (holds()) return Promise.resolve();
+    return new Promise((resolve, reject) => this.#waiters.push({ holds, resolve, reject }));
+  }
+
+  /** Issues what may be issued, and answers whom there is an answer for. */
+  pump(): void {
+    if (this.#pumping || this.#abandoned) return;
+    this.#pumping = true;
+    for (let command = this.ordering.next(); command; command = this.ordering.next()) {
+      this.#issue(command);
+    }
+    this.#pumping = false;
+    for (let entry = this.ordering.takeSettled(); entry; entry = this.ordering.takeSettled()) {
+      this.#answer(entry);
+    }
+    if (this.#waiters.length === 0) return;
+    const [done, still] = [[] as Waiter[], [] as Waiter[]];
+    for (const waiter of this.#waiters) (waiter.holds() ? done : still).push(waiter);
+    this.#waiters = still;
+    for (const { resolve } of done) resolve();
+  }
+
+  /** Gives up on the commands that the storage has not answered, and tells everybody who waits. */
+  abandon(timeoutMs: number): CloseTimeoutError {
+    const hanging = Array.from(this.ordering.running(), ({ what: { op, offset, length } }) => ({
+      op,
+      offset,
+      length,
+    }));
+    const error = new CloseTimeoutError(timeoutMs, hanging);
+    this.ordering.abandon(error);
+    this.pump();
+    this.#abandoned = true;
+    for (const { reject } of this.#waiters.splice(0)) reject(error);
+    return error;
+  }
+
+  #issue(command: Command<Call>): void {
+    const { serves, what } = command;
+    if (this.#observer) this.#observeDispatch(command, this.#observer);
+    let answer: Transfer;
+    try {
+      const data = serves instanceof Set ? undefined : serves.client?.data;
+      answer = perform(this.#storage, what, data);
+    } catch (error) {
+      this.#complete(command, error ?? silent());
+      return;
+    }
+    if (typeof answer === 'object' && typeof answer.then === 'function') {
+      answer.then(
+        (moved) => this.#complete(command, transferred(what, moved)),
+        (error) => this.#complete(command, error ?? silent()),
+      );
+    } else {
+      this.#complete(command, transferred(what, answer as void | number));
+    }
+  }
+
+  #observeDispatch({ id, serves, what }: Command<Call>, observer: Observer): void {
+    const entries = serves instanceof Set ? [...serves] : [serves];
+    const { kind, op, offset, length, tag, fua, stage } = what;
+    observer({
+      kind: 'dispatch',
+      command: id,
+      what: { kind, op, offset, length, tag, fua, stage },
+      requests: entries.map(({ ticket }) => ticket),
+    });
+  }
+
+  #complete(command: Command<Call>, error: unknown): void {
+    if (this.#abandoned) return;
+    if (this.#observer) {
+      const text = error === undefined ? {} : { error: String(error) };
+      this.#observer({ kind: 'complete', command: command.id, ...text });
+    }
+    this.ordering.complete(command, error);
+    this.pump();
+  }
+
+  #answer(entry: Entry<Call>): void {
+    this.settled += 1;
+    const { error, cancelled } = entry;
+    const { resolve, reject, data, signal, onAbort } = entry.client as Call;
+    if (onAbort) signal?.removeEventListener('abort', onAbort);
+    if (this.#observer) {
+      const code = WriteBarrierError.is(error) ? error.code : 'IO_FAILED';
+      const outcome = cancelled ? 'cancelled' : error === undefined ? 'done' : code;
+      this.#observer({ kind: 'settle', request: entry.ticket, outcome });
+    }
+    if (cancelled) reject(signal?.reason);
+    else if (error !== undefined) reject(error);
+    else if (entry.request.kind === 'read') resolve(data as Uint8Array);
+    else resolve();
+  }
+}
+
+function silent(): Error {
+  return new Error('the storage gave no reason');
+}

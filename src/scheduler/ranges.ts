@@ -1,0 +1,139 @@
+// Two ways to keep byte ranges.
+//
+// RangeSet: which bytes. Adding appends, so the path of a write stays short; the ranges are sorted and
+// joined when somebody looks, and every ADDED_MAX additions. It never holds more than RANGES_MAX ranges:
+// beyond that neighbours are joined across their gap, so the set may then say too much, never too little.
+//
+// RangeIndex: who waits with a claim on which bytes. Its answers are exact. A claim stands in each cell of
+// 64 KiB that it touches, a wide one in a list apart, so a question looks at few claims.
+
+import type { ByteRange } from '../model/index.js';
+
+const ADDED_MAX = 1024;
+const RANGES_MAX = 4096;
+
+/** A set of bytes. */
+export class RangeSet {
+  #ranges: ByteRange[] = [];
+  /** Starts and ends in turn: additions are frequent, and this way they allocate nothing. */
+  #added: number[] = [];
+
+  get isEmpty(): boolean {
+    return this.#ranges.length === 0 && this.#added.length === 0;
+  }
+
+  add(start: number, end: number): void {
+    this.#added.push(start, end);
+    if (this.#added.length >= 2 * ADDED_MAX) this.#join();
+  }
+
+  addAll(other: RangeSet): void {
+    for (const { start, end } of other.toArray()) this.add(start, end);
+  }
+
+  delete(start: number, end: number): void {
+    this.#join();
+    this.#ranges = this.#ranges.flatMap((range) => {
+      if (range.end <= start || range.start >= end) return [range];
+      const left = { start: range.start, end: start };
+      const right = { start: end, end: range.end };
+      return [left, right].filter((part) => part.start < part.end);
+    });
+  }
+
+  clear(): void {
+    this.#ranges = [];
+    this.#added = [];
+  }
+
+  /** In order, neither touching nor overlapping. */
+  toArray(): readonly ByteRange[] {
+    this.#join();
+    return this.#ranges;
+  }
+
+  #join(): void {
+    if (this.#added.length === 0) return;
+    const added = this.#added.splice(0);
+    const sorted = [...this.#ranges];
+    for (let i = 0; i < added.length; i += 2) {
+      sorted.push({ start: added[i] as number, end: added[i + 1] as number });
+    }
+    sorted.sort((a, b) => a.start - b.start);
+    this.#ranges = join(sorted, 0);
+    for (let gapMax = 1; this.#ranges.length > RANGES_MAX; gapMax *= 2) {
+      this.#ranges = join(this.#ranges, gapMax);
+    }
+  }
+}
+
+/** Joins sorted ranges whose gap is at most `gapMax` bytes. */
+function join(sorted: readonly ByteRange[], gapMax: number): ByteRange[] {
+  const joined: ByteRange[] = [];
+  for (const { start, end } of sorted) {
+    const last = joined.at(-1);
+    if (last && start - last.end <= gapMax) {
+      joined[joined.length - 1] = { start: last.start, end: Math.max(last.end, end) };
+    } else {
+      joined.push({ start, end });
+    }
+  }
+  return joined;
+}
+
+const CELL_BYTES = 65_536;
+const CELLS_MAX = 16;
+
+/** Who claims which bytes. */
+export class RangeIndex<T extends ByteRange> {
+  readonly #cells = new Map<number, Set<T>>();
+  readonly #wide = new Set<T>();
+
+  add(claim: T): void {
+    const [first, last] = cellsOf(claim);
+    if (last - first >= CELLS_MAX) {
+      this.#wide.add(claim);
+      return;
+    }
+    for (let cell = first; cell <= last; cell++) {
+      const claims = this.#cells.get(cell);
+      if (claims) claims.add(claim);
+      else this.#cells.set(cell, new Set([claim]));
+    }
+  }
+
+  delete(claim: T): void {
+    if (this.#wide.delete(claim)) return;
+    const [first, last] = cellsOf(claim);
+    for (let cell = first; cell <= last; cell++) {
+      const claims = this.#cells.get(cell);
+      if (claims?.delete(claim) && claims.size === 0) this.#cells.delete(cell);
+    }
+  }
+
+  /** Whether anybody claims any of these bytes. */
+  overlaps(range: ByteRange): boolean {
+    for (const claim of this.#wide) if (overlap(claim, range)) return true;
+    const [first, last] = cellsOf(range);
+    // A wide question is answered from the claims, a narrow one from its cells.
+    if (last - first >= this.#cells.size) {
+      for (const claims of this.#cells.values()) {
+        for (const claim of claims) if (overlap(claim, range)) return true;
+      }
+      return false;
+    }
+    for (let cell = first; cell <= last; cell++) {
+      for (const claim of this.#cells.get(cell) ?? []) if (overlap(claim, range)) return true;
+    }
+    return false;
+  }
+}
+
+/** Whether the ranges have a byte in common. */
+export function overlap(a: ByteRange, b: ByteRange): boolean {
+  return a.start < b.end && b.start < a.end;
+}
+
+function cellsOf({ start, end }: ByteRange): [first: number, last: number] {
+  return [Math.floor(start / CELL_BYTES), Math.floor((end - 1) / CELL_BYTES)];
+}

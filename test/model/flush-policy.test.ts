@@ -1,0 +1,294 @@
+// The policy for flushes and FUA: its table typed in again, and the laws of lowering on every device.
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import {
+  type CommandStep,
+  type DeviceTraits,
+  FLUSH_POLICY,
+  type FlushPolicy,
+  flushPolicy,
+  formatSteps,
+  lowerSteps,
+  MODE_NAMES,
+  type ModeName,
+  parseProgram,
+  type RequestFlags,
+  type Step,
+  transformer,
+} from '../../src/model/index.js';
+import { ALL_DEVICES, barrierModes, devices, modeNames, programs } from './arbitraries.js';
+
+const BOTH = [false, true] as const;
+const ALL_FLAGS: readonly RequestFlags[] = BOTH.flatMap((data) =>
+  BOTH.flatMap((preflush) => BOTH.map((fua) => ({ data, preflush, fua }))),
+);
+const stableDevices = fc.constantFrom(...ALL_DEVICES.filter(({ cache }) => cache !== 'volatile'));
+
+const commandsOf = (steps: readonly Step[]): CommandStep[] =>
+  steps.filter((step) => step.kind === 'command');
+const isForced = (step: Step): boolean => step.kind === 'command' && step.fua;
+const isFlush = (step: Step): boolean => step.kind === 'command' && step.op === 'flush';
+
+interface PolicyRow {
+  readonly cache: 'yes' | 'no';
+  readonly fua: 'yes' | 'no' | 'any';
+  readonly request: 'any flags' | 'none' | 'PREFLUSH' | 'FUA' | 'PREFLUSH+FUA';
+  readonly data: 'yes' | 'no';
+  /** The steps that run, of PREFLUSH, DATA and POSTFLUSH. */
+  readonly runs: string;
+}
+
+// Linux block/blk-flush.c, blk_flush_policy(), since 2.6.37. The last three rows are not in the
+// published table: a request without flags, and an empty one with both, where each flag acts alone.
+const POLICY: readonly PolicyRow[] = [
+  { cache: 'no', fua: 'any', request: 'any flags', data: 'no', runs: '' },
+  { cache: 'no', fua: 'any', request: 'any flags', data: 'yes', runs: 'DATA' },
+  { cache: 'yes', fua: 'any', request: 'PREFLUSH', data: 'no', runs: 'PREFLUSH' },
+  { cache: 'yes', fua: 'no', request: 'PREFLUSH', data: 'yes', runs: 'PREFLUSH DATA' },
+  { cache: 'yes', fua: 'no', request: 'FUA', data: 'yes', runs: 'DATA POSTFLUSH' },
+  {
+    cache: 'yes',
+    fua: 'no',
+    request: 'PREFLUSH+FUA',
+    data: 'yes',
+    runs: 'PREFLUSH DATA POSTFLUSH',
+  },
+  { cache: 'yes', fua: 'yes', request: 'PREFLUSH', data: 'yes', runs: 'PREFLUSH DATA' },
+  { cache: 'yes', fua: 'yes', request: 'FUA', data: 'yes', runs: 'DATA(FUA)' },
+  { cache: 'yes', fua: 'yes', request: 'PREFLUSH+FUA', data: 'yes', runs: 'PREFLUSH DATA(FUA)' },
+  { cache: 'yes', fua: 'no', request: 'FUA', data: 'no', runs: 'POSTFLUSH' },
+  { cache: 'yes', fua: 'yes', request: 'FUA', data: 'no', runs: '' },
+  { cache: 'yes', fua: 'any', request: 'none', data: 'no', runs: '' },
+  { cache: 'yes', fua: 'any', request: 'none', data: 'yes', runs: 'DATA' },
+  { cache: 'yes', fua: 'no', request: 'PREFLUSH+FUA', data: 'no', runs: 'PREFLUSH POSTFLUSH' },
+  { cache: 'yes', fua: 'yes', request: 'PREFLUSH+FUA', data: 'no', runs: 'PREFLUSH' },
+];
+
+function shown({ preflush, data, postflush }: FlushPolicy): string {
+  const ran = [preflush && 'PREFLUSH', data === 'plain' && 'DATA', data === 'fua' && 'DATA(FUA)'];
+  return [...ran, postflush && 'POSTFLUSH'].filter(Boolean).join(' ');
+}
+
+function matches(row: PolicyRow, device: DeviceTraits, flags: RequestFlags): boolean {
+  const asked = [flags.preflush && 'PREFLUSH', flags.fua && 'FUA'].filter(Boolean).join('+');
+  return (
+    (row.cache === 'yes') === (device.cache === 'volatile') &&
+    (row.fua === 'any' || (row.fua === 'yes') === device.fua) &&
+    (row.data === 'yes') === flags.data &&
+    (row.request === 'any flags' || row.request === (asked || 'none'))
+  );
+}
+
+describe('the policy', () => {
+  test('every device and request has exactly one row, in the data and in the typed table', () => {
+    for (const device of ALL_DEVICES) {
+      for (const flags of ALL_FLAGS) {
+        const rows = FLUSH_POLICY.filter(
+          ({ volatileCache, deviceFua = device.fua, request }) =>
+            volatileCache === (device.cache === 'volatile') &&
+            deviceFua === device.fua &&
+            Object.entries(request).every(([flag, on]) => flags[flag as keyof RequestFlags] === on),
+        );
+        expect(rows).toHaveLength(1);
+        expect(flushPolicy(device, flags)).toEqual(rows[0]?.runs);
+        expect(POLICY.filter((row) => matches(row, device, flags))).toHaveLength(1);
+      }
+    }
+  });
+
+  test.each(POLICY)('cache $cache, FUA $fua: $request, data $data, runs [$runs]', (row) => {
+    const asked = ALL_DEVICES.flatMap((device) =>
+      ALL_FLAGS.filter((flags) => matches(row, device, flags)).map((flags) => ({ device, flags })),
+    );
+    expect(asked.length).toBeGreaterThan(0);
+    for (const { device, flags } of asked) expect(shown(flushPolicy(device, flags))).toBe(row.runs);
+  });
+});
+
+const run = (mode: ModeName, program: string, device: DeviceTraits): string =>
+  formatSteps(lowerSteps([...transformer(mode)(parseProgram(program))], device));
+
+/** The run of a mode over any program, lowered to `device`. */
+const runs = (
+  names: fc.Arbitrary<ModeName>,
+  on: fc.Arbitrary<DeviceTraits>,
+): fc.Arbitrary<{ steps: Step[]; device: DeviceTraits; lowered: readonly Step[] }> =>
+  fc.tuple(names, programs, on).map(([name, program, device]) => {
+    // Copies, so that equal requests are told apart.
+    const steps = [...transformer(name)(program.map((request) => ({ ...request })))];
+    return { steps, device, lowered: lowerSteps(steps, device) };
+  });
+
+describe('the laws of lowering', () => {
+  test('a device is asked only for what it has: no FUA without FUA, no flush without a flush', () => {
+    fc.assert(
+      fc.property(runs(modeNames, devices), ({ device, lowered }) => {
+        if (!device.fua) expect(lowered.filter(isForced)).toEqual([]);
+        if (!device.flush) expect(lowered.filter(isFlush)).toEqual([]);
+      }),
+    );
+  });
+
+  test('without a volatile cache nothing is flushed and nothing is forced', () => {
+    fc.assert(
+      fc.property(runs(modeNames, stableDevices), ({ lowered }) => {
+        expect(lowered.filter((step) => isFlush(step) || isForced(step))).toEqual([]);
+      }),
+    );
+  });
+
+  test('everything but flushes and FUA bits stays, in its order', () => {
+    const rest = (steps: readonly Step[]): string =>
+      formatSteps(commandsOf(steps).filter((step) => !isFlush(step)));
+    fc.assert(
+      fc.property(runs(modeNames, devices), ({ steps, lowered }) => {
+        expect(rest(lowered).replaceAll('!', '')).toBe(rest(steps).replaceAll('!', ''));
+        expect(lowered.filter(({ kind }) => kind === 'refuse')).toEqual(
+          steps.filter(({ kind }) => kind === 'refuse'),
+        );
+      }),
+    );
+  });
+
+  test('a device that can do everything gets the steps as they are', () => {
+    const able = ALL_DEVICES.filter(
+      ({ cache, flush, fua }) => cache === 'volatile' && flush && fua,
+    );
+    fc.assert(
+      fc.property(runs(modeNames, fc.constantFrom(...able)), ({ steps, lowered }) => {
+        expect(lowered).toEqual(steps);
+      }),
+    );
+  });
+
+  test('lowering twice is lowering once', () => {
+    fc.assert(
+      fc.property(runs(modeNames, devices), ({ device, lowered }) => {
+        expect(lowerSteps(lowered, device)).toEqual(lowered);
+      }),
+    );
+  });
+
+  test('lowering step by step is lowering all at once', () => {
+    fc.assert(
+      fc.property(runs(modeNames, devices), ({ steps, device, lowered }) => {
+        expect(steps.flatMap((step) => [...lowerSteps([step], device)])).toEqual(lowered);
+      }),
+    );
+  });
+
+  test('a forced write without FUA is a write and right behind it a flush of its tag and request', () => {
+    const emulating = fc.constant<DeviceTraits>({
+      cache: 'volatile',
+      flush: true,
+      fua: false,
+      orderedTags: true,
+    });
+    fc.assert(
+      fc.property(runs(modeNames, emulating), ({ steps, lowered }) => {
+        const expected = steps.flatMap((step) => {
+          if (step.kind !== 'command' || !step.fua) return [step];
+          const { tag, request } = step;
+          const range = { offset: 0, length: 0 };
+          const flush = { kind: 'command', op: 'flush', ...range, tag, fua: false } as const;
+          return [
+            { ...step, fua: false },
+            { ...flush, stage: 'postflush' as const, request },
+          ];
+        });
+        expect(lowered).toEqual(expected);
+      }),
+    );
+  });
+
+  // The litmus test behind this one is L6, `w0 b w1`: its barrier must stay an ordering point on every
+  // device, also where the flush that stood for it has nothing to do.
+  test('a barrier keeps its place in the order: a drain, or a command with the ordered tag', () => {
+    fc.assert(
+      fc.property(barrierModes, devices, fc.constantFrom('b', 'b5'), (mode, device, barrier) => {
+        const [before, after] = run(mode, `w0 ${barrier} w1`, device)
+          .split(/w0 | w1/)
+          .slice(1);
+        expect(after).toBe('');
+        expect(before).toMatch(/=>|\^/);
+      }),
+    );
+  });
+
+  test('a cache with a flush gets every flush, whatever becomes of FUA', () => {
+    const flushable = ALL_DEVICES.filter(({ cache, flush }) => cache === 'volatile' && flush);
+    fc.assert(
+      fc.property(runs(modeNames, fc.constantFrom(...flushable)), ({ steps, lowered }) => {
+        const asked = steps.filter(isFlush);
+        expect(lowered.filter((step) => asked.includes(step))).toEqual(asked);
+      }),
+    );
+  });
+});
+
+describe('the modes on a device without a volatile cache', () => {
+  const writeThrough: DeviceTraits = { cache: 'none', flush: true, fua: true, orderedTags: true };
+
+  test('have no flush to wait for', () => {
+    expect(run('DRAIN', 'w0 b3 w4', writeThrough)).toBe('w0 => w3 => w4');
+    expect(run('TAG_FLUSH', 'w0 b3 w4', writeThrough)).toBe('w0 ^w3 w4');
+    expect(run('TAG_FUA', 'w0 b3 w4', writeThrough)).toBe('w0 ^w3 w4');
+  });
+
+  test.each(MODE_NAMES)(
+    'send the same commands as a mode without flushes, %s among them',
+    (mode) => {
+      const plain = mode.replace(/_.*/, '') as ModeName;
+      // Two drains with nothing between them wait once.
+      const sent = (name: ModeName): string =>
+        run(name, 'w0 b1 w2! b fw3 f fb4! w5', writeThrough).replaceAll(/(=> )+/g, '=> ');
+      expect(sent(mode)).toBe(sent(plain));
+    },
+  );
+
+  test('drain for an empty barrier where its tagged flush has nothing to do, as plain TAG does', () => {
+    for (const mode of ['TAG', 'TAG_FLUSH', 'TAG_FUA'] as const) {
+      expect(run(mode, 'w0 b w1', writeThrough)).toBe('w0 => w1');
+    }
+  });
+});
+
+describe('corner cases', () => {
+  const writeThrough: DeviceTraits = {
+    cache: 'none',
+    flush: false,
+    fua: false,
+    orderedTags: false,
+  };
+  const writeBack: DeviceTraits = {
+    cache: 'volatile',
+    flush: true,
+    fua: false,
+    orderedTags: false,
+  };
+
+  test('case 47: without a cache a write with preflush and FUA is one plain write', () => {
+    expect(run('NONE', 'fw3!', writeThrough)).toBe('w3');
+    const flags = { data: true, preflush: true, fua: true };
+    expect(shown(flushPolicy(writeThrough, flags))).toBe('DATA');
+  });
+
+  test('case 47: without a cache an empty flush is no command at all', () => {
+    expect(run('NONE', 'f', writeThrough)).toBe('');
+    const flags = { data: false, preflush: true, fua: false };
+    expect(shown(flushPolicy(writeThrough, flags))).toBe('');
+  });
+
+  test('case 48: with a cache and without FUA a FUA write is a write and then a flush', () => {
+    expect(run('NONE', 'w3!', writeBack)).toBe('w3 F');
+    expect(run('NONE', 'fw3!', writeBack)).toBe('F w3 F');
+    const flags = { data: true, preflush: false, fua: true };
+    expect(shown(flushPolicy(writeBack, flags))).toBe('DATA POSTFLUSH');
+  });
+
+  test('case 48: a FUA mode without FUA becomes the flushes of a flush mode', () => {
+    expect(run('DRAIN_FUA', 'w0 b3 w4', writeBack)).toBe('w0 => F => w3 F => w4');
+    expect(run('TAG_FUA', 'w0 b3 w4', { ...writeBack, orderedTags: true })).toBe('w0 ^F ^w3 ^F w4');
+  });
+});
