@@ -108,10 +108,22 @@ export function lowerSteps<R extends Request>(
   steps: readonly Step<R>[],
   device: DeviceTraits,
 ): readonly Step<R>[] {
-  return steps.flatMap((step) => (step.kind === 'command' ? lower(step, device) : [step]));
+  return steps.flatMap((step) => {
+    if (step.kind !== 'command') return [step];
+    return lower(
+      step,
+      device,
+      steps.some((other) => isPostflushOf(other, step)),
+    );
+  });
 }
 
-function lower<R extends Request>(step: CommandStep<R>, device: DeviceTraits): Step<R>[] {
+/** `flushed`: a flush follows anyway, so a forced write needs none of its own. */
+function lower<R extends Request>(
+  step: CommandStep<R>,
+  device: DeviceTraits,
+  flushed: boolean,
+): Step<R>[] {
   const isFlush = step.op === 'flush';
   if (!isFlush && !step.fua) return [step];
   const { preflush, data, postflush } = flushPolicy(device, {
@@ -123,9 +135,13 @@ function lower<R extends Request>(step: CommandStep<R>, device: DeviceTraits): S
   if (isFlush && preflush && device.flush) return [step];
   if (isFlush) return carriesOrder(step) ? [{ kind: 'drain' }] : [];
   const write = { ...step, fua: data === 'fua' };
-  if (!postflush || !device.flush) return [write];
+  if (!postflush || !device.flush || flushed) return [write];
   const flush = { op: 'flush', offset: 0, length: 0, stage: 'postflush', fua: false } as const;
   return [write, { ...step, ...flush }];
+}
+
+function isPostflushOf(step: Step, { request }: CommandStep): boolean {
+  return step.kind === 'command' && step.stage === 'postflush' && step.request === request;
 }
 
 /** As T4: this flush is all that orders an empty barrier, so where it goes a drain must come. */

@@ -2,9 +2,9 @@
 // then commands are issued until the state machine has none, and what the storage answers, at once or later, is
 // the next event.
 //
-// The storage may answer synchronously, throw, answer in any order, or never. No answer is handled while commands
-// are being issued, so a storage that answers at once costs no stack; nobody is answered before the state machine
-// has come to rest, so whoever submits from an answer finds it so.
+// The storage may answer synchronously, throw, answer in any order, or never. A synchronous answer is an event like
+// any other and is handled in the same loop, so a storage that always answers at once costs no stack. Answers to
+// clients are promises, so nobody calls back into the loop.
 
 import type { Observer, Request } from '../model/index.js';
 import { WriteBarrierError } from '../model/index.js';
@@ -74,12 +74,12 @@ export class Driver {
     if (this.#pumping || this.#abandoned) return;
     this.#pumping = true;
     for (let command = this.ordering.next(); command; command = this.ordering.next()) {
+      // The state machine settles a barrier before it lets the next command go, and so does the trace.
+      this.#answerSettled();
       this.#issue(command);
     }
     this.#pumping = false;
-    for (let entry = this.ordering.takeSettled(); entry; entry = this.ordering.takeSettled()) {
-      this.#answer(entry);
-    }
+    this.#answerSettled();
     if (this.#waiters.length === 0) return;
     const [done, still] = [[] as Waiter[], [] as Waiter[]];
     for (const waiter of this.#waiters) (waiter.holds() ? done : still).push(waiter);
@@ -142,6 +142,12 @@ export class Driver {
     }
     this.ordering.complete(command, error);
     this.pump();
+  }
+
+  #answerSettled(): void {
+    for (let entry = this.ordering.takeSettled(); entry; entry = this.ordering.takeSettled()) {
+      this.#answer(entry);
+    }
   }
 
   #answer(entry: Entry<Call>): void {

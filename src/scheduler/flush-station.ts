@@ -34,6 +34,11 @@ export class FlushStation<T> {
   #waiting = 0;
   #running = false;
 
+  /** A shared flush is at the device, whoever it still serves. */
+  get running(): boolean {
+    return this.#running;
+  }
+
   /** How many wait and have not been taken. */
   get waiting(): number {
     return this.#waiting;

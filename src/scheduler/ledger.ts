@@ -67,15 +67,21 @@ export class Ledger<C> {
   }
 
   /**
-   * What a barrier that is about to be written has to answer for; asking settles the account. A barrier
-   * that rewrites the failed bytes itself owes nothing.
+   * What a barrier has to answer for, when all that it covers has ended; with the answer the account is settled.
+   * Failed bytes that the barrier writes itself are no reason: either it mends them or they stay failed.
    */
   answer(barrier: Entry<C>): BarrierAbortedError | undefined {
-    if (barrier.mutates && !this.#failed.isEmpty) this.#failed.delete(barrier.start, barrier.end);
-    const ranges = [...this.#failed.toArray()];
-    const first = this.#blames.find(({ range }) => ranges.some((failed) => overlap(failed, range)));
     const tainted = this.#taint && barrier.ticket < this.#taint.untilTicket;
-    const blame = first ?? (tainted ? this.#taint : undefined);
+    if (this.#failed.isEmpty && !tainted) return undefined;
+    const ranges = [...this.#failed.toArray()];
+    const others = new RangeSet();
+    others.addAll(this.#failed);
+    if (barrier.mutates) others.delete(barrier.start, barrier.end);
+    if (others.isEmpty && !tainted) return undefined;
+    const failed = others.toArray();
+    // Of many failures only the first are remembered one by one; any of them is better than none.
+    const first = this.#blames.find(({ range }) => failed.some((part) => overlap(part, range)));
+    const blame = first ?? this.#blames.at(-1) ?? this.#taint;
     this.#failed.clear();
     this.#blames = [];
     return blame && new BarrierAbortedError(blame.request, ranges, blame.cause);

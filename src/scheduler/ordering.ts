@@ -368,7 +368,7 @@ export class Ordering<C> {
 
   /** I2. Reads that passed may be at the device; those that were submitted before the barrier count. */
   #passDrain(sequence: Sequence<C>): boolean {
-    if (this.#active > 0 || sequence.outstanding > 0) return false;
+    if (this.#active > 0 || this.#station.running || sequence.outstanding > 0) return false;
     const { oldest } = this.#window;
     if (oldest && oldest.ticket < sequence.entry.ticket) return false;
     this.#counters.drains += 1;
@@ -455,10 +455,11 @@ export class Ordering<C> {
     }
   }
 
-  /** I6: possible as long as nothing has been issued that the client asked for. */
+  /** I6: possible as long as nothing that the client asked for was issued, and its outcome is open. */
   #withdrawBarrier(entry: Entry<C>): boolean {
     const sequence = this.#sequence as Sequence<C>;
-    const { begun } = sequence;
+    const { begun, error } = sequence;
+    if (error !== undefined) return false;
     if (begun && (!entry.mutates || sequence.payloadIssued)) return false;
     if (begun) {
       sequence.dropPayload();

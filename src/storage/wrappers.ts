@@ -1,0 +1,87 @@
+// What all wrappers share: one way to stand between a caller and a storage.
+//
+//   W1  Size, capabilities, `close` and the set of optional methods are the wrapped storage's own.
+//   W2  Every other call becomes a command, a plain value, and whoever wraps decides about that.
+//   W3  A storage that answers at once still does, unless the wrapper itself takes time.
+
+import type { DeviceCommand, Operation, Tag } from '../model/index.js';
+import type { Storage, Transfer, WriteFlags } from './storage.js';
+
+/**
+ * Stands around one command.
+ *
+ * @param run executes it at the wrapped storage; with a number (reads and writes only), just its
+ *   first so many bytes
+ * @returns what the caller is answered
+ */
+export type Around = (command: DeviceCommand, run: (length?: number) => Transfer) => Transfer;
+
+/** The storage, with `around` about every command of it. */
+export function wrap(storage: Storage, around: Around): Storage {
+  const { size, capabilities } = storage;
+  const wrapper: Storage = {
+    size,
+    capabilities,
+    read: (offset, into) =>
+      around(command('read', offset, into.length), (length) =>
+        storage.read(offset, first(into, length)),
+      ),
+    write: (offset, data, flags) =>
+      around(command('write', offset, data.length, flags), (length) =>
+        storage.write(offset, first(data, length), flags),
+      ),
+    flush: (flags) =>
+      nothing(around(command('flush', 0, 0, { ...flags, fua: false }), () => storage.flush(flags))),
+    close: () => storage.close(),
+  };
+  if (storage.writev) {
+    wrapper.writev = (offset, data, flags) => {
+      const total = data.reduce((sum, { length }) => sum + length, 0);
+      return around(command('write', offset, total, flags), (length) =>
+        storage.writev?.(offset, firstOf(data, length), flags),
+      );
+    };
+  }
+  if (storage.discard) {
+    wrapper.discard = (offset, length) =>
+      nothing(around(command('discard', offset, length), () => storage.discard?.(offset, length)));
+  }
+  if (storage.writeZeroes) {
+    wrapper.writeZeroes = (offset, length) =>
+      nothing(
+        around(command('writeZeroes', offset, length), () => storage.writeZeroes?.(offset, length)),
+      );
+  }
+  return wrapper;
+}
+
+const PLAIN: WriteFlags = Object.freeze({ fua: false, tag: 'simple' });
+
+function command(
+  op: Operation,
+  offset: number,
+  length: number,
+  { fua, tag }: { readonly fua: boolean; readonly tag: Tag } = PLAIN,
+): DeviceCommand {
+  return { kind: 'command', op, offset, length, tag, fua };
+}
+
+function first(bytes: Uint8Array, length: number | undefined): Uint8Array {
+  return length === undefined ? bytes : bytes.subarray(0, length);
+}
+
+function firstOf(data: readonly Uint8Array[], length: number | undefined): readonly Uint8Array[] {
+  if (length === undefined) return data;
+  const pieces: Uint8Array[] = [];
+  let left = length;
+  for (const piece of data) {
+    pieces.push(piece.subarray(0, left));
+    left -= Math.min(left, piece.length);
+  }
+  return pieces;
+}
+
+/** Only reads and writes answer with a number. */
+function nothing(answer: Transfer): void | Promise<void> {
+  if (typeof answer === 'object') return answer.then(() => undefined);
+}

@@ -1,0 +1,256 @@
+// Every small program, with every order of answers, and with cancellations and failures at every point, through the
+// real state machine and under the eyes of the specification.
+//
+// A world is bounded by the length of its programs and by how many failures and cancellations a run may have, so
+// that all worlds together take about a minute. The two sectors are interchangeable: the first one that a program
+// names is sector 0.
+
+import { expect, test } from 'vitest';
+import {
+  type DeviceTraits,
+  formatProgram,
+  formatSteps,
+  type ModeName,
+  parseProgram,
+  type Request,
+  WriteBarrierError,
+} from 'write-barrier';
+import type { Command, Entry } from '../../src/scheduler/entry.js';
+import { Ordering } from '../../src/scheduler/ordering.js';
+import { Chooser } from './chooser.js';
+import { type Setting, Specification, Violation } from './specification.js';
+
+const VOLATILE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
+
+/** What kind of device a world has. */
+export type DeviceName = 'volatile' | 'volatile without FUA' | 'stable';
+
+/** The devices of the worlds. */
+export const DEVICES: Readonly<Record<DeviceName, DeviceTraits>> = {
+  volatile: VOLATILE,
+  'volatile without FUA': { ...VOLATILE, fua: false },
+  stable: { ...VOLATILE, cache: 'none' },
+};
+
+/** How large a world is. */
+export interface World {
+  readonly name: string;
+  /** The requests that programs are made of. */
+  readonly alphabet: string;
+  readonly length: number;
+  readonly failures: number;
+  readonly cancels: number;
+  /** Requests come at any time, not only all at the start. */
+  readonly interleaved?: boolean;
+  /** Commands at the device at once; 8, so all, unless given. */
+  readonly depth?: number;
+  /**
+   * The same for tag modes with flushes, whose programs are also made of fewer words: the three commands of a
+   * barrier may end in any order, and that multiplies.
+   */
+  readonly taggedDepth?: number;
+  readonly kernelPolicy?: boolean;
+}
+
+const CORE = 'w0 w1 b0 b1 b f r0';
+
+/** What every mode is put through. */
+export const WORLDS: readonly World[] = [
+  { name: 'five requests', alphabet: CORE, length: 5, failures: 0, cancels: 0, taggedDepth: 2 },
+  {
+    name: 'four, and a failure',
+    alphabet: CORE,
+    length: 4,
+    failures: 1,
+    cancels: 0,
+    taggedDepth: 2,
+  },
+  {
+    name: 'four, and a cancellation',
+    alphabet: CORE,
+    length: 4,
+    failures: 0,
+    cancels: 1,
+    depth: 4,
+  },
+  {
+    name: 'three that come at any time, a failure and a cancellation',
+    alphabet: `${CORE} fw0 w1!`,
+    length: 3,
+    failures: 1,
+    cancels: 1,
+    interleaved: true,
+    taggedDepth: 2,
+  },
+  {
+    name: 'three of every kind, two failures, the policy of the kernel',
+    alphabet: `${CORE} r1 fw0 w1! fb0! d0 z1`,
+    length: 3,
+    failures: 2,
+    cancels: 0,
+    depth: 2,
+    kernelPolicy: true,
+  },
+];
+
+/** One test a world: every run of every program keeps the rules. */
+export function exploreAll(mode: ModeName, device: DeviceName): void {
+  test.each(WORLDS)('$name', { timeout: 120_000 }, (world) => {
+    const runs = explore(mode, DEVICES[device], world);
+    // Nothing cut the world short.
+    expect(runs).toBeGreaterThan(4 ** world.length);
+  });
+}
+
+/** Runs every program of the world; answers how many runs that were. */
+export function explore(mode: ModeName, device: DeviceTraits, world: World): number {
+  const { kernelPolicy = false } = world;
+  const tagged = mode.startsWith('TAG') && device.cache === 'volatile';
+  const depth = (tagged ? world.taggedDepth : undefined) ?? world.depth ?? 8;
+  const setting: Setting = { mode, device, depth, abort: !kernelPolicy, readsPass: true };
+  let runs = 0;
+  const alphabet = tagged ? world.alphabet.replace(/ (b1|r0)/g, '') : world.alphabet;
+  for (const program of programs(alphabet, world.length)) {
+    const chooser = new Chooser();
+    do {
+      runs += 1;
+      try {
+        new Run(setting, program, world, chooser).toTheEnd();
+      } catch (error) {
+        chooser.rewind();
+        throw new Violation(tell(new Run(setting, program, world, chooser), error), {
+          cause: error,
+        });
+      }
+    } while (chooser.advance());
+  }
+  return runs;
+}
+
+/** The run that broke a rule, once more, event by event. */
+function tell(run: Run, error: unknown): string {
+  const story: string[] = [];
+  try {
+    run.toTheEnd((event) => story.push(event));
+  } catch {}
+  return [String(error), ...story].join('\n  ');
+}
+
+function* programs(alphabet: string, length: number): Generator<Request[]> {
+  const letters = alphabet.split(' ');
+  const chooser = new Chooser();
+  do {
+    const words = Array.from({ length }, () => letters[chooser.choose(letters.length)] as string);
+    const sector = /\d/.exec(words.join(' '));
+    if (sector?.[0] !== '1') yield parseProgram(words.join(' '));
+  } while (chooser.advance());
+}
+
+class Run {
+  readonly #setting: Setting;
+  readonly #ordering: Ordering<number>;
+  readonly #specification: Specification;
+  readonly #program: readonly Request[];
+  readonly #chooser: Chooser;
+  readonly #interleaved: boolean;
+  readonly #entries: Entry<number>[] = [];
+  readonly #running = new Set<Command<number>>();
+  readonly #cancelled = new Set<Entry<number>>();
+  #failures: number;
+  #cancels: number;
+  #tell: ((event: string) => void) | undefined;
+
+  constructor(setting: Setting, program: readonly Request[], world: World, chooser: Chooser) {
+    this.#setting = setting;
+    this.#ordering = new Ordering({
+      mode: setting.mode,
+      device: setting.device,
+      depth: setting.depth,
+      errorPolicy: setting.abort ? 'abort' : 'kernel',
+      readsPassBarriers: setting.readsPass,
+    });
+    this.#specification = new Specification(setting);
+    this.#program = program;
+    this.#chooser = chooser;
+    this.#interleaved = world.interleaved ?? false;
+    this.#failures = world.failures;
+    this.#cancels = world.cancels;
+  }
+
+  toTheEnd(tell?: (event: string) => void): void {
+    this.#tell = tell;
+    tell?.(`${this.#setting.mode}: ${formatProgram(this.#program)}`);
+    if (!this.#interleaved) while (this.#entries.length < this.#program.length) this.#submit();
+    for (let moves = this.#moves(); moves.length > 0; moves = this.#moves()) {
+      (moves[this.#chooser.choose(moves.length)] as () => void)();
+    }
+    this.#specification.atRest();
+    if (!this.#ordering.idle) throw new Violation('at rest, and not idle');
+    if (this.#ordering.barriersPending !== 0) throw new Violation('barriers left in the count');
+    if (this.#ordering.queued !== 0) throw new Violation('requests left in the count');
+  }
+
+  #moves(): (() => void)[] {
+    const moves: (() => void)[] = [];
+    if (this.#entries.length < this.#program.length) moves.push(() => this.#submit());
+    for (const command of this.#running) {
+      moves.push(() => this.#complete(command, true));
+      if (this.#failures > 0) moves.push(() => this.#complete(command, false));
+    }
+    if (this.#cancels === 0) return moves;
+    for (const entry of this.#entries) {
+      if (entry.state === 'settled' || this.#cancelled.has(entry)) continue;
+      moves.push(() => this.#cancel(entry));
+    }
+    return moves;
+  }
+
+  #submit(): void {
+    const n = this.#entries.length;
+    const request = this.#program[n] as Request;
+    this.#tell?.(`submit ${n}: ${formatProgram([request])}`);
+    this.#specification.submitted(n, request);
+    this.#entries.push(this.#ordering.submit(request, n));
+    this.#pump();
+  }
+
+  #complete(command: Command<number>, ok: boolean): void {
+    this.#tell?.(`${ok ? 'complete' : 'fail'} command ${command.id}`);
+    if (!ok) this.#failures -= 1;
+    this.#running.delete(command);
+    this.#specification.completed(command.id, ok);
+    this.#ordering.complete(command, ok ? undefined : new Error('EIO'));
+    this.#pump();
+  }
+
+  #cancel(entry: Entry<number>): void {
+    this.#cancels -= 1;
+    this.#cancelled.add(entry);
+    const answer = this.#ordering.cancel(entry);
+    this.#tell?.(`cancel ${entry.ticket}: ${answer}`);
+    this.#pump();
+  }
+
+  #pump(): void {
+    for (let command = this.#ordering.next(); command; command = this.#ordering.next()) {
+      this.#answer();
+      const { id, serves, what } = command;
+      const requests = [...(serves instanceof Set ? serves : [serves])].map(({ ticket }) => ticket);
+      this.#tell?.(`command ${id}: ${formatSteps([what])} (${what.stage}) for ${requests}`);
+      this.#specification.dispatched(id, what, requests);
+      this.#running.add(command);
+    }
+    this.#answer();
+    this.#specification.quiet();
+  }
+
+  #answer(): void {
+    for (let entry = this.#ordering.takeSettled(); entry; entry = this.#ordering.takeSettled()) {
+      const { error, cancelled, ticket } = entry;
+      const code = WriteBarrierError.is(error) ? error.code : 'unknown';
+      const outcome = cancelled ? 'cancelled' : error === undefined ? 'done' : code;
+      this.#tell?.(`settle ${ticket}: ${outcome}`);
+      this.#specification.settled(ticket, outcome);
+    }
+  }
+}
