@@ -8,15 +8,22 @@ import type { DeviceCommand, Stage } from './transform.js';
 /** A client handed in a request. Requests are numbered from 0 in the order of submission. */
 export interface SubmitEvent {
   readonly kind: 'submit';
+  /** The number of the request; `settle` answers for the same one. */
   readonly request: number;
+  /** What was asked for. The payload of a write is not part of the record. */
   readonly what: Request;
 }
 
 /** A command was handed to the storage. Commands are numbered from 0 in the order of issue. */
 export interface DispatchEvent {
   readonly kind: 'dispatch';
+  /** The number of the command; `complete` answers for the same one. */
   readonly command: number;
-  readonly what: DeviceCommand & { readonly stage: Stage };
+  /** What the storage is to do, and where that stands in the sequence of its request. */
+  readonly what: DeviceCommand & {
+    /** `plain` for whatever is not part of a sequence. */
+    readonly stage: Stage;
+  };
   /** The requests that the command serves: several for a shared flush, none where unknown. */
   readonly requests: readonly number[];
 }
@@ -24,6 +31,7 @@ export interface DispatchEvent {
 /** The storage answered a command. */
 export interface CompleteEvent {
   readonly kind: 'complete';
+  /** The number of the command. Answers may come in any order. */
   readonly command: number;
   /** The storage's error in words; absent where the command succeeded. */
   readonly error?: string;
@@ -32,7 +40,9 @@ export interface CompleteEvent {
 /** The client was answered. */
 export interface SettleEvent {
   readonly kind: 'settle';
+  /** The number of the request. Each settles once. */
   readonly request: number;
+  /** `cancelled` by its signal before anything of it was issued; otherwise the code of its error. */
   readonly outcome: 'done' | 'cancelled' | ErrorCode;
 }
 

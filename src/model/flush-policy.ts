@@ -16,22 +16,31 @@ import type { CommandStep, Step } from './transform.js';
 export interface RequestFlags {
   /** The request carries data. */
   readonly data: boolean;
+  /** It wants what completed before it on the medium before its own data starts; alone it is a flush. */
   readonly preflush: boolean;
+  /** It may complete only when its own data is on the medium. */
   readonly fua: boolean;
 }
 
 /** Which of the three steps run, and whether the data step keeps its FUA bit. */
 export interface FlushPolicy {
+  /** A flush runs and completes before the data is issued. */
   readonly preflush: boolean;
+  /** `fua`: the device forces the data itself; `plain`: no FUA bit is sent; `no`: nothing is written. */
   readonly data: 'no' | 'plain' | 'fua';
+  /** A flush runs when the data has completed, in place of the FUA that the device lacks. */
   readonly postflush: boolean;
 }
 
 /** One row of the table: for devices like this, requests like that. A missing field matches any. */
 export interface FlushPolicyRow {
+  /** False for no cache, and for a protected one. */
   readonly volatileCache: boolean;
+  /** Whether the device can force a single write. */
   readonly deviceFua?: boolean;
+  /** The flags that the row asks for. */
   readonly request: Partial<RequestFlags>;
+  /** What the device is then made to do. */
   readonly runs: FlushPolicy;
 }
 

@@ -72,7 +72,9 @@ export interface UnsafePair {
 
 /** What a mode promises on a device. */
 export interface Guarantees extends GuaranteeAnswers {
+  /** The mode that was asked about. */
   readonly mode: ModeName;
+  /** The row in one word. `unsafe` is what a scheduler refuses unless `allowUnsafe`. */
   readonly verdict: Verdict;
   /** One sentence for a person. */
   readonly reason: string;
@@ -182,7 +184,15 @@ const TAG_VOLATILE = answers('no', 'yes', 'yes', 'yes', 'yes', 'yes', 'no');
 
 /** The matrix: what each mode gives on a device whose completed writes are stable, or volatile. */
 export const GUARANTEES: Readonly<
-  Record<ModeName, { readonly stable: Row; readonly volatile: Row }>
+  Record<
+    ModeName,
+    {
+      /** Completion means on the medium: no cache, or a protected one. */
+      readonly stable: Row;
+      /** Completion means in a cache that a power cut empties. */
+      readonly volatile: Row;
+    }
+  >
 > = Object.freeze({
   NONE: {
     stable: {

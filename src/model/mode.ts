@@ -27,8 +27,16 @@ export type CachePolicy = 'through' | 'flush' | 'fua';
 
 /** How a queue keeps the promise that a barrier makes. No eighth mode can be written down. */
 export type OrderedMode =
-  | { readonly by: 'none' }
-  | { readonly by: 'drain' | 'tag'; readonly cache: CachePolicy };
+  | {
+      /** Barriers are refused: whoever needs order waits for completion, and flushes. */
+      readonly by: 'none';
+    }
+  | {
+      /** Who holds other requests on their side: the scheduler by waiting, or the device by a tag. */
+      readonly by: 'drain' | 'tag';
+      /** The way past a volatile cache. */
+      readonly cache: CachePolicy;
+    };
 
 /** The seven modes as data. */
 export const MODES: Readonly<Record<ModeName, OrderedMode>> = Object.freeze({

@@ -29,7 +29,9 @@ export interface NotationOptions {
 /** A refusal as the notation shows it. */
 export interface RefusedRequest {
   readonly kind: 'refuse';
+  /** The only reason that a mode has for refusing. */
   readonly code: 'EOPNOTSUPP';
+  /** What was refused; nothing of it reached the device. */
   readonly request: Request;
 }
 

@@ -1,11 +1,14 @@
 /** Bytes from `start` up to, not including, `end`. */
 export interface ByteRange {
+  /** The first byte, counted from the start of the storage. */
   readonly start: number;
+  /** The byte behind the last one. */
   readonly end: number;
 }
 
-/** A request for the bytes from `offset` (bytes from the start of the storage) on. */
+/** What requests with a range have in common. */
 interface Ranged {
+  /** In bytes from the start of the storage. */
   readonly offset: number;
   /** In bytes, at least 1. */
   readonly length: number;
@@ -26,8 +29,11 @@ export interface ReadRequest extends Ranged {
  */
 export interface WriteRequest extends Ranged {
   readonly kind: 'write';
+  /** It separates what was submitted earlier from what is submitted later. */
   readonly barrier?: boolean;
+  /** What was submitted earlier is durable before the data is issued. */
   readonly preflush?: boolean;
+  /** The data is durable at completion. It orders nothing. */
   readonly fua?: boolean;
 }
 

@@ -36,11 +36,13 @@ export type Operation = 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes';
 /** What reaches the device: the part of a command that the text notation shows. */
 export interface DeviceCommand {
   readonly kind: 'command';
+  /** A barrier is no operation of a device: it becomes flushes and writes. */
   readonly op: Operation;
   /** Bytes from the start of the storage; 0 for a flush. */
   readonly offset: number;
   /** In bytes; 0 for a flush. */
   readonly length: number;
+  /** How the device may move the command among others. */
   readonly tag: Tag;
   /** Complete only when the data is on the medium. */
   readonly fua: boolean;
@@ -48,7 +50,9 @@ export interface DeviceCommand {
 
 /** A command for the device, on behalf of `request`. */
 export interface CommandStep<R extends Request = Request> extends DeviceCommand {
+  /** Where the command stands in the sequence of its request. */
   readonly stage: Stage;
+  /** The very value that was handed in, so whatever else it carries is found again. */
   readonly request: R;
 }
 
@@ -60,7 +64,9 @@ export interface DrainStep {
 /** The mode cannot honour the request; nothing of it may reach the device. */
 export interface RefuseStep<R extends Request = Request> {
   readonly kind: 'refuse';
+  /** As Linux answered: the payload was not written, send it again without the barrier. */
   readonly code: 'EOPNOTSUPP';
+  /** What was refused. */
   readonly request: R;
 }
 
@@ -69,6 +75,7 @@ export type Step<R extends Request = Request> = DrainStep | CommandStep<R> | Ref
 
 /** All that a transform remembers. Replace `mode` between two requests to change it. */
 export interface TransformState {
+  /** Acts on the next request; steps that were handed out stay as they are. */
   readonly mode: OrderedMode;
   /** Nothing has been issued since the last drain, so another would say nothing. */
   readonly drained: boolean;
@@ -94,7 +101,12 @@ export function initialState(mode: ModeName | OrderedMode): TransformState {
 export function transition<R extends Request>(
   state: TransformState,
   request: R,
-): { readonly state: TransformState; readonly steps: readonly Step<R>[] } {
+): {
+  /** The state for the next request. */
+  readonly state: TransformState;
+  /** What this request has become, in order; empty where there is nothing to do. */
+  readonly steps: readonly Step<R>[];
+} {
   const steps: Step<R>[] = [];
   let { drained } = state;
   for (const step of isBarrier(request) ? sequence(state.mode, request) : unordered(request)) {

@@ -21,7 +21,11 @@ type PositionalCall = (
   callback: Moved,
 ) => void;
 
-/** What `FileStorage` needs of `node:fs`: its callback functions, which have these shapes. */
+/**
+ * What `FileStorage` needs of `node:fs`: its callback functions, which have these shapes.
+ *
+ * @internal for fault injection in tests
+ */
 export interface FileCalls {
   readonly open: (
     path: string,

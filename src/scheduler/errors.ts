@@ -98,6 +98,7 @@ export class UnsafeModeError extends WriteBarrierError {
 
 /** A command that the storage has not answered. */
 export interface HangingCommand {
+  /** `read`, `write`, `flush`, `discard` or `writeZeroes`. */
   readonly op: string;
   /** Bytes from the start of the storage; 0 for a flush. */
   readonly offset: number;
@@ -108,6 +109,7 @@ export interface HangingCommand {
 /** The storage did not answer in time. What it still does with these commands is unknown. */
 export class CloseTimeoutError extends WriteBarrierError {
   override readonly name = 'CloseTimeoutError';
+  /** The commands without an answer, oldest first. */
   readonly hanging: readonly HangingCommand[];
 
   constructor(timeoutMs: number, hanging: readonly HangingCommand[]) {

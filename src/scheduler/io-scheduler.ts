@@ -256,6 +256,7 @@ export class IoScheduler implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** The same as `close()` without a limit of time, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

@@ -77,12 +77,14 @@ export interface CloseOptions {
 export interface SchedulerStats extends OrderingCounters {
   /** Requests that wait their turn. */
   readonly queued: number;
+  /** The payload of the writes among them, in bytes. */
   readonly queuedBytes: number;
   /** Commands at the storage. */
   readonly inFlight: number;
   /** Barriers submitted and not settled. */
   readonly barriersPending: number;
-  /** Requests submitted, and settled. */
+  /** Requests that were taken; what was refused as misuse, or for want of room, does not count. */
   readonly submitted: number;
+  /** Requests that were answered, well or badly. */
   readonly settled: number;
 }

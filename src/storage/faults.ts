@@ -15,15 +15,31 @@ import { wrap } from './wrappers.js';
  */
 export type Fault =
   | {
+      /** The operation that goes wrong. */
       readonly on: Operation;
       /** Which command of that operation, counted from 0. A `writev` counts as a write. */
       readonly nth: number;
+      /** It does nothing and says so. */
       readonly fault: 'fail';
       /** The message of the error. */
       readonly error?: string;
     }
-  | { readonly on: Operation; readonly nth: number; readonly fault: 'hang' }
-  | { readonly on: 'read' | 'write'; readonly nth: number; readonly fault: 'short' };
+  | {
+      /** The operation that goes wrong. */
+      readonly on: Operation;
+      /** Which command of that operation, counted from 0. */
+      readonly nth: number;
+      /** It does nothing and says nothing. */
+      readonly fault: 'hang';
+    }
+  | {
+      /** Only transfers can come short. */
+      readonly on: 'read' | 'write';
+      /** Which command of that operation, counted from 0. */
+      readonly nth: number;
+      /** It does half and says how much. */
+      readonly fault: 'short';
+    };
 
 const OPERATIONS: readonly string[] = ['read', 'write', 'flush', 'discard', 'writeZeroes'];
 const FAULTS: readonly string[] = ['fail', 'hang', 'short'];

@@ -42,6 +42,7 @@ export class MemoryStorage implements Storage {
   static readonly DISCARDED: number = 0xdd;
 
   readonly size: number;
+  /** Frozen; the defaults, with what was replaced. */
   readonly capabilities: Required<Capabilities>;
   /**
    * What the storage holds, live, also after `close`. For looking, not for writing. Hand it to a

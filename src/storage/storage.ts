@@ -53,11 +53,15 @@ export type Transfer = void | number | Promise<void | number>;
 export interface Storage {
   /** In bytes. */
   readonly size: number;
+  /** What it can do. Whatever it states here a scheduler relies on. */
   readonly capabilities: Capabilities;
   /** Fills `into` with the bytes from `offset` on. */
   read(offset: number, into: Uint8Array): Transfer;
+  /** Puts all of `data` at `offset` (S2, S3; with `fua` S6). */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Transfer;
+  /** Puts what was written and answered on the medium (S5). Never called where `flush` is not declared. */
   flush(flags: FlushFlags): void | Promise<void>;
+  /** Releases the storage (S10). It need not flush: a scheduler has done so before. */
   close(): void | Promise<void>;
   /** Exactly where `capabilities.writev`. */
   writev?(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Transfer;

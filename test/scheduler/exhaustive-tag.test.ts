@@ -6,5 +6,4 @@ describe.each([
   ['TAG', 'stable'],
   ['TAG_FLUSH', 'volatile'],
   ['TAG_FUA', 'volatile'],
-  ['TAG_FUA', 'volatile without FUA'],
 ] as const)('given %s on a %s device, every run keeps the rules with', exploreAll);

@@ -224,8 +224,8 @@ export class Specification {
       // A plain flush orders nothing, so nobody with a tag waits for it.
       const behind = older.every(
         (other) =>
-          isOver(other) ||
           other.what.kind === 'flush' ||
+          !isPending(other) ||
           (other.position >= 0 && other.position < carrier),
       );
       const barred =
@@ -340,6 +340,7 @@ export class Specification {
       cancelled: !issued,
       EOPNOTSUPP: !issued && request.barrier && this.#setting.mode === 'NONE',
       IO_FAILED: data === 'failed',
+      SHORT_TRANSFER: data === 'failed',
       FLUSH_FAILED: this.#flushFailed,
       FAILED: this.#failed,
       BARRIER_ABORTED: !issued && this.#mayAbort(request),
@@ -408,7 +409,7 @@ export class Specification {
     if (what.kind !== 'write') return this.#volatile ? SEQUENCES[mode].empty : '';
     let text = SEQUENCES[mode].data;
     if (what.fua && !text.includes('!')) text = text.replace('w', 'w!');
-    if (what.preflush && !text.includes('F w')) text = text.replace(/(\^?)w/, '$1F $1w');
+    if (what.preflush && !/F \^?w/.test(text)) text = text.replace(/(\^?)w/, '$1F $1w');
     if (!this.#volatile)
       return text
         .replace('!', '')
