@@ -7,3 +7,4 @@
 export * from './model/index.js';
 export * from './scheduler/index.js';
 export * from './storage/index.js';
+export * from './trace/index.js';

@@ -1,0 +1,105 @@
+// Benchmarks: ratios against named rivals, measured in turn in one process, so that a machine whose speed drifts
+// does not decide. `npm run bench` runs all, `npm run bench -- NAME` one of them.
+
+import fs from 'node:fs';
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fastq from 'fastq';
+import { IoScheduler } from 'write-barrier';
+import { FileStorage } from 'write-barrier/node';
+
+const BLOCK = 4096;
+const IN_FLIGHT = 32;
+const ROUNDS = 9;
+
+/** Runs `count` operations with 32 in flight; answers operations per second. */
+async function rate(count, operation) {
+  let next = 0;
+  const worker = async () => {
+    while (next < count) await operation(next++);
+  };
+  const start = performance.now();
+  await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
+  return (count / (performance.now() - start)) * 1000;
+}
+
+/** A B A B ...: the median of the ratios of neighbouring runs, after a warm-up of both. */
+async function compare(name, count, ours, rival) {
+  const ratios = [];
+  const rates = [[], []];
+  for (let round = -2; round < ROUNDS; round++) {
+    const pair = [await rate(count, ours.operation), await rate(count, rival.operation)];
+    if (round < 0) continue;
+    ratios.push(pair[0] / pair[1]);
+    for (const [i, value] of pair.entries()) rates[i].push(value);
+  }
+  const [a, b] = rates.map((all) => Math.round(median(all)).toLocaleString('en'));
+  console.log(`${name}\n  ${ours.name}: ${a}/s   ${rival.name}: ${b}/s`);
+  console.log(
+    `  ratio ${median(ratios).toFixed(2)} (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})\n`,
+  );
+}
+
+function median(values) {
+  return values.toSorted((x, y) => x - y)[values.length >> 1];
+}
+
+const BENCHMARKS = {
+  /** What a plain request costs, where the storage does nothing. */
+  async overhead() {
+    const data = new Uint8Array(BLOCK);
+    for (const cache of ['none', 'volatile']) {
+      const disk = new IoScheduler({
+        size: BLOCK * BLOCK,
+        capabilities: { blockSize: BLOCK, cache, flush: true, fua: true, orderedTags: false },
+        read: async () => {},
+        write: async () => {},
+        flush: async () => {},
+        close: async () => {},
+      });
+      const queue = fastq.promise(async () => {}, 64);
+      await compare(
+        `overhead: plain writes, do-nothing storage with cache '${cache}', ${IN_FLIGHT} in flight`,
+        300_000,
+        { name: 'IoScheduler.write', operation: (i) => disk.write((i % BLOCK) * BLOCK, data) },
+        { name: 'fastq.promise (64)', operation: (i) => queue.push(i) },
+      );
+    }
+  },
+
+  /** What the scheduler and FileStorage cost above a write of Node. */
+  async file() {
+    const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
+    const path = join(folder, 'disk.img');
+    const data = new Uint8Array(BLOCK).fill(7);
+    const blocks = 4096;
+    const disk = new IoScheduler(
+      await FileStorage.open(path, { size: blocks * BLOCK, lock: 'none' }),
+    );
+    const handle = await open(path, 'r+');
+    const bare = (i) =>
+      new Promise((resolve, reject) => {
+        fs.write(handle.fd, data, 0, BLOCK, (i % blocks) * BLOCK, (error) =>
+          error ? reject(error) : resolve(),
+        );
+      });
+    await compare(
+      `file: plain 4 KiB writes, ${IN_FLIGHT} in flight`,
+      20_000,
+      {
+        name: 'IoScheduler over FileStorage',
+        operation: (i) => disk.write((i % blocks) * BLOCK, data),
+      },
+      { name: 'fs.write', operation: bare },
+    );
+    await handle.close();
+    await disk.close();
+    await rm(folder, { recursive: true });
+  },
+};
+
+const wanted = process.argv.slice(2);
+for (const [name, run] of Object.entries(BENCHMARKS)) {
+  if (wanted.length === 0 || wanted.includes(name)) await run();
+}

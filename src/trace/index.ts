@@ -1,0 +1,2 @@
+export { type RecorderOptions, TraceRecorder } from './recorder.js';
+export { formatTimeline } from './timeline.js';
