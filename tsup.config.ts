@@ -9,4 +9,5 @@ export default defineConfig({
   // One copy of the core: `write-barrier/node` imports the public face like any stranger does.
   external: ['write-barrier'],
   splitting: false,
+  removeNodeProtocol: false,
 });

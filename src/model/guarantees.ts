@@ -89,75 +89,90 @@ export interface Guarantees extends GuaranteeAnswers {
   readonly unsafe: readonly UnsafePair[];
 }
 
-interface Row {
+/** One cell of the matrix: a mode on a kind of device. */
+export interface GuaranteeRow {
+  /** The columns of the matrix. */
   readonly answers: GuaranteeAnswers;
+  /** What they come to. */
   readonly verdict: Verdict;
+  /** One sentence for a person. */
   readonly reason: string;
 }
 
+const pair = (
+  name: UnsafePairName,
+  combination: string,
+  breaks: string,
+  litmus: string,
+): UnsafePair => ({ name, combination, breaks, litmus: litmus ? litmus.split(' ') : [] });
+
+const PAIRS: readonly UnsafePair[] = [
+  pair(
+    'CACHE_NOT_FLUSHED',
+    'NONE, DRAIN or TAG on a volatile cache',
+    'everything but the order of completions: the cache destages in any order it likes',
+    'L1 L2 L3 L6 L9 L10',
+  ),
+  pair(
+    'NO_FLUSH',
+    'a flush mode on a volatile cache that has no flush command',
+    'order and durability: there is no way past the cache',
+    'L1 L3 L6',
+  ),
+  pair(
+    'NO_ORDERED_TAGS',
+    'a tag mode on a device or transport that does not keep ordered tags',
+    'order, even without a cache: the scheduler does not wait and nobody else does',
+    'L1 L2 L3b L6',
+  ),
+  pair(
+    'TAG_ERRORS',
+    'a tag mode on a device that goes on with its queue after an error',
+    'the barrier lands although a write or a flush that it certifies failed',
+    'F1 F3',
+  ),
+  pair(
+    'FLUSH_IGNORED',
+    'a flush mode on a device that answers flushes without doing them',
+    'order and durability; with FUA the barrier survives, what it covers does not',
+    'L1 L3 L6',
+  ),
+  pair(
+    'FUA_IGNORED',
+    'a FUA mode on a cached device that ignores FUA',
+    'durability of the barrier at its completion, and its order before what follows',
+    'L2 L3a',
+  ),
+  pair(
+    'FUA_AS_FENCE',
+    'a plain FUA write used as a fence on a volatile cache',
+    'it is durable itself and orders nothing before it',
+    'L12',
+  ),
+  pair(
+    'TORN_BARRIER',
+    "a barrier larger than the device's atomic unit, without a checksum",
+    'a power cut leaves part of the barrier',
+    'L8',
+  ),
+  pair(
+    'OVERLAP_IN_FLIGHT',
+    'overlapping writes in flight together',
+    'either may win; the scheduler never issues such a pair with simple tags',
+    '',
+  ),
+  pair(
+    'SPLIT_PREFLUSH',
+    "a request's preflush and data sent as two concurrent commands",
+    'the data may land before what the flush covers (an NVMe driver had this bug)',
+    'L1',
+  ),
+];
+
 /** The unsafe combinations. The first three follow from capabilities; no device admits to the others. */
-export const UNSAFE_PAIRS: Readonly<Record<UnsafePairName, UnsafePair>> = Object.freeze({
-  CACHE_NOT_FLUSHED: {
-    name: 'CACHE_NOT_FLUSHED',
-    combination: 'NONE, DRAIN or TAG on a volatile cache',
-    breaks: 'everything but the order of completions: the cache destages in any order it likes',
-    litmus: ['L1', 'L2', 'L3', 'L6', 'L9', 'L10'],
-  },
-  NO_FLUSH: {
-    name: 'NO_FLUSH',
-    combination: 'a flush mode on a volatile cache that has no flush command',
-    breaks: 'order and durability: there is no way past the cache',
-    litmus: ['L1', 'L3', 'L6'],
-  },
-  NO_ORDERED_TAGS: {
-    name: 'NO_ORDERED_TAGS',
-    combination: 'a tag mode on a device or transport that does not keep ordered tags',
-    breaks: 'order, even without a cache: the scheduler does not wait and nobody else does',
-    litmus: ['L1', 'L2', 'L3b', 'L6'],
-  },
-  TAG_ERRORS: {
-    name: 'TAG_ERRORS',
-    combination: 'a tag mode on a device that goes on with its queue after an error',
-    breaks: 'the barrier lands although a write or a flush that it certifies failed',
-    litmus: ['F1', 'F3'],
-  },
-  FLUSH_IGNORED: {
-    name: 'FLUSH_IGNORED',
-    combination: 'a flush mode on a device that answers flushes without doing them',
-    breaks: 'order and durability; with FUA the barrier survives, what it covers does not',
-    litmus: ['L1', 'L3', 'L6'],
-  },
-  FUA_IGNORED: {
-    name: 'FUA_IGNORED',
-    combination: 'a FUA mode on a cached device that ignores FUA',
-    breaks: 'durability of the barrier at its completion, and its order before what follows',
-    litmus: ['L2', 'L3a'],
-  },
-  FUA_AS_FENCE: {
-    name: 'FUA_AS_FENCE',
-    combination: 'a plain FUA write used as a fence on a volatile cache',
-    breaks: 'it is durable itself and orders nothing before it',
-    litmus: ['L12'],
-  },
-  TORN_BARRIER: {
-    name: 'TORN_BARRIER',
-    combination: "a barrier larger than the device's atomic unit, without a checksum",
-    breaks: 'a power cut leaves part of the barrier',
-    litmus: ['L8'],
-  },
-  OVERLAP_IN_FLIGHT: {
-    name: 'OVERLAP_IN_FLIGHT',
-    combination: 'overlapping writes in flight together',
-    breaks: 'either may win; the scheduler never issues such a pair with simple tags',
-    litmus: [],
-  },
-  SPLIT_PREFLUSH: {
-    name: 'SPLIT_PREFLUSH',
-    combination: "a request's preflush and data sent as two concurrent commands",
-    breaks: 'the data may land before what the flush covers (an NVMe driver had this bug)',
-    litmus: ['L1'],
-  },
-});
+export const UNSAFE_PAIRS: Readonly<Record<UnsafePairName, UnsafePair>> = Object.freeze(
+  Object.fromEntries(PAIRS.map((each) => [each.name, each])),
+) as Record<UnsafePairName, UnsafePair>;
 
 const answers = (
   completionOrder: Answer,
@@ -188,9 +203,9 @@ export const GUARANTEES: Readonly<
     ModeName,
     {
       /** Completion means on the medium: no cache, or a protected one. */
-      readonly stable: Row;
+      readonly stable: GuaranteeRow;
       /** Completion means in a cache that a power cut empties. */
-      readonly volatile: Row;
+      readonly volatile: GuaranteeRow;
     }
   >
 > = Object.freeze({
@@ -205,7 +220,7 @@ export const GUARANTEES: Readonly<
       answers: answers('no', 'no', 'no', 'refused', 'no', 'no', 'no'),
       verdict: 'unsafe',
       reason:
-        'Barriers are refused and a completed write may still be lost: only waiting for a flush helps.',
+        'Barriers are refused and a completed write may still be lost: only waiting for a flush helps, if there is one.',
     },
   },
   DRAIN: {
@@ -289,8 +304,6 @@ export const GUARANTEES: Readonly<
   },
 });
 
-const NOTHING_KEPT = answers('no', 'no', 'no', 'no', 'no', 'no', 'no');
-
 /**
  * What the mode promises on a device with these capabilities, under the assumption that the device does
  * what it says.
@@ -300,24 +313,40 @@ const NOTHING_KEPT = answers('no', 'no', 'no', 'no', 'no', 'no', 'no');
 export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   const mode = modeOf(name);
   const cached = device.cache === 'volatile';
-  const row = GUARANTEES[name][cached ? 'volatile' : 'stable'];
   const flushes = mode.by !== 'none' && mode.cache !== 'through';
+  const side = cached ? 'volatile' : 'stable';
+  const noFlush = cached && flushes && !device.flush;
+  const noTags = mode.by === 'tag' && !device.orderedTags;
 
   const unsafe: UnsafePair[] = [];
   if (cached && !flushes) unsafe.push(UNSAFE_PAIRS.CACHE_NOT_FLUSHED);
-  if (cached && flushes && !device.flush) unsafe.push(UNSAFE_PAIRS.NO_FLUSH);
-  if (mode.by === 'tag' && !device.orderedTags) unsafe.push(UNSAFE_PAIRS.NO_ORDERED_TAGS);
+  if (noFlush) unsafe.push(UNSAFE_PAIRS.NO_FLUSH);
+  if (noTags) unsafe.push(UNSAFE_PAIRS.NO_ORDERED_TAGS);
 
-  const broken = unsafe.find((pair) => pair !== UNSAFE_PAIRS.CACHE_NOT_FLUSHED);
+  // Without a flush command a mode keeps what its plain sibling keeps on a cache.
+  const row = GUARANTEES[noFlush ? (mode.by === 'tag' ? 'TAG' : 'DRAIN') : name][side];
+  const broken = noTags
+    ? UNSAFE_PAIRS.NO_ORDERED_TAGS
+    : noFlush
+      ? UNSAFE_PAIRS.NO_FLUSH
+      : undefined;
   return {
     mode: name,
-    ...(broken ? { ...NOTHING_KEPT, plainDurable: row.answers.plainDurable } : row.answers),
+    ...row.answers,
+    ...(noTags && UNORDERED),
+    ...(noTags && cached && { barrierDurable: 'no', emptyBarrierFlushes: 'no' }),
     verdict: broken ? 'unsafe' : row.verdict,
-    reason: broken
-      ? `The device makes it ${broken.combination}: it breaks ${broken.breaks}.`
-      : row.reason,
+    reason: broken ? `This is ${broken.combination}; it breaks ${broken.breaks}.` : row.reason,
     fuaEmulated: cached && device.flush && !device.fua,
     failureStopsBarrier: mode.by === 'drain',
     unsafe,
   };
 }
+
+/** What is left of a tag mode where nobody keeps the tags: an empty barrier drains where nothing is volatile. */
+const UNORDERED = {
+  completionOrder: 'no',
+  preBeforeBarrier: 'no',
+  barrierBeforePost: 'no',
+  coveredDurable: 'no',
+} as const;

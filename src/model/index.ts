@@ -22,6 +22,7 @@ export {
   type Answer,
   GUARANTEES,
   type GuaranteeAnswers,
+  type GuaranteeRow,
   type Guarantees,
   guarantees,
   UNSAFE_PAIRS,

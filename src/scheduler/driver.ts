@@ -6,14 +6,14 @@
 // any other and is handled in the same loop, so a storage that always answers at once costs no stack. Answers to
 // clients are promises, so nobody calls back into the loop.
 
-import type { Observer, Request } from '../model/index.js';
-import { WriteBarrierError } from '../model/index.js';
+import { isBarrier, type Observer, type Request, WriteBarrierError } from '../model/index.js';
 import type { Storage, Transfer } from '../storage/index.js';
 import type { Command, Entry } from './entry.js';
 import { CloseTimeoutError } from './errors.js';
 import type { OrderingOptions } from './options.js';
 import { Ordering } from './ordering.js';
 import { perform, transferred } from './perform.js';
+import { Signals } from './signals.js';
 
 /** What it takes to answer a request. */
 export interface Call {
@@ -22,7 +22,6 @@ export interface Call {
   /** What to write, or where to read into. */
   readonly data: Uint8Array | readonly Uint8Array[] | undefined;
   readonly signal: AbortSignal | undefined;
-  onAbort?: () => void;
 }
 
 /** Somebody who waits for a state of the whole. */
@@ -37,6 +36,10 @@ export class Driver {
   readonly ordering: Ordering<Call>;
   readonly #storage: Storage;
   readonly #observer: Observer | undefined;
+  readonly #signals = new Signals<Entry<Call>>((entries) => {
+    for (const entry of entries) this.ordering.cancel(entry);
+    this.pump();
+  });
   #waiters: Waiter[] = [];
   #pumping = false;
   #abandoned = false;
@@ -53,13 +56,7 @@ export class Driver {
     const number = this.submitted++;
     if (this.#observer) this.#observer({ kind: 'submit', request: number, what: request });
     const entry = this.ordering.submit(request, call);
-    const { signal } = call;
-    if (signal) {
-      call.onAbort = () => {
-        if (this.ordering.cancel(entry)) this.pump();
-      };
-      signal.addEventListener('abort', call.onAbort);
-    }
+    if (call.signal && entry.state !== 'settled') this.#signals.watch(call.signal, entry);
     this.pump();
   }
 
@@ -89,7 +86,7 @@ export class Driver {
 
   /** Gives up on the commands that the storage has not answered, and tells everybody who waits. */
   abandon(timeoutMs: number): CloseTimeoutError {
-    const hanging = Array.from(this.ordering.running(), ({ what: { op, offset, length } }) => ({
+    const hanging = Array.from(this.ordering.running, ({ what: { op, offset, length } }) => ({
       op,
       offset,
       length,
@@ -153,12 +150,16 @@ export class Driver {
   #answer(entry: Entry<Call>): void {
     this.settled += 1;
     const { error, cancelled } = entry;
-    const { resolve, reject, data, signal, onAbort } = entry.client as Call;
-    if (onAbort) signal?.removeEventListener('abort', onAbort);
+    const { resolve, reject, data, signal } = entry.client as Call;
+    if (signal) this.#signals.forget(signal, entry);
     if (this.#observer) {
       const code = WriteBarrierError.is(error) ? error.code : 'IO_FAILED';
       const outcome = cancelled ? 'cancelled' : error === undefined ? 'done' : code;
       this.#observer({ kind: 'settle', request: entry.ticket, outcome });
+    }
+    if (error !== undefined && isBarrier(entry.request)) {
+      // Whoever hears a rejection does so in a microtask, and may then submit with his eyes open.
+      queueMicrotask(() => this.ordering.acknowledge());
     }
     if (cancelled) reject(signal?.reason);
     else if (error !== undefined) reject(error);

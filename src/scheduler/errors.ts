@@ -11,6 +11,7 @@ import {
   type ByteRange,
   formatRequest,
   type Guarantees,
+  type Operation,
   type Request,
   WriteBarrierError,
 } from '../model/index.js';
@@ -99,7 +100,7 @@ export class UnsafeModeError extends WriteBarrierError {
 /** A command that the storage has not answered. */
 export interface HangingCommand {
   /** `read`, `write`, `flush`, `discard` or `writeZeroes`. */
-  readonly op: string;
+  readonly op: Operation;
   /** Bytes from the start of the storage; 0 for a flush. */
   readonly offset: number;
   /** In bytes; 0 for a flush. */
@@ -123,7 +124,7 @@ export class CloseTimeoutError extends WriteBarrierError {
 
 function sizeOf(ranges: readonly ByteRange[]): string {
   const bytes = ranges.reduce((sum, { start, end }) => sum + (end - start), 0);
-  return `${bytes} bytes in ${ranges.length} ranges`;
+  return `${bytes} bytes in ${ranges.length} range${ranges.length === 1 ? '' : 's'}`;
 }
 
 function textOf(cause: unknown): string {

@@ -230,12 +230,12 @@ export class IoScheduler implements AsyncDisposable {
 
   /** What there is to do, and what has been done. */
   stats(): SchedulerStats {
-    const { queued, queuedBytes, inFlight, barriersPending, counters } = this.#driver.ordering;
+    const { queued, queuedBytes, running, barriersPending, counters } = this.#driver.ordering;
     return {
       ...counters,
       queued,
       queuedBytes,
-      inFlight,
+      inFlight: running.size,
       barriersPending,
       submitted: this.#driver.submitted,
       settled: this.#driver.settled,

@@ -87,9 +87,16 @@ export class Ledger<C> {
     return blame && new BarrierAbortedError(blame.request, ranges, blame.cause);
   }
 
-  /** A barrier has failed: those submitted before `untilTicket` were submitted in the belief that it would not. */
-  barrierFailed(barrier: Entry<C>, error: unknown, untilTicket: number): void {
+  /** A barrier has failed: whoever submits before he can know it does so in the belief that it has not. */
+  barrierFailed(barrier: Entry<C>, error: unknown): void {
     const request = error instanceof BarrierAbortedError ? error.blame : barrier.request;
-    this.#taint = { request, cause: error, untilTicket };
+    this.#taint = { request, cause: error, untilTicket: Number.POSITIVE_INFINITY };
+  }
+
+  /** The failure of barriers is known to those who submit `nextTicket` and later ones. */
+  acknowledged(nextTicket: number): void {
+    if (this.#taint?.untilTicket === Number.POSITIVE_INFINITY) {
+      this.#taint = { ...this.#taint, untilTicket: nextTicket };
+    }
   }
 }

@@ -24,8 +24,8 @@
 //   I6  A cancelled request is never issued. A cancelled barrier leaves an empty one in its place, so those
 //       around it keep their order.
 //   I7  Under `abort`, a barrier that drains is not written when a write that it covers or its preflush has
-//       failed. The next barrier answers for a failed write, unless the bytes have been written again; an
-//       aborted barrier takes those along that were queued behind it.
+//       failed. The next barrier answers for a failed write, unless the bytes have been written again; a
+//       failed barrier takes those along that were submitted before anybody could know of it.
 //   I8  After a failed flush nothing is issued until recover(), under `abort`.
 //
 // Not here: promises and buffers (io-scheduler.ts), overlaps (window.ts), sharing of flushes
@@ -79,7 +79,8 @@ export class Ordering<C> {
   readonly #window = new Window<C>();
   readonly #station = new FlushStation<Entry<C>>();
   #sequence: Sequence<C> | undefined;
-  readonly #running = new List<Command<C>>();
+  /** The commands at the device, oldest first. */
+  readonly running: List<Command<C>> = new List();
   readonly #settled = new List<Entry<C>>();
   readonly #ledger = new Ledger<C>();
 
@@ -124,11 +125,6 @@ export class Ordering<C> {
     return this.#queue.bytes;
   }
 
-  /** Commands at the device. */
-  get inFlight(): number {
-    return this.#running.size;
-  }
-
   /** Barriers that were submitted and have not been answered. */
   get barriersPending(): number {
     return this.#barriersPending;
@@ -140,18 +136,13 @@ export class Ordering<C> {
       this.#active === 0 &&
       this.#queue.size === 0 &&
       this.#window.isEmpty &&
-      this.#running.size === 0 &&
+      this.running.size === 0 &&
       this.#sequence === undefined
     );
   }
 
   get counters(): OrderingCounters {
     return structuredClone(this.#counters);
-  }
-
-  /** The commands at the device, oldest first. */
-  running(): Iterable<Command<C>> {
-    return this.#running;
   }
 
   // Events
@@ -182,11 +173,16 @@ export class Ordering<C> {
   complete(command: Command<C>, cause?: unknown): void {
     invariant(command.running, 'I1: a command completes once');
     command.running = false;
-    this.#running.remove(command);
+    this.running.remove(command);
     const { serves, what } = command;
     if (serves instanceof Set) this.#sharedFlushDone(command, serves, cause);
     else if (what.stage === 'plain') this.#dataDone(command, serves, cause);
     else this.#stepDone(command, cause);
+  }
+
+  /** Those whose barriers have failed have been told. */
+  acknowledge(): void {
+    this.#ledger.acknowledged(this.#nextTicket);
   }
 
   /** Takes requests again after a failed flush. */
@@ -198,7 +194,7 @@ export class Ordering<C> {
   /** Settles all there is with `error`. What the device still answers must not be reported any more. */
   abandon(error: unknown): void {
     this.#evict(error);
-    for (const { serves } of this.#running) {
+    for (const { serves } of this.running) {
       for (const entry of serves instanceof Set ? serves : [serves]) {
         if (entry.state !== 'settled') this.#settle(entry, error);
       }
@@ -215,7 +211,7 @@ export class Ordering<C> {
 
   /** The next command to issue, or undefined while one must complete first, or none is left. */
   next(): Command<C> | undefined {
-    if (this.#failure || this.#running.size >= this.#depth) return undefined;
+    if (this.#failure || this.running.size >= this.#depth) return undefined;
     const flush = this.#sharedFlush();
     if (flush) return flush;
     const entry = this.#window.takeReady();
@@ -403,7 +399,6 @@ export class Ordering<C> {
     const error = isFlush ? this.#ledger.flushEnded(command, cause, this.#abort) : failed;
     if (error) {
       sequence.error ??= error;
-      if (this.#abort && sequence.drains) sequence.dropPayload();
       if (this.#abort && error instanceof FlushFailedError) this.#fail(error);
     }
     this.#endSequence(sequence);
@@ -413,9 +408,8 @@ export class Ordering<C> {
     if (!sequence.ended || this.#sequence !== sequence) return;
     this.#sequence = undefined;
     const { entry, error } = sequence;
-    if (error !== undefined && this.#abort && sequence.drains) {
-      this.#ledger.barrierFailed(entry, error, this.#nextTicket);
-    }
+    const heard = error !== undefined && entry.client !== undefined;
+    if (heard && this.#abort && sequence.drains) this.#ledger.barrierFailed(entry, error);
     this.#settle(entry, error);
   }
 
@@ -511,7 +505,7 @@ export class Ordering<C> {
 
   #issue(what: CommandWhat, serves: Entry<C> | Set<Entry<C>>): Command<C> {
     const command = new Command(this.#nextCommand++, what, serves);
-    this.#running.push(command);
+    this.running.push(command);
     this.#counters.commands[what.op] += 1;
     if (what.op === 'flush') this.#ledger.flushIssued(command);
     return command;

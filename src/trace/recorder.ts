@@ -8,6 +8,7 @@ export interface RecorderOptions {
 
 /** Keeps the events of a scheduler or of a traced storage: pass `observer` where one is asked for. */
 export class TraceRecorder {
+  /** The `observer` option of a scheduler, or the second argument of `tracing`. */
   readonly observer: Observer;
   readonly #eventsMax: number;
   #events: TraceEvent[] = [];

@@ -251,6 +251,8 @@ class Run {
       const outcome = cancelled ? 'cancelled' : error === undefined ? 'done' : code;
       this.#tell?.(`settle ${ticket}: ${outcome}`);
       this.#specification.settled(ticket, outcome);
+      this.#ordering.acknowledge();
+      this.#specification.told();
     }
   }
 }

@@ -238,7 +238,30 @@ describe('cancellation', () => {
     expect(device.log).toBe('w0');
   });
 
-  test('given a settled request, when its signal aborts later, then nobody listens any more', async () => {
+  test.each(['DRAIN_FLUSH', 'TAG_FLUSH'] as const)(
+    'given a record and its mark under one signal in %s, when it aborts, then neither is written',
+    async (mode) => {
+      const { device, disk } = worldOf({ mode });
+      const controller = new AbortController();
+      const { signal } = controller;
+      const all = [
+        disk.write(0, block(1)),
+        disk.write(0, block(2), { signal }),
+        disk.write(BLOCK, block(3), { barrier: true, signal }),
+      ];
+      const ends = Promise.allSettled(all);
+      controller.abort();
+      await device.drain();
+      expect((await ends).map(({ status }) => status)).toEqual([
+        'fulfilled',
+        'rejected',
+        'rejected',
+      ]);
+      expect(device.issued.filter((text) => text.includes('w'))).toEqual(['w0']);
+    },
+  );
+
+  test('given many requests under one signal, when they settle, then nobody listens to it any more', async () => {
     const { device, disk } = worldOf({ mode: 'DRAIN_FLUSH' });
     const controller = new AbortController();
     let listeners = 0;
@@ -253,12 +276,30 @@ describe('cancellation', () => {
       listeners -= 1;
       remove(...args);
     };
-    const written = disk.write(0, block(1), { signal });
+    const all = [1, 2, 3].map((i) => disk.write(i * BLOCK, block(i), { signal }));
     expect(listeners).toBe(1);
     await device.drain();
-    await written;
+    await Promise.all(all);
     expect(listeners).toBe(0);
   });
+});
+
+test('given a storage that answers at once, when a barrier is aborted, then those submitted in the same breath are, too, and later ones are not', async () => {
+  const storage = withFaults(memory(), [{ on: 'write', nth: 0, fault: 'fail' }]);
+  const disk = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+  const ends = await Promise.allSettled([
+    disk.write(0, block(1)),
+    disk.write(BLOCK, block(2), { barrier: true }),
+    disk.write(2 * BLOCK, block(3), { barrier: true }),
+  ]);
+  expect(ends.map((end) => end.status === 'rejected' && end.reason.code)).toEqual([
+    'IO_FAILED',
+    'BARRIER_ABORTED',
+    'BARRIER_ABORTED',
+  ]);
+  await disk.write(BLOCK, block(2), { barrier: true });
+  expect((await disk.read(0, 3 * BLOCK))[2 * BLOCK]).toBe(0);
+  await disk.close();
 });
 
 describe('after a failed flush', () => {

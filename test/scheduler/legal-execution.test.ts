@@ -50,6 +50,7 @@ test.each(MODE_NAMES)(
           const disk = new IoScheduler(device, { mode, depth, observer, allowUnsafe: true });
           const answers = program.map((request) => submit(disk, request).catch(() => {}));
           for (await settled(); device.inFlight > 0; await settled()) device.answerOne();
+          expect(disk.stats().settled).toBe(program.length);
           await Promise.all(answers);
           expectLegal([...transformer(mode)(program)], program, events);
         },

@@ -123,7 +123,10 @@ async function play(setup: Setup, program: readonly Request[], seed: number): Pr
     else if (move === 5 && setup.cancels && aborts.length > 0)
       aborts[choose(aborts.length)]?.abort();
     else if (move > 5 || played.length === program.length) device.answerOne();
-    if (choose(3) === 0) await settled();
+    if (choose(3) === 0) {
+      await settled();
+      specification.told();
+    }
     if (disk.state !== 'failed') specification.quiet();
     else if (device.inFlight === 0) {
       await disk.recover();
@@ -132,11 +135,10 @@ async function play(setup: Setup, program: readonly Request[], seed: number): Pr
     if (broken) throw broken;
   }
   for (await settled(); device.inFlight > 0; await settled()) device.answerOne();
-  if (disk.state === 'failed') await disk.recover();
-  await disk.idle();
-  await settled();
   if (broken) throw broken;
   specification.atRest();
+  if (disk.state === 'failed') await disk.recover();
+  await disk.idle();
   expect(disk.stats()).toMatchObject({
     queued: 0,
     queuedBytes: 0,

@@ -84,6 +84,9 @@ export class Specification {
   /** Blocks of failed writes for which nobody has answered, with the request. */
   readonly #unanswered: { readonly by: Known; start: number; end: number }[] = [];
   #taintedBefore = 0;
+  /** A barrier has failed, and whoever submits now may not know it. */
+  #untold = false;
+  readonly #unaware = new Set<number>();
 
   constructor(setting: Setting) {
     this.#setting = setting;
@@ -92,6 +95,7 @@ export class Specification {
   }
 
   submitted(n: number, what: Request): void {
+    if (this.#untold) this.#unaware.add(n);
     const ranged = what.kind !== 'flush' && what.kind !== 'barrier';
     this.#known.push({
       n,
@@ -153,6 +157,11 @@ export class Specification {
     request.outcome = outcome;
     if (outcome === 'done') this.#mayBeDone(request);
     else this.#mayFail(request, outcome);
+  }
+
+  /** Everybody knows of the failures so far. */
+  told(): void {
+    this.#untold = false;
   }
 
   recovered(): void {
@@ -348,7 +357,10 @@ export class Specification {
     if (!reasons[outcome]) this.#violated('S1', `${n} ends as ${outcome} without a reason`);
     if (!request.barrier || outcome === 'cancelled' || !this.#setting.abort) return;
     const drained = this.#drains || this.#sequenceOf(request.what) === '';
-    if (drained && outcome !== 'EOPNOTSUPP') this.#taintedBefore = this.#known.length;
+    if (drained && outcome !== 'EOPNOTSUPP') {
+      this.#taintedBefore = this.#known.length;
+      this.#untold = true;
+    }
     if (outcome !== 'BARRIER_ABORTED') return;
     const left = this.#unanswered.filter(({ by }) => by.n > n);
     this.#unanswered.splice(0, Number.POSITIVE_INFINITY, ...left);
@@ -357,6 +369,7 @@ export class Specification {
   #mayAbort(barrier: Known): boolean {
     if (!this.#setting.abort) return false;
     if (!this.#drains && this.#sequenceOf(barrier.what) !== '') return false;
+    if (this.#unaware.has(barrier.n)) return true;
     return barrier.n < this.#taintedBefore || this.#unanswered.some(({ by }) => by.n < barrier.n);
   }
 

@@ -1,0 +1,129 @@
+// Goal: no table that the sources can tell is written by hand. Method: generate it and compare with what the page
+// says. `npx vitest run --project unit test/docs -u` writes the pages anew.
+
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import {
+  type Answer,
+  chooseMode,
+  type DeviceTraits,
+  formatSteps,
+  GUARANTEES,
+  type GuaranteeAnswers,
+  guarantees,
+  MODE_NAMES,
+  MODES,
+  type ModeName,
+  parseProgram,
+  transformer,
+  UNSAFE_PAIRS,
+} from 'write-barrier';
+import { ROOT, read, table, withSection } from './pages.js';
+
+const SAYS: Readonly<Record<Answer, string>> = {
+  yes: 'yes',
+  no: '**no**',
+  'host-waits': 'if you wait',
+  refused: 'refused',
+};
+
+const COLUMNS: Readonly<Record<keyof GuaranteeAnswers, string>> = {
+  completionOrder: '`completionOrder`',
+  preBeforeBarrier: '`preBeforeBarrier`',
+  barrierBeforePost: '`barrierBeforePost`',
+  barrierDurable: '`barrierDurable`',
+  coveredDurable: '`coveredDurable`',
+  emptyBarrierFlushes: '`emptyBarrierFlushes`',
+  plainDurable: '`plainDurable`',
+};
+const questions = Object.keys(COLUMNS) as (keyof GuaranteeAnswers)[];
+
+/** A device that can do everything, with that cache. */
+const able = (cache: DeviceTraits['cache']): DeviceTraits => ({
+  cache,
+  flush: true,
+  fua: true,
+  orderedTags: true,
+});
+
+const stepsOf = (mode: ModeName, program: string): string =>
+  `\`${formatSteps(transformer(mode)(parseProgram(program)))}\``;
+
+function modes(): string {
+  const rows = MODE_NAMES.map((name) => {
+    const mode = MODES[name];
+    const order = { none: 'nobody', drain: 'the scheduler waits', tag: 'the device, by a tag' };
+    const past = { through: 'no way', flush: 'a flush on both sides', fua: 'a flush, then FUA' };
+    const way = mode.by === 'none' ? 'no way' : past[mode.cache];
+    const { stable, volatile } = GUARANTEES[name];
+    const steps = stepsOf(name, 'w0 b1 w2');
+    return [name, order[mode.by], way, steps, stable.verdict, volatile.verdict];
+  });
+  const head = ['mode', 'who keeps order', 'past a cache', '`w0 b1 w2` becomes'];
+  return table([...head, 'no cache', 'volatile cache'], rows);
+}
+
+function chosen(): string {
+  const rows: string[][] = [];
+  for (const orderedTags of [false, true]) {
+    for (const [cache, flush, fua] of [
+      ['none', false, false],
+      ['volatile', false, false],
+      ['volatile', true, false],
+      ['volatile', true, true],
+    ] as const) {
+      const device: DeviceTraits = { cache, flush, fua, orderedTags };
+      const { mode, verdict } = guarantees(chooseMode(device), device);
+      const said = (flag: boolean): string => (flag ? 'yes' : 'no');
+      const past = cache === 'volatile' ? [said(flush), said(fua)] : ['any', 'any'];
+      const kind = cache === 'volatile' ? cache : 'none or protected';
+      rows.push([kind, ...past, said(orderedTags), mode, verdict]);
+    }
+  }
+  return table(['`cache`', '`flush`', '`fua`', '`orderedTags`', 'chosen', 'verdict'], rows);
+}
+
+function matrix(): string {
+  const rows = MODE_NAMES.flatMap((name) =>
+    (['none', 'volatile'] as const).map((cache) => {
+      const promise = guarantees(name, able(cache));
+      const answers = questions.map((question) => SAYS[promise[question]]);
+      return [name, cache, ...answers, promise.verdict];
+    }),
+  );
+  const head = ['mode', 'cache', ...questions.map((question) => COLUMNS[question]), 'verdict'];
+  return table(head, rows);
+}
+
+function sequences(): string {
+  const rows = MODE_NAMES.map((name) => [
+    name,
+    ...['w0 b1 w2', 'w0 b w2', 'w0 b1! w2'].map((program) => stepsOf(name, program)),
+  ]);
+  return table(['mode', '`w0 b1 w2`', '`w0 b w2`', '`w0 b1! w2`'], rows);
+}
+
+function unsafe(): string {
+  const rows = Object.values(UNSAFE_PAIRS).map(({ name, combination, breaks, litmus }) => [
+    `\`${name}\``,
+    combination,
+    breaks,
+    litmus.join(' ') || '-',
+  ]);
+  return table(['name', 'combination', 'what it breaks', 'litmus'], rows);
+}
+
+const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
+  'README.md': { modes },
+  'docs/how-to/choose-a-mode.md': { chosen },
+  'docs/notation.md': { sequences },
+  'docs/what-a-barrier-is.md': { matrix, unsafe },
+};
+
+test.each(Object.keys(sections))('%s: its tables are what the sources say', async (path) => {
+  let page = read(path);
+  for (const [name, generate] of Object.entries(sections[path] ?? {})) {
+    page = withSection(page, name, generate());
+  }
+  await expect(page).toMatchFileSnapshot(join(ROOT, path));
+});
