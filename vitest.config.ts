@@ -10,6 +10,8 @@ const sources = {
 
 export default defineConfig({
   test: {
+    // Two long files explore all small programs, each on a core of its own.
+    maxWorkers: 2,
     projects: [
       {
         resolve: { alias: sources },

@@ -11,7 +11,7 @@ import { FileStorage } from 'write-barrier/node';
 
 const BLOCK = 4096;
 const IN_FLIGHT = 32;
-const ROUNDS = 9;
+const ROUNDS = 25;
 
 /** Runs `count` operations with 32 in flight; answers operations per second. */
 async function rate(count, operation) {

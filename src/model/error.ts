@@ -55,3 +55,12 @@ export class WriteBarrierError extends Error {
 export function invariant(condition: boolean, rule: string): asserts condition {
   if (!condition) throw new Error(`write-barrier is broken: ${rule}`);
 }
+
+/** What somebody else threw, in words. */
+export function inWords(cause: unknown): string {
+  try {
+    return cause instanceof Error ? cause.message : String(cause);
+  } catch {
+    return Object.prototype.toString.call(cause);
+  }
+}

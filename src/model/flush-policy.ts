@@ -39,15 +39,15 @@ export interface FlushPolicyRow {
   /** Whether the device can force a single write. */
   readonly deviceFua?: boolean;
   /** The flags that the row asks for. */
-  readonly request: Partial<RequestFlags>;
-  /** What the device is then made to do. */
+  readonly request: Partial<Omit<RequestFlags, 'data'>>;
+  /** What the device is then made to do; a request without data leaves its data step out. */
   readonly runs: FlushPolicy;
 }
 
 const row = (
   volatileCache: boolean,
   deviceFua: boolean | undefined,
-  request: Partial<RequestFlags>,
+  request: FlushPolicyRow['request'],
   preflush: boolean,
   data: FlushPolicy['data'],
   postflush: boolean,
@@ -58,29 +58,18 @@ const row = (
   runs: { preflush, data, postflush },
 });
 
-const WITH_DATA = { data: true } as const;
-const NO_DATA = { data: false } as const;
-const PREFLUSH = { preflush: true, fua: false } as const;
 const FUA = { preflush: false, fua: true } as const;
 const BOTH = { preflush: true, fua: true } as const;
-const NEITHER = { preflush: false, fua: false } as const;
 
-/** The table, first match wins. Rows without data and with FUA are degenerate but defined. */
+/** The table; every request on every device has exactly one row. */
 export const FLUSH_POLICY: readonly FlushPolicyRow[] = Object.freeze([
-  row(false, undefined, NO_DATA, false, 'no', false),
-  row(false, undefined, WITH_DATA, false, 'plain', false),
-  row(true, undefined, { ...NO_DATA, ...NEITHER }, false, 'no', false),
-  row(true, undefined, { ...WITH_DATA, ...NEITHER }, false, 'plain', false),
-  row(true, undefined, { ...NO_DATA, ...PREFLUSH }, true, 'no', false),
-  row(true, undefined, { ...WITH_DATA, ...PREFLUSH }, true, 'plain', false),
-  row(true, false, { ...WITH_DATA, ...FUA }, false, 'plain', true),
-  row(true, false, { ...WITH_DATA, ...BOTH }, true, 'plain', true),
-  row(true, true, { ...WITH_DATA, ...FUA }, false, 'fua', false),
-  row(true, true, { ...WITH_DATA, ...BOTH }, true, 'fua', false),
-  row(true, false, { ...NO_DATA, ...FUA }, false, 'no', true),
-  row(true, true, { ...NO_DATA, ...FUA }, false, 'no', false),
-  row(true, false, { ...NO_DATA, ...BOTH }, true, 'no', true),
-  row(true, true, { ...NO_DATA, ...BOTH }, true, 'no', false),
+  row(false, undefined, {}, false, 'plain', false),
+  row(true, undefined, { preflush: false, fua: false }, false, 'plain', false),
+  row(true, undefined, { preflush: true, fua: false }, true, 'plain', false),
+  row(true, false, FUA, false, 'plain', true),
+  row(true, false, BOTH, true, 'plain', true),
+  row(true, true, FUA, false, 'fua', false),
+  row(true, true, BOTH, true, 'fua', false),
 ]);
 
 /** Which steps a request with these flags needs on this device. */
@@ -93,12 +82,12 @@ export function flushPolicy(
     ({ volatileCache: cached, deviceFua, request }) =>
       cached === volatileCache &&
       (deviceFua ?? device.fua) === device.fua &&
-      (request.data ?? flags.data) === flags.data &&
       (request.preflush ?? flags.preflush) === flags.preflush &&
       (request.fua ?? flags.fua) === flags.fua,
   );
   // The rows cover every combination; a test walks them all.
-  return (found as FlushPolicyRow).runs;
+  const { runs } = found as FlushPolicyRow;
+  return flags.data ? runs : { ...runs, data: 'no' };
 }
 
 /** False where the request's own flags need a way past a volatile cache that the device does not have. */
@@ -110,20 +99,19 @@ export function canHonour(request: Request, device: DeviceTraits): boolean {
 
 /**
  * The steps in terms of what the device can do: flushes disappear where nothing is volatile, and a FUA
- * write becomes a write and a flush of the same tag where the device has no FUA. An empty barrier whose
- * only command disappears, and its ordered tag with it, drains instead: its place in the order stays.
+ * write becomes a write and a flush of the same tag where the device has no FUA and the mode itself flushes
+ * nothing behind it. An empty barrier whose only command disappears, and its ordered tag with it, drains
+ * instead: its place in the order stays.
  */
 export function lowerSteps<R extends Request>(
   steps: readonly Step<R>[],
   device: DeviceTraits,
 ): readonly Step<R>[] {
-  return steps.flatMap((step) => {
+  return steps.flatMap((step, i) => {
     if (step.kind !== 'command') return [step];
-    return lower(
-      step,
-      device,
-      steps.some((other) => isPostflushOf(other, step)),
-    );
+    // A mode's own flush of a payload comes next, or after a drain.
+    const flushed = isPostflushOf(steps[i + 1], step) || isPostflushOf(steps[i + 2], step);
+    return lower(step, device, flushed);
   });
 }
 
@@ -149,8 +137,8 @@ function lower<R extends Request>(
   return [write, { ...step, ...flush }];
 }
 
-function isPostflushOf(step: Step, { request }: CommandStep): boolean {
-  return step.kind === 'command' && step.stage === 'postflush' && step.request === request;
+function isPostflushOf(step: Step | undefined, { request }: CommandStep): boolean {
+  return step?.kind === 'command' && step.stage === 'postflush' && step.request === request;
 }
 
 /** As T4: this flush is all that orders an empty barrier, so where it goes a drain must come. */

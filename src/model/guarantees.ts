@@ -7,12 +7,14 @@
 // True in no mode, so in no column: an order among the plain requests between two barriers; atomicity of
 // a barrier that spans several sectors; a promise about later requests.
 //
-// Not here: devices that lie, which no capability tells. They are named among UNSAFE_PAIRS.
+// Not here: devices that lie, which no capability tells. They are named in
+// unsafe-pairs.ts.
 //
 // Source: the truth table was computed by exhaustive search of a model of the device; the litmus names
 // (L1, F3, ...) are those of the litmus tables in the documentation.
 
 import { type DeviceTraits, type ModeName, modeOf } from './mode.js';
+import { CACHE_NOT_FLUSHED, NO_FLUSH, NO_ORDERED_TAGS, type UnsafePair } from './unsafe-pairs.js';
 
 /**
  * `yes` and `no`; `host-waits`: only because the host itself waited for completion; `refused`: the
@@ -45,31 +47,6 @@ export interface GuaranteeAnswers {
  */
 export type Verdict = 'safe' | 'safe-without-errors' | 'host-ordered' | 'unsafe';
 
-/** The names of the unsafe combinations. */
-export type UnsafePairName =
-  | 'CACHE_NOT_FLUSHED'
-  | 'NO_FLUSH'
-  | 'NO_ORDERED_TAGS'
-  | 'TAG_ERRORS'
-  | 'FLUSH_IGNORED'
-  | 'FUA_IGNORED'
-  | 'FUA_AS_FENCE'
-  | 'TORN_BARRIER'
-  | 'OVERLAP_IN_FLIGHT'
-  | 'SPLIT_PREFLUSH';
-
-/** A combination of mode and device that does not keep what it seems to promise. */
-export interface UnsafePair {
-  /** Stable name, for messages and for tests. */
-  readonly name: UnsafePairName;
-  /** The combination, in words. */
-  readonly combination: string;
-  /** What goes wrong, in words. */
-  readonly breaks: string;
-  /** The litmus tests that show it. */
-  readonly litmus: readonly string[];
-}
-
 /** What a mode promises on a device. */
 export interface Guarantees extends GuaranteeAnswers {
   /** The mode that was asked about. */
@@ -98,81 +75,6 @@ export interface GuaranteeRow {
   /** One sentence for a person. */
   readonly reason: string;
 }
-
-const pair = (
-  name: UnsafePairName,
-  combination: string,
-  breaks: string,
-  litmus: string,
-): UnsafePair => ({ name, combination, breaks, litmus: litmus ? litmus.split(' ') : [] });
-
-const PAIRS: readonly UnsafePair[] = [
-  pair(
-    'CACHE_NOT_FLUSHED',
-    'NONE, DRAIN or TAG on a volatile cache',
-    'everything but the order of completions: the cache destages in any order it likes',
-    'L1 L2 L3 L6 L9 L10',
-  ),
-  pair(
-    'NO_FLUSH',
-    'a flush mode on a volatile cache that has no flush command',
-    'order and durability: there is no way past the cache',
-    'L1 L3 L6',
-  ),
-  pair(
-    'NO_ORDERED_TAGS',
-    'a tag mode on a device or transport that does not keep ordered tags',
-    'order, even without a cache: the scheduler does not wait and nobody else does',
-    'L1 L2 L3b L6',
-  ),
-  pair(
-    'TAG_ERRORS',
-    'a tag mode on a device that goes on with its queue after an error',
-    'the barrier lands although a write or a flush that it certifies failed',
-    'F1 F3',
-  ),
-  pair(
-    'FLUSH_IGNORED',
-    'a flush mode on a device that answers flushes without doing them',
-    'order and durability; with FUA the barrier survives, what it covers does not',
-    'L1 L3 L6',
-  ),
-  pair(
-    'FUA_IGNORED',
-    'a FUA mode on a cached device that ignores FUA',
-    'durability of the barrier at its completion, and its order before what follows',
-    'L2 L3a',
-  ),
-  pair(
-    'FUA_AS_FENCE',
-    'a plain FUA write used as a fence on a volatile cache',
-    'it is durable itself and orders nothing before it',
-    'L12',
-  ),
-  pair(
-    'TORN_BARRIER',
-    "a barrier larger than the device's atomic unit, without a checksum",
-    'a power cut leaves part of the barrier',
-    'L8',
-  ),
-  pair(
-    'OVERLAP_IN_FLIGHT',
-    'overlapping writes in flight together',
-    'either may win; the scheduler never issues such a pair with simple tags',
-    '',
-  ),
-  pair(
-    'SPLIT_PREFLUSH',
-    "a request's preflush and data sent as two concurrent commands",
-    'the data may land before what the flush covers (an NVMe driver had this bug)',
-    'L1',
-  ),
-];
-
-/** The unsafe combinations. The first three follow from capabilities; no device admits to the others. */
-export const UNSAFE_PAIRS: Readonly<Record<UnsafePairName, UnsafePair>> = Object.freeze(
-  Object.fromEntries(PAIRS.map((each) => [each.name, each])),
-) as Record<UnsafePairName, UnsafePair>;
 
 const answers = (
   completionOrder: Answer,
@@ -240,7 +142,7 @@ export const GUARANTEES: Readonly<
     stable: {
       answers: DRAIN_STABLE,
       verdict: 'safe',
-      reason: 'As DRAIN; the flushes have nothing to do on a device without a volatile cache.',
+      reason: 'As DRAIN: without a volatile cache there is nothing to flush.',
     },
     volatile: {
       answers: DRAIN_VOLATILE,
@@ -253,7 +155,7 @@ export const GUARANTEES: Readonly<
     stable: {
       answers: DRAIN_STABLE,
       verdict: 'safe',
-      reason: 'As DRAIN; neither flush nor FUA has anything to do without a volatile cache.',
+      reason: 'As DRAIN: without a volatile cache there is nothing to flush or to force.',
     },
     volatile: {
       answers: DRAIN_VOLATILE,
@@ -280,7 +182,7 @@ export const GUARANTEES: Readonly<
     stable: {
       answers: TAG_STABLE,
       verdict: 'safe',
-      reason: 'As TAG; the flushes have nothing to do on a device without a volatile cache.',
+      reason: 'As TAG: without a volatile cache there is nothing to flush.',
     },
     volatile: {
       answers: TAG_VOLATILE,
@@ -293,7 +195,7 @@ export const GUARANTEES: Readonly<
     stable: {
       answers: TAG_STABLE,
       verdict: 'safe',
-      reason: 'As TAG; neither flush nor FUA has anything to do without a volatile cache.',
+      reason: 'As TAG: without a volatile cache there is nothing to flush or to force.',
     },
     volatile: {
       answers: TAG_VOLATILE,
@@ -319,17 +221,13 @@ export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   const noTags = mode.by === 'tag' && !device.orderedTags;
 
   const unsafe: UnsafePair[] = [];
-  if (cached && !flushes) unsafe.push(UNSAFE_PAIRS.CACHE_NOT_FLUSHED);
-  if (noFlush) unsafe.push(UNSAFE_PAIRS.NO_FLUSH);
-  if (noTags) unsafe.push(UNSAFE_PAIRS.NO_ORDERED_TAGS);
+  if (cached && !flushes) unsafe.push(CACHE_NOT_FLUSHED);
+  if (noFlush) unsafe.push(NO_FLUSH);
+  if (noTags) unsafe.push(NO_ORDERED_TAGS);
 
   // Without a flush command a mode keeps what its plain sibling keeps on a cache.
   const row = GUARANTEES[noFlush ? (mode.by === 'tag' ? 'TAG' : 'DRAIN') : name][side];
-  const broken = noTags
-    ? UNSAFE_PAIRS.NO_ORDERED_TAGS
-    : noFlush
-      ? UNSAFE_PAIRS.NO_FLUSH
-      : undefined;
+  const broken = noTags ? NO_ORDERED_TAGS : noFlush ? NO_FLUSH : undefined;
   return {
     mode: name,
     ...row.answers,

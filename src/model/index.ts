@@ -1,4 +1,4 @@
-export { type ErrorCode, invariant, WriteBarrierError } from './error.js';
+export { type ErrorCode, WriteBarrierError } from './error.js';
 export type {
   CommandEvent,
   CompleteEvent,
@@ -25,9 +25,6 @@ export {
   type GuaranteeRow,
   type Guarantees,
   guarantees,
-  UNSAFE_PAIRS,
-  type UnsafePair,
-  type UnsafePairName,
   type Verdict,
 } from './guarantees.js';
 export { decodeLegacyMode, encodeLegacyMode, type LegacyLayout } from './legacy.js';
@@ -82,3 +79,4 @@ export {
   transformStream,
   transition,
 } from './transform.js';
+export { UNSAFE_PAIRS, type UnsafePair, type UnsafePairName } from './unsafe-pairs.js';

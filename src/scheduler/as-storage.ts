@@ -44,10 +44,10 @@ export function asStorage(scheduler: Schedules): Storage {
     writev: (offset, data, flags) => scheduler.write(offset, data, optionsOf(flags)),
     flush: async ({ tag }) => {
       if (tag === 'simple') return scheduler.flush();
-      const barrier = scheduler.barrier();
-      // Where the mode's barrier flushes nothing, order and durability need a request each.
+      // Where the mode's barrier flushes nothing, durability needs a flush of its own, and it comes first: the
+      // barrier waits for it, and so does everything behind the barrier.
       const durable = scheduler.guarantees.emptyBarrierFlushes === 'yes';
-      await Promise.all(durable ? [barrier] : [barrier, scheduler.flush()]);
+      await Promise.all([...(durable ? [] : [scheduler.flush()]), scheduler.barrier()]);
     },
     discard: (offset, length) => scheduler.discard(offset, length),
     writeZeroes: (offset, length) => scheduler.writeZeroes(offset, length),

@@ -6,6 +6,7 @@
 // any other and is handled in the same loop, so a storage that always answers at once costs no stack. Answers to
 // clients are promises, so nobody calls back into the loop.
 
+import { inWords } from '../model/error.js';
 import { isBarrier, type Observer, type Request, WriteBarrierError } from '../model/index.js';
 import type { Storage, Transfer } from '../storage/index.js';
 import type { Command, Entry } from './entry.js';
@@ -42,7 +43,7 @@ export class Driver {
   });
   #waiters: Waiter[] = [];
   #pumping = false;
-  #abandoned = false;
+  #abandoned: CloseTimeoutError | undefined;
   submitted = 0;
   settled = 0;
 
@@ -63,6 +64,7 @@ export class Driver {
   /** Settles when `holds` answers true. */
   until(holds: () => boolean): Promise<void> {
     if (holds()) return Promise.resolve();
+    if (this.#abandoned) return Promise.reject(this.#abandoned);
     return new Promise((resolve, reject) => this.#waiters.push({ holds, resolve, reject }));
   }
 
@@ -70,18 +72,26 @@ export class Driver {
   pump(): void {
     if (this.#pumping || this.#abandoned) return;
     this.#pumping = true;
-    for (let command = this.ordering.next(); command; command = this.ordering.next()) {
-      // The state machine settles a barrier before it lets the next command go, and so does the trace.
-      this.#answerSettled();
-      this.#issue(command);
+    try {
+      for (let command = this.ordering.next(); command; command = this.ordering.next()) {
+        // The state machine settles a barrier before it lets the next command go, and so does the trace.
+        this.#answerSettled();
+        this.#issue(command);
+      }
+    } finally {
+      this.#pumping = false;
     }
-    this.#pumping = false;
     this.#answerSettled();
     if (this.#waiters.length === 0) return;
     const [done, still] = [[] as Waiter[], [] as Waiter[]];
     for (const waiter of this.#waiters) (waiter.holds() ? done : still).push(waiter);
     this.#waiters = still;
     for (const { resolve } of done) resolve();
+  }
+
+  /** The storage did not answer in time, and nobody waits for it any more. */
+  get abandoned(): boolean {
+    return this.#abandoned !== undefined;
   }
 
   /** Gives up on the commands that the storage has not answered, and tells everybody who waits. */
@@ -94,7 +104,7 @@ export class Driver {
     const error = new CloseTimeoutError(timeoutMs, hanging);
     this.ordering.abandon(error);
     this.pump();
-    this.#abandoned = true;
+    this.#abandoned = error;
     for (const { reject } of this.#waiters.splice(0)) reject(error);
     return error;
   }
@@ -110,14 +120,14 @@ export class Driver {
       this.#complete(command, error ?? silent());
       return;
     }
-    if (typeof answer === 'object' && typeof answer.then === 'function') {
-      answer.then(
-        (moved) => this.#complete(command, transferred(what, moved)),
-        (error) => this.#complete(command, error ?? silent()),
-      );
-    } else {
-      this.#complete(command, transferred(what, answer as void | number));
+    if (answer === undefined || typeof answer === 'number') {
+      this.#complete(command, transferred(what, answer));
+      return;
     }
+    Promise.resolve(answer).then(
+      (moved) => this.#complete(command, transferred(what, moved)),
+      (error) => this.#complete(command, error ?? silent()),
+    );
   }
 
   #observeDispatch({ id, serves, what }: Command<Call>, observer: Observer): void {
@@ -134,7 +144,7 @@ export class Driver {
   #complete(command: Command<Call>, error: unknown): void {
     if (this.#abandoned) return;
     if (this.#observer) {
-      const text = error === undefined ? {} : { error: String(error) };
+      const text = error === undefined ? {} : { error: inWords(error) };
       this.#observer({ kind: 'complete', command: command.id, ...text });
     }
     this.ordering.complete(command, error);

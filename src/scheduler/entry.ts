@@ -1,9 +1,9 @@
 import {
+  type CommandStep,
   type DeviceCommand,
   isMutation,
   type Request,
   type Stage,
-  type Step,
 } from '../model/index.js';
 import type { EpochToken } from './flush-station.js';
 import type { ListNode } from './list.js';
@@ -48,7 +48,7 @@ export class Entry<C> implements ListNode<Entry<C>> {
   error: unknown = undefined;
   cancelled = false;
   /** What the device is to do, where that is more than one plain command. */
-  steps: readonly Step[] | undefined = undefined;
+  commands: readonly CommandStep[] | undefined = undefined;
   /** The overlapping request that must leave first. */
   blocker: Entry<C> | undefined = undefined;
   epoch: EpochToken<Entry<C>> | undefined = undefined;

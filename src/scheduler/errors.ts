@@ -7,6 +7,7 @@
 //
 // Every one has a stable `code`; the message is for people.
 
+import { inWords } from '../model/error.js';
 import {
   type ByteRange,
   formatRequest,
@@ -23,7 +24,9 @@ export class IoFailedError extends WriteBarrierError {
   readonly request: Request;
 
   constructor(request: Request, cause: unknown) {
-    super('IO_FAILED', `the storage failed ${formatRequest(request)}: ${textOf(cause)}`, { cause });
+    super('IO_FAILED', `the storage failed ${formatRequest(request)}: ${inWords(cause)}`, {
+      cause,
+    });
     this.request = request;
   }
 }
@@ -38,7 +41,7 @@ export class FlushFailedError extends WriteBarrierError {
   readonly atRisk: readonly ByteRange[];
 
   constructor(atRisk: readonly ByteRange[], cause: unknown) {
-    super('FLUSH_FAILED', `flush failed, ${sizeOf(atRisk)} may be lost: ${textOf(cause)}`, {
+    super('FLUSH_FAILED', `flush failed, ${sizeOf(atRisk)} may be lost: ${inWords(cause)}`, {
       cause,
     });
     this.atRisk = atRisk;
@@ -61,8 +64,9 @@ export class SchedulerFailedError extends WriteBarrierError {
 }
 
 /**
- * Something that the barrier covers has failed, so the barrier's own write was not issued. The next barrier
- * is free of it: whoever hears this decides what to write again.
+ * Something that the barrier covers has failed, so the barrier's own write was not issued. Barriers that are
+ * submitted after this is known are free of it: whoever hears this decides what to write again. Plain writes
+ * behind the barrier are not stopped.
  */
 export class BarrierAbortedError extends WriteBarrierError {
   override readonly name = 'BarrierAbortedError';
@@ -127,18 +131,15 @@ function sizeOf(ranges: readonly ByteRange[]): string {
   return `${bytes} bytes in ${ranges.length} range${ranges.length === 1 ? '' : 's'}`;
 }
 
-function textOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
-}
-
 /** The refusal of what the mode or the storage cannot do. */
 export function unsupported(request: Request): WriteBarrierError {
   const text = formatRequest(request);
   return new WriteBarrierError('EOPNOTSUPP', `${text} is not supported here; nothing was written`);
 }
 
-/** The failure of a request's own command. */
-export function ioFailure(request: Request, cause: unknown): WriteBarrierError {
+/** The failure of a request's own command; undefined where there is no cause, and so no failure. */
+export function ioFailure(request: Request, cause: unknown): WriteBarrierError | undefined {
+  if (cause === undefined) return undefined;
   const told = WriteBarrierError.is(cause) && cause.code === 'SHORT_TRANSFER';
   return told ? cause : new IoFailedError(request, cause);
 }

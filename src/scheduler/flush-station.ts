@@ -31,6 +31,8 @@ export class FlushStation<T> {
   #oldest: Epoch<T> = { writes: 0, waiters: new Set(), next: undefined };
   #youngest: Epoch<T> = this.#oldest;
   #ready = new Set<T>();
+  /** Whose flush is not due yet, and in which epoch. */
+  readonly #early = new Map<T, Epoch<T>>();
   #waiting = 0;
   #running = false;
 
@@ -58,12 +60,13 @@ export class FlushStation<T> {
   /** The write has completed, or will never be issued. */
   writeGone(epoch: EpochToken<T>): void {
     epoch.writes -= 1;
-    this.#advance();
+    if (epoch.writes === 0) this.#advance();
   }
 
   /** Waits for the writes admitted before, then for a flush. */
   join(waiter: T): void {
     this.#youngest.waiters.add(waiter);
+    this.#early.set(waiter, this.#youngest);
     this.#waiting += 1;
     this.#advance();
   }
@@ -76,10 +79,9 @@ export class FlushStation<T> {
 
   /** False when the waiter is not here, or no longer. */
   leave(waiter: T): boolean {
-    let left = this.#ready.delete(waiter);
-    for (let epoch: Epoch<T> | undefined = this.#oldest; epoch && !left; epoch = epoch.next) {
-      left = epoch.waiters.delete(waiter);
-    }
+    const epoch = this.#early.get(waiter);
+    const left = epoch ? epoch.waiters.delete(waiter) : this.#ready.delete(waiter);
+    this.#early.delete(waiter);
     if (left) this.#waiting -= 1;
     return left;
   }
@@ -107,6 +109,7 @@ export class FlushStation<T> {
       epoch.waiters.clear();
     }
     this.#ready.clear();
+    this.#early.clear();
     this.#waiting = 0;
     return evicted;
   }
@@ -115,7 +118,10 @@ export class FlushStation<T> {
     for (;;) {
       const { writes, waiters, next } = this.#oldest;
       if (writes > 0) return;
-      for (const waiter of waiters) this.#ready.add(waiter);
+      for (const waiter of waiters) {
+        this.#early.delete(waiter);
+        this.#ready.add(waiter);
+      }
       waiters.clear();
       if (!next) return;
       this.#oldest = next;

@@ -16,6 +16,7 @@ import {
   type Request,
   WriteBarrierError,
 } from '../model/index.js';
+import { checkStorage } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
 import { asStorage } from './as-storage.js';
 import { type Call, Driver } from './driver.js';
@@ -27,13 +28,14 @@ import type {
   SchedulerStats,
   WriteOptions,
 } from './options.js';
+import { payloadOf } from './queue.js';
 import {
   checkData,
   checkRange,
   checkRequestOptions,
   checkSchedulerOptions,
-  checkStorage,
   checkTimeout,
+  isBytes,
   NO_OPTIONS,
 } from './validate.js';
 
@@ -104,7 +106,10 @@ export class IoScheduler implements AsyncDisposable {
     return this.#driver.ordering.failure ? 'failed' : 'running';
   }
 
-  /** The bytes that a failed flush left in doubt and that have not been written since. */
+  /**
+   * The bytes that a failed flush left in doubt and that have not been written since; a flush must follow. Under
+   * the error policy `kernel` nobody keeps these books.
+   */
   get atRisk(): readonly ByteRange[] {
     return [...this.#driver.ordering.atRisk];
   }
@@ -119,12 +124,9 @@ export class IoScheduler implements AsyncDisposable {
     lengthOrBuffer: number | Uint8Array,
     options: RequestOptions = NO_OPTIONS,
   ): Promise<Uint8Array> {
-    const given = lengthOrBuffer instanceof Uint8Array;
-    const length = given ? lengthOrBuffer.byteLength : lengthOrBuffer;
-    const misuse = this.#misuse(offset, length, options);
-    if (misuse) return Promise.reject(misuse);
-    const into = given ? lengthOrBuffer : new Uint8Array(length);
-    return this.#submit({ kind: 'read', offset, length }, into, options.signal);
+    const into = isBytes(lengthOrBuffer) ? lengthOrBuffer : undefined;
+    const length = into ? into.byteLength : (lengthOrBuffer as number);
+    return this.#submit({ kind: 'read', offset, length }, into, options);
   }
 
   /**
@@ -146,9 +148,7 @@ export class IoScheduler implements AsyncDisposable {
   ): Promise<void> {
     const length = checkData(data);
     if (typeof length !== 'number') return Promise.reject(length);
-    const misuse = this.#misuse(offset, length, options);
-    if (misuse) return Promise.reject(misuse);
-    const { barrier, preflush, fua } = options;
+    const { barrier, preflush, fua } = options ?? NO_OPTIONS;
     const request: Request =
       barrier || preflush || fua
         ? {
@@ -160,12 +160,14 @@ export class IoScheduler implements AsyncDisposable {
             ...(fua && { fua }),
           }
         : { kind: 'write', offset, length };
-    return this.#submit(request, data, options.signal);
+    // The list is copied, the buffers are not.
+    const payload = Array.isArray(data) ? data.slice() : data;
+    return this.#submit(request, payload, options);
   }
 
   /** An empty barrier: an ordering point, and a flush where the mode has one. Errors as for `write`. */
-  async barrier(options: RequestOptions = NO_OPTIONS): Promise<void> {
-    await this.#unranged({ kind: 'barrier' }, options);
+  barrier(options: RequestOptions = NO_OPTIONS): Promise<void> {
+    return this.#submit({ kind: 'barrier' }, undefined, options);
   }
 
   /**
@@ -173,26 +175,18 @@ export class IoScheduler implements AsyncDisposable {
    *
    * @throws `FLUSH_FAILED` with the bytes at risk; `EOPNOTSUPP` on a volatile cache that cannot be flushed
    */
-  async flush(options: RequestOptions = NO_OPTIONS): Promise<void> {
-    await this.#unranged({ kind: 'flush' }, options);
+  flush(options: RequestOptions = NO_OPTIONS): Promise<void> {
+    return this.#submit({ kind: 'flush' }, undefined, options);
   }
 
   /** Gives the bytes up: they read as anything until written again. Nothing is sent where the storage cannot. */
-  async discard(
-    offset: number,
-    length: number,
-    options: RequestOptions = NO_OPTIONS,
-  ): Promise<void> {
-    await this.#ranged('discard', offset, length, options);
+  discard(offset: number, length: number, options: RequestOptions = NO_OPTIONS): Promise<void> {
+    return this.#submit({ kind: 'discard', offset, length }, undefined, options);
   }
 
   /** Makes the bytes read as zero; written as zeroes where the storage has nothing better. */
-  async writeZeroes(
-    offset: number,
-    length: number,
-    options: RequestOptions = NO_OPTIONS,
-  ): Promise<void> {
-    await this.#ranged('writeZeroes', offset, length, options);
+  writeZeroes(offset: number, length: number, options: RequestOptions = NO_OPTIONS): Promise<void> {
+    return this.#submit({ kind: 'writeZeroes', offset, length }, undefined, options);
   }
 
   /** Settles when nothing is queued and nothing is at the storage. */
@@ -252,8 +246,9 @@ export class IoScheduler implements AsyncDisposable {
   close(options: CloseOptions = {}): Promise<void> {
     const misuse = checkTimeout(options);
     if (misuse) return Promise.reject(misuse);
-    this.#closing ??= this.#close(options.timeoutMs);
-    return this.#closing;
+    this.#closing ??= this.#close();
+    const { timeoutMs } = options;
+    return timeoutMs === undefined ? this.#closing : this.#within(timeoutMs, this.#closing);
   }
 
   /** The same as `close()` without a limit of time, for `await using`. */
@@ -278,49 +273,38 @@ export class IoScheduler implements AsyncDisposable {
 
   // Requests
 
-  #misuse(offset: number, length: number, options: RequestOptions): Error | undefined {
-    const { blockSize } = this.#storage.capabilities;
-    return (
-      checkRange(offset, length, this.#storage.size, blockSize) ?? checkRequestOptions(options)
-    );
-  }
-
-  async #unranged(request: Request, options: RequestOptions): Promise<void> {
-    const misuse = checkRequestOptions(options);
-    if (misuse) throw misuse;
-    await this.#submit(request, undefined, options.signal);
-  }
-
-  async #ranged(
-    kind: 'discard' | 'writeZeroes',
-    offset: number,
-    length: number,
-    options: RequestOptions,
-  ): Promise<void> {
-    const misuse = this.#misuse(offset, length, options);
-    if (misuse) throw misuse;
-    await this.#submit({ kind, offset, length }, undefined, options.signal);
-  }
-
+  /** `data`: what to write, or where to read into; a read without makes its own. */
   #submit<T extends Uint8Array | void>(
     request: Request,
     data: Call['data'],
-    signal: AbortSignal | undefined,
+    options: RequestOptions,
   ): Promise<T> {
+    const misuse = this.#misuse(request, options);
+    if (misuse) return Promise.reject(misuse);
+    const { signal } = options;
     if (this.#closing) return Promise.reject(closed());
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (!this.#fits(request))
       return Promise.reject(queueFull(this.#maxQueued, this.#maxQueuedBytes));
     return new Promise<T>((resolve, reject) => {
-      this.#driver.submit(request, { resolve: resolve as Call['resolve'], reject, data, signal });
+      const buffer = data ?? (request.kind === 'read' ? newBuffer(request.length) : undefined);
+      const call = { resolve: resolve as Call['resolve'], reject, data: buffer, signal };
+      this.#driver.submit(request, call);
     });
+  }
+
+  #misuse(request: Request, options: RequestOptions): Error | undefined {
+    const misuse =
+      request.kind === 'barrier' || request.kind === 'flush'
+        ? undefined
+        : checkRange(request, this.#storage.size, this.#storage.capabilities.blockSize);
+    return misuse ?? checkRequestOptions(options);
   }
 
   #fits(request: Request): boolean {
     const { queued, queuedBytes } = this.#driver.ordering;
     if (queued >= this.#maxQueued) return false;
-    const bytes = request.kind === 'write' ? request.length : 0;
-    return queued === 0 || queuedBytes + bytes <= this.#maxQueuedBytes;
+    return queued === 0 || queuedBytes + payloadOf(request) <= this.#maxQueuedBytes;
   }
 
   #hasRoom(): boolean {
@@ -330,21 +314,26 @@ export class IoScheduler implements AsyncDisposable {
 
   // Closing
 
-  async #close(timeoutMs: number | undefined): Promise<void> {
+  async #close(): Promise<void> {
     const { cache, flush } = this.#storage.capabilities;
     const last = new Promise<void>((resolve, reject) => {
       if (cache !== 'volatile' || !flush) return resolve();
       const answer = { resolve: () => resolve(), reject, data: undefined, signal: undefined };
       this.#driver.submit({ kind: 'flush' }, answer);
     });
-    const [flushed] = await this.#within(timeoutMs, Promise.allSettled([last, this.idle()]));
-    await this.#storage.close();
-    if (flushed.status === 'rejected') throw flushed.reason;
+    const drained = await Promise.allSettled([last, this.idle()]);
+    const closed = await Promise.allSettled([this.#closeStorage()]);
+    // Of several failures the first is told: it is the one that names bytes at risk.
+    for (const end of [...drained, ...closed]) if (end.status === 'rejected') throw end.reason;
+  }
+
+  async #closeStorage(): Promise<void> {
+    // A storage that has not answered is left open: closing it under a running command is worse.
+    if (!this.#driver.abandoned) await this.#storage.close();
   }
 
   /** What `work` answers, or CLOSE_TIMEOUT for everybody who still waits. */
-  async #within<T>(timeoutMs: number | undefined, work: Promise<T>): Promise<T> {
-    if (timeoutMs === undefined) return work;
+  async #within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(this.#driver.abandon(timeoutMs)), timeoutMs);
@@ -359,6 +348,15 @@ export class IoScheduler implements AsyncDisposable {
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');
+}
+
+/** @throws `INVALID_ARGUMENT` */
+function newBuffer(length: number): Uint8Array {
+  try {
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new WriteBarrierError('INVALID_ARGUMENT', `no memory for ${length} bytes`, { cause });
+  }
 }
 
 function queueFull(maxQueued: number, maxQueuedBytes: number): WriteBarrierError {

@@ -4,50 +4,61 @@
 //            clears them when it succeeds
 //   lost     in doubt since a flush failed; writing the bytes again takes them out, a later flush that
 //            succeeds does not: the device may have dropped them in between
-//   failed   writes that failed; the next barrier answers for them, unless the bytes were written again
+//   failed   writes that failed; the next barrier answers for them, unless the bytes are written again. `told`
+//            once one has answered, until those who submit barriers know
 //
 // Nothing here decides; the state machine asks.
 
 import type { ByteRange, Request } from '../model/index.js';
 import type { Command, Entry } from './entry.js';
 import { BarrierAbortedError, FlushFailedError } from './errors.js';
-import { overlap, RangeSet } from './ranges.js';
+import { RangeSet } from './ranges.js';
 
-interface Blame {
+interface Failure {
   readonly request: Request;
-  readonly range: ByteRange;
   readonly cause: unknown;
+  /** What has not been written again. */
+  readonly bytes: RangeSet;
+  told: boolean;
 }
 
-/** How many failures are remembered one by one; the bytes of all are. */
-const BLAMES_MAX = 64;
+/** How many failures are kept apart; the bytes of later ones are put down to the last. */
+const FAILURES_MAX = 64;
 
 /** See the head of this file. */
 export class Ledger<C> {
   #dirty = new RangeSet();
   readonly #covered = new Map<Command<C>, RangeSet>();
   readonly #lost = new RangeSet();
-  readonly #failed = new RangeSet();
-  #blames: Blame[] = [];
-  #taint: (Pick<Blame, 'request' | 'cause'> & { readonly untilTicket: number }) | undefined;
+  #failures: Failure[] = [];
 
   /** In doubt, in order. */
   get lost(): readonly ByteRange[] {
     return this.#lost.toArray();
   }
 
-  /** A write has ended well. `forced`: it is on the medium. */
-  wrote({ start, end }: ByteRange, forced: boolean): void {
+  /**
+   * A write has ended well. `forced`: it is on the medium. `doubtful`: a flush failed while it was at the device,
+   * and nobody knows which came first.
+   */
+  wrote({ start, end }: ByteRange, forced: boolean, doubtful: boolean): void {
     if (!forced) this.#dirty.add(start, end);
-    if (!this.#lost.isEmpty) this.#lost.delete(start, end);
-    if (!this.#failed.isEmpty) this.#failed.delete(start, end);
+    if (doubtful && !forced) this.#lost.add(start, end);
+    else if (!this.#lost.isEmpty) this.#lost.delete(start, end);
+    if (this.#failures.length === 0) return;
+    for (const { bytes } of this.#failures) bytes.delete(start, end);
+    this.#failures = this.#failures.filter(({ bytes }) => !bytes.isEmpty);
   }
 
   /** A write has failed; some of it may be in the cache. */
-  writeFailed(request: Request, range: ByteRange, cause: unknown): void {
-    this.#dirty.add(range.start, range.end);
-    this.#failed.add(range.start, range.end);
-    if (this.#blames.length < BLAMES_MAX) this.#blames.push({ request, range, cause });
+  writeFailed(request: Request, { start, end }: ByteRange, cause: unknown): void {
+    this.#dirty.add(start, end);
+    let last = this.#failures.at(-1);
+    if (!last || last.told || this.#failures.length < FAILURES_MAX) {
+      last = { request, cause, bytes: new RangeSet(), told: false };
+      this.#failures.push(last);
+    }
+    last.bytes.add(start, end);
   }
 
   flushIssued(command: Command<C>): void {
@@ -57,7 +68,7 @@ export class Ledger<C> {
 
   /** A flush has ended. `remember`: what a failed one leaves in doubt is lost until it is written again. */
   flushEnded(command: Command<C>, cause: unknown, remember: boolean): FlushFailedError | undefined {
-    const atRisk = this.#covered.get(command) ?? new RangeSet();
+    const atRisk = this.#covered.get(command) as RangeSet;
     this.#covered.delete(command);
     if (cause === undefined) return undefined;
     atRisk.addAll(this.#dirty);
@@ -67,36 +78,27 @@ export class Ledger<C> {
   }
 
   /**
-   * What a barrier has to answer for, when all that it covers has ended; with the answer the account is settled.
-   * Failed bytes that the barrier writes itself are no reason: either it mends them or they stay failed.
+   * What a barrier has to answer for, when all that it covers has ended. Failed bytes that the barrier writes
+   * itself are no reason: either it mends them or they stay failed.
    */
   answer(barrier: Entry<C>): BarrierAbortedError | undefined {
-    const tainted = this.#taint && barrier.ticket < this.#taint.untilTicket;
-    if (this.#failed.isEmpty && !tainted) return undefined;
-    const ranges = [...this.#failed.toArray()];
-    const others = new RangeSet();
-    others.addAll(this.#failed);
-    if (barrier.mutates) others.delete(barrier.start, barrier.end);
-    if (others.isEmpty && !tainted) return undefined;
-    const failed = others.toArray();
-    // Of many failures only the first are remembered one by one; any of them is better than none.
-    const first = this.#blames.find(({ range }) => failed.some((part) => overlap(part, range)));
-    const blame = first ?? this.#blames.at(-1) ?? this.#taint;
-    this.#failed.clear();
-    this.#blames = [];
-    return blame && new BarrierAbortedError(blame.request, ranges, blame.cause);
+    const isLeft = ({ start, end }: ByteRange): boolean =>
+      start < barrier.start || end > barrier.end;
+    const blame = this.#failures.find(({ bytes }) => bytes.toArray().some(isLeft));
+    if (!blame) return undefined;
+    this.answered();
+    const all = new RangeSet();
+    for (const { bytes } of this.#failures) all.addAll(bytes);
+    return new BarrierAbortedError(blame.request, [...all.toArray()], blame.cause);
   }
 
-  /** A barrier has failed: whoever submits before he can know it does so in the belief that it has not. */
-  barrierFailed(barrier: Entry<C>, error: unknown): void {
-    const request = error instanceof BarrierAbortedError ? error.blame : barrier.request;
-    this.#taint = { request, cause: error, untilTicket: Number.POSITIVE_INFINITY };
+  /** A barrier has failed because of what has failed so far. */
+  answered(): void {
+    for (const failure of this.#failures) failure.told = true;
   }
 
-  /** The failure of barriers is known to those who submit `nextTicket` and later ones. */
-  acknowledged(nextTicket: number): void {
-    if (this.#taint?.untilTicket === Number.POSITIVE_INFINITY) {
-      this.#taint = { ...this.#taint, untilTicket: nextTicket };
-    }
+  /** Those who submit barriers know of the failures for which there was an answer. */
+  acknowledged(): void {
+    this.#failures = this.#failures.filter(({ told }) => !told);
   }
 }

@@ -28,11 +28,24 @@ export interface OrderingCounters {
   readonly readsPassed: number;
 }
 
+export class Counters implements OrderingCounters {
+  readonly commands: Record<Operation, number> = {
+    read: 0,
+    write: 0,
+    flush: 0,
+    discard: 0,
+    writeZeroes: 0,
+  };
+  drains = 0;
+  flushesCoalesced = 0;
+  readsPassed = 0;
+}
+
 /** How a scheduler is to behave. */
 export interface SchedulerOptions {
   /** One of the seven, or `auto`, the default: what `chooseMode` says for the storage. */
   readonly mode?: ModeName | 'auto';
-  /** Commands at the storage at once, 1 or more; 32 unless given. */
+  /** Commands at the storage at once, 1 to 1024; 32 unless given. */
   readonly depth?: number;
   /** What a failure does to the barriers that cover it; `abort` unless given. */
   readonly errorPolicy?: ErrorPolicy;
@@ -40,7 +53,7 @@ export interface SchedulerOptions {
   readonly readsPassBarriers?: boolean;
   /** Requests that may wait, 1 or more; 65,536 unless given. One more is refused with `QUEUE_FULL`. */
   readonly maxQueued?: number;
-  /** Payload that may wait, in bytes; 256 MiB unless given. */
+  /** Buffers of reads and writes that may wait, in bytes; 256 MiB unless given. */
   readonly maxQueuedBytes?: number;
   /** Is told every event, synchronously. It must neither throw nor call the scheduler. */
   readonly observer?: Observer;
@@ -77,7 +90,7 @@ export interface CloseOptions {
 export interface SchedulerStats extends OrderingCounters {
   /** Requests that wait their turn. */
   readonly queued: number;
-  /** The payload of the writes among them, in bytes. */
+  /** The buffers of the reads and writes among them, in bytes. */
   readonly queuedBytes: number;
   /** Commands at the storage. */
   readonly inFlight: number;

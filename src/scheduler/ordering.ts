@@ -25,7 +25,8 @@
 //       around it keep their order.
 //   I7  Under `abort`, a barrier that drains is not written when a write that it covers or its preflush has
 //       failed. The next barrier answers for a failed write, unless the bytes have been written again; a
-//       failed barrier takes those along that were submitted before anybody could know of it.
+//       failed barrier takes the barriers along that were submitted before anybody could know of it. Plain
+//       writes go on: whoever wants them stopped makes them wait.
 //   I8  After a failed flush nothing is issued until recover(), under `abort`.
 //
 // Not here: promises and buffers (io-scheduler.ts), overlaps (window.ts), sharing of flushes
@@ -34,30 +35,34 @@
 // Source: the contract of the QEMU posix-aio barrier patch (May 2009) without its defects, blk_do_ordered()
 // of Linux 2.6.36 block/blk-barrier.c.
 
+import { invariant } from '../model/error.js';
 import {
   type ByteRange,
   type CommandStep,
   canHonour,
   type DeviceTraits,
   initialState,
-  invariant,
   isBarrier,
   lowerSteps,
   type ModeName,
   modeOf,
-  type Operation,
   plainCommand,
   type Request,
-  type Step,
   transition,
   type WriteBarrierError,
 } from '../model/index.js';
 import { Command, type CommandWhat, Entry, SHARED_FLUSH } from './entry.js';
-import { FlushFailedError, ioFailure, SchedulerFailedError, unsupported } from './errors.js';
+import {
+  BarrierAbortedError,
+  FlushFailedError,
+  ioFailure,
+  SchedulerFailedError,
+  unsupported,
+} from './errors.js';
 import { FlushStation } from './flush-station.js';
 import { Ledger } from './ledger.js';
 import { List } from './list.js';
-import type { OrderingCounters, OrderingOptions } from './options.js';
+import { Counters, type OrderingCounters, type OrderingOptions } from './options.js';
 import { Queue, standIn } from './queue.js';
 import { overlap } from './ranges.js';
 import { Sequence } from './sequence.js';
@@ -89,12 +94,7 @@ export class Ordering<C> {
   /** Admitted in order and not settled: what a drain waits for. */
   #active = 0;
   #barriersPending = 0;
-  readonly #counters = {
-    commands: { read: 0, write: 0, flush: 0, discard: 0, writeZeroes: 0 },
-    drains: 0,
-    flushesCoalesced: 0,
-    readsPassed: 0,
-  };
+  readonly #counters = new Counters();
 
   constructor(options: OrderingOptions) {
     this.mode = options.mode;
@@ -182,7 +182,7 @@ export class Ordering<C> {
 
   /** Those whose barriers have failed have been told. */
   acknowledge(): void {
-    this.#ledger.acknowledged(this.#nextTicket);
+    this.#ledger.acknowledged();
   }
 
   /** Takes requests again after a failed flush. */
@@ -234,8 +234,7 @@ export class Ordering<C> {
     const { head } = this.#queue;
     if (!sequence?.step && !(head && isBarrier(head.request))) return false;
     if (sequence && !sequence.payloadIssued && overlap(sequence.entry, entry)) return false;
-    if (this.#window.conflict(entry)) return false;
-    return !this.#queue.writes(entry);
+    return !this.#window.conflict(entry) && !this.#queue.writes(entry);
   }
 
   // Admission
@@ -273,10 +272,11 @@ export class Ordering<C> {
   #admitData(entry: Entry<C>): Command<C> | undefined {
     const { request } = entry;
     if (request.kind === 'write' && (request.preflush || request.fua)) {
+      // Without a barrier a request becomes commands and nothing else.
       const { steps } = transition(initialState(this.mode), request);
-      entry.steps = lowerSteps(steps, this.#device);
+      entry.commands = lowerSteps(steps, this.#device) as readonly CommandStep[];
     }
-    const preflush = opOf(entry.steps?.[0]) === 'flush';
+    const preflush = entry.commands?.[0]?.op === 'flush';
     let issuable = false;
     if (preflush) {
       this.#window.admitPreflushing(entry);
@@ -293,16 +293,14 @@ export class Ordering<C> {
 
   #issueData(entry: Entry<C>): Command<C> {
     entry.state = 'running';
-    const step = entry.steps?.find((candidate) => opOf(candidate) !== 'flush') as CommandStep;
-    return this.#issue(step ?? plainCommand(entry.request), entry);
+    const data = entry.commands?.find(({ op }) => op !== 'flush');
+    return this.#issue(data ?? plainCommand(entry.request), entry);
   }
 
   #dataDone(command: Command<C>, entry: Entry<C>, cause: unknown): void {
     this.#leftDevice(command, entry, cause);
-    if (cause !== undefined) {
+    if (cause !== undefined || entry.commands?.at(-1)?.op !== 'flush') {
       this.#done(entry, ioFailure(entry.request, cause));
-    } else if (opOf(entry.steps?.at(-1)) !== 'flush') {
-      this.#done(entry, undefined);
     } else if (this.#failure) {
       this.#done(entry, this.#failure);
     } else {
@@ -314,7 +312,8 @@ export class Ordering<C> {
   #leftDevice(command: Command<C>, entry: Entry<C>, cause: unknown): void {
     this.#window.leave(entry);
     if (!entry.mutates) return;
-    if (cause === undefined) this.#ledger.wrote(entry, command.what.fua || !this.#flushes);
+    const forced = command.what.fua || !this.#flushes;
+    if (cause === undefined) this.#ledger.wrote(entry, forced, this.#failure !== undefined);
     else this.#ledger.writeFailed(entry.request, entry, cause);
     if (entry.epoch) this.#station.writeGone(entry.epoch);
   }
@@ -335,7 +334,8 @@ export class Ordering<C> {
 
   #sharedFlushDone(command: Command<C>, served: Set<Entry<C>>, cause: unknown): void {
     const error = this.#ledger.flushEnded(command, cause, this.#abort);
-    this.#serve(served, error);
+    // A flush that began after another one failed succeeds without what that one lost.
+    this.#serve(served, error ?? this.#failure);
     if (error && this.#abort) this.#fail(error);
   }
 
@@ -356,8 +356,8 @@ export class Ordering<C> {
 
   // The sequence of a barrier
 
-  #begin(entry: Entry<C>): void {
-    this.#sequence = Sequence.of(entry, this.mode, this.#device);
+  #begin(entry: Entry<C>, mode: ModeName = this.mode): void {
+    this.#sequence = Sequence.of(entry, mode, this.#device);
     if (this.#sequence) entry.state = 'sequence';
     else this.#settle(entry, unsupported(entry.request));
   }
@@ -395,8 +395,9 @@ export class Ordering<C> {
     sequence.outstanding -= 1;
     const isFlush = command.what.op === 'flush';
     if (!isFlush) this.#leftDevice(command, entry, cause);
-    const failed = cause === undefined ? undefined : ioFailure(entry.request, cause);
-    const error = isFlush ? this.#ledger.flushEnded(command, cause, this.#abort) : failed;
+    const error = isFlush
+      ? this.#ledger.flushEnded(command, cause, this.#abort)
+      : ioFailure(entry.request, cause);
     if (error) {
       sequence.error ??= error;
       if (this.#abort && error instanceof FlushFailedError) this.#fail(error);
@@ -408,9 +409,9 @@ export class Ordering<C> {
     if (!sequence.ended || this.#sequence !== sequence) return;
     this.#sequence = undefined;
     const { entry, error } = sequence;
-    const heard = error !== undefined && entry.client !== undefined;
-    if (heard && this.#abort && sequence.drains) this.#ledger.barrierFailed(entry, error);
     this.#settle(entry, error);
+    const heard = error !== undefined && entry.client !== undefined;
+    if (heard && this.#abort && sequence.drains) this.#abortQueued(entry, error);
   }
 
   /** I7. */
@@ -418,6 +419,17 @@ export class Ordering<C> {
     if (!this.#abort || sequence.entry.client === undefined) return;
     sequence.error = this.#ledger.answer(sequence.entry);
     if (sequence.error) sequence.dropPayload();
+  }
+
+  /** I7: those who have submitted a barrier behind one that failed could not know of it. */
+  #abortQueued(failed: Entry<C>, cause: unknown): void {
+    const blame = cause instanceof BarrierAbortedError ? cause.blame : failed.request;
+    for (const entry of this.#queue) {
+      if (!isBarrier(entry.request) || entry.client === undefined) continue;
+      this.#queue.removeCancelled(entry);
+      this.#settle(entry, new BarrierAbortedError(blame, [], cause));
+      this.#ledger.answered();
+    }
   }
 
   // Ends
@@ -458,8 +470,9 @@ export class Ordering<C> {
     if (begun) {
       sequence.dropPayload();
       sequence.entry = standIn(entry);
+      this.#endSequence(sequence);
     } else {
-      this.#begin(standIn(entry));
+      this.#begin(standIn(entry), sequence.mode);
     }
     return true;
   }
@@ -510,8 +523,4 @@ export class Ordering<C> {
     if (what.op === 'flush') this.#ledger.flushIssued(command);
     return command;
   }
-}
-
-function opOf(step: Step | undefined): Operation | undefined {
-  return step?.kind === 'command' ? step.op : undefined;
 }

@@ -1,35 +1,44 @@
-import { WriteBarrierError } from '../model/index.js';
+// From a command of the state machine to calls of a storage, and from its answers back to success or failure.
+//
+//   - A storage sees ordered tags only where it says that it keeps them.
+//   - A list of buffers goes to writev, else as one joined buffer: a write is one command, not several.
+//   - What the storage cannot discard stays as it is: discarding is advice. Zeroes that it cannot write by
+//     itself are written by hand.
+//   - A buffer that changed its size while it waited, and a transfer that moved less than all, are failures.
+//
+// Which command comes when is decided elsewhere (ordering.ts); so is who hears of a failure.
+
+import { inWords } from '../model/error.js';
+import { type Tag, WriteBarrierError } from '../model/index.js';
+import { totalLength } from '../storage/checks.js';
 import type { Storage, Transfer, WriteFlags } from '../storage/index.js';
 import type { CommandWhat } from './entry.js';
 
-const ZEROES = new Uint8Array(256 * 1024);
+type Data = Uint8Array | readonly Uint8Array[] | undefined;
 
-const FLAGS: Readonly<Record<'simple' | 'ordered', readonly [WriteFlags, WriteFlags]>> = {
-  simple: [
-    Object.freeze({ fua: false, tag: 'simple' }),
-    Object.freeze({ fua: true, tag: 'simple' }),
-  ],
-  ordered: [
-    Object.freeze({ fua: false, tag: 'ordered' }),
-    Object.freeze({ fua: true, tag: 'ordered' }),
-  ],
-};
+const ZEROES_MAX = 1024 * 1024;
+
+/** Made once: `FLAGS[tag][fua ? 1 : 0]`. */
+const FLAGS = { simple: flagsOf('simple'), ordered: flagsOf('ordered') } as const;
+
+function flagsOf(tag: Tag): readonly [WriteFlags, WriteFlags] {
+  return [Object.freeze({ fua: false, tag }), Object.freeze({ fua: true, tag })];
+}
 
 /** Calls the storage for a command; what the storage lacks is done by other means. */
-export function perform(
-  storage: Storage,
-  what: CommandWhat,
-  data: Uint8Array | readonly Uint8Array[] | undefined,
-): Transfer {
+export function perform(storage: Storage, what: CommandWhat, data: Data): Transfer {
   const { op, offset, length } = what;
   const tag = storage.capabilities.orderedTags ? what.tag : 'simple';
   const flags = FLAGS[tag][what.fua ? 1 : 0];
   switch (op) {
     case 'read':
+      checkUnchanged(what, data);
       return storage.read(offset, data as Uint8Array);
     case 'write':
-      if (data instanceof Uint8Array) return storage.write(offset, data, flags);
-      return writeList(storage, what, data as readonly Uint8Array[], flags);
+      checkUnchanged(what, data);
+      return Array.isArray(data)
+        ? writeList(storage, offset, data, flags, writeJoined)
+        : storage.write(offset, data as Uint8Array, flags);
     case 'flush':
       return storage.flush(flags);
     case 'discard':
@@ -44,51 +53,84 @@ export function perform(
 /** The failure of a command that moved another number of bytes than it was to (clause S3). */
 export function transferred(
   { op, offset, length }: CommandWhat,
-  moved: void | number,
+  moved: unknown,
 ): WriteBarrierError | undefined {
-  if (typeof moved !== 'number' || moved === length || op === 'flush') return undefined;
+  if (moved === undefined || moved === null || moved === length || op === 'flush') return undefined;
   return new WriteBarrierError(
     'SHORT_TRANSFER',
-    `the storage answered ${moved} for a ${op} of ${length} bytes at ${offset}`,
+    `the storage answered ${inWords(moved)} for a ${op} of ${length} bytes at ${offset}`,
   );
 }
 
-function writeList(
+/** A buffer that was transferred, resized or shrunk while it waited is not what was asked for. */
+function checkUnchanged({ op, length }: CommandWhat, data: Data): void {
+  const bytes = Array.isArray(data) ? totalLength(data) : (data as Uint8Array).byteLength;
+  if (bytes === length) return;
+  throw new WriteBarrierError(
+    'INVALID_ARGUMENT',
+    `the buffer of a ${op} of ${length} bytes has ${bytes} bytes by now`,
+  );
+}
+
+type WriteList = (
   storage: Storage,
-  { offset, length }: CommandWhat,
+  offset: number,
   list: readonly Uint8Array[],
   flags: WriteFlags,
+) => Transfer;
+
+/** `byHand`: how to do it where the storage takes no lists. */
+function writeList(
+  storage: Storage,
+  offset: number,
+  list: readonly Uint8Array[],
+  flags: WriteFlags,
+  byHand: WriteList,
 ): Transfer {
   const [only] = list;
   if (only && list.length === 1) return storage.write(offset, only, flags);
   if (storage.capabilities.writev && storage.writev) return storage.writev(offset, list, flags);
-  const joined = new Uint8Array(length);
+  return byHand(storage, offset, list, flags);
+}
+
+const writeJoined: WriteList = (storage, offset, list, flags) => {
+  const joined = new Uint8Array(totalLength(list));
   let position = 0;
   for (const part of list) {
     joined.set(part, position);
     position += part.byteLength;
   }
   return storage.write(offset, joined, flags);
-}
+};
 
-async function writeZeroesByHand(
+function writeZeroesByHand(
   storage: Storage,
   offset: number,
   length: number,
   flags: WriteFlags,
-): Promise<void> {
+): Transfer {
   const { blockSize } = storage.capabilities;
-  const zeroes = blockSize <= ZEROES.length ? ZEROES : new Uint8Array(blockSize);
-  const chunk = zeroes.length - (zeroes.length % blockSize);
-  for (let done = 0; done < length; ) {
-    const part = zeroes.subarray(0, Math.min(chunk, length - done));
-    const moved = await storage.write(offset + done, part, flags);
-    if (typeof moved === 'number' && moved !== part.length) {
-      throw new WriteBarrierError(
-        'SHORT_TRANSFER',
-        `the storage answered ${moved} for a write of ${part.length} zeroes at ${offset + done}`,
-      );
-    }
-    done += part.length;
+  const piece = Math.max(blockSize, ZEROES_MAX - (ZEROES_MAX % blockSize));
+  const zeroes = new Uint8Array(Math.min(piece, length));
+  const parts: Uint8Array[] = [];
+  for (let done = 0; done < length; done += piece) {
+    parts.push(zeroes.subarray(0, Math.min(piece, length - done)));
   }
+  return writeList(storage, offset, parts, flags, writeEach);
 }
+
+/** In one turn: all parts are one command, and nothing that is issued later may come between. */
+const writeEach: WriteList = async (storage, offset, parts, flags) => {
+  let position = offset;
+  const writes = parts.map(async (part) => {
+    const at = position;
+    position += part.byteLength;
+    return (await storage.write(at, part, flags)) ?? part.byteLength;
+  });
+  let moved = 0;
+  for (const write of await Promise.allSettled(writes)) {
+    if (write.status === 'rejected') throw write.reason;
+    moved += write.value;
+  }
+  return moved;
+};

@@ -1,7 +1,7 @@
 // The queue of requests that have not been admitted: first in, first out. What stands behind a barrier in it is
 // the post-barrier queue.
 
-import { type ByteRange, isBarrier } from '../model/index.js';
+import { type ByteRange, isBarrier, type Request } from '../model/index.js';
 import { Entry } from './entry.js';
 import { List } from './list.js';
 import { RangeIndex } from './ranges.js';
@@ -17,7 +17,7 @@ export class Queue<C> {
     return this.#entries.size;
   }
 
-  /** The payload of what is queued. */
+  /** The buffers of what is queued, in bytes. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -32,7 +32,7 @@ export class Queue<C> {
 
   push(entry: Entry<C>): void {
     this.#entries.push(entry);
-    this.#bytes += payloadOf(entry);
+    this.#bytes += payloadOf(entry.request);
   }
 
   remove(entry: Entry<C>): void {
@@ -43,6 +43,11 @@ export class Queue<C> {
   /** A cancelled barrier leaves an empty one in its place. */
   removeCancelled(entry: Entry<C>): void {
     if (!isBarrier(entry.request)) {
+      this.remove(entry);
+      return;
+    }
+    // One ordering point is as good as two.
+    if (isStandIn(entry.previous) || isStandIn(entry.next)) {
       this.remove(entry);
       return;
     }
@@ -62,7 +67,7 @@ export class Queue<C> {
   }
 
   #forget(entry: Entry<C>): void {
-    this.#bytes -= payloadOf(entry);
+    this.#bytes -= payloadOf(entry.request);
     if (entry.indexed && entry.mutates) this.#writes.delete(entry);
   }
 }
@@ -72,6 +77,11 @@ export function standIn<C>(entry: Entry<C>): Entry<C> {
   return new Entry<C>(entry.ticket, { kind: 'barrier' }, undefined);
 }
 
-function payloadOf<C>({ request }: Entry<C>): number {
-  return request.kind === 'write' ? request.length : 0;
+function isStandIn<C>(entry: Entry<C> | undefined): boolean {
+  return entry !== undefined && entry.client === undefined;
+}
+
+/** The buffer that a queued request holds on to. */
+export function payloadOf(request: Request): number {
+  return request.kind === 'write' || request.kind === 'read' ? request.length : 0;
 }

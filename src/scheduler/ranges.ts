@@ -1,8 +1,9 @@
 // Two ways to keep byte ranges.
 //
 // RangeSet: which bytes. Adding appends, so the path of a write stays short; the ranges are sorted and
-// joined when somebody looks, and every ADDED_MAX additions. It never holds more than RANGES_MAX ranges:
-// beyond that neighbours are joined across their gap, so the set may then say too much, never too little.
+// joined when somebody looks, and every ADDED_MAX additions. Additions never make more than RANGES_MAX ranges of
+// it: beyond that neighbours are joined across their gaps, small ones first, so the set may say too much, never
+// too little.
 //
 // RangeIndex: who waits with a claim on which bytes. Its answers are exact. A claim stands in each cell of
 // 64 KiB that it touches, a wide one in a list apart, so a question looks at few claims.
@@ -23,8 +24,11 @@ export class RangeSet {
   }
 
   add(start: number, end: number): void {
-    this.#added.push(start, end);
-    if (this.#added.length >= 2 * ADDED_MAX) this.#join();
+    const added = this.#added;
+    // One write after the other is what logs do.
+    if (added.at(-1) === start) added[added.length - 1] = end;
+    else added.push(start, end);
+    if (added.length >= 2 * ADDED_MAX) this.#join();
   }
 
   addAll(other: RangeSet): void {
@@ -33,17 +37,17 @@ export class RangeSet {
 
   delete(start: number, end: number): void {
     this.#join();
-    this.#ranges = this.#ranges.flatMap((range) => {
-      if (range.end <= start || range.start >= end) return [range];
-      const left = { start: range.start, end: start };
-      const right = { start: end, end: range.end };
-      return [left, right].filter((part) => part.start < part.end);
-    });
-  }
-
-  clear(): void {
-    this.#ranges = [];
-    this.#added = [];
+    const first = this.#ranges.findIndex((range) => range.end > start);
+    if (first < 0) return;
+    const kept: ByteRange[] = [];
+    let behind = first;
+    for (const range of this.#ranges.slice(first)) {
+      if (range.start >= end) break;
+      if (range.start < start) kept.push({ start: range.start, end: start });
+      if (range.end > end) kept.push({ start: end, end: range.end });
+      behind += 1;
+    }
+    if (behind > first) this.#ranges.splice(first, behind - first, ...kept);
   }
 
   /** In order, neither touching nor overlapping. */
@@ -61,7 +65,7 @@ export class RangeSet {
     }
     sorted.sort((a, b) => a.start - b.start);
     this.#ranges = join(sorted, 0);
-    for (let gapMax = 1; this.#ranges.length > RANGES_MAX; gapMax *= 2) {
+    for (let gapMax = 512; this.#ranges.length > RANGES_MAX; gapMax *= 2) {
       this.#ranges = join(this.#ranges, gapMax);
     }
   }
@@ -113,19 +117,18 @@ export class RangeIndex<T extends ByteRange> {
 
   /** Whether anybody claims any of these bytes. */
   overlaps(range: ByteRange): boolean {
-    for (const claim of this.#wide) if (overlap(claim, range)) return true;
-    const [first, last] = cellsOf(range);
-    // A wide question is answered from the claims, a narrow one from its cells.
-    if (last - first >= this.#cells.size) {
-      for (const claims of this.#cells.values()) {
-        for (const claim of claims) if (overlap(claim, range)) return true;
-      }
-      return false;
-    }
-    for (let cell = first; cell <= last; cell++) {
-      for (const claim of this.#cells.get(cell) ?? []) if (overlap(claim, range)) return true;
+    for (const claims of this.#around(range)) {
+      for (const claim of claims) if (overlap(claim, range)) return true;
     }
     return false;
+  }
+
+  /** All claims that may overlap the range; a wide question looks at all, a narrow one at its cells. */
+  *#around(range: ByteRange): Iterable<Iterable<T>> {
+    yield this.#wide;
+    const [first, last] = cellsOf(range);
+    if (last - first >= this.#cells.size) yield* this.#cells.values();
+    else for (let cell = first; cell <= last; cell++) yield this.#cells.get(cell) ?? [];
   }
 }
 

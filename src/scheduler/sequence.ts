@@ -12,6 +12,8 @@ import type { Entry } from './entry.js';
 export class Sequence<C> {
   /** The barrier, or what stands for it once it is cancelled. */
   entry: Entry<C>;
+  /** The mode that it follows to its end. */
+  readonly mode: ModeName;
   #steps: readonly Step[];
   #index = 0;
   /** Its commands at the device. */
@@ -20,9 +22,10 @@ export class Sequence<C> {
   /** The first thing that went wrong. */
   error: unknown = undefined;
 
-  private constructor(entry: Entry<C>, steps: readonly Step[]) {
+  private constructor(entry: Entry<C>, steps: readonly Step[], mode: ModeName) {
     this.entry = entry;
     this.#steps = steps;
+    this.mode = mode;
   }
 
   /** Undefined where the mode refuses the barrier. */
@@ -30,7 +33,7 @@ export class Sequence<C> {
     // The scheduler knows what is in flight, so no drain is left out on the ground of what was issued.
     const { steps } = transition({ ...initialState(mode), drained: false }, entry.request);
     if (steps[0]?.kind === 'refuse') return undefined;
-    return new Sequence(entry, lowerSteps(steps, device));
+    return new Sequence(entry, lowerSteps(steps, device), mode);
   }
 
   /** The step that comes next; undefined when all have been issued or passed. */

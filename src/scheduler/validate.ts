@@ -6,19 +6,27 @@
 // methods that it declares, not for what they do: that is seen when they answer (perform.ts).
 
 import { WriteBarrierError } from '../model/index.js';
-import type { Storage } from '../storage/index.js';
+import { rangeFault } from '../storage/checks.js';
 import type { CloseOptions, SchedulerOptions, WriteOptions } from './options.js';
+
+/** What a timer can wait. */
+const TIMEOUT_MAX_MS = 2 ** 31 - 1;
+/** More commands at once only slow down the search for overlaps. */
+const DEPTH_MAX = 1024;
 
 /** What a request has that names no options. */
 export const NO_OPTIONS: WriteOptions = Object.freeze({});
 
+const REQUEST_FLAGS = ['barrier', 'preflush', 'fua'] as const;
+const SCHEDULER_FLAGS = ['allowUnsafe', 'readsPassBarriers'] as const;
+
 /** The number of bytes, or what is wrong with the data. */
 export function checkData(data: unknown): number | WriteBarrierError {
-  if (data instanceof Uint8Array) return data.byteLength;
+  if (isBytes(data)) return data.byteLength;
   if (!Array.isArray(data)) return invalid('data', 'a Uint8Array or a list of them', data);
   let length = 0;
   for (const part of data) {
-    if (!(part instanceof Uint8Array)) return invalid('data', 'a list of Uint8Array only', part);
+    if (!isBytes(part)) return invalid('data', 'a list of Uint8Array only', part);
     length += part.byteLength;
   }
   return length;
@@ -26,56 +34,46 @@ export function checkData(data: unknown): number | WriteBarrierError {
 
 /** What is wrong with a range of bytes; undefined for nothing. */
 export function checkRange(
-  offset: unknown,
-  length: unknown,
+  range: { readonly offset: number; readonly length: number },
   size: number,
   blockSize: number,
 ): WriteBarrierError | undefined {
+  const { offset, length } = range;
   if (!isWhole(offset)) return invalid('offset', 'a whole number of bytes below 2^53', offset);
   if (!isWhole(length)) return invalid('length', 'a whole number of bytes below 2^53', length);
   if (length === 0) return new WriteBarrierError('ZERO_LENGTH', `no bytes at offset ${offset}`);
-  if (offset < 0 || length < 0 || offset + length > size) {
-    const range = `${length} bytes at offset ${offset}`;
-    return new WriteBarrierError('OUT_OF_RANGE', `${range} leave the storage of ${size} bytes`);
-  }
-  if (offset % blockSize !== 0 || length % blockSize !== 0) {
-    const range = `${length} bytes at offset ${offset}`;
-    return new WriteBarrierError(
-      'UNALIGNED',
-      `${range} are not whole blocks of ${blockSize} bytes`,
-    );
-  }
-  return undefined;
+  return rangeFault(range, size, blockSize);
 }
 
 /** What is wrong with the options of a request; undefined for nothing. */
-export function checkRequestOptions(options: unknown): WriteBarrierError | undefined {
+export function checkRequestOptions(options: WriteOptions): WriteBarrierError | undefined {
   if (options === NO_OPTIONS) return undefined;
-  if (typeof options !== 'object' || options === null) {
-    return invalid('options', 'an object', options);
-  }
-  const { barrier, preflush, fua, signal }: WriteOptions = options;
-  if (!isFlag(barrier)) return invalid('barrier', 'a boolean', barrier);
-  if (!isFlag(preflush)) return invalid('preflush', 'a boolean', preflush);
-  if (!isFlag(fua)) return invalid('fua', 'a boolean', fua);
-  if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
-    return invalid('signal', 'an AbortSignal', signal);
-  }
-  return undefined;
+  const misuse = checkFlags(options, REQUEST_FLAGS);
+  if (misuse) return misuse;
+  const { signal } = options;
+  return signal === undefined || isSignal(signal)
+    ? undefined
+    : invalid('signal', 'an AbortSignal', signal);
 }
 
 /** What is wrong with the options of `close`; undefined for nothing. */
-export function checkTimeout({ timeoutMs }: CloseOptions): WriteBarrierError | undefined {
-  if (timeoutMs === undefined || (Number.isFinite(timeoutMs) && timeoutMs >= 0)) return undefined;
-  return invalid('timeoutMs', 'a number of milliseconds', timeoutMs);
+export function checkTimeout(options: CloseOptions): WriteBarrierError | undefined {
+  const misuse = checkFlags(options, []);
+  if (misuse) return misuse;
+  const { timeoutMs } = options;
+  if (timeoutMs === undefined || (timeoutMs >= 0 && timeoutMs <= TIMEOUT_MAX_MS)) return undefined;
+  return invalid('timeoutMs', 'a number of milliseconds below 2^31', timeoutMs);
 }
 
 /** @throws `INVALID_ARGUMENT` */
 export function checkSchedulerOptions(options: SchedulerOptions): void {
+  const misuse = checkFlags(options, SCHEDULER_FLAGS);
+  if (misuse) throw misuse;
   const { depth, maxQueued, maxQueuedBytes, errorPolicy, observer } = options;
   for (const [name, limit] of Object.entries({ depth, maxQueued, maxQueuedBytes })) {
-    if (limit !== undefined && !(isWhole(limit) && limit >= 1)) {
-      throw invalid(name, 'a whole number of at least 1', limit);
+    const max = name === 'depth' ? DEPTH_MAX : Number.MAX_SAFE_INTEGER;
+    if (limit !== undefined && !(isWhole(limit) && limit >= 1 && limit <= max)) {
+      throw invalid(name, `a whole number from 1 to ${max}`, limit);
     }
   }
   if (errorPolicy !== undefined && errorPolicy !== 'abort' && errorPolicy !== 'kernel') {
@@ -86,40 +84,41 @@ export function checkSchedulerOptions(options: SchedulerOptions): void {
   }
 }
 
-/** @throws `INVALID_STORAGE` for a storage that contradicts itself */
-export function checkStorage(storage: Storage): void {
-  const { capabilities, size } = storage;
-  const reject = (what: string): never => {
-    throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${what}`);
-  };
-  if (typeof capabilities !== 'object' || capabilities === null) reject('no capabilities');
-  const { blockSize, cache } = capabilities;
-  if (!isWhole(blockSize) || blockSize < 1) reject(`blockSize ${String(blockSize)}`);
-  if (!isWhole(size) || size < 0) reject(`size ${String(size)}`);
-  if (size % blockSize !== 0) reject(`size ${size} is not a multiple of blockSize ${blockSize}`);
-  if (!['none', 'volatile', 'protected'].includes(cache)) reject(`cache '${String(cache)}'`);
-  for (const name of ['flush', 'fua', 'orderedTags'] as const) {
-    if (typeof capabilities[name] !== 'boolean') reject(`capability ${name} is not a boolean`);
+/** What is wrong with options, or with those of their members that are to be booleans. */
+function checkFlags<T extends object>(
+  options: T,
+  names: readonly (keyof T & string)[],
+): WriteBarrierError | undefined {
+  if (!isObject(options)) return invalid('options', 'an object', options);
+  for (const name of names) {
+    const value = options[name];
+    if (value !== undefined && typeof value !== 'boolean') return invalid(name, 'a boolean', value);
   }
-  for (const name of ['read', 'write', 'flush', 'close'] as const) {
-    if (typeof storage[name] !== 'function') reject(`no method ${name}`);
-  }
-  for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
-    if (capabilities[name] === true && typeof storage[name] !== 'function') {
-      reject(`it declares ${name} and has no such method`);
-    }
-  }
+  return undefined;
 }
 
-function isWhole(value: unknown): value is number {
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
+}
+
+function isWhole(value: unknown): boolean {
   return Number.isSafeInteger(value);
 }
 
-function isFlag(value: unknown): value is boolean | undefined {
-  return value === undefined || typeof value === 'boolean';
+/** Also a Uint8Array of another realm: a frame, a vm context. */
+export function isBytes(value: unknown): value is Uint8Array {
+  return value instanceof Uint8Array || tagOf(value) === '[object Uint8Array]';
+}
+
+function isSignal(value: unknown): boolean {
+  return isObject(value) && 'addEventListener' in value && 'removeEventListener' in value;
+}
+
+function tagOf(value: unknown): string {
+  return Object.prototype.toString.call(value);
 }
 
 function invalid(name: string, expected: string, value: unknown): WriteBarrierError {
-  const shown = typeof value === 'object' ? Object.prototype.toString.call(value) : String(value);
+  const shown = typeof value === 'object' ? tagOf(value) : String(value);
   return new WriteBarrierError('INVALID_ARGUMENT', `${name} must be ${expected}, not ${shown}`);
 }

@@ -111,8 +111,9 @@ export class Window<C> {
 
   /** The next request that may be issued. */
   takeReady(): Entry<C> | undefined {
-    const entry = this.#ready.shift();
-    if (entry && !entry.passed) this.unissued -= 1;
+    if (this.#ready.length === 0) return undefined;
+    const entry = this.#ready.shift() as Entry<C>;
+    if (!entry.passed) this.unissued -= 1;
     return entry;
   }
 

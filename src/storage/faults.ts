@@ -3,7 +3,7 @@
 
 import { type DeviceCommand, type Operation, WriteBarrierError } from '../model/index.js';
 import type { Storage } from './storage.js';
-import { wrap } from './wrappers.js';
+import { isPending, wrap } from './wrappers.js';
 
 /**
  * What goes wrong, and at which command.
@@ -82,7 +82,7 @@ function short(
   if (half === 0) return 0;
   const answer = run(half);
   // The storage below may come short of the half too, and then says so itself.
-  return typeof answer === 'object' ? answer.then((moved) => moved ?? half) : (answer ?? half);
+  return isPending(answer) ? answer.then((moved) => moved ?? half) : (answer ?? half);
 }
 
 function checked(plan: readonly Fault[]): ReadonlyMap<string, Fault> {
@@ -95,7 +95,7 @@ function checked(plan: readonly Fault[]): ReadonlyMap<string, Fault> {
     }
     if (!FAULTS.includes(entry.fault)) throw misuse('no such fault', entry);
     if (entry.fault === 'short' && entry.on !== 'read' && entry.on !== 'write') {
-      throw misuse('only a read or a write has bytes to come short of', entry);
+      throw misuse('only a read or a write comes short', entry);
     }
     if (faults.has(key(entry.on, entry.nth))) throw misuse('two faults for one command', entry);
     faults.set(key(entry.on, entry.nth), Object.freeze({ ...entry }));

@@ -10,7 +10,7 @@
 // as wrappers.
 
 import { type Tag, WriteBarrierError } from '../model/index.js';
-import { checkRange } from './range.js';
+import { checkRange, checkStorage, totalLength } from './checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from './storage.js';
 
 /** How a `MemoryStorage` describes itself. */
@@ -67,10 +67,9 @@ export class MemoryStorage implements Storage {
    */
   constructor(medium: number | Uint8Array, options: MemoryStorageOptions = {}) {
     const capabilities = Object.freeze({ ...DEFAULTS, ...options.capabilities });
-    checkCapabilities(capabilities);
     this.capabilities = capabilities;
     this.bytes = typeof medium === 'number' ? allocate(medium) : medium;
-    this.size = checkSize(this.bytes, capabilities.blockSize);
+    this.size = sizeOf(this.bytes);
 
     if (capabilities.writev) {
       this.writev = (offset, data, flags) => this.#writev(offset, data, flags);
@@ -81,6 +80,7 @@ export class MemoryStorage implements Storage {
     if (capabilities.writeZeroes) {
       this.writeZeroes = (offset, length) => this.#fill(offset, length, 0);
     }
+    checkStorage(this);
   }
 
   /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED` */
@@ -109,10 +109,7 @@ export class MemoryStorage implements Storage {
   }
 
   #writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): void {
-    this.#check(
-      offset,
-      data.reduce((sum, { length }) => sum + length, 0),
-    );
+    this.#check(offset, totalLength(data));
     this.#checkFlags(flags.tag, flags.fua);
     let at = offset;
     for (const piece of data) {
@@ -153,29 +150,7 @@ function allocate(size: number): Uint8Array {
   }
 }
 
-function checkSize(bytes: Uint8Array, blockSize: number): number {
-  if (!(bytes instanceof Uint8Array)) {
-    throw new WriteBarrierError('INVALID_STORAGE', 'neither a size nor a Uint8Array');
-  }
-  if (bytes.length === 0 || bytes.length % blockSize !== 0) {
-    throw new WriteBarrierError(
-      'INVALID_STORAGE',
-      `a size of ${bytes.length} bytes is not one or more whole blocks of ${blockSize} bytes`,
-    );
-  }
-  return bytes.length;
-}
-
-function checkCapabilities(capabilities: Required<Capabilities>): void {
-  const { blockSize, cache, ...flags } = capabilities;
-  if (!Number.isSafeInteger(blockSize) || blockSize < 1) {
-    throw new WriteBarrierError('INVALID_STORAGE', `a block cannot have ${blockSize} bytes`);
-  }
-  if (!['none', 'volatile', 'protected'].includes(cache)) {
-    throw new WriteBarrierError('INVALID_STORAGE', `there is no kind of cache called ${cache}`);
-  }
-  for (const [name, value] of Object.entries(flags)) {
-    if (typeof value === 'boolean') continue;
-    throw new WriteBarrierError('INVALID_STORAGE', `the capability ${name} is not a boolean`);
-  }
+function sizeOf(bytes: Uint8Array): number {
+  if (bytes instanceof Uint8Array && bytes.length > 0) return bytes.length;
+  throw new WriteBarrierError('INVALID_STORAGE', 'neither a size above 0 nor a Uint8Array');
 }

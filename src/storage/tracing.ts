@@ -1,6 +1,7 @@
+import { inWords } from '../model/error.js';
 import type { CommandEvent, Observer } from '../model/index.js';
 import type { Storage, Transfer } from './storage.js';
-import { wrap } from './wrappers.js';
+import { isPending, wrap } from './wrappers.js';
 
 /**
  * Tells `observer` of every command that the storage is given, and of its answer. Commands are
@@ -18,7 +19,7 @@ export function tracing(storage: Storage, observer: Observer<CommandEvent>): Sto
       return moved;
     };
     const fail = (error: unknown): never => {
-      complete(error instanceof Error ? error.message : String(error));
+      complete(inWords(error));
       throw error;
     };
 
@@ -29,12 +30,12 @@ export function tracing(storage: Storage, observer: Observer<CommandEvent>): Sto
     } catch (error) {
       return fail(error);
     }
-    return typeof answer === 'object' ? answer.then(succeed, fail) : succeed(answer);
+    return isPending(answer) ? answer.then(succeed, fail) : succeed(answer);
   });
 }
 
 /** S3: a short transfer is a failure, though nothing is thrown. */
 function shortfall(moved: void | number, length: number): string | undefined {
-  if (moved === undefined || moved === length) return undefined;
+  if (typeof moved !== 'number' || moved === length) return undefined;
   return `${moved} of ${length} bytes were moved`;
 }

@@ -5,6 +5,7 @@
 //   W3  A storage that answers at once still does, unless the wrapper itself takes time.
 
 import type { DeviceCommand, Operation, Tag } from '../model/index.js';
+import { totalLength } from './checks.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
 /**
@@ -36,8 +37,7 @@ export function wrap(storage: Storage, around: Around): Storage {
   };
   if (storage.writev) {
     wrapper.writev = (offset, data, flags) => {
-      const total = data.reduce((sum, { length }) => sum + length, 0);
-      return around(command('write', offset, total, flags), (length) =>
+      return around(command('write', offset, totalLength(data), flags), (length) =>
         storage.writev?.(offset, firstOf(data, length), flags),
       );
     };
@@ -83,5 +83,10 @@ function firstOf(data: readonly Uint8Array[], length: number | undefined): reado
 
 /** Only reads and writes answer with a number. */
 function nothing(answer: Transfer): void | Promise<void> {
-  if (typeof answer === 'object') return answer.then(() => undefined);
+  if (isPending(answer)) return answer.then(() => undefined);
+}
+
+/** Storages need not be written in TypeScript: an object without `then` has answered, and so has null. */
+export function isPending(answer: Transfer): answer is Promise<void | number> {
+  return typeof (answer as Promise<void> | undefined)?.then === 'function';
 }

@@ -1,5 +1,4 @@
 import {
-  type DispatchEvent,
   formatRequest,
   formatSteps,
   type NotationOptions,
@@ -11,12 +10,13 @@ import {
  * request, from its submission to its end. Columns are events, not time.
  *
  * ```text
- * 0 w0    ||-----.       |
- *   #0 w0 | [===]        |
- * 1 b1    |  |--------x  |
- * 2 w2    |   |/         |
- *   #1 F  |       []     |
- *   #2 w1 |         [x   |
+ * 0 w0    ||-----.         |
+ *   #0 w0 | [===]          |
+ * 1 b1    |  |----------x  |
+ * 2 w2    |   |/           |
+ *   #1 F  |       []       |
+ *   #2 w1 |         [x     |
+ *   #3 F  |           []   |
  * ```
  *
  * `.` is success, `x` failure, `/` cancellation, `>` still open at the end of the trace.
@@ -31,24 +31,16 @@ export function formatTimeline(
       const end = trace.findIndex((e) => e.kind === 'settle' && e.request === event.request);
       const outcome = trace[end];
       const mark = outcome?.kind === 'settle' ? (MARKS[outcome.outcome] ?? 'x') : '>';
-      return [
-        {
-          label: `${event.request} ${formatRequest(event.what, options)}`,
-          ...bar(start, end, '|', '-', mark),
-        },
-      ];
+      const label = `${event.request} ${formatRequest(event.what, options)}`;
+      return [{ label, start, end, open: '|', fill: '-', mark }];
     }
     if (event.kind === 'dispatch') {
       const end = trace.findIndex((e) => e.kind === 'complete' && e.command === event.command);
       const answer = trace[end];
       const failed = answer?.kind === 'complete' && answer.error !== undefined;
       const mark = end < 0 ? '>' : failed ? 'x' : ']';
-      return [
-        {
-          label: `  #${event.command} ${textOf(event, options)}`,
-          ...bar(start, end, '[', '=', mark),
-        },
-      ];
+      const label = `  #${event.command} ${formatSteps([event.what], options)}`;
+      return [{ label, start, end, open: '[', fill: '=', mark }];
     }
     return [];
   });
@@ -64,19 +56,3 @@ export function formatTimeline(
 }
 
 const MARKS: Readonly<Record<string, string>> = { done: '.', cancelled: '/' };
-
-interface Bar {
-  readonly start: number;
-  readonly end: number;
-  readonly open: string;
-  readonly fill: string;
-  readonly mark: string;
-}
-
-function bar(start: number, end: number, open: string, fill: string, mark: string): Bar {
-  return { start, end, open, fill, mark };
-}
-
-function textOf({ what }: DispatchEvent, options: NotationOptions): string {
-  return formatSteps([what], options);
-}

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { invariant, WriteBarrierError } from '../../src/model/index.js';
+import { invariant, WriteBarrierError } from '../../src/model/error.js';
 
 describe('an error of this package', () => {
   test('has a code, a message and a cause, and is an Error', () => {

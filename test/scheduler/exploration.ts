@@ -72,6 +72,16 @@ export const WORLDS: readonly World[] = [
     failures: 0,
     cancels: 1,
     depth: 4,
+    taggedDepth: 3,
+  },
+  {
+    name: 'five, one at a time, and a cancellation',
+    alphabet: 'b0 w1 r1 b f',
+    length: 5,
+    failures: 0,
+    cancels: 1,
+    depth: 1,
+    taggedDepth: 1,
   },
   {
     name: 'three that come at any time, a failure and a cancellation',

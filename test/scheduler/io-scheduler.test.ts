@@ -206,16 +206,16 @@ describe('limits', () => {
     expect(outcomes([...all.slice(0, 3), ...again])).toBe('w0:done w1:done w2:done w3:done');
   });
 
-  test('given a limit in bytes, when a payload does not fit, then it is refused, and one alone always fits', async () => {
+  test('given a limit in bytes, when the buffer of a write or a read does not fit, then it is refused, and one alone always fits', async () => {
     const { device, submit } = worldOf({
       mode: 'DRAIN_FLUSH',
       depth: 1,
       maxQueuedBytes: 2 * BLOCK,
     });
-    const all = submit('w0 w1 w2+2 r9 w3 w4');
+    const all = submit('w0 w1 w2+2 r9 w3 f d4 r5');
     await settled();
     expect(outcomes(all)).toBe(
-      'w0:pending w1:pending w2+2:QUEUE_FULL r9:pending w3:pending w4:QUEUE_FULL',
+      'w0:pending w1:pending w2+2:QUEUE_FULL r9:pending w3:QUEUE_FULL f:pending d4:pending r5:QUEUE_FULL',
     );
     await device.drain();
     const large = submit('w0 w1+100');
@@ -323,11 +323,15 @@ describe('after a failed flush', () => {
     expect(outcomes(refused)).toBe('w7:FAILED r7:FAILED f:FAILED b:FAILED');
     const recovered = disk.recover();
     await device.drain();
-    expect(await recovered).toHaveLength(2);
+    // Nobody knows whether w1 and w2 reached the cache before or after the flush failed.
+    expect(await recovered).toEqual([
+      { start: 0, end: 3 * BLOCK },
+      { start: 5 * BLOCK, end: 6 * BLOCK },
+    ]);
     expect(disk.state).toBe('running');
-    const rewritten = submit('w0 w5 b');
+    const rewritten = submit('w0+3 w5 b');
     await device.drain();
-    expect(outcomes(rewritten)).toBe('w0:done w5:done b:done');
+    expect(outcomes(rewritten)).toBe('w0+3:done w5:done b:done');
     expect(disk.atRisk).toEqual([]);
   });
 

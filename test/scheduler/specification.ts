@@ -257,7 +257,9 @@ export class Specification {
     barrier.issued.push(textOf(what));
     const expected = this.#sequenceOf(barrier.what);
     const soFar = barrier.issued.join(' ');
-    const cut = barrier.outcome === 'cancelled' ? expected.replace(/\^?w.*$/, '').trim() : expected;
+    const cut = ['cancelled', 'BARRIER_ABORTED'].includes(barrier.outcome ?? '')
+      ? expected.replace(/\^?w.*$/, '').trim()
+      : expected;
     if (!`${cut} `.startsWith(`${soFar} `)) this.#violated('S3', `${soFar} instead of ${cut}`);
     for (const other of this.#barriersBefore(barrier)) {
       if (other.outcome === undefined || other.atDevice > 0)
@@ -368,9 +370,9 @@ export class Specification {
 
   #mayAbort(barrier: Known): boolean {
     if (!this.#setting.abort) return false;
+    if (this.#unaware.has(barrier.n) || barrier.n < this.#taintedBefore) return true;
     if (!this.#drains && this.#sequenceOf(barrier.what) !== '') return false;
-    if (this.#unaware.has(barrier.n)) return true;
-    return barrier.n < this.#taintedBefore || this.#unanswered.some(({ by }) => by.n < barrier.n);
+    return this.#unanswered.some(({ by }) => by.n < barrier.n);
   }
 
   /** S14: nothing that this request has to wait for. */
@@ -383,8 +385,9 @@ export class Specification {
     const waiting = older.filter((other) => other.data === 'waiting' && isPending(other));
     if (waiting.length >= this.#setting.depth) return false;
     return older.every((other) => {
-      // What a cancelled barrier leaves behind may still be draining.
-      if (other.barrier && (!isOver(other) || other.outcome === 'cancelled')) return false;
+      // What a cancelled or aborted barrier leaves behind may still be draining.
+      const leaves = ['cancelled', 'BARRIER_ABORTED'].includes(other.outcome ?? '');
+      if (other.barrier && (leaves || !isOver(other))) return false;
       return !(overlaps(other, request) && (other.writes || request.writes) && isPending(other));
     });
   }

@@ -106,7 +106,7 @@ describe('a MemoryStorage', () => {
     ['blocks that do not divide its size', { blockSize: 768 }],
     ['an unknown kind of cache', { cache: 'cold' }],
     ['a flag that is no boolean', { fua: 1 }],
-    ['a flag that is undefined', { writev: undefined }],
+    ['a method declared in words', { writev: 'yes' }],
   ])('cannot have %s', async (_, capabilities) => {
     expect(await codeThrown(() => new MemoryStorage(1024, { capabilities }))).toBe(
       'INVALID_STORAGE',

@@ -10,16 +10,18 @@ test('given a run, when its trace is drawn, then requests and commands stand in 
   await world.device.answer('w0');
   await world.device.answer('F');
   await world.device.fail('w1');
+  await world.device.answer('F');
   world.submit('w3');
   expect(formatTimeline(recorder.events).split('\n')).toEqual([
-    '0 w0    ||-----.       |',
-    '  #0 w0 | [===]        |',
-    '1 b1    |  |--------x  |',
-    '2 w2    |   |/         |',
-    '  #1 F  |       []     |',
-    '  #2 w1 |         [x   |',
-    '3 w3    |            |>|',
-    '  #3 w3 |             >|',
+    '0 w0    ||-----.         |',
+    '  #0 w0 | [===]          |',
+    '1 b1    |  |----------x  |',
+    '2 w2    |   |/           |',
+    '  #1 F  |       []       |',
+    '  #2 w1 |         [x     |',
+    '  #3 F  |           []   |',
+    '3 w3    |              |>|',
+    '  #4 w3 |               >|',
   ]);
 });
 

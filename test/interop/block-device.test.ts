@@ -1,0 +1,188 @@
+// A real kernel's block devices: a loop device, and a medium behind one that can run full.
+
+import { execFileSync } from 'node:child_process';
+import * as fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { WriteBarrierError, type WriteFlags } from 'write-barrier';
+import { FileStorage } from 'write-barrier/node';
+import { temporaryDirectory } from '../node/support.js';
+import { codeThrown, errorThrown, storageContract } from '../storage/contract.js';
+
+const PLAIN: WriteFlags = { fua: false, tag: 'simple' };
+const FORCED: WriteFlags = { fua: true, tag: 'simple' };
+const SIMPLE = { tag: 'simple' } as const;
+const KIB = 1024;
+
+const root = process.platform === 'linux' && process.getuid?.() === 0;
+const loop = root && works('losetup', '--find');
+const mayMount = loop && tryMount();
+
+describe.skipIf(!loop)(
+  'a loop device (skipped unless this is Linux, and root, with losetup)',
+  () => {
+    test('has the size and the blocks of the device', async () => {
+      const device = loopDevice(backing(256 * KIB));
+      await using storage = await FileStorage.open(device);
+      expect(storage.size).toBe(256 * KIB);
+      expect(storage.capabilities).toMatchObject({ blockSize: 512, fua: true });
+    });
+
+    test('takes its default block size from the device, and goes no lower', async () => {
+      const device = loopDevice(backing(256 * KIB), '--sector-size', '4096');
+      await using storage = await FileStorage.open(device);
+      expect(storage.capabilities.blockSize).toBe(4096);
+      const small = { blockSize: 512, lock: 'none' } as const;
+      expect(await codeThrown(() => FileStorage.open(device, small))).toBe('INVALID_ARGUMENT');
+    });
+
+    test('reads and writes, and what is flushed or forced is in what lies behind it', async () => {
+      const file = backing(256 * KIB);
+      await using storage = await FileStorage.open(loopDevice(file));
+      await storage.write(4096, new Uint8Array(4096).fill(1), PLAIN);
+      await storage.flush(SIMPLE);
+      await storage.write(8192, new Uint8Array(4096).fill(2), FORCED);
+      expect(new Set(fs.readFileSync(file).subarray(4096, 8192))).toEqual(new Set([1]));
+      expect(new Set(fs.readFileSync(file).subarray(8192, 12288))).toEqual(new Set([2]));
+    });
+
+    test('is held by the kernel: a second writer is refused, and /dev stays as it is', async () => {
+      const device = loopDevice(backing(256 * KIB));
+      const first = await FileStorage.open(device);
+      const error = await errorThrown(() => FileStorage.open(device));
+      expect(error).toMatchObject({
+        code: 'STORAGE_LOCKED',
+        message: expect.stringContaining('kernel'),
+      });
+      expect(fs.existsSync(`${device}.lock`)).toBe(false);
+      await (await FileStorage.open(device, { lock: 'none' })).close();
+      await (await FileStorage.open(device, { readOnly: true })).close();
+      await first.close();
+      await (await FileStorage.open(device)).close();
+    });
+
+    test('is neither extended nor cut', async () => {
+      const device = loopDevice(backing(256 * KIB));
+      for (const size of [128 * KIB, 512 * KIB]) {
+        expect(await codeThrown(() => FileStorage.open(device, { size }))).toBe('INVALID_ARGUMENT');
+      }
+      await (await FileStorage.open(device, { size: 256 * KIB })).close();
+    });
+
+    storageContract(
+      'FileStorage on a loop device',
+      {
+        blockSize: 512,
+        cache: 'volatile',
+        flush: true,
+        fua: true,
+        orderedTags: false,
+        writev: true,
+        discard: false,
+        writeZeroes: false,
+      },
+      async () => {
+        const file = join(fs.mkdtempSync(join(tmpdir(), 'write-barrier-')), 'disk.img');
+        fs.writeFileSync(file, new Uint8Array(256 * KIB));
+        const device = attach(file);
+        return {
+          storage: await FileStorage.open(device),
+          reopen: () => FileStorage.open(device),
+          cleanUp: () => {
+            execFileSync('losetup', ['--detach', device]);
+            fs.rmSync(join(file, '..'), { recursive: true });
+          },
+        };
+      },
+    );
+  },
+);
+
+describe.skipIf(!mayMount)('a medium that is full (skipped unless root can mount a tmpfs)', () => {
+  test('fails a write to a file, with ENOSPC from the kernel', async () => {
+    const directory = smallFileSystem();
+    await using storage = await FileStorage.open(join(directory, 'disk.img'), { size: 1024 * KIB });
+    const error = await errorThrown(() =>
+      storage.write(0, new Uint8Array(1024 * KIB).fill(1), PLAIN),
+    );
+    expect(error).toMatchObject({ code: 'IO_FAILED' });
+    expect(causeOf(error)).toMatchObject({ code: 'ENOSPC' });
+    await storage.write(0, new Uint8Array(4096).fill(2), PLAIN);
+  });
+
+  // The kernel's own behaviour, which F2 exists for: a raw descriptor is told once and then hears
+  // of success, though nothing of what was lost has come back.
+  test('fails a flush of a device once in the kernel, and for good here', async () => {
+    const file = join(smallFileSystem(), 'disk.img');
+    fs.writeFileSync(file, '');
+    fs.truncateSync(file, 1024 * KIB);
+    const device = loopDevice(file);
+    const raw = fs.openSync(device, 'r+');
+    onTestFinished(() => fs.closeSync(raw));
+    const storage = await FileStorage.open(device);
+    onTestFinished(() => storage.close());
+
+    await storage.write(0, new Uint8Array(1024 * KIB).fill(1), PLAIN);
+    const error = await errorThrown(() => storage.flush(SIMPLE));
+    expect(error).toMatchObject({ code: 'FLUSH_FAILED' });
+    expect(causeOf(error)).toMatchObject({ code: expect.stringMatching(/^(EIO|ENOSPC)$/) });
+    expect(await codeThrown(() => storage.flush(SIMPLE))).toBe('FLUSH_FAILED');
+    expect(() => fs.fdatasyncSync(raw)).toThrow();
+    expect(() => fs.fdatasyncSync(raw)).not.toThrow();
+  });
+});
+
+/** An image of that many bytes, all zero. */
+function backing(bytes: number): string {
+  const file = join(temporaryDirectory(), 'disk.img');
+  fs.writeFileSync(file, new Uint8Array(bytes));
+  return file;
+}
+
+function attach(file: string, ...options: string[]): string {
+  const output = execFileSync('losetup', ['--find', '--show', ...options, file], {
+    encoding: 'utf8',
+  });
+  return output.trim();
+}
+
+/** A device over the file, until the test ends. */
+function loopDevice(file: string, ...options: string[]): string {
+  const device = attach(file, ...options);
+  onTestFinished(() => void execFileSync('losetup', ['--detach', device]));
+  return device;
+}
+
+/** A file system of 128 KiB, until the test ends. */
+function smallFileSystem(): string {
+  const directory = fs.mkdtempSync(join(tmpdir(), 'write-barrier-full-'));
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'none', directory]);
+  onTestFinished(() => {
+    execFileSync('umount', ['--lazy', directory]);
+    fs.rmdirSync(directory);
+  });
+  return directory;
+}
+
+/** Root in a container often may not. */
+function tryMount(): boolean {
+  const directory = fs.mkdtempSync(join(tmpdir(), 'write-barrier-mount-'));
+  const may = works('mount', '-t', 'tmpfs', '-o', 'size=4k', 'none', directory);
+  if (may) execFileSync('umount', [directory]);
+  fs.rmdirSync(directory);
+  return may;
+}
+
+function works(command: string, ...words: string[]): boolean {
+  try {
+    execFileSync(command, words, { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function causeOf(error: unknown): unknown {
+  return WriteBarrierError.is(error) ? error.cause : undefined;
+}
