@@ -25,7 +25,8 @@ export type ErrorCode =
   | 'IO_FAILED'
   | 'SHORT_TRANSFER'
   | 'FLUSH_FAILED'
-  | 'CLOSE_TIMEOUT';
+  | 'CLOSE_TIMEOUT'
+  | 'POWER_CUT';
 
 const BRAND = Symbol.for('write-barrier.error');
 
@@ -59,8 +60,8 @@ export function invariant(condition: boolean, rule: string): asserts condition {
 /** What somebody else threw, in words. */
 export function inWords(cause: unknown): string {
   try {
-    return cause instanceof Error ? cause.message : String(cause);
+    return String(cause instanceof Error ? cause.message : cause);
   } catch {
-    return Object.prototype.toString.call(cause);
+    return 'something that has no words';
   }
 }

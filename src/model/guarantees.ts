@@ -122,7 +122,7 @@ export const GUARANTEES: Readonly<
       answers: answers('no', 'no', 'no', 'refused', 'no', 'no', 'no'),
       verdict: 'unsafe',
       reason:
-        'Barriers are refused and a completed write may still be lost: only waiting for a flush helps, if there is one.',
+        'Barriers are refused, and a completed write may be lost until a flush has completed.',
     },
   },
   DRAIN: {
@@ -161,7 +161,7 @@ export const GUARANTEES: Readonly<
       answers: DRAIN_VOLATILE,
       verdict: 'safe',
       reason:
-        'The queue empties, the cache is flushed, and the barrier itself is forced to the medium before anything follows.',
+        'The queue empties, the cache is flushed, and the barrier is forced to the medium before anything follows.',
     },
   },
   TAG: {

@@ -46,8 +46,11 @@ export function asStorage(scheduler: Schedules): Storage {
       if (tag === 'simple') return scheduler.flush();
       // Where the mode's barrier flushes nothing, durability needs a flush of its own, and it comes first: the
       // barrier waits for it, and so does everything behind the barrier.
-      const durable = scheduler.guarantees.emptyBarrierFlushes === 'yes';
+      const { guarantees } = scheduler;
+      const durable = guarantees.emptyBarrierFlushes === 'yes';
       await Promise.all([...(durable ? [] : [scheduler.flush()]), scheduler.barrier()]);
+      // The barrier followed the mode of its turn, which may be another by now.
+      if (durable && scheduler.guarantees !== guarantees) await scheduler.flush();
     },
     discard: (offset, length) => scheduler.discard(offset, length),
     writeZeroes: (offset, length) => scheduler.writeZeroes(offset, length),

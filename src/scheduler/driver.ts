@@ -21,7 +21,7 @@ export interface Call {
   readonly resolve: (value?: Uint8Array) => void;
   readonly reject: (reason: unknown) => void;
   /** What to write, or where to read into. */
-  readonly data: Uint8Array | readonly Uint8Array[] | undefined;
+  data: Uint8Array | readonly Uint8Array[] | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -43,7 +43,8 @@ export class Driver {
   });
   #waiters: Waiter[] = [];
   #pumping = false;
-  #abandoned: CloseTimeoutError | undefined;
+  /** The storage did not answer in time, and nobody waits for it any more. */
+  abandoned: CloseTimeoutError | undefined;
   submitted = 0;
   settled = 0;
 
@@ -64,13 +65,13 @@ export class Driver {
   /** Settles when `holds` answers true. */
   until(holds: () => boolean): Promise<void> {
     if (holds()) return Promise.resolve();
-    if (this.#abandoned) return Promise.reject(this.#abandoned);
+    if (this.abandoned) return Promise.reject(this.abandoned);
     return new Promise((resolve, reject) => this.#waiters.push({ holds, resolve, reject }));
   }
 
   /** Issues what may be issued, and answers whom there is an answer for. */
   pump(): void {
-    if (this.#pumping || this.#abandoned) return;
+    if (this.#pumping || this.abandoned) return;
     this.#pumping = true;
     try {
       for (let command = this.ordering.next(); command; command = this.ordering.next()) {
@@ -89,11 +90,6 @@ export class Driver {
     for (const { resolve } of done) resolve();
   }
 
-  /** The storage did not answer in time, and nobody waits for it any more. */
-  get abandoned(): boolean {
-    return this.#abandoned !== undefined;
-  }
-
   /** Gives up on the commands that the storage has not answered, and tells everybody who waits. */
   abandon(timeoutMs: number): CloseTimeoutError {
     const hanging = Array.from(this.ordering.running, ({ what: { op, offset, length } }) => ({
@@ -104,7 +100,7 @@ export class Driver {
     const error = new CloseTimeoutError(timeoutMs, hanging);
     this.ordering.abandon(error);
     this.pump();
-    this.#abandoned = error;
+    this.abandoned = error;
     for (const { reject } of this.#waiters.splice(0)) reject(error);
     return error;
   }
@@ -142,11 +138,14 @@ export class Driver {
   }
 
   #complete(command: Command<Call>, error: unknown): void {
-    if (this.#abandoned) return;
+    if (this.abandoned) return;
     if (this.#observer) {
       const text = error === undefined ? {} : { error: inWords(error) };
       this.#observer({ kind: 'complete', command: command.id, ...text });
     }
+    // A write that waits for its flush has no use for its buffer any more.
+    if (command.what.op === 'write')
+      ((command.serves as Entry<Call>).client as Call).data = undefined;
     this.ordering.complete(command, error);
     this.pump();
   }

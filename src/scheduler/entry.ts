@@ -54,7 +54,6 @@ export class Entry<C> implements ListNode<Entry<C>> {
   epoch: EpochToken<Entry<C>> | undefined = undefined;
   /** A read that went past a barrier: it is not part of what the barrier waits for. */
   passed = false;
-  indexed = false;
   next: Entry<C> | undefined = undefined;
   previous: Entry<C> | undefined = undefined;
 

@@ -121,14 +121,16 @@ export class CloseTimeoutError extends WriteBarrierError {
     const commands = hanging.map(({ op, offset, length }) =>
       op === 'flush' ? op : `${op} of ${length} bytes at ${offset}`,
     );
-    super('CLOSE_TIMEOUT', `no answer within ${timeoutMs} ms to: ${commands.join(', ')}`);
+    super(
+      'CLOSE_TIMEOUT',
+      `no answer within ${timeoutMs} ms to: ${commands.join(', ') || 'close'}`,
+    );
     this.hanging = hanging;
   }
 }
 
 function sizeOf(ranges: readonly ByteRange[]): string {
-  const bytes = ranges.reduce((sum, { start, end }) => sum + (end - start), 0);
-  return `${bytes} bytes in ${ranges.length} range${ranges.length === 1 ? '' : 's'}`;
+  return `${ranges.reduce((sum, { start, end }) => sum + end - start, 0)} bytes`;
 }
 
 /** The refusal of what the mode or the storage cannot do. */

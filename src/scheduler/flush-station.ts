@@ -20,6 +20,7 @@ interface Epoch<T> {
   /** Writes that were admitted in this epoch and have not completed. */
   writes: number;
   readonly waiters: Set<T>;
+  previous: Epoch<T> | undefined;
   next: Epoch<T> | undefined;
 }
 
@@ -28,7 +29,7 @@ export type EpochToken<T> = Epoch<T>;
 
 /** Shares device flushes among those who wait for one. */
 export class FlushStation<T> {
-  #oldest: Epoch<T> = { writes: 0, waiters: new Set(), next: undefined };
+  #oldest: Epoch<T> = { writes: 0, waiters: new Set(), previous: undefined, next: undefined };
   #youngest: Epoch<T> = this.#oldest;
   #ready = new Set<T>();
   /** Whose flush is not due yet, and in which epoch. */
@@ -49,8 +50,9 @@ export class FlushStation<T> {
   /** A write was admitted; those who join from now on wait for it. */
   writeAdmitted(): EpochToken<T> {
     if (this.#youngest.waiters.size > 0) {
-      const epoch: Epoch<T> = { writes: 0, waiters: new Set(), next: undefined };
-      this.#youngest.next = epoch;
+      const previous = this.#youngest;
+      const epoch: Epoch<T> = { writes: 0, waiters: new Set(), previous, next: undefined };
+      previous.next = epoch;
       this.#youngest = epoch;
     }
     this.#youngest.writes += 1;
@@ -60,6 +62,7 @@ export class FlushStation<T> {
   /** The write has completed, or will never be issued. */
   writeGone(epoch: EpochToken<T>): void {
     epoch.writes -= 1;
+    this.#tidy(epoch);
     if (epoch.writes === 0) this.#advance();
   }
 
@@ -83,6 +86,7 @@ export class FlushStation<T> {
     const left = epoch ? epoch.waiters.delete(waiter) : this.#ready.delete(waiter);
     this.#early.delete(waiter);
     if (left) this.#waiting -= 1;
+    if (epoch) this.#tidy(epoch);
     return left;
   }
 
@@ -114,6 +118,14 @@ export class FlushStation<T> {
     return evicted;
   }
 
+  /** Takes out an epoch in the middle that nobody is left in. */
+  #tidy(epoch: Epoch<T>): void {
+    const { writes, waiters, previous, next } = epoch;
+    if (writes > 0 || waiters.size > 0 || !previous || !next) return;
+    previous.next = next;
+    next.previous = previous;
+  }
+
   #advance(): void {
     for (;;) {
       const { writes, waiters, next } = this.#oldest;
@@ -124,6 +136,7 @@ export class FlushStation<T> {
       }
       waiters.clear();
       if (!next) return;
+      next.previous = undefined;
       this.#oldest = next;
     }
   }

@@ -103,7 +103,7 @@ export class IoScheduler implements AsyncDisposable {
   /** `failed`: a flush has failed, and everything is refused until `recover()`. */
   get state(): 'running' | 'failed' | 'closed' {
     if (this.#closing) return 'closed';
-    return this.#driver.ordering.failure ? 'failed' : 'running';
+    return this.#driver.ordering.failed ? 'failed' : 'running';
   }
 
   /**
@@ -216,9 +216,9 @@ export class IoScheduler implements AsyncDisposable {
    */
   async recover(): Promise<readonly ByteRange[]> {
     if (this.#closing) throw closed();
-    if (!this.#driver.ordering.failure) return this.atRisk;
+    if (!this.#driver.ordering.failed) return this.atRisk;
     await this.idle();
-    if (this.#driver.ordering.failure) this.#driver.ordering.recover();
+    if (this.#driver.ordering.failed) this.#driver.ordering.recover();
     return this.atRisk;
   }
 
@@ -252,8 +252,8 @@ export class IoScheduler implements AsyncDisposable {
   }
 
   /** The same as `close()` without a limit of time, for `await using`. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
   }
 
   /**
@@ -329,7 +329,9 @@ export class IoScheduler implements AsyncDisposable {
 
   async #closeStorage(): Promise<void> {
     // A storage that has not answered is left open: closing it under a running command is worse.
-    if (!this.#driver.abandoned) await this.#storage.close();
+    if (this.#driver.abandoned) return;
+    // Rejects when somebody gives up.
+    await Promise.race([this.#storage.close(), this.#driver.until(() => false)]);
   }
 
   /** What `work` answers, or CLOSE_TIMEOUT for everybody who still waits. */

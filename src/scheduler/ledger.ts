@@ -31,19 +31,35 @@ export class Ledger<C> {
   readonly #covered = new Map<Command<C>, RangeSet>();
   readonly #lost = new RangeSet();
   #failures: Failure[] = [];
+  readonly #abort: boolean;
+  /** The flush that failed, until somebody forgives it. */
+  #cause: { readonly cause: unknown } | undefined;
+
+  /** `abort`: a failed flush is remembered, and what it left in doubt; so are failed writes, for the next barrier. */
+  constructor(abort: boolean) {
+    this.#abort = abort;
+  }
+
+  /** A flush has failed, and nobody has forgiven it. */
+  get failed(): boolean {
+    return this.#cause !== undefined;
+  }
+
+  /** The flush that failed, with all that is in doubt by now. */
+  get failure(): FlushFailedError {
+    return new FlushFailedError([...this.lost], this.#cause?.cause);
+  }
 
   /** In doubt, in order. */
   get lost(): readonly ByteRange[] {
     return this.#lost.toArray();
   }
 
-  /**
-   * A write has ended well. `forced`: it is on the medium. `doubtful`: a flush failed while it was at the device,
-   * and nobody knows which came first.
-   */
-  wrote({ start, end }: ByteRange, forced: boolean, doubtful: boolean): void {
+  /** A write has ended well. `forced`: it is on the medium. */
+  wrote({ start, end }: ByteRange, forced: boolean): void {
     if (!forced) this.#dirty.add(start, end);
-    if (doubtful && !forced) this.#lost.add(start, end);
+    // It was at the device when the flush failed, and nobody knows which came first.
+    if (this.failed && !forced) this.#lost.add(start, end);
     else if (!this.#lost.isEmpty) this.#lost.delete(start, end);
     if (this.#failures.length === 0) return;
     for (const { bytes } of this.#failures) bytes.delete(start, end);
@@ -53,6 +69,7 @@ export class Ledger<C> {
   /** A write has failed; some of it may be in the cache. */
   writeFailed(request: Request, { start, end }: ByteRange, cause: unknown): void {
     this.#dirty.add(start, end);
+    if (!this.#abort) return;
     let last = this.#failures.at(-1);
     if (!last || last.told || this.#failures.length < FAILURES_MAX) {
       last = { request, cause, bytes: new RangeSet(), told: false };
@@ -66,15 +83,29 @@ export class Ledger<C> {
     this.#dirty = new RangeSet();
   }
 
-  /** A flush has ended. `remember`: what a failed one leaves in doubt is lost until it is written again. */
-  flushEnded(command: Command<C>, cause: unknown, remember: boolean): FlushFailedError | undefined {
-    const atRisk = this.#covered.get(command) as RangeSet;
+  /**
+   * A flush has ended. Of two at the device nobody knows which came first: what one of them held is not certain
+   * before both have succeeded.
+   */
+  flushEnded(command: Command<C>, cause: unknown): FlushFailedError | undefined {
+    const held = this.#covered.get(command) as RangeSet;
     this.#covered.delete(command);
-    if (cause === undefined) return undefined;
-    atRisk.addAll(this.#dirty);
-    this.#dirty = atRisk;
-    if (remember) this.#lost.addAll(atRisk);
-    return new FlushFailedError([...atRisk.toArray()], cause);
+    if (cause === undefined) {
+      for (const other of this.#covered.values()) other.addAll(held);
+      return undefined;
+    }
+    held.addAll(this.#dirty);
+    this.#dirty = held;
+    if (!this.#abort) return new FlushFailedError([...held.toArray()], cause);
+    this.#lost.addAll(held);
+    for (const other of this.#covered.values()) this.#lost.addAll(other);
+    this.#cause ??= { cause };
+    return this.failure;
+  }
+
+  /** Whoever answers for what is in doubt goes on. */
+  forgive(): void {
+    this.#cause = undefined;
   }
 
   /**

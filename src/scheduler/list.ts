@@ -11,11 +11,17 @@ export class List<T extends ListNode<T>> {
   size = 0;
 
   push(node: T): void {
-    node.previous = this.tail;
-    node.next = undefined;
-    if (this.tail) this.tail.next = node;
+    this.insert(node, undefined);
+  }
+
+  /** Puts a node before `next`, or at the end. */
+  insert(node: T, next: T | undefined): void {
+    node.next = next;
+    node.previous = next ? next.previous : this.tail;
+    if (node.previous) node.previous.next = node;
     else this.head = node;
-    this.tail = node;
+    if (next) next.previous = node;
+    else this.tail = node;
     this.size += 1;
   }
 
@@ -27,18 +33,6 @@ export class List<T extends ListNode<T>> {
     node.next = undefined;
     node.previous = undefined;
     this.size -= 1;
-  }
-
-  /** Puts `other` where `node` stands. */
-  replace(node: T, other: T): void {
-    other.previous = node.previous;
-    other.next = node.next;
-    if (other.previous) other.previous.next = other;
-    else this.head = other;
-    if (other.next) other.next.previous = other;
-    else this.tail = other;
-    node.next = undefined;
-    node.previous = undefined;
   }
 
   shift(): T | undefined {

@@ -78,7 +78,6 @@ export class Ordering<C> {
   readonly #flushes: boolean;
   /** A change acts from the next barrier on whose sequence starts; a running one keeps its steps. */
   mode: ModeName;
-  #failure: FlushFailedError | undefined;
 
   readonly #queue = new Queue<C>();
   readonly #window = new Window<C>();
@@ -87,13 +86,14 @@ export class Ordering<C> {
   /** The commands at the device, oldest first. */
   readonly running: List<Command<C>> = new List();
   readonly #settled = new List<Entry<C>>();
-  readonly #ledger = new Ledger<C>();
+  readonly #ledger: Ledger<C>;
 
   #nextTicket = 0;
   #nextCommand = 0;
   /** Admitted in order and not settled: what a drain waits for. */
   #active = 0;
-  #barriersPending = 0;
+  /** Barriers that were submitted and have not been answered. */
+  barriersPending = 0;
   readonly #counters = new Counters();
 
   constructor(options: OrderingOptions) {
@@ -101,13 +101,14 @@ export class Ordering<C> {
     this.#device = options.device;
     this.#depth = options.depth;
     this.#abort = options.errorPolicy === 'abort';
+    this.#ledger = new Ledger(this.#abort);
     this.#readsPass = options.readsPassBarriers;
     this.#flushes = options.device.cache === 'volatile' && options.device.flush;
   }
 
-  /** The flush that failed, until recover(). */
-  get failure(): FlushFailedError | undefined {
-    return this.#failure;
+  /** A flush has failed, and recover() has not been called. */
+  get failed(): boolean {
+    return this.#ledger.failed;
   }
 
   /** In doubt since a flush failed, and not written again. */
@@ -123,11 +124,6 @@ export class Ordering<C> {
   /** The payload of those in the queue, in bytes. */
   get queuedBytes(): number {
     return this.#queue.bytes;
-  }
-
-  /** Barriers that were submitted and have not been answered. */
-  get barriersPending(): number {
-    return this.#barriersPending;
   }
 
   /** Nothing queued, nothing at the device. */
@@ -151,7 +147,7 @@ export class Ordering<C> {
   submit(request: Request, client: C): Entry<C> {
     const entry = new Entry(this.#nextTicket++, request, client);
     const refusal = this.#refusal(request);
-    if (isBarrier(request)) this.#barriersPending += 1;
+    if (isBarrier(request)) this.barriersPending += 1;
     if (refusal) this.#settle(entry, refusal);
     else if (!this.#mayPass(entry)) this.#queue.push(entry);
     else {
@@ -188,12 +184,12 @@ export class Ordering<C> {
   /** Takes requests again after a failed flush. */
   recover(): void {
     invariant(this.idle, 'recover() comes when nothing is at the device');
-    this.#failure = undefined;
+    this.#ledger.forgive();
   }
 
   /** Settles all there is with `error`. What the device still answers must not be reported any more. */
   abandon(error: unknown): void {
-    this.#evict(error);
+    this.#evict(error, error);
     for (const { serves } of this.running) {
       for (const entry of serves instanceof Set ? serves : [serves]) {
         if (entry.state !== 'settled') this.#settle(entry, error);
@@ -211,17 +207,14 @@ export class Ordering<C> {
 
   /** The next command to issue, or undefined while one must complete first, or none is left. */
   next(): Command<C> | undefined {
-    if (this.#failure || this.running.size >= this.#depth) return undefined;
-    const flush = this.#sharedFlush();
-    if (flush) return flush;
-    const entry = this.#window.takeReady();
-    return entry ? this.#issueData(entry) : this.#admit();
+    if (this.failed || this.running.size >= this.#depth) return undefined;
+    return this.#issueDue() ?? this.#admit();
   }
 
   // Submission
 
   #refusal(request: Request): WriteBarrierError | undefined {
-    if (this.#failure) return new SchedulerFailedError(this.#failure);
+    if (this.failed) return new SchedulerFailedError(this.#ledger.failure);
     if (isBarrier(request) && modeOf(this.mode).by === 'none') return unsupported(request);
     return canHonour(request, this.#device) ? undefined : unsupported(request);
   }
@@ -234,10 +227,18 @@ export class Ordering<C> {
     const { head } = this.#queue;
     if (!sequence?.step && !(head && isBarrier(head.request))) return false;
     if (sequence && !sequence.payloadIssued && overlap(sequence.entry, entry)) return false;
-    return !this.#window.conflict(entry) && !this.#queue.writes(entry);
+    return !this.#window.conflict(entry) && !this.#queue.mayWrite(entry);
   }
 
   // Admission
+
+  /** What has been admitted and need not wait. */
+  #issueDue(): Command<C> | undefined {
+    const flush = this.#sharedFlush();
+    if (flush) return flush;
+    const entry = this.#window.takeReady();
+    return entry && this.#issueData(entry);
+  }
 
   #admit(): Command<C> | undefined {
     for (;;) {
@@ -264,7 +265,7 @@ export class Ordering<C> {
         entry.state = 'flushing';
         this.#station.join(entry);
       }
-      const command = isFlush ? this.#sharedFlush() : this.#admitData(entry);
+      const command = isFlush ? this.#issueDue() : this.#admitData(entry);
       if (command) return command;
     }
   }
@@ -276,7 +277,8 @@ export class Ordering<C> {
       const { steps } = transition(initialState(this.mode), request);
       entry.commands = lowerSteps(steps, this.#device) as readonly CommandStep[];
     }
-    const preflush = entry.commands?.[0]?.op === 'flush';
+    // Where nothing is volatile no flush is sent, and the wait remains.
+    const preflush = request.kind === 'write' && request.preflush === true;
     let issuable = false;
     if (preflush) {
       this.#window.admitPreflushing(entry);
@@ -285,7 +287,7 @@ export class Ordering<C> {
       issuable = this.#window.admit(entry);
     }
     if (entry.mutates) entry.epoch = this.#station.writeAdmitted();
-    if (preflush) return this.#sharedFlush();
+    if (preflush) return this.#issueDue();
     return issuable ? this.#issueData(entry) : undefined;
   }
 
@@ -301,8 +303,8 @@ export class Ordering<C> {
     this.#leftDevice(command, entry, cause);
     if (cause !== undefined || entry.commands?.at(-1)?.op !== 'flush') {
       this.#done(entry, ioFailure(entry.request, cause));
-    } else if (this.#failure) {
-      this.#done(entry, this.#failure);
+    } else if (this.failed) {
+      this.#done(entry, this.#ledger.failure);
     } else {
       entry.state = 'postflushing';
       this.#station.joinReady(entry);
@@ -313,7 +315,7 @@ export class Ordering<C> {
     this.#window.leave(entry);
     if (!entry.mutates) return;
     const forced = command.what.fua || !this.#flushes;
-    if (cause === undefined) this.#ledger.wrote(entry, forced, this.#failure !== undefined);
+    if (cause === undefined) this.#ledger.wrote(entry, forced);
     else this.#ledger.writeFailed(entry.request, entry, cause);
     if (entry.epoch) this.#station.writeGone(entry.epoch);
   }
@@ -333,9 +335,9 @@ export class Ordering<C> {
   }
 
   #sharedFlushDone(command: Command<C>, served: Set<Entry<C>>, cause: unknown): void {
-    const error = this.#ledger.flushEnded(command, cause, this.#abort);
-    // A flush that began after another one failed succeeds without what that one lost.
-    this.#serve(served, error ?? this.#failure);
+    const error = this.#ledger.flushEnded(command, cause);
+    // A flush that ends after another one failed succeeds without what that one lost.
+    this.#serve(served, error ?? (this.failed ? this.#ledger.failure : undefined));
     if (error && this.#abort) this.#fail(error);
   }
 
@@ -377,8 +379,10 @@ export class Ordering<C> {
   /** I3. */
   #issueStep(sequence: Sequence<C>, step: CommandStep): Command<C> | undefined {
     const wait = step.tag === 'ordered' ? this.#window.unissued : sequence.outstanding;
-    if (wait > 0) return undefined;
     const { entry } = sequence;
+    // Without the tag nobody but us keeps overlapping writes apart.
+    const alone = step.stage !== 'bar' || this.#device.orderedTags || !this.#window.conflict(entry);
+    if (wait > 0 || !alone) return undefined;
     sequence.advance();
     sequence.outstanding += 1;
     if (step.stage === 'bar') {
@@ -396,7 +400,7 @@ export class Ordering<C> {
     const isFlush = command.what.op === 'flush';
     if (!isFlush) this.#leftDevice(command, entry, cause);
     const error = isFlush
-      ? this.#ledger.flushEnded(command, cause, this.#abort)
+      ? this.#ledger.flushEnded(command, cause)
       : ioFailure(entry.request, cause);
     if (error) {
       sequence.error ??= error;
@@ -416,7 +420,7 @@ export class Ordering<C> {
 
   /** I7. */
   #answerForFailures(sequence: Sequence<C>): void {
-    if (!this.#abort || sequence.entry.client === undefined) return;
+    if (sequence.entry.client === undefined) return;
     sequence.error = this.#ledger.answer(sequence.entry);
     if (sequence.error) sequence.dropPayload();
   }
@@ -465,7 +469,8 @@ export class Ordering<C> {
   #withdrawBarrier(entry: Entry<C>): boolean {
     const sequence = this.#sequence as Sequence<C>;
     const { begun, error } = sequence;
-    if (error !== undefined) return false;
+    // Under `kernel` nobody but its owner hears of a preflush that fails.
+    if (error !== undefined || (begun && !this.#abort)) return false;
     if (begun && (!entry.mutates || sequence.payloadIssued)) return false;
     if (begun) {
       sequence.dropPayload();
@@ -487,19 +492,18 @@ export class Ordering<C> {
     entry.state = 'settled';
     entry.error = error;
     if (entry.client === undefined) return;
-    if (isBarrier(entry.request)) this.#barriersPending -= 1;
+    if (isBarrier(entry.request)) this.barriersPending -= 1;
     this.#settled.push(entry);
   }
 
   /** I8. */
   #fail(error: FlushFailedError): void {
-    this.#failure ??= error;
-    this.#evict(new SchedulerFailedError(error));
+    this.#evict(new SchedulerFailedError(error), error);
     for (const entry of this.#station.evict()) this.#done(entry, error);
   }
 
-  /** Refuses whatever has nothing at the device. */
-  #evict(error: unknown): void {
+  /** Refuses whatever has nothing at the device; a sequence that has begun ends `inDoubt`. */
+  #evict(error: unknown, inDoubt: unknown): void {
     for (const entry of this.#queue) {
       this.#queue.remove(entry);
       this.#settle(entry, error);
@@ -511,7 +515,7 @@ export class Ordering<C> {
     }
     const sequence = this.#sequence;
     if (!sequence) return;
-    sequence.error ??= error;
+    sequence.error ??= sequence.begun ? inDoubt : error;
     sequence.cut();
     this.#endSequence(sequence);
   }

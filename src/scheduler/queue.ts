@@ -4,13 +4,14 @@
 import { type ByteRange, isBarrier, type Request } from '../model/index.js';
 import { Entry } from './entry.js';
 import { List } from './list.js';
-import { RangeIndex } from './ranges.js';
+import { overlap } from './ranges.js';
+
+/** How many requests a read looks at before it decides to wait behind all of them. */
+const LOOKED_AT_MAX = 1024;
 
 /** See the head of this file. */
 export class Queue<C> {
   readonly #entries = new List<Entry<C>>();
-  /** The writes in the queue; those at its tail only once a read has asked for them. */
-  readonly #writes = new RangeIndex<Entry<C>>();
   #bytes = 0;
 
   get size(): number {
@@ -37,38 +38,25 @@ export class Queue<C> {
 
   remove(entry: Entry<C>): void {
     this.#entries.remove(entry);
-    this.#forget(entry);
-  }
-
-  /** A cancelled barrier leaves an empty one in its place. */
-  removeCancelled(entry: Entry<C>): void {
-    if (!isBarrier(entry.request)) {
-      this.remove(entry);
-      return;
-    }
-    // One ordering point is as good as two.
-    if (isStandIn(entry.previous) || isStandIn(entry.next)) {
-      this.remove(entry);
-      return;
-    }
-    const place = standIn(entry);
-    place.indexed = entry.indexed;
-    this.#entries.replace(entry, place);
-    this.#forget(entry);
-  }
-
-  /** Whether a queued request writes any of these bytes. */
-  writes(range: ByteRange): boolean {
-    for (let entry = this.#entries.tail; entry && !entry.indexed; entry = entry.previous) {
-      entry.indexed = true;
-      if (entry.mutates) this.#writes.add(entry);
-    }
-    return this.#writes.overlaps(range);
-  }
-
-  #forget(entry: Entry<C>): void {
     this.#bytes -= payloadOf(entry.request);
-    if (entry.indexed && entry.mutates) this.#writes.delete(entry);
+  }
+
+  /** A cancelled barrier leaves an empty one in its place, unless one is beside it: one is as good as two. */
+  removeCancelled(entry: Entry<C>): void {
+    const { previous, next } = entry;
+    this.remove(entry);
+    const [before, behind] = [isStandIn(previous), isStandIn(next)];
+    if (before && behind) this.remove(next as Entry<C>);
+    else if (isBarrier(entry.request) && !before && !behind) {
+      this.#entries.insert(standIn(entry), next);
+    }
+  }
+
+  /** Whether a queued request may write any of these bytes. Nobody looks through a long queue for that. */
+  mayWrite(range: ByteRange): boolean {
+    if (this.size > LOOKED_AT_MAX) return true;
+    for (const entry of this) if (entry.mutates && overlap(entry, range)) return true;
+    return false;
   }
 }
 

@@ -1,12 +1,7 @@
-// Two ways to keep byte ranges.
-//
-// RangeSet: which bytes. Adding appends, so the path of a write stays short; the ranges are sorted and
-// joined when somebody looks, and every ADDED_MAX additions. Additions never make more than RANGES_MAX ranges of
-// it: beyond that neighbours are joined across their gaps, small ones first, so the set may say too much, never
+// A set of bytes. Adding appends, so the path of a write stays short; the ranges are sorted and
+// joined when somebody looks, and every ADDED_MAX additions. There are never more than RANGES_MAX ranges and
+// additions: beyond that neighbours are joined across their gaps, small ones first, so the set may say too much, never
 // too little.
-//
-// RangeIndex: who waits with a claim on which bytes. Its answers are exact. A claim stands in each cell of
-// 64 KiB that it touches, a wide one in a list apart, so a question looks at few claims.
 
 import type { ByteRange } from '../model/index.js';
 
@@ -47,6 +42,8 @@ export class RangeSet {
       if (range.end > end) kept.push({ start: end, end: range.end });
       behind += 1;
     }
+    // Rather too many bytes than too many ranges.
+    if (kept.length > behind - first && this.#ranges.length >= RANGES_MAX) return;
     if (behind > first) this.#ranges.splice(first, behind - first, ...kept);
   }
 
@@ -85,58 +82,7 @@ function join(sorted: readonly ByteRange[], gapMax: number): ByteRange[] {
   return joined;
 }
 
-const CELL_BYTES = 65_536;
-const CELLS_MAX = 16;
-
-/** Who claims which bytes. */
-export class RangeIndex<T extends ByteRange> {
-  readonly #cells = new Map<number, Set<T>>();
-  readonly #wide = new Set<T>();
-
-  add(claim: T): void {
-    const [first, last] = cellsOf(claim);
-    if (last - first >= CELLS_MAX) {
-      this.#wide.add(claim);
-      return;
-    }
-    for (let cell = first; cell <= last; cell++) {
-      const claims = this.#cells.get(cell);
-      if (claims) claims.add(claim);
-      else this.#cells.set(cell, new Set([claim]));
-    }
-  }
-
-  delete(claim: T): void {
-    if (this.#wide.delete(claim)) return;
-    const [first, last] = cellsOf(claim);
-    for (let cell = first; cell <= last; cell++) {
-      const claims = this.#cells.get(cell);
-      if (claims?.delete(claim) && claims.size === 0) this.#cells.delete(cell);
-    }
-  }
-
-  /** Whether anybody claims any of these bytes. */
-  overlaps(range: ByteRange): boolean {
-    for (const claims of this.#around(range)) {
-      for (const claim of claims) if (overlap(claim, range)) return true;
-    }
-    return false;
-  }
-
-  /** All claims that may overlap the range; a wide question looks at all, a narrow one at its cells. */
-  *#around(range: ByteRange): Iterable<Iterable<T>> {
-    yield this.#wide;
-    const [first, last] = cellsOf(range);
-    if (last - first >= this.#cells.size) yield* this.#cells.values();
-    else for (let cell = first; cell <= last; cell++) yield this.#cells.get(cell) ?? [];
-  }
-}
-
 /** Whether the ranges have a byte in common. */
 export function overlap(a: ByteRange, b: ByteRange): boolean {
   return a.start < b.end && b.start < a.end;
-}
-
-function cellsOf({ start, end }: ByteRange): [first: number, last: number] {
-  return [Math.floor(start / CELL_BYTES), Math.floor((end - 1) / CELL_BYTES)];
 }

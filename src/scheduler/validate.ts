@@ -6,7 +6,7 @@
 // methods that it declares, not for what they do: that is seen when they answer (perform.ts).
 
 import { WriteBarrierError } from '../model/index.js';
-import { rangeFault } from '../storage/checks.js';
+import { rangeFault, totalLength } from '../storage/checks.js';
 import type { CloseOptions, SchedulerOptions, WriteOptions } from './options.js';
 
 /** What a timer can wait. */
@@ -23,13 +23,10 @@ const SCHEDULER_FLAGS = ['allowUnsafe', 'readsPassBarriers'] as const;
 /** The number of bytes, or what is wrong with the data. */
 export function checkData(data: unknown): number | WriteBarrierError {
   if (isBytes(data)) return data.byteLength;
-  if (!Array.isArray(data)) return invalid('data', 'a Uint8Array or a list of them', data);
-  let length = 0;
-  for (const part of data) {
-    if (!isBytes(part)) return invalid('data', 'a list of Uint8Array only', part);
-    length += part.byteLength;
+  if (!Array.isArray(data) || ![...data].every(isBytes)) {
+    return invalid('data', 'a Uint8Array or a list of them', data);
   }
-  return length;
+  return totalLength(data);
 }
 
 /** What is wrong with a range of bytes; undefined for nothing. */
@@ -61,7 +58,10 @@ export function checkTimeout(options: CloseOptions): WriteBarrierError | undefin
   const misuse = checkFlags(options, []);
   if (misuse) return misuse;
   const { timeoutMs } = options;
-  if (timeoutMs === undefined || (timeoutMs >= 0 && timeoutMs <= TIMEOUT_MAX_MS)) return undefined;
+  if (timeoutMs === undefined) return undefined;
+  if (typeof timeoutMs === 'number' && timeoutMs >= 0 && timeoutMs <= TIMEOUT_MAX_MS) {
+    return undefined;
+  }
   return invalid('timeoutMs', 'a number of milliseconds below 2^31', timeoutMs);
 }
 

@@ -1,6 +1,7 @@
 // What a hurried user, an odd storage or bad timing can do to the scheduler: nobody hangs, nothing is lost in
 // silence, and whoever asked hears what became of it.
 
+import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
 import {
@@ -13,6 +14,7 @@ import {
   withFaults,
   withLatency,
 } from 'write-barrier';
+import { Ordering } from '../../src/scheduler/ordering.js';
 import { BLOCK, ManualStorage, outcomes, settled, track, VOLATILE, World } from './world.js';
 
 const block = (fill: number, length = BLOCK): Uint8Array => new Uint8Array(length).fill(fill);
@@ -193,6 +195,163 @@ describe('barriers and failures', () => {
   });
 });
 
+describe('bytes at risk', () => {
+  test('given two flushes at the device, when one fails, then what the other one holds is at risk, too', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'TAG_FLUSH' });
+    submit('w0');
+    await device.drain();
+    const all = submit('f b');
+    expect(device.inFlight).toBe('F ^F');
+    await device.fail('^F');
+    await device.drain();
+    expect(outcomes(all)).toBe('f:FLUSH_FAILED b:FLUSH_FAILED');
+    for (const { error } of all)
+      expect(error).toMatchObject({ atRisk: [{ start: 0, end: BLOCK }] });
+    expect(disk.atRisk).toEqual([{ start: 0, end: BLOCK }]);
+  });
+
+  test('given two flushes at the device, when one succeeds and then the other fails, then it is not certain which came first', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'TAG_FLUSH', depth: 3 });
+    submit('w0 b1');
+    await device.answer('w0');
+    await device.answer('^w1');
+    const [preflush, postflush] = device.inFlight.split(' ');
+    expect([preflush, postflush]).toEqual(['^F', '^F']);
+    await device.answer('^F');
+    await device.fail('^F');
+    expect(disk.atRisk).toEqual([{ start: 0, end: 2 * BLOCK }]);
+  });
+
+  test('given a flush that failed, when others end and come later, then their errors name what is at risk by then', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH', device: { fua: false } });
+    const all = submit('w0 f w4! w6');
+    await device.answer('w0');
+    await device.fail('F');
+    await device.drain();
+    const [late] = submit('w9');
+    await settled();
+    expect(outcomes(all)).toBe('w0:done f:FLUSH_FAILED w4!:FLUSH_FAILED w6:done');
+    expect(disk.atRisk).toHaveLength(3);
+    expect(late?.error).toMatchObject({ code: 'FAILED', atRisk: disk.atRisk });
+    expect(all[2]?.error).toMatchObject({ atRisk: [{ start: 0 }, { start: 4 * BLOCK }] });
+  });
+
+  test('given a barrier whose write is at the device, when another flush fails, then its outcome is in doubt, not refused', async () => {
+    const { device, submit } = worldOf({ mode: 'TAG_FUA' });
+    submit('w0');
+    await device.drain();
+    const all = submit('f b1');
+    expect(device.inFlight).toBe('F ^F ^w1!');
+    await device.fail('F');
+    await device.drain();
+    expect(outcomes(all)).toBe('f:FLUSH_FAILED b1:FLUSH_FAILED');
+  });
+
+  test('given a failure of the whole disk, when scattered writes mend it, then the books stay short', async () => {
+    const device = new ManualStorage();
+    const storage: Storage = {
+      ...bind(device),
+      size: 2 ** 40,
+      discard: () => Promise.reject(new Error('EIO')),
+      write: () => {},
+    };
+    const disk = new IoScheduler(storage, { mode: 'TAG_FLUSH' });
+    await expect(disk.discard(0, 2 ** 40)).rejects.toMatchObject({ code: 'IO_FAILED' });
+    for (let i = 0; i < 20_000; i++) await disk.write(2 * i * BLOCK, block(1));
+    const flush = ended(disk.flush());
+    await device.fail('F');
+    expect(await flush).toBe('FLUSH_FAILED');
+    expect(disk.atRisk.length).toBeLessThan(6000);
+  });
+});
+
+describe('a write with preflush', () => {
+  test.each(['none', 'volatile'] as const)(
+    'waits for what was submitted before it on a storage with cache %s',
+    async (cache) => {
+      const { device, submit } = worldOf({ mode: 'DRAIN_FUA', device: { cache } });
+      const all = submit('w0 fw1 w2');
+      expect(device.inFlight).toBe('w0 w2');
+      await device.drain();
+      expect(outcomes(all)).toBe('w0:done fw1:done w2:done');
+      expect(device.log).toBe(cache === 'none' ? 'w0 w2 w1' : 'w0 w2 F w1');
+    },
+  );
+});
+
+test('given many barriers and writes that are cancelled in turn, then what they leave does not fill the queue', async () => {
+  const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH', depth: 1, maxQueued: 20 });
+  submit('w0 b');
+  for (let i = 0; i < 200; i++) {
+    const [write, barrier] = submit('w1 b');
+    await barrier?.cancel();
+    await write?.cancel();
+  }
+  expect(disk.stats().queued).toBeLessThan(3);
+  await device.drain();
+  expect(device.log).toMatch(/^w0 F( F)?$/);
+});
+
+test('given TAG over a device that keeps no tags, when a barrier overlaps a write, then they are not at the device together', async () => {
+  const { device, submit } = worldOf({
+    mode: 'TAG',
+    allowUnsafe: true,
+    device: { orderedTags: false, cache: 'none' },
+  });
+  const all = submit('w1 b1');
+  expect(device.inFlight).toBe('w1');
+  await device.drain();
+  expect(outcomes(all)).toBe('w1:done b1:done');
+});
+
+test('given flushes that come and go while one write hangs, then they leave nothing behind', async () => {
+  const ordering = new Ordering<number>({
+    mode: 'DRAIN_FLUSH',
+    device: VOLATILE,
+    depth: 8,
+    errorPolicy: 'abort',
+    readsPassBarriers: true,
+  });
+  const write = (offset: number) => ordering.submit({ kind: 'write', offset, length: BLOCK }, 0);
+  write(0);
+  ordering.next();
+  const before = heapUsed();
+  for (let i = 0; i < 100_000; i++) {
+    const flush = ordering.submit({ kind: 'flush' }, 1);
+    ordering.next();
+    write(BLOCK);
+    for (let command = ordering.next(); command; command = ordering.next()) {
+      ordering.complete(command);
+    }
+    expect(ordering.cancel(flush)).toBe(true);
+    while (ordering.takeSettled());
+  }
+  expect(heapUsed() - before).toBeLessThan(4_000_000);
+});
+
+test('given a scheduler above another, when the lower mode changes under an ordered flush, then it is durable all the same', async () => {
+  const device = new ManualStorage({ orderedTags: false });
+  const lower = new IoScheduler(device, { mode: 'DRAIN_FLUSH', allowUnsafe: true });
+  const upper = new World({ mode: 'TAG_FLUSH' }, lower.asStorage() as never);
+  track(lower, { kind: 'barrier' });
+  const all = upper.submit('w1 b');
+  await settled();
+  lower.setMode('DRAIN');
+  await device.drain();
+  expect(outcomes(all)).toBe('w1:done b:done');
+  expect(device.log).toMatch(/w1 F$/);
+});
+
+test('given the policy of the kernel, when the preflush of a barrier is at the device, then it cannot be cancelled, and its owner hears', async () => {
+  const { device, submit } = worldOf({ mode: 'DRAIN_FLUSH', errorPolicy: 'kernel' });
+  const all = submit('w0 b1');
+  await device.answer('w0');
+  await all[1]?.cancel();
+  await device.fail('F');
+  await device.drain();
+  expect(outcomes(all)).toBe('w0:done b1:FLUSH_FAILED');
+});
+
 describe('zeroes written by hand', () => {
   test('are one command: an ordered barrier that comes later does not slip between their pieces', async () => {
     const device = new ManualStorage({ writev: false, writeZeroes: false });
@@ -278,6 +437,11 @@ describe('a storage', () => {
     ['null', null],
     ['a symbol', Symbol('odd')],
     ['an object without a prototype', Object.create(null)],
+    ['an error whose message is none', Object.assign(new Error('x'), { message: Symbol('odd') })],
+    [
+      'an error whose message cannot be printed',
+      Object.assign(new Error('x'), { message: Object.create(null) }),
+    ],
     [
       'an object that cannot be printed',
       {
@@ -369,6 +533,29 @@ describe('close()', () => {
     await expect(disk.close()).rejects.toMatchObject({ code: 'CLOSE_TIMEOUT' });
   });
 
+  test('tells everybody when the storage itself does not close', async () => {
+    const { storage } = odd({ close: () => new Promise(() => {}) });
+    const disk = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+    const patient = ended(disk.close());
+    await expect(disk.close({ timeoutMs: 1 })).rejects.toMatchObject({
+      code: 'CLOSE_TIMEOUT',
+      message: expect.stringMatching(/: close$/),
+    });
+    expect(await patient).toBe('CLOSE_TIMEOUT');
+    expect(await ended(disk.close())).toBe('CLOSE_TIMEOUT');
+  });
+
+  test.each([null, true, [], '5'])(
+    'refuses a limit of %j, and gives nothing up',
+    async (timeoutMs) => {
+      const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH' });
+      const all = submit('w0');
+      expect(await ended(disk.close({ timeoutMs: timeoutMs as never }))).toBe('INVALID_ARGUMENT');
+      await device.drain();
+      expect(outcomes(all)).toBe('w0:done');
+    },
+  );
+
   test('tells of the flush that failed rather than of the storage that cannot be closed', async () => {
     const { storage } = odd({
       flush: () => {
@@ -416,6 +603,13 @@ function bind(device: ManualStorage): Storage {
     writeZeroes: (offset, length) => device.writeZeroes(offset, length),
     close: () => device.close(),
   };
+}
+
+/** In bytes, without garbage. */
+function heapUsed(): number {
+  setFlagsFromString('--expose-gc');
+  (runInNewContext('gc') as () => void)();
+  return process.memoryUsage().heapUsed;
 }
 
 function ended(promise: Promise<unknown>): Promise<string> {

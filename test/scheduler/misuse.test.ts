@@ -54,6 +54,8 @@ describe('given a wrong request, then it is refused at once and the queue goes o
       'INVALID_ARGUMENT',
       (disk) => disk.write(0, wrong([block(), undefined])),
     ],
+    // biome-ignore lint/suspicious/noSparseArray: that is what is tested
+    'a sparse list': ['INVALID_ARGUMENT', (disk) => disk.write(0, wrong([block(), , block()]))],
     'a Uint16Array': ['INVALID_ARGUMENT', (disk) => disk.write(0, wrong(new Uint16Array(BLOCK)))],
     'zero bytes': ['ZERO_LENGTH', (disk) => disk.write(0, block(0))],
     'an empty list': ['ZERO_LENGTH', (disk) => disk.write(0, [])],

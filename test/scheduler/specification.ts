@@ -204,7 +204,7 @@ export class Specification {
     }
     this.#sideKept(request);
     const { what: asked } = request;
-    if (asked.kind === 'write' && asked.preflush && this.#volatile && !request.barrier) {
+    if (asked.kind === 'write' && asked.preflush && !request.barrier) {
       if (!this.#olderDurable(request)) this.#violated('S9', `${request.n} before its preflush`);
     }
     request.data = 'issued';
@@ -353,7 +353,7 @@ export class Specification {
       IO_FAILED: data === 'failed',
       SHORT_TRANSFER: data === 'failed',
       FLUSH_FAILED: this.#flushFailed,
-      FAILED: this.#failed,
+      FAILED: this.#failed && !issued && request.issued.length === 0,
       BARRIER_ABORTED: !issued && this.#mayAbort(request),
     };
     if (!reasons[outcome]) this.#violated('S1', `${n} ends as ${outcome} without a reason`);
