@@ -46,10 +46,10 @@ export class Queue<C> {
     const { previous, next } = entry;
     this.remove(entry);
     const [before, behind] = [isStandIn(previous), isStandIn(next)];
-    if (before && behind) this.remove(next as Entry<C>);
-    else if (isBarrier(entry.request) && !before && !behind) {
-      this.#entries.insert(standIn(entry), next);
-    }
+    const barrier = isBarrier(entry.request);
+    // The younger place stays: reads that were submitted between the two stand before it.
+    if (before && (behind || barrier)) this.remove(previous as Entry<C>);
+    if (barrier && !behind) this.#entries.insert(standIn(entry), next);
   }
 
   /** Whether a queued request may write any of these bytes. Nobody looks through a long queue for that. */

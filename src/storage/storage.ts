@@ -46,8 +46,10 @@ export type Transfer = void | number | Promise<void | number>;
  *       everything called after it.
  * - S8  A discarded range reads as anything until it is written again; a zeroed one reads as zero. Both
  *       count as writes in S2 and S5.
- * - S9  A command that fails may have changed any of the bytes that it named, and no others.
- * - S10 `close` comes last and once. Nothing but `close` releases what the storage holds.
+ * - S9  A command outside of the storage, or not of whole blocks, fails. A command that fails may have changed
+ *       any of the bytes that it named, and no others.
+ * - S10 `close` comes last and once. Nothing but `close` releases what the storage holds. After it every command
+ *       fails.
  * - S11 `size` and `capabilities` never change.
  */
 export interface Storage {

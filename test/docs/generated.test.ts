@@ -18,6 +18,13 @@ import {
   transformer,
   UNSAFE_PAIRS,
 } from 'write-barrier';
+import {
+  FAULT_LITMUS,
+  LITMUS,
+  LITMUS_COLUMNS,
+  type LitmusTest,
+  LYING_LITMUS,
+} from 'write-barrier/testing';
 import { ROOT, read, table, withSection } from './pages.js';
 
 const SAYS: Readonly<Record<Answer, string>> = {
@@ -113,9 +120,31 @@ function unsafe(): string {
   return table(['name', 'combination', 'what it breaks', 'litmus'], rows);
 }
 
+function litmus(tests: readonly LitmusTest[]): string {
+  const columns = LITMUS_COLUMNS.filter((mode) => tests.some(({ expected }) => expected[mode]));
+  const rows = tests.map(({ name, program, outcome, expected }) => [
+    name,
+    `\`${program}\``,
+    `\`${outcome.replaceAll(' | ', '` or `')}\``,
+    ...columns.map((mode) => (expected[mode] ?? '').replaceAll('A', '**A**')),
+  ]);
+  return table(['', 'program', 'outcome', ...columns], rows);
+}
+
+function lies(): string {
+  const rows = LYING_LITMUS.map(({ lie, modes: of, allowed, forbidden }) => [
+    `\`${lie}\``,
+    of.join(', '),
+    allowed.join(' ') || 'none',
+    forbidden.join(' ') || 'none',
+  ]);
+  return table(['lie', 'modes', 'allowed', 'forbidden all the same'], rows);
+}
+
 const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'README.md': { modes },
   'docs/how-to/choose-a-mode.md': { chosen },
+  'docs/litmus.md': { litmus: () => litmus(LITMUS), faults: () => litmus(FAULT_LITMUS), lies },
   'docs/notation.md': { sequences },
   'docs/what-a-barrier-is.md': { matrix, unsafe },
 };

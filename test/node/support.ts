@@ -35,7 +35,11 @@ export function installPackage(directory: string): void {
     mkdirSync(dirname(target), { recursive: true });
     writeFileSync(target, outputText);
   }
-  const exports = { '.': './index.js', './node': './node/index.js' };
+  const exports = {
+    '.': './index.js',
+    './node': './node/index.js',
+    './testing': './testing/index.js',
+  };
   writeFileSync(join(root, 'package.json'), JSON.stringify({ type: 'module', exports }));
 }
 

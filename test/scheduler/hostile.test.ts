@@ -71,6 +71,21 @@ describe('a cancelled barrier', () => {
   });
 });
 
+test('given two cancelled barriers with a read between them, when the place that is left drains, then it waits for the read', async () => {
+  const { device, submit } = worldOf({ mode: 'DRAIN_FLUSH', depth: 2 });
+  const all = submit('w0 b1 w2 b3 b4 r9 b5 w6');
+  await all[4]?.cancel();
+  await all[6]?.cancel();
+  while (device.inFlight !== 'r9') {
+    const [first = ''] = device.inFlight.split(' ').filter((text) => text !== 'r9');
+    await device.answer(first);
+  }
+  expect(all[7]?.outcome).toBe('pending');
+  expect(device.log).not.toContain('w6');
+  await device.drain();
+  expect(outcomes(all)).toMatch(/w6:done$/);
+});
+
 describe('barriers and failures', () => {
   test('given two committers who try again, when one write fails once, then both get through', async () => {
     const storage = withFaults(odd({}).storage, [{ on: 'write', nth: 0, fault: 'fail' }]);

@@ -1,0 +1,69 @@
+/**
+ * The crash kit: prove that code survives a power cut at every possible moment.
+ *
+ * @module write-barrier/testing
+ */
+
+export {
+  type CheckOptions,
+  checkTrace,
+  TRACE_RULES,
+  type TraceRule,
+  type Violation,
+} from './check-trace.js';
+export {
+  CrashCursor,
+  type CrashSpace,
+  type CrashState,
+  crashSpace,
+} from './crash-space.js';
+export {
+  type CrashFailure,
+  type CrashReport,
+  type CrashTest,
+  crashTest,
+  type Expected,
+  formatCrashReport,
+  type Journal,
+  type Loss,
+} from './crash-test.js';
+export {
+  type DiskCommand,
+  DiskRecorder,
+  type DiskTrace,
+  type Mark,
+  type TracedFault,
+} from './disk-trace.js';
+export type { Crash } from './explore.js';
+export {
+  FAULT_LITMUS,
+  LITMUS,
+  LITMUS_COLUMNS,
+  type LitmusColumn,
+  type LitmusFault,
+  type LitmusTest,
+  LYING_LITMUS,
+  type LyingLitmus,
+} from './litmus.js';
+export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus-run.js';
+export {
+  type DeviceProfile,
+  type DiscardReads,
+  deviceProfile,
+  HONEST_DISK,
+  type Lie,
+  type Tear,
+} from './profile.js';
+export { type Random, seededRandom } from './random.js';
+export {
+  type ContractSubject,
+  type Opened,
+  storageContract,
+  type TestRunner,
+} from './storage-contract.js';
+export {
+  type DiskFault,
+  type FaultAt,
+  VolatileDisk,
+  type VolatileDiskOptions,
+} from './volatile-disk.js';

@@ -1,0 +1,329 @@
+// Runs a litmus test: every order in which its requests may be submitted and its commands may be answered, through the
+// real state machine of the scheduler, and for every such run every state that a power cut may leave.
+//
+// The verdict is exact for the axioms (intervals.ts): `never` means that no legal run shows the outcome.
+
+import {
+  type DeviceTraits,
+  initialState,
+  lowerSteps,
+  type ModeName,
+  plainCommand,
+  type Request,
+  transition,
+  WriteBarrierError,
+} from '../model/index.js';
+import type { Command } from '../scheduler/entry.js';
+import { Ordering } from '../scheduler/ordering.js';
+import { Chooser } from './chooser.js';
+import { CrashSpace, type CrashState } from './crash-space.js';
+import { type DiskCommand, DiskRecorder, type DiskTrace } from './disk-trace.js';
+import type { LitmusColumn, LitmusFault, LitmusTest } from './litmus.js';
+import { type DeviceProfile, deviceProfile } from './profile.js';
+import { sectorsOf } from './versions.js';
+
+/** What a litmus test came to. */
+export interface LitmusResult {
+  /** `never`: no run shows the outcome. `sometimes`: one does. `always`: every power cut of every run does. */
+  readonly verdict: 'never' | 'sometimes' | 'always';
+  /** How many runs there were. */
+  readonly runs: number;
+  /** A run that shows the outcome, and the state that the power cut left. */
+  readonly witness?: {
+    /** What the device was asked and answered. */
+    readonly trace: DiskTrace;
+    /** What the power cut left. */
+    readonly state: CrashState;
+  };
+}
+
+/** On what a litmus test runs. */
+export interface LitmusOptions {
+  /** One of the seven, or `modern`. */
+  readonly mode: LitmusColumn;
+  /** The fields that differ from an honest disk with a volatile cache. */
+  readonly device?: Partial<DeviceProfile>;
+}
+
+const SECTOR = 512;
+const LETTERS = 'xyz';
+
+/** @throws `SYNTAX` for a program or an outcome that is none */
+export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResult {
+  const profile = deviceProfile({ ...options.device, sectorSize: SECTOR, atomicWriteUnit: SECTOR });
+  const program = programOf(test.program, options.mode);
+  const alternatives = test.outcome.split('|').map((text) => text.trim().split(/\s+/).map(factOf));
+  const chooser = new Chooser();
+  let runs = 0;
+  let witness: LitmusResult['witness'];
+  let always = true;
+  do {
+    runs += 1;
+    const trace = play(program, test, options.mode, profile, chooser);
+    for (const state of new CrashSpace(sectorsOf(trace, profile), profile)) {
+      const shown = alternatives.some((facts) => isShown(facts, state, trace));
+      if (shown) witness ??= { trace, state };
+      else always = false;
+    }
+  } while (chooser.advance());
+  const verdict = witness === undefined ? 'never' : always ? 'always' : 'sometimes';
+  return { verdict, runs, ...(witness && { witness }) };
+}
+
+// Programs
+
+interface Line {
+  readonly label: string;
+  /** Absent for `wait`, and for an empty barrier that nobody sends. */
+  readonly request: Request | undefined;
+  readonly waits: boolean;
+  readonly fill: number;
+}
+
+/** What a settled request leaves in the trace. */
+interface Settled {
+  readonly label: string;
+  readonly ok: boolean;
+}
+
+function programOf(text: string, mode: LitmusColumn): Line[] {
+  return text.split(';').map((part): Line => {
+    const [verb = '', ...names] = part.trim().split(/\s+/);
+    const [label = verb] = names.map((name) => name.replace(/:=.*/, ''));
+    const fill = Number(/:=(\d+)/.exec(part)?.[1] ?? 1);
+    if (verb === 'wait') return { label, request: undefined, waits: true, fill };
+    if (/^E\d*$/.test(verb)) {
+      return { label: verb, request: emptyBarrier(mode), waits: false, fill };
+    }
+    const offset = LETTERS.indexOf(label) * SECTOR;
+    if (!/^(W|W!|B)$/.test(verb) || offset < 0) throw syntax(part);
+    const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
+    const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
+    return { label, request: { ...write, ...flags }, waits: false, fill };
+  });
+}
+
+function barrierFlags(mode: LitmusColumn): object {
+  if (mode === 'NONE') return {};
+  return mode === 'modern' ? { preflush: true, fua: true } : { barrier: true };
+}
+
+function emptyBarrier(mode: LitmusColumn): Request | undefined {
+  if (mode === 'NONE') return undefined;
+  return { kind: mode === 'modern' ? 'flush' : 'barrier' };
+}
+
+// Runs
+
+function play(
+  program: readonly Line[],
+  { fault, policy = 'abort' }: LitmusTest,
+  mode: LitmusColumn,
+  profile: DeviceProfile,
+  chooser: Chooser,
+): DiskTrace {
+  const recorder = new DiskRecorder(LETTERS.length * SECTOR);
+  const host: Host = mode === 'modern' ? new Modern(profile) : new Scheduled(mode, profile, policy);
+  const settled = new Set<string>();
+  const running = new Map<number, number>();
+  const settle = (line: Line, ok: boolean): void => {
+    settled.add(line.label);
+    recorder.mark({ label: line.label, ok } satisfies Settled);
+  };
+  const pump = (): void => {
+    for (let issued = host.next(); issued; issued = host.next()) {
+      const { what } = issued;
+      const line = program[issued.line];
+      const data =
+        what.op === 'write' ? new Uint8Array(what.length).fill(line?.fill ?? 0) : undefined;
+      running.set(issued.id, recorder.dispatch(what, data));
+    }
+    for (let end = host.settled(); end; end = host.settled())
+      settle(program[end.line] as Line, end.ok);
+  };
+
+  let next = 0;
+  let faults = fault ? 1 : 0;
+  for (;;) {
+    const line = program[next];
+    const canGo = line !== undefined && !(line.waits && !settled.has(line.label));
+    const ids = [...running.keys()];
+    const moves = ids.length + (canGo ? 1 : 0);
+    if (moves === 0) return recorder.trace;
+    const move = chooser.choose(moves);
+    const id = ids[move];
+    if (id === undefined) {
+      next += 1;
+      if (line?.request) host.submit(line.request, next - 1);
+      else if (line && !line.waits) settle(line, true);
+    } else {
+      const number = running.get(id) as number;
+      running.delete(id);
+      const command = recorder.trace.commands[number] as DiskCommand;
+      const hit = faults > 0 && fault !== undefined && host.isHit(id, fault);
+      const fails = hit && chooser.choose(2) === 1;
+      if (fails) faults = 0;
+      const drops = fails && command.op === 'flush' && fault?.flush === 'drop';
+      recorder.complete(number, fails, drops ? { kind: 'drop' } : undefined);
+      host.complete(id, !fails);
+    }
+    pump();
+  }
+}
+
+interface Issued {
+  readonly id: number;
+  readonly what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>;
+  /** The line of the program that it serves. */
+  readonly line: number;
+}
+
+/** Whoever turns requests into commands. */
+interface Host {
+  submit(request: Request, line: number): void;
+  next(): Issued | undefined;
+  complete(id: number, ok: boolean): void;
+  settled(): { readonly line: number; readonly ok: boolean } | undefined;
+  /** Whether the fault means this command. */
+  isHit(id: number, fault: LitmusFault): boolean;
+}
+
+/** The scheduler's own state machine. */
+class Scheduled implements Host {
+  readonly #ordering: Ordering<number>;
+  readonly #commands = new Map<number, Command<number>>();
+
+  constructor(mode: ModeName, device: DeviceTraits, errorPolicy: 'abort' | 'kernel') {
+    const how = { mode, device, errorPolicy } as const;
+    this.#ordering = new Ordering({ ...how, depth: 16, readsPassBarriers: true });
+  }
+
+  submit(request: Request, line: number): void {
+    this.#ordering.submit(request, line);
+  }
+
+  next(): Issued | undefined {
+    const command = this.#ordering.next();
+    if (!command) return undefined;
+    const { id, what, serves } = command;
+    this.#commands.set(id, command);
+    const line = serves instanceof Set ? undefined : serves.client;
+    return { id, what, line: line ?? -1 };
+  }
+
+  complete(id: number, ok: boolean): void {
+    this.#ordering.complete(
+      this.#commands.get(id) as Command<number>,
+      ok ? undefined : new Error('EIO'),
+    );
+    this.#ordering.acknowledge();
+  }
+
+  settled(): { readonly line: number; readonly ok: boolean } | undefined {
+    const entry = this.#ordering.takeSettled();
+    return entry && { line: entry.client as number, ok: entry.error === undefined };
+  }
+
+  isHit(id: number, { fails }: LitmusFault): boolean {
+    const { op, stage, offset } = (this.#commands.get(id) as Command<number>).what;
+    if (fails === 'write x') return op === 'write' && offset === 0;
+    if (fails === 'postflush') return stage === 'postflush';
+    return (
+      op === 'flush' &&
+      ![...this.#commands.values()].some((c) => c.id < id && c.what.op === 'flush')
+    );
+  }
+}
+
+/** Linux since 2.6.37: each request's own flushes around its own data, and nobody waits for anybody else. */
+class Modern implements Host {
+  readonly #device: DeviceTraits;
+  readonly #due: Issued[] = [];
+  readonly #rest = new Map<number, Issued[]>();
+  readonly #lineOf = new Map<number, number>();
+  readonly #ends: { readonly line: number; readonly ok: boolean }[] = [];
+  #next = 0;
+
+  constructor(device: DeviceTraits) {
+    this.#device = device;
+  }
+
+  submit(request: Request, line: number): void {
+    const { steps } = transition(initialState('NONE'), request);
+    const commands = lowerSteps(steps, this.#device).flatMap((step) =>
+      step.kind === 'command' ? [{ id: this.#next++, what: step, line }] : [],
+    );
+    const all =
+      commands.length > 0 || request.kind === 'flush' ? commands : [this.#plain(request, line)];
+    this.#goOn(line, all);
+  }
+
+  next(): Issued | undefined {
+    return this.#due.shift();
+  }
+
+  complete(id: number): void {
+    const rest = this.#rest.get(id) as Issued[];
+    this.#rest.delete(id);
+    this.#goOn(this.#lineOf.get(id) as number, rest);
+  }
+
+  settled(): { readonly line: number; readonly ok: boolean } | undefined {
+    return this.#ends.shift();
+  }
+
+  isHit(): boolean {
+    return false;
+  }
+
+  #plain(request: Request, line: number): Issued {
+    return { id: this.#next++, what: plainCommand(request), line };
+  }
+
+  #goOn(line: number, [first, ...rest]: Issued[]): void {
+    if (!first) {
+      this.#ends.push({ line, ok: true });
+      return;
+    }
+    this.#lineOf.set(first.id, line);
+    this.#rest.set(first.id, rest);
+    this.#due.push(first);
+  }
+}
+
+// Outcomes
+
+type Fact =
+  | { readonly kind: 'holds'; readonly place: number; readonly value: number }
+  | { readonly kind: 'ok' | 'err' | 'no'; readonly label: string };
+
+function factOf(text: string): Fact {
+  const [, letter = '', value] = /^([xyz])=(\d+)$/.exec(text) ?? [];
+  if (letter) return { kind: 'holds', place: LETTERS.indexOf(letter), value: Number(value) };
+  const [, kind, label = ''] = /^(ok|err|no)\((\w+)\)$/.exec(text) ?? [];
+  if (!kind) throw syntax(text);
+  return { kind: kind as 'ok' | 'err' | 'no', label };
+}
+
+/** Whether the power can have been cut at a moment when all facts are true. */
+function isShown(facts: readonly Fact[], state: CrashState, trace: DiskTrace): boolean {
+  let { after, before } = state;
+  const image = state.image();
+  for (const fact of facts) {
+    if (fact.kind === 'holds') {
+      if (image[fact.place * SECTOR] !== fact.value) return false;
+      continue;
+    }
+    const mark = trace.marks.find(({ value }) => (value as Settled).label === fact.label);
+    const told =
+      mark && (mark.value as Settled).ok === (fact.kind === 'ok') ? mark.time : undefined;
+    if (fact.kind === 'no') before = Math.min(before, mark?.time ?? Number.POSITIVE_INFINITY);
+    else if (told === undefined) return false;
+    else after = Math.max(after, told);
+  }
+  return after < before;
+}
+
+function syntax(text: string): WriteBarrierError {
+  return new WriteBarrierError('SYNTAX', `no litmus test has ${JSON.stringify(text.trim())}`);
+}

@@ -1,0 +1,112 @@
+// A disk with a volatile cache that keeps the contract, for tests that break it. A command takes effect when it is
+// called, so ordered tags hold; its answer comes some turns later, and answers overtake each other.
+
+import { type Capabilities, checkRange, type Storage, WriteBarrierError } from '../../src/index.js';
+
+/** A disk, and its insides. */
+export interface CachedDisk {
+  readonly storage: Storage;
+  /** What outlives `forget` and `close`. */
+  readonly medium: Uint8Array;
+  /** By number of block. What is on the medium already is not here. */
+  readonly cache: Map<number, Uint8Array>;
+  /** Puts a block on the medium and takes it out of the cache. */
+  settle(block: number, bytes: Uint8Array): void;
+  /** Empties the cache as a power cut would. */
+  forget(): void;
+  isOpen(): boolean;
+}
+
+/** Whatever a disk can do. */
+export const EVERYTHING: Capabilities = {
+  blockSize: 512,
+  cache: 'volatile',
+  flush: true,
+  fua: true,
+  orderedTags: true,
+  writev: true,
+  discard: true,
+  writeZeroes: true,
+};
+
+export const BLOCKS = 24;
+
+/** How many turns the answers take, one after the other. */
+const TURNS = [3, 0, 5, 1, 0, 2, 4];
+
+/** A disk over that medium, or over zeroes. */
+export function cachedDisk(
+  capabilities: Capabilities,
+  medium: Uint8Array = new Uint8Array(BLOCKS * capabilities.blockSize),
+): CachedDisk {
+  const { blockSize, cache: kind, writev, discard, writeZeroes } = capabilities;
+  const size = medium.length;
+  const cache = new Map<number, Uint8Array>();
+  let open = true;
+  let commands = 0;
+
+  const check = (offset: number, length: number): void => {
+    if (!open) throw new WriteBarrierError('CLOSED', 'the disk is closed');
+    checkRange({ size, capabilities }, offset, length);
+  };
+  const answer = async (): Promise<void> => {
+    commands += 1;
+    for (let turn = TURNS[commands % TURNS.length] ?? 0; turn > 0; turn -= 1) await null;
+  };
+  const settle = (block: number, bytes: Uint8Array): void => {
+    medium.set(bytes, block * blockSize);
+    cache.delete(block);
+  };
+  const put = (offset: number, data: Uint8Array, fua: boolean): Promise<void> => {
+    check(offset, data.length);
+    for (let at = 0; at < data.length; at += blockSize) {
+      const block = (offset + at) / blockSize;
+      const bytes = data.slice(at, at + blockSize);
+      if (fua || kind !== 'volatile') settle(block, bytes);
+      else cache.set(block, bytes);
+    }
+    return answer();
+  };
+
+  const storage: Storage = {
+    size,
+    capabilities,
+    read: (offset, into) => {
+      check(offset, into.length);
+      into.set(medium.subarray(offset, offset + into.length));
+      for (let at = 0; at < into.length; at += blockSize) {
+        const cached = cache.get((offset + at) / blockSize);
+        if (cached) into.set(cached, at);
+      }
+      return answer();
+    },
+    write: (offset, data, { fua }) => put(offset, data, fua),
+    flush: () => {
+      check(0, 0);
+      for (const [block, bytes] of cache) settle(block, bytes);
+      return answer();
+    },
+    close: () => {
+      open = false;
+      return answer();
+    },
+    ...(writev && { writev: (offset, data, { fua }) => put(offset, joined(data), fua) }),
+    ...(discard && {
+      discard: (offset, length) => put(offset, new Uint8Array(count(length)).fill(0xdd), false),
+    }),
+    ...(writeZeroes && {
+      writeZeroes: (offset, length) => put(offset, new Uint8Array(count(length)), false),
+    }),
+  };
+  return { storage, medium, cache, settle, forget: () => cache.clear(), isOpen: () => open };
+}
+
+/** A list of buffers as one. */
+export function joined(list: readonly Uint8Array[]): Uint8Array {
+  return new Uint8Array(Buffer.concat(list));
+}
+
+function count(length: number): number {
+  if (length >= 0) return length;
+  throw new WriteBarrierError('OUT_OF_RANGE', `${length} bytes`);
+}

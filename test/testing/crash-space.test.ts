@@ -1,0 +1,166 @@
+// The crash space against everything else that knows what a power cut may leave.
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { crashSpace } from '../../src/testing/crash-space.js';
+import type { DiskTrace } from '../../src/testing/disk-trace.js';
+import {
+  byAxioms,
+  byMoment,
+  hosts,
+  operational,
+  playedBy,
+  profiles,
+  SECTOR,
+  textOf,
+} from './traces.js';
+
+const sorted = (texts: Iterable<string>): string[] => [...texts].sort();
+
+describe('given any small trace on any device', () => {
+  test('the images of each moment are those of the axioms, word for word', () => {
+    fc.assert(
+      fc.property(hosts(4), profiles, (host, profile) => {
+        const { trace, events } = playedBy(host, profile);
+        const found = byMoment(crashSpace(trace, profile), events.length);
+        expect(sorted(found)).toEqual(sorted(byAxioms(trace, profile)));
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  test('the images of each moment are those that the device leaves, step by step', () => {
+    fc.assert(
+      fc.property(hosts(4), profiles, (host, profile) => {
+        const played = playedBy(host, profile);
+        const found = byMoment(crashSpace(played.trace, profile), played.events.length);
+        expect(sorted(found)).toEqual(sorted(operational(played, profile)));
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  test('the count is exact, every number is one image, and the cursor meets each of them once', () => {
+    fc.assert(
+      fc.property(hosts(7), profiles, (host, profile) => {
+        const { trace } = playedBy(host, profile);
+        const space = crashSpace(trace, profile);
+        const numbered = Array.from({ length: Number(space.count) }, (_, k) => space.at(BigInt(k)));
+        const vectors = numbered.map(({ versions }) => versions.join(' '));
+        expect(new Set(vectors).size).toBe(vectors.length);
+        expect(sorted([...space].map(({ versions }) => versions.join(' ')))).toEqual(
+          sorted(vectors),
+        );
+        for (const [k, state] of numbered.entries()) {
+          expect(state.after).toBeLessThan(state.before);
+          expect(space.indexOf(state)).toBe(BigInt(k));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('the cursor keeps bytes and hash in step with the versions', () => {
+    fc.assert(
+      fc.property(hosts(6), profiles, (host, profile) => {
+        const space = crashSpace(playedBy(host, profile).trace, profile);
+        const hashes = new Map<string, number>();
+        const cursor = space.cursor({ bytes: true });
+        do {
+          const image = cursor.state.image();
+          expect(cursor.bytes).toEqual(image);
+          const text = textOf(image);
+          expect(hashes.get(text) ?? cursor.hash).toBe(cursor.hash);
+          hashes.set(text, cursor.hash);
+        } while (cursor.next());
+        expect(new Set(hashes.values()).size).toBe(hashes.size);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test('a recovery that reads everything, in any order, meets each image once', () => {
+    const orders = fc.shuffledSubarray([0, 1, 2], { minLength: 3 });
+    fc.assert(
+      fc.property(hosts(6), profiles, orders, (host, profile, order) => {
+        const space = crashSpace(playedBy(host, profile).trace, profile);
+        const images: string[] = [];
+        for (const { disk, ...crash } of space.explore()) {
+          const bytes = new Uint8Array(3 * SECTOR);
+          for (const sector of order) {
+            disk.read(sector * SECTOR, bytes.subarray(sector * SECTOR, (sector + 1) * SECTOR));
+          }
+          expect(crash).toBeDefined();
+          images.push(textOf(bytes));
+        }
+        expect(sorted(images)).toEqual(sorted([...space].map((state) => textOf(state.image()))));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('a recovery that reads only some of it covers all images, each counted once', () => {
+    const orders = fc.shuffledSubarray([0, 1, 2], { minLength: 0, maxLength: 2 });
+    fc.assert(
+      fc.property(hosts(6), profiles, orders, (host, profile, order) => {
+        const space = crashSpace(playedBy(host, profile).trace, profile);
+        let covered = 0n;
+        for (const crash of space.explore()) {
+          const bytes = new Uint8Array(SECTOR);
+          for (const sector of order) crash.disk.read(sector * SECTOR, bytes);
+          covered += crash.images;
+        }
+        expect(covered).toBe(space.count);
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
+
+test('given a fair source, when images are drawn, then each comes about as often as any other', () => {
+  const trace = twoEpochs();
+  const space = crashSpace(trace, { sectorSize: SECTOR });
+  const draws = new Map<string, number>();
+  let state = 1;
+  const random = (): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+  const each = 2000;
+  for (let i = 0; i < each * Number(space.count); i++) {
+    const key = space.sample(random).versions.join(' ');
+    draws.set(key, (draws.get(key) ?? 0) + 1);
+  }
+  expect(draws.size).toBe(Number(space.count));
+  for (const count of draws.values()) {
+    expect(count).toBeGreaterThan(0.85 * each);
+    expect(count).toBeLessThan(1.15 * each);
+  }
+});
+
+/** Two sectors, a flush, and the same two again. */
+function twoEpochs(): DiskTrace {
+  const write = (offset: number, fill: number, dispatched: number, completed: number) => ({
+    op: 'write' as const,
+    offset,
+    length: SECTOR,
+    tag: 'simple' as const,
+    fua: false,
+    data: new Uint8Array(SECTOR).fill(fill),
+    dispatched,
+    completed,
+    failed: false,
+  });
+  const flush = { op: 'flush' as const, offset: 0, length: 0, tag: 'simple' as const, fua: false };
+  return {
+    size: 3 * SECTOR,
+    commands: [
+      write(0, 1, 0, 2),
+      write(SECTOR, 2, 1, 3),
+      { ...flush, dispatched: 4, completed: 5, failed: false },
+      write(0, 3, 6, 8),
+      write(SECTOR, 4, 7, 9),
+    ],
+    marks: [],
+  };
+}

@@ -1,0 +1,192 @@
+// crashTest on a small log: the broken ones are found, the repaired one is proved, and misuse is told.
+
+import { describe, expect, test } from 'vitest';
+import { IoScheduler, type Storage } from 'write-barrier';
+import { type CrashTest, crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
+
+const SECTOR = 512;
+const TRANSACTIONS = 4;
+const PAYLOAD = 3;
+const STRIDE = PAYLOAD + 1;
+
+/** A transaction is three sectors of payload and a commit mark, all of them filled with its number. */
+function transaction(n: number): { payload: Uint8Array; mark: Uint8Array; offset: number } {
+  const payload = new Uint8Array(PAYLOAD * SECTOR).fill(n);
+  return { payload, mark: payload.subarray(0, SECTOR), offset: (n - 1) * STRIDE * SECTOR };
+}
+
+type Commit = (disk: IoScheduler, n: number) => Promise<unknown>;
+
+/** Order and durability: the mark is a barrier, and the transaction is acknowledged when it has completed. */
+const sound: Commit = (disk, n) => {
+  const { payload, mark, offset } = transaction(n);
+  return Promise.all([
+    disk.write(offset, payload),
+    disk.write(offset + payload.length, mark, { barrier: true }),
+  ]);
+};
+
+/** Payload and mark in one epoch: the mark may be there without the payload. */
+const unordered: Commit = (disk, n) => {
+  const { payload, mark, offset } = transaction(n);
+  return Promise.all([
+    disk.write(offset, payload),
+    disk.write(offset + payload.length, mark),
+    disk.flush(),
+  ]);
+};
+
+/** In order, and acknowledged too early. */
+const hasty: Commit = async (disk, n) => {
+  const { payload, mark, offset } = transaction(n);
+  await disk.write(offset, payload);
+  await disk.flush();
+  await disk.write(offset + payload.length, mark);
+};
+
+const logTest = (commit: Commit, more: Partial<CrashTest<number, number[]>> = {}) => ({
+  size: TRANSACTIONS * STRIDE * SECTOR,
+  workload: async (
+    storage: Storage,
+    journal: { begin(n: number): void; acknowledge(n: number): void },
+  ) => {
+    const disk = new IoScheduler(storage, { mode: 'TAG_FLUSH' });
+    for (let n = 1; n <= TRANSACTIONS; n++) {
+      journal.begin(n);
+      await commit(disk, n);
+      journal.acknowledge(n);
+    }
+    await disk.idle();
+  },
+  recover: (disk: Storage): number[] => {
+    const found: number[] = [];
+    for (let n = 1; n <= TRANSACTIONS; n++) {
+      const { payload, offset } = transaction(n);
+      const mark = new Uint8Array(SECTOR);
+      disk.read(offset + payload.length, mark);
+      if (mark[0] !== n) break;
+      const bytes = new Uint8Array(PAYLOAD * SECTOR);
+      disk.read(offset, bytes);
+      if (bytes.some((byte) => byte !== n)) throw new Error(`transaction ${n} is damaged`);
+      found.push(n);
+    }
+    return found;
+  },
+  check: (
+    found: number[],
+    { acknowledged, begun }: { acknowledged: readonly number[]; begun: readonly number[] },
+  ) => {
+    expect(found.slice(0, acknowledged.length)).toEqual(acknowledged);
+    expect(begun.slice(0, found.length)).toEqual(found);
+  },
+  ...more,
+});
+
+describe('given a log', () => {
+  test('when its mark is a barrier, then every power cut is survived, and a few recoveries cover all images', async () => {
+    const report = await crashTest(logTest(sound));
+    expect(report).toMatchObject({ verdict: 'proved', warnings: [] });
+    expect(report.covered).toBe(report.images);
+    expect(report.recoveries).toBeLessThan(10);
+    expect(report.images).toBeGreaterThan(20n);
+  });
+
+  test('when payload and mark are in one epoch, then the mark without its payload is found, with one sector lost', async () => {
+    const report = await crashTest(
+      logTest(unordered, { label: (offset) => `sector ${offset / SECTOR}` }),
+    );
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.message).toMatch(/^transaction \d is damaged$/);
+    expect(report.failure?.lost).toHaveLength(1);
+    expect(formatCrashReport(report)).toMatch(
+      /a barrier between #\d+ and #\d+ would have forbidden it\n {2}replay: 'seed 0 image \d+'$/,
+    );
+    expect(report.failure?.text).toMatch(/lost: sector \d+, written by #\d+/);
+  });
+
+  test('when it acknowledges too early, then the lost transaction is found', async () => {
+    const report = await crashTest(logTest(hasty));
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.text).toContain('wait for it before you acknowledge');
+  });
+
+  test('when the disk ignores flushes, then the sound log fails, too', async () => {
+    const report = await crashTest(logTest(sound, { profile: { lies: ['ignoreFlush'] } }));
+    expect(report.verdict).toBe('failed');
+  });
+
+  test('when a failure is replayed, then it is the same one; another image passes', async () => {
+    const { failure } = await crashTest(logTest(unordered));
+    const again = await crashTest(logTest(unordered, { replay: failure?.replay as string }));
+    expect(again).toMatchObject({ verdict: 'failed', failure: { message: failure?.message } });
+    const other = await crashTest(logTest(unordered, { replay: 'seed 0 image 0' }));
+    expect(other).toMatchObject({ verdict: 'passed', recoveries: 1 });
+  });
+
+  test('when the budget is too small, then the report does not say that anything is proved', async () => {
+    const report = await crashTest(logTest(sound, { recoveriesMax: 2 }));
+    expect(report.verdict).toBe('passed');
+    expect(report.warnings).toEqual([`${report.covered} of ${report.images} images are covered`]);
+    expect(report.covered).toBeLessThan(report.images);
+  });
+});
+
+describe('given misuse', () => {
+  test('when the workload goes on after it has returned, then it is told', async () => {
+    const careless = logTest(sound, {
+      workload: async (storage) => {
+        void new IoScheduler(storage).write(0, new Uint8Array(SECTOR), { barrier: true });
+      },
+    });
+    await expect(crashTest(careless)).rejects.toThrow(/has returned and is not done/);
+  });
+
+  test('when the recovery reads otherwise each time, then it is told', async () => {
+    let run = 0;
+    const moody = logTest(unordered, {
+      recover: (disk) => {
+        run += 1;
+        disk.read(run % 2 === 0 ? 0 : SECTOR, new Uint8Array(SECTOR));
+        disk.read(2 * SECTOR, new Uint8Array(SECTOR));
+        return [];
+      },
+      check: () => true,
+    });
+    await expect(crashTest(moody)).rejects.toThrow(/not deterministic/);
+  });
+
+  test('when the recovery never looks, or the workload never writes, then the report warns', async () => {
+    const blind = await crashTest(logTest(sound, { recover: () => [], check: () => true }));
+    expect(blind.verdict).toBe('passed');
+    expect(blind.warnings).toEqual([
+      'the recovery never read anything that the workload had written',
+    ]);
+    const idle = await crashTest(logTest(sound, { workload: () => {}, check: () => true }));
+    expect(idle.warnings).toContain('the workload wrote nothing');
+  });
+
+  test.each(['', 'image 5', 'seed 1 image 0', 'seed 0 image 99999999'])(
+    'when %j is to be replayed, then it is refused',
+    async (replay) => {
+      await expect(crashTest(logTest(sound, { replay }))).rejects.toMatchObject({
+        code: expect.stringMatching(/INVALID_ARGUMENT|OUT_OF_RANGE/),
+      });
+    },
+  );
+});
+
+test('given a recovery and a check that wait, when they run, then the verdict is the same', async () => {
+  const { recover, check, ...rest } = logTest(sound);
+  const patient = await crashTest({
+    ...rest,
+    recover: async (disk: Storage) => {
+      await Promise.resolve();
+      return recover(disk);
+    },
+    check: async (found: number[], expected: Parameters<typeof check>[1]) => {
+      await Promise.resolve();
+      check(found, expected);
+    },
+  });
+  expect(patient.verdict).toBe('proved');
+});

@@ -1,0 +1,231 @@
+// Small random traces, and the states that a power cut may leave of them found in three other ways: by the axioms
+// word for word over all subsets, by all runs of the device step by step, and by lazy exploration.
+
+import fc from 'fast-check';
+import type { CrashSpace } from '../../src/testing/crash-space.js';
+import { Device, type DeviceStep } from '../../src/testing/device.js';
+import { type DiskCommand, DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
+import { type DeviceProfile, deviceProfile } from '../../src/testing/profile.js';
+
+export const SECTOR = 512;
+export const SECTORS = 3;
+
+type Asked = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>;
+
+const range = fc
+  .tuple(fc.nat({ max: SECTORS - 1 }), fc.integer({ min: 1, max: 2 }))
+  .map(([first, sectors]) => ({
+    offset: first * SECTOR,
+    length: Math.min(sectors, SECTORS - first) * SECTOR,
+  }));
+
+const tags = fc.constantFrom('simple' as const, 'simple' as const, 'ordered' as const);
+
+const asked: fc.Arbitrary<Asked> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc
+      .tuple(range, tags, fc.boolean())
+      .map(([where, tag, fua]): Asked => ({ op: 'write', ...where, tag, fua })),
+  },
+  {
+    weight: 2,
+    arbitrary: tags.map((tag): Asked => ({ op: 'flush', offset: 0, length: 0, tag, fua: false })),
+  },
+  {
+    weight: 1,
+    arbitrary: range.map((where): Asked => ({ op: 'read', ...where, tag: 'simple', fua: false })),
+  },
+);
+
+/** What a host does: it dispatches the next command, or takes the answer of one that is open. */
+export interface Host {
+  readonly commands: readonly Asked[];
+  /** Each number picks among what is possible. */
+  readonly picks: readonly number[];
+}
+
+export const hosts = (commandsMax: number): fc.Arbitrary<Host> =>
+  fc.record({
+    commands: fc.array(asked, { minLength: 1, maxLength: commandsMax }),
+    picks: fc.array(fc.nat({ max: 11 }), { minLength: 4, maxLength: 4 * commandsMax }),
+  });
+
+export const profiles: fc.Arbitrary<DeviceProfile> = fc
+  .record({
+    cache: fc.constantFrom('volatile' as const, 'volatile' as const, 'none' as const),
+    lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags'] as const, { maxLength: 1 }),
+  })
+  .map((fields) => deviceProfile({ ...fields, sectorSize: SECTOR }));
+
+/** Overlapping commands at the device together are a hazard; the device and the axioms may differ about them. */
+export function meets(a: Asked, b: Asked): boolean {
+  return a.offset < b.offset + b.length && b.offset < a.offset + a.length;
+}
+
+export interface Played {
+  readonly trace: DiskTrace;
+  /** The dispatches and answers in order: the number of a command, and what happened. */
+  readonly events: readonly { readonly command: number; readonly kind: 'dispatch' | 'answer' }[];
+}
+
+/** A trace in which the device answers only what it may, since it obeys tags. */
+export function playedBy(host: Host, profile: DeviceProfile): Played {
+  const recorder = new DiskRecorder(SECTORS * SECTOR);
+  const device = new Device(SECTORS * SECTOR, profile);
+  const events: Played['events'][number][] = [];
+  const open: number[] = [];
+  let next = 0;
+  for (const pick of host.picks) {
+    const command = host.commands[next];
+    const clash = command && open.some((n) => meets(host.commands[n] as Asked, command));
+    if (command && !clash && pick % 2 === 0) {
+      const data = new Uint8Array(command.length).fill(next + 1);
+      device.dispatch({ ...command, data });
+      recorder.dispatch(command, command.op === 'write' ? data : undefined);
+      events.push({ command: next, kind: 'dispatch' });
+      open.push(next);
+      next += 1;
+    } else if (open.length > 0) {
+      const n = open[(pick >> 1) % open.length] as number;
+      finish(device, n);
+      device.answered(n);
+      recorder.complete(n);
+      events.push({ command: n, kind: 'answer' });
+      open.splice(open.indexOf(n), 1);
+    }
+  }
+  return { trace: recorder.trace, events };
+}
+
+/** Does what must be done before a command is. */
+function finish(device: Device, command: number): void {
+  while (!device.isDone(command)) {
+    const step = device.steps().find((candidate) => candidate.kind !== 'destage');
+    device.take(step as DeviceStep);
+  }
+}
+
+/** Every medium that some run of the device leaves, with the moment: how much had happened, and one digit a sector. */
+export function operational({ trace, events }: Played, profile: DeviceProfile): Set<string> {
+  const found = new Set<string>();
+  const seen = new Set<string>();
+  const explore = (history: readonly DeviceStep[][], at: number): void => {
+    const device = replay(trace, events, history, at, profile);
+    const key = `${at} ${stateOf(device)}`;
+    if (seen.has(key)) return;
+    seen.add(key);
+    found.add(`${at}: ${textOf(device.medium())}`);
+    for (const step of device.steps()) {
+      const grown = [...history];
+      grown[at] = [...(history[at] ?? []), step];
+      explore(grown, at);
+    }
+    const event = events[at];
+    if (event && (event.kind === 'dispatch' || device.isDone(event.command)))
+      explore(history, at + 1);
+  };
+  explore([], 0);
+  return found;
+}
+
+function replay(
+  trace: DiskTrace,
+  events: Played['events'],
+  history: readonly DeviceStep[][],
+  at: number,
+  profile: DeviceProfile,
+): Device {
+  const device = new Device(trace.size, profile);
+  for (let i = 0; i <= at; i++) {
+    for (const step of history[i] ?? []) device.take(step);
+    const event = events[i];
+    if (i === at || !event) continue;
+    if (event.kind === 'dispatch') device.dispatch(trace.commands[event.command] as DiskCommand);
+    else device.answered(event.command);
+  }
+  return device;
+}
+
+function stateOf(device: Device): string {
+  const seen = new Uint8Array(SECTORS * SECTOR);
+  device.read(0, seen);
+  const steps = device.steps().map((step) => Object.values(step).join(' '));
+  return [textOf(device.medium()), textOf(seen), device.dirty, device.open, ...steps].join('|');
+}
+
+/** Each sector of these images is filled with one byte. */
+export function textOf(image: Uint8Array): string {
+  return Array.from({ length: image.length / SECTOR }, (_, i) => image[i * SECTOR]).join(' ');
+}
+
+const NEVER = Number.POSITIVE_INFINITY;
+
+/** The axioms of the documentation word for word: every subset of sector writes, at every moment; as above. */
+export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<string> {
+  const tagged = (x: number, y: number): boolean => {
+    if (y <= x || profile.lies.includes('ignoreTags')) return false;
+    return commands.slice(x, y + 1).some(({ tag }) => tag === 'ordered');
+  };
+  const all = commands.map((command, n) => ({ ...command, n }));
+  const flushes = all.filter(({ op }) => op === 'flush' && !profile.lies.includes('ignoreFlush'));
+  const behind = (n: number) => all.filter((q) => tagged(n, q.n));
+  const least = (...times: number[]): number => Math.min(NEVER, ...times);
+  const bounds = all.map((r) => {
+    const after = behind(r.n);
+    if (profile.cache !== 'volatile') {
+      const U = least(r.completed, ...after.map(({ completed }) => completed));
+      return { U, R: least(U, ...after.map(({ dispatched }) => dispatched)) };
+    }
+    const covering = flushes.filter((f) => f.dispatched > r.completed || tagged(r.n, f.n));
+    const forced = r.fua && !profile.lies.includes('ignoreFua');
+    const proofs = covering.flatMap((f) => [f.completed, ...behind(f.n).map((q) => q.completed)]);
+    const own = forced ? [r.completed, ...after.map((q) => q.completed)] : [];
+    const U = least(...proofs, ...own);
+    const fences = covering.flatMap((f) => behind(f.n).map((q) => q.dispatched));
+    return { U, R: least(U, ...fences, ...(forced ? after.map((q) => q.dispatched) : [])) };
+  });
+  const atoms = all.flatMap((r) =>
+    r.op !== 'write'
+      ? []
+      : Array.from({ length: r.length / SECTOR }, (_, i) => ({
+          n: r.n,
+          sector: r.offset / SECTOR + i,
+          I: r.dispatched,
+          ...(bounds[r.n] as { U: number; R: number }),
+        })),
+  );
+  const found = new Set<string>();
+  const end = all.reduce((sum, { completed }) => sum + (completed < NEVER ? 2 : 1), 0);
+  for (let t = -0.5; t < end; t++) {
+    for (let bits = 0; bits < 2 ** atoms.length; bits++) {
+      const inD = (i: number): boolean => ((bits >> i) & 1) === 1;
+      const legal = atoms.every((a, i) => {
+        if (inD(i)) {
+          if (a.I >= t) return false;
+          return atoms.every(
+            (b, j) => inD(j) || !(b.R <= a.I || (b.sector === a.sector && b.n < a.n)),
+          );
+        }
+        return a.U >= t;
+      });
+      if (!legal) continue;
+      const image = new Array<number>(SECTORS).fill(0);
+      for (const [i, { sector, n }] of atoms.entries()) if (inD(i)) image[sector] = n + 1;
+      found.add(`${t + 0.5}: ${image.join(' ')}`);
+    }
+  }
+  return found;
+}
+
+/** The states of a space in the same form: at each moment those whose window is open. */
+export function byMoment(space: CrashSpace, moments: number): Set<string> {
+  const found = new Set<string>();
+  for (const state of space) {
+    for (let at = 0; at <= moments; at++) {
+      const open = state.after < at - 0.5 && at - 0.5 < state.before;
+      if (open) found.add(`${at}: ${textOf(state.image())}`);
+    }
+  }
+  return found;
+}
