@@ -2,6 +2,9 @@
 //
 // Time is a count of events: every dispatch, answer and mark has a moment of its own, so of any two it is known
 // which came first, and nothing depends on a clock. A power cut falls between two moments.
+//
+// A trace is plain data. It says what the device was told and what it told; where a fault made something else of
+// it, `fault` says what really happened, so that what the crash space makes of the trace is true.
 
 import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
 

@@ -2,6 +2,10 @@
 // real state machine of the scheduler, and for every such run every state that a power cut may leave.
 //
 // The verdict is exact for the axioms (intervals.ts): `never` means that no legal run shows the outcome.
+//
+// The host is the state machine of the scheduler for the seven modes, and a few lines for Linux since 2.6.37, where
+// every request is on its own. The device may answer in any order: what tags forbid is done before it is answered,
+// and the axioms see to that. A fault may happen or not.
 
 import {
   type DeviceTraits,

@@ -72,7 +72,7 @@ export const WORLDS: readonly World[] = [
     failures: 0,
     cancels: 1,
     depth: 4,
-    taggedDepth: 3,
+    taggedDepth: 2,
   },
   {
     name: 'five, one at a time, and a cancellation',
