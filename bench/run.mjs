@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import fastq from 'fastq';
 import { IoScheduler } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
+import { crashSpace, DiskRecorder, seededRandom } from 'write-barrier/testing';
 
 const BLOCK = 4096;
 const IN_FLIGHT = 32;
@@ -45,6 +46,19 @@ function median(values) {
   return values.toSorted((x, y) => x - y)[values.length >> 1];
 }
 
+const SECTOR = 512;
+
+/** Writes that nothing separates, on a disk of 1 MiB. */
+function oneEpoch(writes) {
+  const recorder = new DiskRecorder(1 << 20);
+  const command = { op: 'write', length: SECTOR, tag: 'simple', fua: false };
+  for (let i = 0; i < writes; i++) {
+    const data = new Uint8Array(SECTOR).fill(i + 1);
+    recorder.complete(recorder.dispatch({ ...command, offset: i * SECTOR }, data));
+  }
+  return recorder.trace;
+}
+
 const BENCHMARKS = {
   /** What a plain request costs, where the storage does nothing. */
   async overhead() {
@@ -66,6 +80,40 @@ const BENCHMARKS = {
         { name: 'fastq.promise (64)', operation: (i) => queue.push(i) },
       );
     }
+  },
+
+  /** How fast crash images are counted through: against a full copy of the image for each. */
+  async crash() {
+    const space = crashSpace(oneEpoch(20), { sectorSize: SECTOR });
+    const perSecond = (name, count, work) => {
+      const rates = Array.from({ length: 5 }, () => {
+        const start = performance.now();
+        work(count);
+        return (count / (performance.now() - start)) * 1000;
+      });
+      console.log(`  ${name}: ${Math.round(median(rates)).toLocaleString('en')}/s`);
+      return median(rates);
+    };
+    console.log(`crash: one epoch, 20 sectors in doubt, ${space.count} images`);
+    const through = (bytes) => (count) => {
+      let cursor = space.cursor({ bytes });
+      let sum = 0;
+      for (let i = 0; i < count; i++) {
+        sum ^= cursor.hash;
+        if (!cursor.next()) cursor = space.cursor({ bytes });
+      }
+      return sum;
+    };
+    const random = seededRandom(1);
+    perSecond('images, hashed', 5_000_000, through(false));
+    const applied = perSecond('images, 512 bytes applied', 3_000_000, through(true));
+    perSecond('uniform draws', 300_000, (count) => {
+      for (let i = 0; i < count; i++) space.sample(random);
+    });
+    const copied = perSecond('images, a full copy of 1 MiB each', 2_000, (count) => {
+      for (let i = 0; i < count; i++) space.at(BigInt(i)).image();
+    });
+    console.log(`  ratio of applied to copied ${Math.round(applied / copied)}\n`);
   },
 
   /** What the scheduler and FileStorage cost above a write of Node. */

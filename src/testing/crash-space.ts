@@ -6,7 +6,8 @@
 //
 //   images = 1 + sum over b of the product over the other sectors of their choices at b
 //
-// and the numbering follows: the sums say which b, mixed radix over the sectors that are open at b says the rest.
+// and the numbering follows: the sums say which b, mixed radix over the sectors that are open at b says the rest. Of
+// two numbers the smaller is the earlier cut, or at the same last version the one that loses less.
 // Two images with different versions are two images here, even where the bytes happen to be the same.
 //
 // Source: exact counting, ranking and Gray codes on interval orders; Ruskey, "Combinatorial Generation", for the
@@ -146,10 +147,35 @@ export class CrashSpace {
     for (let i = 0; i < open.length; i++) {
       const of = BigInt(choices[i] as number);
       const place = open[i] as number;
-      versions[place] = (versions[place] as number) + Number(rest % of);
+      versions[place] = (versions[place] as number) + Number(of - 1n - (rest % of));
       rest /= of;
     }
     return new CrashState(this.map, versions);
+  }
+
+  /** How many versions there are in all. @internal */
+  get versionCount(): number {
+    return this.#places.length;
+  }
+
+  /**
+   * The images whose last visible version is the nth, from 0: how many choices each open sector has, and the image for
+   * a list of choices, of which 0 loses nothing. @internal
+   */
+  under(last: number): {
+    readonly choices: readonly number[];
+    state(lost: readonly number[]): CrashState;
+  } {
+    const { open, choices, oldest } = this.#group(last);
+    const state = (lost: readonly number[]): CrashState => {
+      const versions = oldest.slice();
+      for (const [i, place] of open.entries()) {
+        const newest = (versions[place] as number) + (choices[i] as number) - 1;
+        versions[place] = newest - (lost[i] ?? 0);
+      }
+      return new CrashState(this.map, versions);
+    };
+    return { choices: [...choices], state };
   }
 
   /** The number of an image of this space: what `at` is asked for. */
@@ -161,8 +187,9 @@ export class CrashSpace {
     let index = 0n;
     for (let i = open.length - 1; i >= 0; i--) {
       const place = open[i] as number;
-      const digit = (versions[place] as number) - (oldest[place] as number);
-      index = index * BigInt(choices[i] as number) + BigInt(digit);
+      const of = choices[i] as number;
+      const digit = (oldest[place] as number) + of - 1 - (versions[place] as number);
+      index = index * BigInt(of) + BigInt(digit);
     }
     return index + (this.#before[last] as bigint);
   }

@@ -23,7 +23,7 @@ import type { DiskCommand, DiskTrace } from './disk-trace.js';
 import type { Crash } from './explore.js';
 import type { DeviceProfile } from './profile.js';
 import { dispatchOfVersion, type Sector, type Version } from './versions.js';
-import { VolatileDisk } from './volatile-disk.js';
+import { type DiskFault, VolatileDisk } from './volatile-disk.js';
 
 /** What a workload tells about itself. `A` is whatever names one of its operations. */
 export interface Journal<A> {
@@ -45,9 +45,16 @@ export interface Expected<A> {
 export interface CrashTest<A, R> {
   /** The size of the disk in bytes. */
   readonly size: number;
+  /** The disk before the workload; zeroes unless given. */
+  readonly initial?: Uint8Array;
+  /** What goes wrong while the workload runs; nothing unless given. */
+  readonly faults?: readonly DiskFault[];
   /** Uses the disk. It must be done with it when it returns. */
   workload(disk: VolatileDisk, journal: Journal<A>): void | Promise<void>;
-  /** Opens what is left. It must read the same on the same disk, and be done with it when it returns. */
+  /**
+   * Opens what is left, on a disk that answers at once. It must read the same on the same disk, and be done with it
+   * when it returns.
+   */
   recover(disk: Storage): R | Promise<R>;
   /** Throws, or answers false, where the recovered state is wrong. */
   check(recovered: R, expected: Expected<A>): void | boolean | Promise<void> | Promise<boolean>;
@@ -165,9 +172,11 @@ const UNSTEADY = 'the same image did not fail when it was tried again';
 /** The report in words. */
 export function formatCrashReport(report: CrashReport): string {
   const { verdict, images, covered, recoveries, seed, failure, warnings } = report;
-  const share = covered === images ? 'all of them' : `${covered} of them`;
+  const found = `found by recovery ${recoveries}, among ${images} images`;
+  const share = covered === images ? 'all' : `${covered} of`;
+  const tried = `${recoveries} recoveries cover ${share} ${images} images`;
   const lines = [
-    `${verdict}: ${recoveries} recoveries cover ${share} (${images} images), seed ${seed}`,
+    `${verdict}: ${failure ? found : tried}, seed ${seed}`,
     ...warnings.map((warning) => `warning: ${warning}`),
   ];
   return [...lines, ...(failure ? [failure.text] : [])].join('\n');
@@ -176,8 +185,9 @@ export function formatCrashReport(report: CrashReport): string {
 // Workload
 
 async function traceOf<A, R>(test: CrashTest<A, R>, seed: number): Promise<DiskTrace> {
-  const { size, profile = {}, answers = 'later' } = test;
-  const disk = new VolatileDisk({ size, profile, seed, answers });
+  const { size, profile = {}, answers = 'later', faults = [], initial } = test;
+  const how = { size, profile, seed, answers, faults, ...(initial && { initial }) };
+  const disk = new VolatileDisk(how);
   const tell = (kind: Told<A>['kind']) => (operation: A) =>
     disk.mark({ kind, operation } satisfies Told<A>);
   await test.workload(disk, { begin: tell('begin'), acknowledge: tell('acknowledge') });
@@ -334,9 +344,9 @@ function describe<A, R>(
   const label = (offset: number): string => test.label?.(offset) ?? `offset ${offset}`;
   const text = [
     `after this power cut: ${message}`,
-    ...picture(trace, state, cut, lost),
+    ...picture(space, trace, state, cut, label),
     ...lost.map(({ offset, command }) => `  lost: ${label(offset)}, written by #${command}`),
-    advice(trace, cut, lost),
+    advice(space, state, cut),
     `  replay: '${replay}'`,
   ].join('\n');
   return { message, cause, replay, lost, text };
@@ -345,49 +355,81 @@ function describe<A, R>(
 /** How many commands on either side of the cut are shown. */
 const SHOWN = 6;
 
-/** The commands around the cut, each with what became of it. */
-function picture(
-  { commands }: DiskTrace,
+/** The commands around the cut, each with what became of it, and what the journal said in between. */
+function picture<A>(
+  space: CrashSpace,
+  { commands, marks }: DiskTrace,
   state: CrashState,
   cut: number,
-  lost: readonly Loss[],
+  label: (offset: number) => string,
 ): string[] {
-  const isLost = new Set(lost.map(({ command }) => command));
+  const isLost = new Set(lossesOf(space, state, cut).map(({ command }) => command));
   const next = commands.findIndex(({ dispatched }) => dispatched > cut);
   const end = next < 0 ? commands.length : next;
-  const first = Math.min(end, ...isLost);
-  const line = (command: DiskCommand, number: number): string => {
-    const open = command.completed > state.before ? ', not answered' : '';
-    const fate = isLost.has(number) ? 'LOST ' : number < end ? 'kept ' : 'later';
-    return `  ${fate} #${number} ${inShort(command)}${open}`;
-  };
-  const from = Math.max(0, Math.min(first, end - SHOWN));
+  const from = Math.max(0, Math.min(end, ...isLost, end - SHOWN));
+  const since = commands[from]?.dispatched ?? 0;
+  const told = marks
+    .filter(({ time }) => time > since && time <= cut)
+    .map(({ time, value }) => {
+      const { kind, operation } = value as Told<A>;
+      return {
+        time,
+        line: `        ${kind === 'begin' ? 'begun' : 'acknowledged'}: ${shown(operation)}`,
+      };
+    });
+  const asked = commands.slice(from, end).map((command, i) => {
+    const open = command.completed > cut ? ', not answered' : '';
+    const fate = isLost.has(from + i) ? 'LOST ' : 'kept ';
+    return {
+      time: command.dispatched,
+      line: `  ${fate} #${from + i} ${inShort(command, label)}${open}`,
+    };
+  });
+  const later = commands
+    .slice(end, end + 2)
+    .map((command, i) => `  later #${end + i} ${inShort(command, label)}`);
   return [
     ...(from > 0 ? [`  kept  #0 to #${from - 1}`] : []),
-    ...commands.slice(from, end).map((command, i) => line(command, from + i)),
+    ...[...told, ...asked].sort((a, b) => a.time - b.time).map(({ line }) => line),
     '  ----- the power is cut',
-    ...commands.slice(end, end + 2).map((command, i) => line(command, end + i)),
+    ...later,
   ];
 }
 
-function inShort({ op, offset, length, fua, tag }: DiskCommand): string {
+function shown(operation: unknown): string {
+  return typeof operation === 'object' ? JSON.stringify(operation) : String(operation);
+}
+
+function inShort(
+  { op, offset, length, fua, tag }: DiskCommand,
+  label: (offset: number) => string,
+): string {
   const flags = `${tag === 'ordered' ? ', ordered' : ''}${fua ? ', FUA' : ''}`;
-  return op === 'flush' ? `flush${flags}` : `${op} of ${length} bytes at ${offset}${flags}`;
+  return op === 'flush' ? `flush${flags}` : `${op} of ${length} bytes at ${label(offset)}${flags}`;
 }
 
 /** The one barrier that would have kept this from happening. */
-function advice({ commands }: DiskTrace, cut: number, lost: readonly Loss[]): string {
-  const last = Math.max(...lost.map(({ command }) => command));
-  const isLost = new Set(lost.map(({ command }) => command));
-  const survivor = commands.findIndex(
-    ({ op, dispatched }, number) =>
-      number > last && !isLost.has(number) && op !== 'read' && op !== 'flush' && dispatched <= cut,
+function advice(space: CrashSpace, state: CrashState, cut: number): string {
+  const lost = new Set(lossesOf(space, state, cut).map(({ command }) => command));
+  if (lost.size === 0) return '  nothing was lost: the recovery fails on what was written in order';
+  const there = new Set(
+    space.map.sectors.flatMap(({ versions }, place) => {
+      const visible = versions[(state.versions[place] as number) - 1];
+      return visible ? [visible.command] : [];
+    }),
   );
-  if (lost.length === 0)
-    return '  nothing was lost: the recovery fails on what was written in order';
-  if (survivor < 0)
-    return `  a flush behind #${last} would have kept it: wait for it before you acknowledge`;
-  return `  a barrier between #${last} and #${survivor} would have forbidden it`;
+  // A command that outlived one before it: the closest pair, so that the barrier forbids no more than it must.
+  for (const command of [...lost].sort((x, y) => y - x)) {
+    const later = [...there].filter((other) => other > command);
+    if (later.length > 0) {
+      return `  a barrier between #${command} and #${Math.min(...later)} would have forbidden it`;
+    }
+  }
+  const last = Math.max(...lost);
+  if (there.has(last)) {
+    return `  #${last} is torn: no barrier keeps one write whole, a checksum or a second copy would tell`;
+  }
+  return `  a flush behind #${last} would have kept it: wait for it before you acknowledge`;
 }
 
 function replayed(text: string, space: CrashSpace, seed: number): CrashState {

@@ -9,6 +9,7 @@
 // The recovery's own writes go over the disk and are never in doubt.
 
 import { WriteBarrierError } from '../model/index.js';
+import { rangeFault } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
 import {
   contentOfVersion,
@@ -39,7 +40,7 @@ export interface Crash {
   readonly images: bigint;
 }
 
-/** All crashes of the map, depth first; the first one shows the newest of everything. */
+/** All crashes of the map, depth first; early power cuts come first. */
 export function* crashesOf(map: SectorMap): Generator<Crash, void> {
   const choices: Choice[] = [];
   for (;;) {
@@ -95,14 +96,10 @@ class Run implements Crash {
 
   #read(offset: number, into: Uint8Array): void {
     this.#checkOpen();
-    const { sectorSize } = this.#map;
     this.#checkRange(offset, into.length);
-    for (let at = 0; at < into.length; ) {
-      const sector = Math.floor((offset + at) / sectorSize);
-      const skip = offset + at - sector * sectorSize;
-      const bytes = this.#content(sector).subarray(skip, skip + into.length - at);
-      into.set(bytes, at);
-      at += bytes.length;
+    const { sectorSize } = this.#map;
+    for (let at = 0; at < into.length; at += sectorSize) {
+      into.set(this.#content((offset + at) / sectorSize), at);
     }
   }
 
@@ -110,16 +107,8 @@ class Run implements Crash {
     this.#checkOpen();
     this.#checkRange(offset, data.length);
     const { sectorSize } = this.#map;
-    for (let at = 0; at < data.length; ) {
-      const sector = Math.floor((offset + at) / sectorSize);
-      const skip = offset + at - sector * sectorSize;
-      const part = data.subarray(at, at + sectorSize - skip);
-      // A write of part of a sector reads the rest of it, as a disk would have to.
-      const bytes =
-        part.length < sectorSize ? this.#content(sector).slice() : new Uint8Array(sectorSize);
-      bytes.set(part, skip);
-      this.#overlay.set(sector, bytes);
-      at += part.length;
+    for (let at = 0; at < data.length; at += sectorSize) {
+      this.#overlay.set((offset + at) / sectorSize, data.slice(at, at + sectorSize));
     }
   }
 
@@ -141,7 +130,7 @@ class Run implements Crash {
     const sector = this.#map.sectors[place] as Sector;
     const oldest = forcedAt(sector, this.after);
     const newest = newestUntil(sector, this.#bound, false);
-    const version = newest - this.#choose(place, newest - oldest + 1);
+    const version = oldest + this.#choose(place, newest - oldest + 1);
     this.decided.set(place, version);
     this.after = Math.max(this.after, dispatchOfVersion(sector, version));
     this.#bound = Math.min(this.#bound, sector.orderedFrom[version] as number);
@@ -164,10 +153,8 @@ class Run implements Crash {
   }
 
   #checkRange(offset: number, length: number): void {
-    const whole = Number.isSafeInteger(offset) && offset >= 0;
-    if (whole && offset + length <= this.#map.size) return;
-    const range = `${length} bytes at ${offset}`;
-    throw new WriteBarrierError('OUT_OF_RANGE', `${range} are not inside ${this.#map.size} bytes`);
+    const fault = rangeFault({ offset, length }, this.#map.size, this.#map.sectorSize);
+    if (fault) throw fault;
   }
 }
 

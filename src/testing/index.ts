@@ -4,6 +4,7 @@
  * @module write-barrier/testing
  */
 
+export { type Arbitraries, arbitraries, type ProgramOptions } from './arbitraries.js';
 export {
   type CheckOptions,
   checkTrace,

@@ -1,0 +1,71 @@
+// The arbitraries make what fits together, and shrink to what is easiest to understand.
+
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { formatProgram, IoScheduler } from 'write-barrier';
+import {
+  arbitraries,
+  checkTrace,
+  crashSpace,
+  VolatileDisk,
+  type VolatileDiskOptions,
+} from 'write-barrier/testing';
+import { settled, submit } from '../scheduler/world.js';
+
+const { program, mode, profile, faultPlan, completionOrder, crashState } = arbitraries(fc);
+
+test('given any program, mode, device, faults and order, when the scheduler runs it, then its trace keeps the rules', async () => {
+  await fc.assert(
+    fc.asyncProperty(program(), mode, profile, faultPlan(), completionOrder, async (...drawn) => {
+      const [requests, name, device, faults, seed] = drawn;
+      const events: Parameters<typeof checkTrace>[0] extends Iterable<infer E> ? E[] : never = [];
+      const options: VolatileDiskOptions = { size: 8 * 512, profile: device, faults, seed };
+      const disk = new IoScheduler(new VolatileDisk(options), {
+        mode: name,
+        allowUnsafe: true,
+        observer: (event) => events.push(event),
+      });
+      const all = requests.map((request) => submit(disk, request).catch(() => {}));
+      await Promise.all(all);
+      expect(checkTrace(events, { mode: name, device })).toEqual([]);
+    }),
+    { numRuns: 500 },
+  );
+});
+
+/** The smallest value that fast-check finds to have a property. */
+function smallest<T>(arbitrary: fc.Arbitrary<T>, has: (value: T) => boolean): T {
+  const { counterexample } = fc.check(
+    fc.property(arbitrary, (value) => !has(value)),
+    { numRuns: 2000, seed: 1 },
+  );
+  return (counterexample as [T])[0];
+}
+
+test('given a property of programs, when one is shrunk, then a single plain request is left', () => {
+  const found = smallest(program(), (requests) => requests.some(({ kind }) => kind === 'write'));
+  expect(formatProgram(found, { blockSize: 512 })).toBe('w0');
+});
+
+test('given a property of crash states, when one is shrunk, then the cut is as early and the loss as small as can be', async () => {
+  const disk = new VolatileDisk({ size: 8 * 512 });
+  const host = new IoScheduler(disk, { mode: 'NONE', allowUnsafe: true });
+  for (const [i, request] of parse().entries()) await submit(host, request, undefined, i + 1);
+  await settled();
+  const space = crashSpace(disk.trace);
+  const lostFirst = smallest(crashState(space), (state) => {
+    const image = state.image();
+    return image[0] === 0 && image[3 * 512] === 4;
+  });
+  // The write to sector 3 is the last that is visible, and nothing but sector 0 is lost.
+  const image = lostFirst.image();
+  expect([0, 1, 2, 3, 4, 5].map((i) => image[i * 512])).toEqual([0, 2, 3, 4, 0, 0]);
+});
+
+function parse() {
+  return [0, 1, 2, 3, 4, 5].map((i) => ({
+    kind: 'write' as const,
+    offset: i * 512,
+    length: 512,
+  }));
+}
