@@ -153,6 +153,16 @@ export class CrashSpace {
     return new CrashState(this.map, versions);
   }
 
+  /** The state in which all is there that was dispatched until `time`, and nothing else. */
+  inOrder(time: number): CrashState {
+    const versions = this.map.sectors.map((sector) => {
+      let version = sector.versions.length;
+      while (version > 0 && dispatchOfVersion(sector, version) > time) version -= 1;
+      return version;
+    });
+    return new CrashState(this.map, Int32Array.from(versions));
+  }
+
   /** How many versions there are in all. @internal */
   get versionCount(): number {
     return this.#places.length;

@@ -50,7 +50,9 @@ export interface CrashTest<A, R> {
   /** What goes wrong while the workload runs; nothing unless given. */
   readonly faults?: readonly DiskFault[];
   /** Uses the disk. It must be done with it when it returns. */
-  workload(disk: VolatileDisk, journal: Journal<A>): void | Promise<void>;
+  readonly workload: (disk: VolatileDisk, journal: Journal<A>) => void | Promise<void>;
+  /** A trace to take in place of a run of the workload: one of a report, or changed. */
+  readonly trace?: DiskTrace;
   /**
    * Opens what is left, on a disk that answers at once. It must read the same on the same disk, and be done with it
    * when it returns.
@@ -126,7 +128,7 @@ type Told<A> = { readonly kind: 'begin' | 'acknowledge'; readonly operation: A }
  */
 export async function crashTest<A, R>(test: CrashTest<A, R>): Promise<CrashReport> {
   const { seed = 0, recoveriesMax = 100_000 } = test;
-  const trace = await traceOf(test, seed);
+  const trace = test.trace ?? (await traceOf(test, seed));
   const space = crashSpace(trace, test.profile);
   const report = { images: space.count, profile: space.profile, seed, trace };
   if (test.replay !== undefined) {

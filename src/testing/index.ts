@@ -48,6 +48,13 @@ export {
 } from './litmus.js';
 export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus-run.js';
 export {
+  barrierMutation,
+  barrierSynthesis,
+  type Mutant,
+  type StrictOrderReport,
+  strictOrder,
+} from './oracles.js';
+export {
   type DeviceProfile,
   type DiscardReads,
   deviceProfile,

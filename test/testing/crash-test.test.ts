@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
 import { type CrashTest, crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
+import { barrierMutation, barrierSynthesis, strictOrder } from '../../src/testing/oracles.js';
 
 const SECTOR = 512;
 const TRANSACTIONS = 4;
@@ -189,4 +190,52 @@ test('given a recovery and a check that wait, when they run, then the verdict is
     },
   });
   expect(patient.verdict).toBe('proved');
+});
+
+/** The sound log, and a flush that nobody needs. */
+const anxious: Commit = async (disk, n) => {
+  await sound(disk, n);
+  await disk.flush();
+};
+
+describe('without a better check', () => {
+  test('when each flush of the sound log is taken out, then each is missed; one too many is not', async () => {
+    const needed = await barrierMutation(logTest(sound));
+    expect(needed).toHaveLength(2 * TRANSACTIONS);
+    expect(needed.filter(({ killed }) => !killed)).toEqual([]);
+    const mutants = await barrierMutation(logTest(anxious));
+    expect(mutants).toHaveLength(3 * TRANSACTIONS);
+    // Of the flush behind the mark and the next one either will do.
+    expect(mutants.filter(({ killed }) => killed)).toHaveLength(TRANSACTIONS);
+  });
+
+  test('when the smallest set of flushes is looked for, then it has two for each transaction', async () => {
+    const two = logTest(anxious, {
+      workload: async (storage, journal) => {
+        const disk = new IoScheduler(storage, { mode: 'TAG_FLUSH' });
+        for (const n of [1, 2]) {
+          journal.begin(n);
+          await anxious(disk, n);
+          journal.acknowledge(n);
+        }
+      },
+    });
+    expect(await barrierSynthesis(two)).toHaveLength(4);
+    const lying = { ...two, profile: { lies: ['ignoreFlush'] as const } };
+    expect(await barrierSynthesis(lying)).toBeUndefined();
+  });
+
+  test('when nobody checks anything, then a state out of order is found all the same', async () => {
+    const digest = (found: number[]): string => found.join();
+    const ordered = await strictOrder(logTest(sound, { check: () => true }), digest);
+    expect(ordered).toMatchObject({ holds: true });
+    const unsorted = await strictOrder(logTest(unordered, { check: () => true }), digest);
+    expect(unsorted).toMatchObject({ holds: false, digest: expect.stringMatching(/is damaged/) });
+  });
+
+  test('when the trace of a report is given in place of the workload, then the verdict is the same', async () => {
+    const { trace, images } = await crashTest(logTest(sound));
+    const again = await crashTest(logTest(sound, { trace, workload: () => {} }));
+    expect(again).toMatchObject({ verdict: 'proved', images });
+  });
 });
