@@ -10,7 +10,7 @@
 
 import { inWords } from '../model/error.js';
 import { type Tag, WriteBarrierError } from '../model/index.js';
-import { totalLength } from '../storage/checks.js';
+import { joined, totalLength } from '../storage/checks.js';
 import type { Storage, Transfer, WriteFlags } from '../storage/index.js';
 import type { CommandWhat } from './entry.js';
 
@@ -93,15 +93,8 @@ function writeList(
   return byHand(storage, offset, list, flags);
 }
 
-const writeJoined: WriteList = (storage, offset, list, flags) => {
-  const joined = new Uint8Array(totalLength(list));
-  let position = 0;
-  for (const part of list) {
-    joined.set(part, position);
-    position += part.byteLength;
-  }
-  return storage.write(offset, joined, flags);
-};
+const writeJoined: WriteList = (storage, offset, list, flags) =>
+  storage.write(offset, joined(list), flags);
 
 function writeZeroesByHand(
   storage: Storage,

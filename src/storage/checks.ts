@@ -38,6 +38,17 @@ export function totalLength(list: readonly Uint8Array[]): number {
   return list.reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
 
+/** One buffer with the bytes of all. */
+export function joined(list: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(totalLength(list));
+  let at = 0;
+  for (const part of list) {
+    bytes.set(part, at);
+    at += part.byteLength;
+  }
+  return bytes;
+}
+
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */
 export function checkStorage(storage: Storage): void {
   const need = (holds: boolean, otherwise: string): void => {

@@ -36,6 +36,7 @@ export {
   type TracedFault,
 } from './disk-trace.js';
 export type { Crash } from './explore.js';
+export { decodeTrace, encodeTrace, readLogWrites, writeLogWrites } from './formats.js';
 export {
   FAULT_LITMUS,
   LITMUS,

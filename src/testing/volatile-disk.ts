@@ -7,7 +7,7 @@
 // Its trace is what the crash space is made of. `powerCut` ends it at one of the states that the space holds.
 
 import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
-import { checkRange, totalLength } from '../storage/checks.js';
+import { checkRange, joined } from '../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../storage/index.js';
 import { Device, type DeviceRequest, type DeviceStep } from './device.js';
 import { DiskRecorder, type DiskTrace, type TracedFault } from './disk-trace.js';
@@ -145,13 +145,7 @@ export class VolatileDisk implements Storage {
 
   /** Errors as for `read`. */
   writev(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void> {
-    const data = new Uint8Array(totalLength(list));
-    let at = 0;
-    for (const part of list) {
-      data.set(part, at);
-      at += part.length;
-    }
-    return this.write(offset, data, flags);
+    return this.write(offset, joined(list), flags);
   }
 
   /** Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
