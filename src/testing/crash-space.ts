@@ -14,6 +14,7 @@
 // reflected mixed-radix Gray code.
 
 import { WriteBarrierError } from '../model/index.js';
+import { copyOf } from '../storage/checks.js';
 import type { DiskTrace } from './disk-trace.js';
 import { type Crash, crashesOf } from './explore.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
@@ -62,7 +63,7 @@ export class CrashState {
   /** The bytes of the disk, newly made. */
   image(): Uint8Array {
     const { size, initial, sectors } = this.#map;
-    const bytes = initial ? initial.slice(0, size) : new Uint8Array(size);
+    const bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
     for (const [place, sector] of sectors.entries()) {
       const version = this.versions[place] as number;
       if (version > 0) bytes.set(contentOfVersion(sector, version), sector.offset);
@@ -323,7 +324,7 @@ export class CrashCursor {
     this.#groupAt = groupAt;
     const { sectors, size, initial } = map;
     this.versions = new Int32Array(sectors.length);
-    if (bytes) this.bytes = initial ? initial.slice(0, size) : new Uint8Array(size);
+    if (bytes) this.bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
     else this.bytes = new Uint8Array(0);
     this.#hashes = sectors.map(hashesOf);
   }

@@ -15,6 +15,7 @@
 // A device may lie: it then claims a flush, FUA or tags and passes over them.
 
 import type { Operation, Tag } from '../model/index.js';
+import { copyOf } from '../storage/checks.js';
 import type { DeviceProfile } from './profile.js';
 
 /** What the device is asked. */
@@ -182,7 +183,7 @@ export class Device {
   #land(request: DeviceRequest, sector: number): void {
     const unit = this.#profile.atomicWriteUnit;
     const at = sector * unit - request.offset;
-    const bytes = request.data?.slice(at, at + unit) ?? new Uint8Array(unit);
+    const bytes = request.data ? copyOf(request.data, at, at + unit) : new Uint8Array(unit);
     const forced = request.fua && !this.#lies('ignoreFua');
     this.#stale.delete(sector);
     if (this.#profile.cache === 'volatile' && !forced) {

@@ -7,6 +7,7 @@
 // it, `fault` says what really happened, so that what the crash space makes of the trace is true.
 
 import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
+import { copyOf } from '../storage/checks.js';
 
 /** A command as the device saw it. */
 export interface DiskCommand {
@@ -81,7 +82,7 @@ export class DiskRecorder {
   /** @param initial copied; zeroes unless given */
   constructor(size: number, initial?: Uint8Array) {
     this.#size = size;
-    this.#initial = initial?.slice();
+    this.#initial = initial && copyOf(initial);
   }
 
   /** The moment that comes next. */
@@ -111,7 +112,7 @@ export class DiskRecorder {
     const { op, offset, length, tag, fua } = what;
     const command = { op, offset, length, tag, fua, dispatched: this.#now++ };
     const open = { completed: Number.POSITIVE_INFINITY, failed: false, ...fate };
-    return this.#commands.push({ ...command, ...(data && { data: data.slice() }), ...open }) - 1;
+    return this.#commands.push({ ...command, ...(data && { data: copyOf(data) }), ...open }) - 1;
   }
 
   /** The host has the answer to a command: an error, if it `failed`. */

@@ -9,7 +9,7 @@
 // The recovery's own writes go over the disk and are never in doubt.
 
 import { WriteBarrierError } from '../model/index.js';
-import { rangeFault } from '../storage/checks.js';
+import { copyOf, rangeFault } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
 import {
   contentOfVersion,
@@ -108,7 +108,7 @@ class Run implements Crash {
     this.#checkRange(offset, data.length);
     const { sectorSize } = this.#map;
     for (let at = 0; at < data.length; at += sectorSize) {
-      this.#overlay.set((offset + at) / sectorSize, data.slice(at, at + sectorSize));
+      this.#overlay.set((offset + at) / sectorSize, copyOf(data, at, at + sectorSize));
     }
   }
 

@@ -11,7 +11,7 @@
 // Source: drivers/md/dm-log-writes.c and Documentation/admin-guide/device-mapper/log-writes.rst of Linux.
 
 import { WriteBarrierError } from '../model/index.js';
-import { joined } from '../storage/checks.js';
+import { copyOf, joined } from '../storage/checks.js';
 import { type DiskCommand, DiskRecorder, type DiskTrace } from './disk-trace.js';
 
 /** The first line of the compact form. */
@@ -43,7 +43,7 @@ export function decodeTrace(bytes: Uint8Array): DiskTrace {
   const head = parsed(text(first + 1, second));
   let at = second + 1;
   const take = (length: number): Uint8Array => {
-    const part = bytes.slice(at, at + length);
+    const part = copyOf(bytes, at, at + length);
     if (part.length !== length) throw syntax('payloads are missing');
     at += length;
     return part;

@@ -15,6 +15,7 @@
 // need not be.
 
 import { WriteBarrierError } from '../model/index.js';
+import { copyOf } from '../storage/checks.js';
 import type { DiskCommand, DiskTrace } from './disk-trace.js';
 import { type Interval, intervalsOf } from './intervals.js';
 import type { DeviceProfile, Tear } from './profile.js';
@@ -163,9 +164,9 @@ function tornContents(
 ): Uint8Array[] {
   if (tear === 'sector') return [];
   const half = below.length >> 1;
-  const head = above.slice();
+  const head = copyOf(above);
   head.set(below.subarray(half), half);
-  const tail = above.slice();
+  const tail = copyOf(above);
   tail.set(below.subarray(0, half), 0);
   if (tear === 'shorn') return [head, tail];
   return [head, tail, noise(above.length, command, sector)];

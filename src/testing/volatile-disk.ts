@@ -7,7 +7,7 @@
 // Its trace is what the crash space is made of. `powerCut` ends it at one of the states that the space holds.
 
 import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
-import { checkRange, joined } from '../storage/checks.js';
+import { checkRange, copyOf, joined } from '../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../storage/index.js';
 import { Device, type DeviceRequest, type DeviceStep } from './device.js';
 import { DiskRecorder, type DiskTrace, type TracedFault } from './disk-trace.js';
@@ -105,7 +105,7 @@ export class VolatileDisk implements Storage {
       ...{ cache, flush, fua, orderedTags },
       ...able,
     });
-    const medium = initial?.slice();
+    const medium = initial && copyOf(initial);
     this.#device = new Device(size, this.profile, medium);
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
@@ -139,7 +139,7 @@ export class VolatileDisk implements Storage {
       length: data.length,
       tag,
       fua,
-      data: data.slice(),
+      data: copyOf(data),
     });
   }
 

@@ -3,7 +3,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { crashSpace } from '../../src/testing/crash-space.js';
-import type { DiskTrace } from '../../src/testing/disk-trace.js';
+import { DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
+import { VolatileDisk } from '../../src/testing/volatile-disk.js';
 import {
   byAxioms,
   byMoment,
@@ -136,6 +137,43 @@ test('given a fair source, when images are drawn, then each comes about as often
     expect(count).toBeGreaterThan(0.85 * each);
     expect(count).toBeLessThan(1.15 * each);
   }
+});
+
+describe('given Buffers of Node, whose slices share their memory', () => {
+  const initial = Buffer.alloc(3 * SECTOR, 9);
+  const payload = Buffer.alloc(SECTOR, 1);
+
+  test('when images are made, recovered and torn, then neither the trace nor the caller is changed', () => {
+    const recorder = new DiskRecorder(3 * SECTOR, initial);
+    const what = { op: 'write', offset: 0, length: SECTOR, tag: 'simple', fua: false } as const;
+    recorder.complete(recorder.dispatch(what, payload));
+    payload.fill(2);
+    const { trace } = recorder;
+    const kept = { ...trace, initial };
+    for (const tear of ['sector', 'shorn', 'garbage'] as const) {
+      const space = crashSpace(kept, { tear, sectorSize: SECTOR });
+      for (const state of space) state.image().fill(7);
+      const cursor = space.cursor({ bytes: true });
+      while (cursor.next());
+      for (const { disk } of space.explore()) {
+        disk.write(SECTOR, Buffer.alloc(SECTOR, 5), { fua: false, tag: 'simple' });
+      }
+      expect(space.at(0n).image()).toEqual(new Uint8Array(3 * SECTOR).fill(9));
+      expect(space.at(space.count - 1n).image()[0]).toBe(1);
+    }
+    expect(initial.every((byte) => byte === 9)).toBe(true);
+    payload.fill(1);
+  });
+
+  test('when a simulated disk is given them, then it keeps copies', () => {
+    const disk = new VolatileDisk({ size: 3 * SECTOR, initial, answers: 'at-once' });
+    disk.write(0, payload, { fua: true, tag: 'simple' });
+    payload.fill(3);
+    initial.fill(4);
+    expect([0, 1].map((i) => disk.powerCut()[i * SECTOR])).toEqual([1, 9]);
+    payload.fill(1);
+    initial.fill(9);
+  });
 });
 
 /** Two sectors, a flush, and the same two again. */

@@ -1,0 +1,282 @@
+// What the ext4 test rests on: the recorded block trace of a kernel as a DiskTrace, power cuts spread over all of it,
+// and a verdict on what they leave by the file system's own tools.
+//
+// The guest, for i = 0, 1, ... 59: writes the file d(i mod 5)/f(i), calls fsync on it and on its directory, and then
+// writes "mark i" to a second disk. Where i mod 9 is 8 it renames the file to g(i), without fsync. So once a mark
+// has been submitted its file has to survive any power cut, under one of its names.
+//
+// Not here: the second disk as a disk. What it holds after a power cut says less than what the guest knew before.
+
+import { execFile } from 'node:child_process';
+import * as fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gunzipSync } from 'node:zlib';
+import { type CrashSpace, DiskRecorder, type DiskTrace, type Random } from 'write-barrier/testing';
+import { CrashState } from '../../src/testing/crash-space.js';
+import { contentOfVersion, forcedAt, type Sector } from '../../src/testing/versions.js';
+
+const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
+
+/** How many files the guest wrote. */
+export const FILES = 60;
+
+/** Of the file system, in bytes. */
+export const BLOCK = 4096;
+
+/** What the server saw. */
+export interface Recording {
+  /** The disk with the file system. The value of a mark is the number of its file. */
+  readonly trace: DiskTrace;
+  /** The same disk after the last request. */
+  readonly final: Uint8Array;
+}
+
+/** A line of trace.jsonl. */
+type Line =
+  | {
+      readonly e: 'submit';
+      readonly n: number;
+      readonly x: 'd' | 'm';
+      readonly op: 'read' | 'write' | 'flush';
+      readonly off?: number;
+      readonly len?: number;
+      readonly d?: number;
+      readonly fua?: 1;
+    }
+  | { readonly e: 'complete'; readonly n: number };
+
+/** Reads the recording: a submit is the dispatch of a command, the server's reply its answer. */
+export function loadRecording(): Recording {
+  const base = unzipped('base.img.gz');
+  const payloads = unzipped('data.bin.gz');
+  const lines = fs.readFileSync(join(RECORDED, 'trace.jsonl'), 'utf8').trim().split('\n');
+  const recorder = new DiskRecorder(base.length, base);
+  const commands = new Map<number, number>();
+  for (const text of lines) {
+    const line = JSON.parse(text) as Line;
+    if (line.e === 'complete') {
+      const command = commands.get(line.n);
+      if (command !== undefined) recorder.complete(command);
+      continue;
+    }
+    const { n, x, op, off: offset = 0, len: length = 0, d: start = 0, fua = 0 } = line;
+    const data = op === 'write' ? payloads.subarray(start, start + length) : undefined;
+    if (x === 'd') {
+      const what = { op, offset, length, tag: 'simple', fua: fua === 1 } as const;
+      commands.set(n, recorder.dispatch(what, data));
+    } else if (data) {
+      recorder.mark(newestMark(data));
+    }
+  }
+  return { trace: recorder.trace, final: unzipped('final.img.gz') };
+}
+
+function unzipped(name: string): Uint8Array {
+  return gunzipSync(fs.readFileSync(join(RECORDED, name)));
+}
+
+/** The guest's kernel writes whole pages of eight marks; the last one is new. */
+function newestMark(page: Uint8Array): number {
+  const marks = [
+    ...Buffer.from(page)
+      .toString('latin1')
+      .matchAll(/mark (\d+)/g),
+  ];
+  return Number(marks.at(-1)?.[1]);
+}
+
+/** What a power cut at some moment may leave. */
+export interface Cut {
+  readonly moment: number;
+  readonly state: CrashState;
+}
+
+/** The version that a sector shows, of those that it may show. */
+type Choice = (oldest: number, newest: number, place: number) => number;
+
+/**
+ * Cuts without end, no two of which leave the same. Their moments are spread evenly over the trace: of images drawn
+ * uniformly most would come from the one epoch in which most sectors are open.
+ */
+export function* cutsOf(space: CrashSpace, end: number, random: Random): Generator<Cut, never> {
+  const { sectors } = space.map;
+  const seen = new Set<string>();
+  for (let draw = 0; ; draw++) {
+    const moment = Math.floor(((draw * GOLDEN) % 1) * end) + 0.5;
+    const oldest = sectors.map((sector) => forcedAt(sector, moment));
+    const newest = sectors.map((sector) => dispatchedBefore(sector, moment));
+    const open = [...sectors.keys()].filter((place) => oldest[place] !== newest[place]);
+    const choice = choiceOf(draw, open, random);
+    const versions = Int32Array.from(sectors, (_, place) =>
+      choice(oldest[place] as number, newest[place] as number, place),
+    );
+    const key = versions.join(' ');
+    if (seen.has(key)) continue;
+    seen.add(key);
+    yield { moment, state: new CrashState(space.map, versions) };
+  }
+}
+
+/** The fractional parts of its multiples are spread evenly, however many are taken. */
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
+/** Half of the draws are random; the rest are what random draws hardly ever meet in a large epoch. */
+function choiceOf(draw: number, open: readonly number[], random: Random): Choice {
+  const one = open[Math.floor(random() * open.length)];
+  const kept = random();
+  const choices: readonly Choice[] = [
+    (oldest) => oldest,
+    (_, newest) => newest,
+    (oldest, newest, place) => (place === one ? oldest : newest),
+    (oldest, newest, place) => (place === one ? newest : oldest),
+  ];
+  const some: Choice = (oldest, newest) =>
+    random() < kept ? newest : oldest + Math.floor(random() * (newest - oldest + 1));
+  return choices[draw % (2 * choices.length)] ?? some;
+}
+
+function dispatchedBefore({ versions }: Sector, moment: number): number {
+  return versions.filter(({ interval }) => interval.dispatched < moment).length;
+}
+
+/** How many files had their marks before that moment: the first ones, since the guest made one after the other. */
+export function markedBefore({ marks }: DiskTrace, moment: number): number {
+  return marks.filter(({ time }) => time < moment).length;
+}
+
+/**
+ * - `damaged`: the file system contradicts itself.
+ * - `lost`: it does not, but a file is not what the guest could rely on.
+ */
+export type Verdict =
+  | { readonly kind: 'sound' }
+  | { readonly kind: 'damaged' | 'lost'; readonly why: string };
+
+/** A file for one image after the other, in memory where the system has a place for that. */
+export class Bench implements Disposable {
+  readonly #space: CrashSpace;
+  readonly #folder: string;
+  readonly #disk: string;
+  readonly #file: number;
+  /** The offsets of the blocks that are not all zeroes before the trace. */
+  readonly #used: readonly number[];
+
+  constructor(space: CrashSpace) {
+    this.#space = space;
+    const memory = '/dev/shm';
+    const parent = fs.existsSync(memory) ? memory : tmpdir();
+    this.#folder = fs.mkdtempSync(join(parent, 'write-barrier-'));
+    this.#disk = join(this.#folder, 'disk.img');
+    this.#file = fs.openSync(this.#disk, 'w');
+    fs.writeFileSync(join(this.#folder, 'commands'), COMMANDS);
+    const offsets = Array.from({ length: space.map.size / BLOCK }, (_, block) => block * BLOCK);
+    this.#used = offsets.filter((offset) => this.#before(offset).some((byte) => byte !== 0));
+  }
+
+  /** Recovers the journal, as a mount would, and then looks for damage and for the first `marked` files. */
+  async judge(state: CrashState, marked: number): Promise<Verdict> {
+    this.lay(state);
+    for (const options of [['-E', 'journal_only', '-y'], ['-fn']]) {
+      const { code, output } = await run('e2fsck', [...options, this.#disk]);
+      if (code === 0) continue;
+      return { kind: 'damaged', why: `e2fsck ${options.join(' ')} ends with ${code}\n${output}` };
+    }
+    const { code, output } = await run('debugfs', [
+      '-f',
+      join(this.#folder, 'commands'),
+      this.#disk,
+    ]);
+    const found = filesIn(output);
+    for (let file = 0; file < FILES; file++) {
+      const contents = namesOf(file).map((name) => found.get(name) ?? '');
+      // Together: a rename has happened or it has not, so no file is there twice.
+      const content = contents.join('');
+      if (content === contentOf(file)) continue;
+      // With data=ordered a file that is not there yet may be empty, and nothing else.
+      if (file >= marked && content === '' && code === 0) continue;
+      const shown = JSON.stringify(contents).slice(0, 100);
+      return { kind: 'lost', why: `debugfs ends with ${code}, file ${file} is ${shown}` };
+    }
+    return { kind: 'sound' };
+  }
+
+  /** Writes `state.image()` to a file, with holes where it has zeroes, which takes less time. */
+  lay({ versions }: CrashState): string {
+    const { size, sectors } = this.#space.map;
+    fs.ftruncateSync(this.#file, 0);
+    fs.ftruncateSync(this.#file, size);
+    for (const offset of this.#used) {
+      fs.writeSync(this.#file, this.#before(offset), 0, BLOCK, offset);
+    }
+    for (const [place, sector] of sectors.entries()) {
+      const bytes = contentOfVersion(sector, versions[place] as number);
+      fs.writeSync(this.#file, bytes, 0, bytes.length, sector.offset);
+    }
+    return this.#disk;
+  }
+
+  [Symbol.dispose](): void {
+    fs.closeSync(this.#file);
+    fs.rmSync(this.#folder, { recursive: true });
+  }
+
+  #before(offset: number): Uint8Array {
+    return this.#space.map.initial?.subarray(offset, offset + BLOCK) ?? new Uint8Array(BLOCK);
+  }
+}
+
+function namesOf(file: number): readonly string[] {
+  const folder = `/d${file % 5}`;
+  return file % 9 === 8 ? [`${folder}/f${file}`, `${folder}/g${file}`] : [`${folder}/f${file}`];
+}
+
+function contentOf(file: number): string {
+  return String.fromCharCode(65 + (file % 26)).repeat(100 + 37 * file);
+}
+
+const PROMPT = 'debugfs: cat ';
+const COMMANDS = Array.from({ length: FILES }, (_, file) => namesOf(file))
+  .flat()
+  .map((name) => `cat ${name}\n`)
+  .join('');
+
+/** debugfs repeats each command before its output, and has none for a file that is not there. */
+function filesIn(output: string): ReadonlyMap<string, string> {
+  const answers = output.split(PROMPT).map((answer): [string, string] => {
+    const nameEnd = answer.indexOf('\n');
+    return [answer.slice(0, nameEnd), answer.slice(nameEnd + 1)];
+  });
+  return new Map(answers);
+}
+
+/** The tools of e2fsprogs that are not to be found. */
+export async function missingTools(): Promise<readonly string[]> {
+  const missing: string[] = [];
+  for (const tool of ['e2fsck', 'debugfs']) {
+    const { code } = await run(tool, ['-V']);
+    if (code !== 0) missing.push(tool);
+  }
+  return missing;
+}
+
+interface Ended {
+  /** Of a tool that could be started and ended by itself. */
+  readonly code: number | string;
+  readonly output: string;
+}
+
+// Users other than root often have no such tools on their path.
+const { PATH = '' } = process.env;
+const ENVIRONMENT = { PATH: `${PATH}:/usr/sbin:/sbin`, LC_ALL: 'C' };
+
+function run(tool: string, words: readonly string[]): Promise<Ended> {
+  const options = { env: ENVIRONMENT, encoding: 'latin1', timeout: 30_000 } as const;
+  return new Promise((resolve) => {
+    execFile(tool, words, options, (error, stdout, stderr) => {
+      if (!error) return resolve({ code: 0, output: stdout });
+      resolve({ code: error.code ?? error.signal ?? 'nothing', output: `${stdout}${stderr}` });
+    });
+  });
+}
