@@ -74,6 +74,38 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
   return { verdict, runs, ...(witness && { witness }) };
 }
 
+/**
+ * Everything that a program may leave, as text: what each sector holds, and with `answers` also who had heard of what
+ * when the power was cut.
+ */
+export function outcomesOf(
+  text: string,
+  { mode, device }: LitmusOptions,
+  answers: boolean,
+): Set<string> {
+  const profile = deviceProfile({ ...device, sectorSize: SECTOR, atomicWriteUnit: SECTOR });
+  const program = programOf(text, mode);
+  const chooser = new Chooser();
+  const found = new Set<string>();
+  do {
+    const trace = play(program, {}, mode, profile, chooser);
+    const moments = trace.marks.map(({ time }) => time);
+    for (const state of new CrashSpace(sectorsOf(trace, profile), profile)) {
+      const image = state.image();
+      const holds = Array.from(LETTERS, (_, i) => image[i * SECTOR]).join(' ');
+      if (!answers) found.add(holds);
+      // Between two answers nothing changes for the host.
+      for (const moment of answers ? [state.after, ...moments] : []) {
+        if (moment < state.after || moment >= state.before) continue;
+        const heard = trace.marks.filter(({ time }) => time <= moment);
+        const labels = heard.map(({ value }) => (value as Settled).label).sort();
+        found.add(`${holds} | ${labels.join(' ')}`);
+      }
+    }
+  } while (chooser.advance());
+  return found;
+}
+
 // Programs
 
 interface Line {
@@ -121,7 +153,7 @@ function emptyBarrier(mode: LitmusColumn): Request | undefined {
 
 function play(
   program: readonly Line[],
-  { fault, policy = 'abort' }: LitmusTest,
+  { fault, policy = 'abort' }: Pick<LitmusTest, 'fault' | 'policy'>,
   mode: LitmusColumn,
   profile: DeviceProfile,
   chooser: Chooser,
@@ -134,32 +166,43 @@ function play(
     settled.add(line.label);
     recorder.mark({ label: line.label, ok } satisfies Settled);
   };
+  const tell = (): void => {
+    for (let end = host.settled(); end; end = host.settled()) {
+      settle(program[end.line] as Line, end.ok);
+    }
+  };
   const pump = (): void => {
     for (let issued = host.next(); issued; issued = host.next()) {
+      // As the scheduler's driver: whoever is done hears of it before the next command goes.
+      tell();
       const { what } = issued;
       const line = program[issued.line];
       const data =
         what.op === 'write' ? new Uint8Array(what.length).fill(line?.fill ?? 0) : undefined;
       running.set(issued.id, recorder.dispatch(what, data));
     }
-    for (let end = host.settled(); end; end = host.settled())
-      settle(program[end.line] as Line, end.ok);
+    tell();
   };
 
+  /** What nobody sends is answered at some moment all the same. */
+  const unsent: Line[] = [];
   let next = 0;
   let faults = fault ? 1 : 0;
   for (;;) {
     const line = program[next];
     const canGo = line !== undefined && !(line.waits && !settled.has(line.label));
     const ids = [...running.keys()];
-    const moves = ids.length + (canGo ? 1 : 0);
+    const moves = ids.length + unsent.length + (canGo ? 1 : 0);
     if (moves === 0) return recorder.trace;
     const move = chooser.choose(moves);
     const id = ids[move];
-    if (id === undefined) {
+    const [answered] = unsent.splice(move - ids.length, id === undefined ? 1 : 0);
+    if (answered) {
+      settle(answered, true);
+    } else if (id === undefined) {
       next += 1;
       if (line?.request) host.submit(line.request, next - 1);
-      else if (line && !line.waits) settle(line, true);
+      else if (line && !line.waits) unsent.push(line);
     } else {
       const number = running.get(id) as number;
       running.delete(id);

@@ -13,6 +13,7 @@ import {
   type Request,
   type TraceEvent,
 } from 'write-barrier';
+import { checkTrace } from 'write-barrier/testing';
 import { PROGRAM_BLOCKS, requests } from '../model/arbitraries.js';
 import { Specification } from './specification.js';
 import { type Choose, VirtualDevice } from './virtual-device.js';
@@ -89,7 +90,9 @@ async function play(setup: Setup, program: readonly Request[], seed: number): Pr
   });
   // An observer must not throw into the scheduler: a broken rule is kept for the end.
   let broken: unknown;
+  const events: TraceEvent[] = [];
   const observer = (event: TraceEvent): void => {
+    events.push(event);
     try {
       watch(specification, event);
     } catch (error) {
@@ -148,6 +151,9 @@ async function play(setup: Setup, program: readonly Request[], seed: number): Pr
     settled: program.length,
   });
   expect(played.every(({ outcome }) => outcome !== 'pending')).toBe(true);
+  // The public checker says the same of what was told.
+  const { mode, device: traits, readsPassBarriers: readsPass } = setup;
+  expect(checkTrace(events, { mode, device: traits, readsPass })).toEqual([]);
   return played;
 }
 

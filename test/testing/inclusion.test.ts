@@ -1,0 +1,115 @@
+// The order of the modes by what they allow: what one leaves possible, a weaker one does, too. Programs are random; for
+// each, every run of the scheduler's state machine is played and every state of every power cut is taken, with what
+// the host had been told by then.
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { MODE_NAMES, type ModeName } from 'write-barrier';
+import { outcomesOf } from '../../src/testing/litmus-run.js';
+
+type Cache = 'none' | 'volatile';
+type Case = readonly [mode: ModeName, cache: Cache];
+
+const line = fc.oneof(
+  { weight: 3, arbitrary: fc.constantFrom('W x', 'W y', 'W z', 'W x:=2') },
+  { weight: 3, arbitrary: fc.constantFrom('B x', 'B y', 'B z') },
+  { weight: 1, arbitrary: fc.constant('E') },
+);
+
+/** Up to three requests, each of them waited for or not; a label is used once, so that answers can be told apart. */
+const programs = fc
+  .array(fc.tuple(line, fc.boolean()), { minLength: 1, maxLength: 3 })
+  .filter(
+    (lines) => new Set(lines.map(([text]) => text.split(':')[0]?.slice(-1))).size === lines.length,
+  )
+  .map((lines) =>
+    lines.flatMap(([text, waits]) => (waits ? [text, `wait ${labelOf(text)}`] : [text])).join('; '),
+  );
+
+function labelOf(text: string): string {
+  return text === 'E' ? 'E' : (text.split(' ')[1]?.replace(/:=.*/, '') ?? '');
+}
+
+/** What each case leaves possible, `x y z` with or without the answers that the host had. */
+const states = (program: string, [mode, cache]: Case, answers: boolean): Set<string> =>
+  outcomesOf(program, { mode, device: { cache } }, answers);
+
+function isWithin(smaller: Set<string>, larger: Set<string>): boolean {
+  return [...smaller].every((state) => larger.has(state));
+}
+
+const CLASSES: readonly (readonly Case[])[] = [
+  [
+    ['NONE', 'volatile'],
+    ['DRAIN', 'volatile'],
+    ['TAG', 'volatile'],
+  ],
+  MODE_NAMES.filter((mode) => mode !== 'NONE').map((mode) => [mode, 'none'] as const),
+  (['DRAIN_FLUSH', 'DRAIN_FUA', 'TAG_FLUSH', 'TAG_FUA'] as const).map(
+    (mode) => [mode, 'volatile'] as const,
+  ),
+];
+
+const CHAINS: readonly (readonly Case[])[] = [
+  [
+    ['DRAIN', 'none'],
+    ['DRAIN_FLUSH', 'volatile'],
+    ['TAG_FLUSH', 'volatile'],
+    ['NONE', 'volatile'],
+  ],
+  [
+    ['DRAIN_FLUSH', 'volatile'],
+    ['DRAIN', 'volatile'],
+    ['TAG', 'volatile'],
+    ['NONE', 'volatile'],
+  ],
+  [
+    ['DRAIN', 'none'],
+    ['TAG', 'none'],
+    ['TAG_FLUSH', 'none'],
+    ['NONE', 'none'],
+    ['NONE', 'volatile'],
+  ],
+];
+
+const named = (cases: readonly Case[]): string => cases.map((one) => one.join('/')).join(' ');
+
+describe('given any small program', () => {
+  test.each(CLASSES.map((cases) => [named(cases), cases] as const))(
+    'the images of %s are the same',
+    (_, cases) => {
+      fc.assert(
+        fc.property(programs, (program) => {
+          const [first, ...others] = cases.map((one) => states(program, one, false));
+          for (const other of others) expect(other).toEqual(first);
+        }),
+        { numRuns: 60 },
+      );
+    },
+  );
+
+  test.each(CHAINS.map((cases) => [named(cases), cases] as const))(
+    'each of %s allows what the one before it does, answers included',
+    (_, cases) => {
+      fc.assert(
+        fc.property(programs, (program) => {
+          const chain = cases.map((one) => states(program, one, true));
+          for (const [i, larger] of chain.entries()) {
+            const smaller = chain[i - 1];
+            if (smaller) expect(isWithin(smaller, larger), `${i}`).toBe(true);
+          }
+        }),
+        { numRuns: 60 },
+      );
+    },
+  );
+});
+
+test('a wait orders on a device without a cache, a barrier orders on one with a cache: neither is the weaker', () => {
+  const waits = 'W x; wait x; W y';
+  const barrier = 'W x; B y';
+  const none: Case = ['NONE', 'none'];
+  const flush: Case = ['DRAIN_FLUSH', 'volatile'];
+  expect(isWithin(states(waits, flush, false), states(waits, none, false))).toBe(false);
+  expect(isWithin(states(barrier, none, false), states(barrier, flush, false))).toBe(false);
+});
