@@ -66,8 +66,13 @@ export interface CrashTest<A, R> {
   readonly seed?: number;
   /** `later` unless given; `at-once` for workloads that cannot wait. */
   readonly answers?: 'later' | 'at-once';
-  /** Recoveries at the most; 100,000 unless given. */
+  /** Recoveries at the most; 100,000 unless given. Those of `nested` count, too. */
   readonly recoveriesMax?: number;
+  /**
+   * Also cuts the power during each recovery that writes, at every moment, and recovers again: what is told must be
+   * the same. Of the images that a first recovery stands for one is taken.
+   */
+  readonly nested?: boolean;
   /** Only the image of a failure, as its report names it. */
   readonly replay?: string;
   /** What a user calls the bytes from this offset on. */
@@ -154,6 +159,12 @@ export async function crashTest<A, R>(test: CrashTest<A, R>): Promise<CrashRepor
     const failed = await judge(test, crash.disk, () => expectedAt(trace, crash));
     looked ||= crash.decided.size > 0;
     covered += crash.images;
+    if (!failed && test.nested) {
+      const { tried, failure } = await recoverTwice(test, space, trace, crash);
+      recoveries += tried;
+      if (failure)
+        return { ...report, verdict: 'failed', covered, recoveries, failure, warnings: [] };
+    }
     if (!failed) continue;
     const state = await smallest(test, space, trace, await completed(test, space, trace, crash));
     const failure = await failureOf(test, space, trace, state);
@@ -267,17 +278,58 @@ async function completed<A, R>(
   test: CrashTest<A, R>,
   space: CrashSpace,
   trace: DiskTrace,
-  { decided, after }: Crash,
+  crash: Crash,
 ): Promise<CrashState> {
   const { sectors } = space.map;
-  const ordered = [...decided].map(([place, version]) => sectors[place]?.orderedFrom[version] ?? 0);
+  const ordered = [...crash.decided].map(
+    ([place, version]) => sectors[place]?.orderedFrom[version] ?? 0,
+  );
   const bound = Math.min(Number.POSITIVE_INFINITY, ...ordered);
-  const upTo = (time: number): CrashState => {
-    const versions = sectors.map((sector, place) => decided.get(place) ?? newestAt(sector, time));
-    return new CrashState(space.map, Int32Array.from(versions));
-  };
-  const latest = upTo(bound - 1);
-  return (await judgeState(test, space, trace, latest)) ? latest : upTo(after);
+  const latest = agreeing(space, crash, bound - 1);
+  const failed = await judgeState(test, space, trace, latest);
+  return failed ? latest : agreeing(space, crash, crash.after);
+}
+
+/** Power cuts during the recovery from one image of a crash, each with a recovery of its own. */
+async function recoverTwice<A, R>(
+  test: CrashTest<A, R>,
+  space: CrashSpace,
+  trace: DiskTrace,
+  crash: Crash,
+): Promise<{ readonly tried: number; readonly failure?: CrashFailure }> {
+  const state = agreeing(space, crash, crash.after);
+  const { size, profile = {} } = test;
+  const initial = state.image();
+  const disk = new VolatileDisk({ size, profile, initial, answers: 'at-once' });
+  await test.recover(disk);
+  const inner = crashSpace(disk.trace, profile);
+  let tried = 0;
+  for (const second of inner.explore()) {
+    tried += 1;
+    const failed = await judge(test, second.disk, () => expectedAt(trace, crash));
+    if (!failed) continue;
+    const failure = describe(test, space, trace, state, crash.after, failed.cause);
+    const cut = agreeing(inner, second, second.after);
+    const text = [
+      failure.text,
+      '  then the recovery is cut short as well:',
+      ...picture(
+        inner,
+        disk.trace,
+        cut,
+        second.after,
+        (offset) => test.label?.(offset) ?? `offset ${offset}`,
+      ),
+    ].join('\n');
+    return { tried, failure: { ...failure, text } };
+  }
+  return { tried };
+}
+
+/** The state of a space that agrees with what was read, and elsewhere has the newest from before `time`. */
+function agreeing({ map }: CrashSpace, { decided }: Crash, time: number): CrashState {
+  const versions = map.sectors.map((sector, place) => decided.get(place) ?? newestAt(sector, time));
+  return new CrashState(map, Int32Array.from(versions));
 }
 
 /** Gives back one lost sector after the other, as long as the failure stays. */

@@ -239,3 +239,45 @@ describe('without a better check', () => {
     expect(again).toMatchObject({ verdict: 'proved', images });
   });
 });
+
+describe('given a recovery that writes', () => {
+  /** Two counters that must be the same: recovery copies the first one to the second. */
+  const repair = (disk: Storage, order: readonly ('copy' | 'clear')[]): string => {
+    const read = (offset: number): number => {
+      const bytes = new Uint8Array(SECTOR);
+      disk.read(offset, bytes);
+      return bytes[0] as number;
+    };
+    const write = (offset: number, fill: number): void =>
+      void disk.write(offset, new Uint8Array(SECTOR).fill(fill), { fua: true, tag: 'simple' });
+    // The journal, in sector 2, says what the page, in sector 0, is to be.
+    const journal = read(2 * SECTOR);
+    for (const step of journal > 0 ? order : []) {
+      if (step === 'copy') write(0, journal);
+      else write(2 * SECTOR, 0);
+    }
+    return `page ${read(0)}`;
+  };
+  const journaled = (order: readonly ('copy' | 'clear')[]): CrashTest<number, string> => ({
+    size: 3 * SECTOR,
+    nested: true,
+    workload: async (disk, journal) => {
+      journal.begin(7);
+      await disk.write(2 * SECTOR, new Uint8Array(SECTOR).fill(7), { fua: true, tag: 'simple' });
+      journal.acknowledge(7);
+    },
+    recover: (disk) => repair(disk, order),
+    check: (found, { acknowledged }) => acknowledged.length === 0 || found === 'page 7',
+  });
+
+  test('when the power fails a second time, then a journal that is cleared too early is found', async () => {
+    expect(await crashTest(journaled(['copy', 'clear']))).toMatchObject({ verdict: 'proved' });
+    const report = await crashTest(journaled(['clear', 'copy']));
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.text).toMatch(
+      /then the recovery is cut short as well:\n.*kept {2}#\d+ /s,
+    );
+    const once = await crashTest({ ...journaled(['clear', 'copy']), nested: false });
+    expect(once.verdict).toBe('proved');
+  });
+});
