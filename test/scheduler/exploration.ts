@@ -119,7 +119,7 @@ export function explore(mode: ModeName, device: DeviceTraits, world: World): num
   const depth = (tagged ? world.taggedDepth : undefined) ?? world.depth ?? 8;
   const setting: Setting = { mode, device, depth, abort: !kernelPolicy, readsPass: true };
   let runs = 0;
-  const alphabet = tagged ? world.alphabet.replace(/ (b1|r0|w1!)/g, '') : world.alphabet;
+  const alphabet = tagged ? world.alphabet.replace(/ (b1|r0|w1!|fw0)/g, '') : world.alphabet;
   for (const program of programs(alphabet, world.length)) {
     const chooser = new Chooser();
     do {
