@@ -76,7 +76,7 @@ describe('given any small trace on any device', () => {
         } while (cursor.next());
         expect(new Set(hashes.values()).size).toBe(hashes.size);
       }),
-      { numRuns: 300 },
+      { numRuns: 100 },
     );
   });
 
