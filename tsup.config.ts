@@ -6,7 +6,8 @@ export default defineConfig({
   dts: true,
   clean: true,
   target: 'es2022',
-  // One copy of the core: `write-barrier/node` imports the public face like any stranger does.
+  // `write-barrier/node` imports the public face like any stranger does. `write-barrier/testing` drives the state
+  // machine itself, which is not public, and so has a copy of the core: tell errors by `WriteBarrierError.is`.
   external: ['write-barrier'],
   splitting: false,
   removeNodeProtocol: false,

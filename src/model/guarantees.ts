@@ -7,8 +7,7 @@
 // True in no mode, so in no column: an order among the plain requests between two barriers; atomicity of
 // a barrier that spans several sectors; a promise about later requests.
 //
-// Not here: devices that lie, which no capability tells. They are named in
-// unsafe-pairs.ts.
+// Not here: devices that lie, which no capability tells. They are named in unsafe-pairs.ts.
 //
 // Source: the truth table was computed by exhaustive search of a model of the device; the litmus names
 // (L1, F3, ...) are those of the litmus tables in the documentation.

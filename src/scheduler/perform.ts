@@ -10,7 +10,7 @@
 
 import { inWords } from '../model/error.js';
 import { type Tag, WriteBarrierError } from '../model/index.js';
-import { joined, totalLength } from '../storage/checks.js';
+import { joined, totalLength } from '../storage/bytes.js';
 import type { Storage, Transfer, WriteFlags } from '../storage/index.js';
 import type { CommandWhat } from './entry.js';
 

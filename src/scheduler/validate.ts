@@ -6,7 +6,8 @@
 // methods that it declares, not for what they do: that is seen when they answer (perform.ts).
 
 import { WriteBarrierError } from '../model/index.js';
-import { rangeFault, totalLength } from '../storage/checks.js';
+import { totalLength } from '../storage/bytes.js';
+import { rangeFault } from '../storage/checks.js';
 import type { CloseOptions, SchedulerOptions, WriteOptions } from './options.js';
 
 /** What a timer can wait. */

@@ -10,7 +10,8 @@
 // as wrappers.
 
 import { type Tag, WriteBarrierError } from '../model/index.js';
-import { checkRange, checkStorage, totalLength } from './checks.js';
+import { totalLength } from './bytes.js';
+import { checkRange, checkStorage } from './checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from './storage.js';
 
 /** How a `MemoryStorage` describes itself. */

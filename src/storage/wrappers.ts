@@ -5,7 +5,7 @@
 //   W3  A storage that answers at once still does, unless the wrapper itself takes time.
 
 import type { DeviceCommand, Operation, Tag } from '../model/index.js';
-import { totalLength } from './checks.js';
+import { totalLength } from './bytes.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
 /**

@@ -14,15 +14,17 @@
 // reflected mixed-radix Gray code.
 
 import { WriteBarrierError } from '../model/index.js';
-import { copyOf } from '../storage/checks.js';
+import { copyOf } from '../storage/bytes.js';
 import type { DiskTrace } from './disk-trace.js';
 import { type Crash, crashesOf } from './explore.js';
+import { countUpTo } from './intervals.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 import type { Random } from './random.js';
 import {
   contentOfVersion,
   dispatchOfVersion,
   forcedAt,
+  newestUntil,
   type Sector,
   type SectorMap,
   sectorsOf,
@@ -156,11 +158,7 @@ export class CrashSpace {
 
   /** The state in which all is there that was dispatched until `time`, and nothing else. */
   inOrder(time: number): CrashState {
-    const versions = this.map.sectors.map((sector) => {
-      let version = sector.versions.length;
-      while (version > 0 && dispatchOfVersion(sector, version) > time) version -= 1;
-      return version;
-    });
+    const versions = this.map.sectors.map((sector) => newestUntil(sector, time, true));
     return new CrashState(this.map, Int32Array.from(versions));
   }
 
@@ -245,14 +243,7 @@ export class CrashSpace {
 
   /** The rank of the version under which image k is found; -1 for image 0. */
   #lastBelow(k: bigint): number {
-    let low = 0;
-    let high = this.#before.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((this.#before[middle] as bigint) <= k) low = middle + 1;
-      else high = middle;
-    }
-    return low - 1;
+    return countUpTo(this.#before, k) - 1;
   }
 
   #untouched(): CrashState {
@@ -277,7 +268,7 @@ export class CrashSpace {
     const open: number[] = [];
     const choices: number[] = [];
     for (const [place, sector] of sectors.entries()) {
-      const newest = countBelow(this.#ranks[place] as readonly number[], rank);
+      const newest = countUpTo(this.#ranks[place] as readonly number[], rank);
       const forced = forcedAt(sector, time);
       oldest[place] = place === last ? version : forced;
       if (place === last || newest === forced) continue;
@@ -468,18 +459,6 @@ function countImages(
     });
   }
   return { before, count };
-}
-
-/** How many of the ascending numbers are smaller. */
-function countBelow(ascending: readonly number[], value: number): number {
-  let low = 0;
-  let high = ascending.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((ascending[middle] as number) < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 /** Each number from 0 up to, not including, `limit` is as likely as any other. */

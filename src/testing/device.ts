@@ -14,20 +14,9 @@
 // The axioms (intervals.ts) say the same about traces; neither is made from the other, and a test compares them.
 // A device may lie: it then claims a flush, FUA or tags and passes over them.
 
-import type { Operation, Tag } from '../model/index.js';
-import { copyOf } from '../storage/checks.js';
+import { copyOf } from '../storage/bytes.js';
+import type { DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
-
-/** What the device is asked. */
-export interface DeviceRequest {
-  readonly op: Operation;
-  readonly offset: number;
-  readonly length: number;
-  readonly tag: Tag;
-  readonly fua: boolean;
-  /** The payload of a write. It is not copied. */
-  readonly data?: Uint8Array;
-}
 
 /** Something that the device may do next. */
 export type DeviceStep =
@@ -36,7 +25,7 @@ export type DeviceStep =
   | { readonly kind: 'destage'; readonly sector: number };
 
 interface Owned {
-  readonly request: DeviceRequest;
+  readonly request: DiskRequest;
   /** Sectors that have not landed; for a flush or a read, whether it is done. */
   readonly pending: Set<number>;
   done: boolean;
@@ -62,7 +51,7 @@ export class Device {
   }
 
   /** Takes a command; the answer is its number, from 0. */
-  dispatch(request: DeviceRequest): number {
+  dispatch(request: DiskRequest): number {
     const pending = new Set<number>();
     if (request.op !== 'read' && request.op !== 'flush') {
       const unit = this.#profile.atomicWriteUnit;
@@ -153,11 +142,6 @@ export class Device {
     return [...this.#owned].map(([n, { pending, done }]) => `${n}:${[...pending]}${done}`).join();
   }
 
-  /** Makes the medium hold something else than it should: for faults. */
-  corrupt(sector: number, bytes: Uint8Array): void {
-    this.#medium.set(sector, bytes);
-  }
-
   /** Gives up what is cached: for faults. The host goes on reading it where `readable`. */
   drop(readable: boolean): void {
     if (readable) for (const [sector, bytes] of this.#cache) this.#stale.set(sector, bytes);
@@ -166,7 +150,7 @@ export class Device {
 
   #stepsOf(
     command: number,
-    { op }: DeviceRequest,
+    { op }: DiskRequest,
     pending: ReadonlySet<number>,
     claimed: ReadonlySet<number>,
     steps: DeviceStep[],
@@ -180,7 +164,7 @@ export class Device {
     }
   }
 
-  #land(request: DeviceRequest, sector: number): void {
+  #land(request: DiskRequest, sector: number): void {
     const unit = this.#profile.atomicWriteUnit;
     const at = sector * unit - request.offset;
     const bytes = request.data ? copyOf(request.data, at, at + unit) : new Uint8Array(unit);

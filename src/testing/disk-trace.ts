@@ -7,7 +7,7 @@
 // it, `fault` says what really happened, so that what the crash space makes of the trace is true.
 
 import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
-import { copyOf } from '../storage/checks.js';
+import { copyOf } from '../storage/bytes.js';
 
 /** A command as the device saw it. */
 export interface DiskCommand {
@@ -32,6 +32,9 @@ export interface DiskCommand {
   /** What really happened, where a fault made that something else than the answer says. */
   readonly fault?: TracedFault;
 }
+
+/** What a device is asked. */
+export type DiskRequest = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'data'>;
 
 /**
  * - `lost`: a write that was answered and never reaches the medium.
@@ -105,7 +108,7 @@ export class DiskRecorder {
    * knows already, whether or not the host will hear of it.
    */
   dispatch(
-    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>,
+    what: Omit<DiskRequest, 'data'>,
     data?: Uint8Array,
     fate: Partial<Pick<DiskCommand, 'failed' | 'fault'>> = {},
   ): number {

@@ -9,15 +9,29 @@
 // The recovery's own writes go over the disk and are never in doubt.
 
 import { WriteBarrierError } from '../model/index.js';
-import { copyOf, rangeFault } from '../storage/checks.js';
+import { copyOf } from '../storage/bytes.js';
+import { rangeFault } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
 import {
   contentOfVersion,
   dispatchOfVersion,
   forcedAt,
+  newestUntil,
   type Sector,
   type SectorMap,
 } from './versions.js';
+
+/** Two runs on the same disk read otherwise: what they came to says nothing. */
+export class UnsteadyRecoveryError extends WriteBarrierError {
+  override readonly name = 'UnsteadyRecoveryError';
+
+  constructor() {
+    super(
+      'INVALID_ARGUMENT',
+      'the recovery is not deterministic: it reads otherwise than in an earlier run on the same disk',
+    );
+  }
+}
 
 /** A choice that a run has made: among how many, and which. */
 interface Choice {
@@ -91,7 +105,7 @@ class Run implements Crash {
   /** No more reads; those that an earlier run made must have come again. */
   end(): void {
     this.#ended = true;
-    if (this.#position < this.#choices.length) throw unsteady();
+    if (this.#position < this.#choices.length) throw new UnsteadyRecoveryError();
   }
 
   #read(offset: number, into: Uint8Array): void {
@@ -141,7 +155,7 @@ class Run implements Crash {
   #choose(place: number, of: number): number {
     if (of === 1) return 0;
     const known = this.#choices[this.#position];
-    if (known && (known.place !== place || known.of !== of)) throw unsteady();
+    if (known && (known.place !== place || known.of !== of)) throw new UnsteadyRecoveryError();
     if (!known) this.#choices.push({ place, of, chosen: 0 });
     this.#position += 1;
     return known?.chosen ?? 0;
@@ -198,24 +212,7 @@ export function imagesWithin(
   return count;
 }
 
-/** The newest version that was dispatched before `time`, or `at` it; 0 for the initial content. */
-function newestUntil(sector: Sector, time: number, at: boolean): number {
-  let version = sector.versions.length;
-  for (; version > 0; version -= 1) {
-    const dispatched = dispatchOfVersion(sector, version);
-    if (dispatched < time || (at && dispatched === time)) break;
-  }
-  return version;
-}
-
 function capabilitiesOf(sectorSize: number): Capabilities {
   const able = { flush: true, fua: true, orderedTags: true, discard: true, writeZeroes: true };
   return { blockSize: sectorSize, cache: 'none', ...able };
-}
-
-function unsteady(): Error {
-  return new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    'the recovery is not deterministic: it reads otherwise than in an earlier run on the same disk',
-  );
 }

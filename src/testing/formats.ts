@@ -11,7 +11,7 @@
 // Source: drivers/md/dm-log-writes.c and Documentation/admin-guide/device-mapper/log-writes.rst of Linux.
 
 import { WriteBarrierError } from '../model/index.js';
-import { copyOf, joined } from '../storage/checks.js';
+import { copyOf, joined } from '../storage/bytes.js';
 import { type DiskCommand, DiskRecorder, type DiskTrace } from './disk-trace.js';
 
 /** The first line of the compact form. */

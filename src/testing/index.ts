@@ -31,6 +31,7 @@ export {
 export {
   type DiskCommand,
   DiskRecorder,
+  type DiskRequest,
   type DiskTrace,
   type Mark,
   type TracedFault,

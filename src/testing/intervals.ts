@@ -81,7 +81,7 @@ export function intervalsOf(
       const durable = Math.min(completed, from(completedFrom, tagged));
       return { dispatched, ordered: Math.min(durable, dispatchOf(tagged)), durable };
     }
-    const later = completed === NEVER ? count : firstAfter(dispatches, completed);
+    const later = completed === NEVER ? count : countUpTo(dispatches, completed);
     const covering = Math.min(tagged, later);
     const forced = fua && !lies.includes('ignoreFua');
     const durable = Math.min(
@@ -112,13 +112,13 @@ function suffixMin(count: number, value: (i: number) => number): number[] {
   return minima;
 }
 
-/** The index of the first of the ascending numbers that is larger. */
-function firstAfter(ascending: readonly number[], value: number): number {
+/** How many of the ascending numbers are not larger. */
+export function countUpTo<T extends number | bigint>(ascending: readonly T[], value: T): number {
   let low = 0;
   let high = ascending.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if ((ascending[middle] as number) > value) high = middle;
+    if ((ascending[middle] as T) > value) high = middle;
     else low = middle + 1;
   }
   return low;

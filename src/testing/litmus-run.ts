@@ -21,7 +21,7 @@ import type { Command } from '../scheduler/entry.js';
 import { Ordering } from '../scheduler/ordering.js';
 import { Chooser } from './chooser.js';
 import { CrashSpace, type CrashState } from './crash-space.js';
-import { type DiskCommand, DiskRecorder, type DiskTrace } from './disk-trace.js';
+import { type DiskCommand, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
 import type { LitmusColumn, LitmusFault, LitmusTest } from './litmus.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 import { sectorsOf } from './versions.js';
@@ -220,7 +220,7 @@ function play(
 
 interface Issued {
   readonly id: number;
-  readonly what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>;
+  readonly what: Omit<DiskRequest, 'data'>;
   /** The line of the program that it serves. */
   readonly line: number;
 }

@@ -15,9 +15,9 @@
 // need not be.
 
 import { WriteBarrierError } from '../model/index.js';
-import { copyOf } from '../storage/checks.js';
+import { copyOf } from '../storage/bytes.js';
 import type { DiskCommand, DiskTrace } from './disk-trace.js';
-import { type Interval, intervalsOf } from './intervals.js';
+import { countUpTo, type Interval, intervalsOf } from './intervals.js';
 import type { DeviceProfile, Tear } from './profile.js';
 
 /** One content that a sector may have. */
@@ -119,16 +119,17 @@ export function dispatchOfVersion(sector: Sector, version: number): number {
 
 /** The newest version that must be visible, or be replaced, once something dispatched at `time` is visible. */
 export function forcedAt(sector: Sector, time: number): number {
-  const { orderedFrom } = sector;
-  let low = 0;
-  let high = orderedFrom.length - 1;
-  // `orderedFrom` ascends: the first that is later than `time`.
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((orderedFrom[middle] as number) > time) high = middle;
-    else low = middle + 1;
+  return countUpTo(sector.orderedFrom, time);
+}
+
+/** The newest version that was dispatched before `time`, or `at` it; 0 for the initial content. */
+export function newestUntil(sector: Sector, time: number, at: boolean): number {
+  let version = sector.versions.length;
+  for (; version > 0; version -= 1) {
+    const dispatched = dispatchOfVersion(sector, version);
+    if (dispatched < time || (at && dispatched === time)) break;
   }
-  return low;
+  return version;
 }
 
 function earliestFrom(versions: readonly Version[], end: 'ordered' | 'durable'): number[] {

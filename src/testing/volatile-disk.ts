@@ -6,11 +6,12 @@
 //
 // Its trace is what the crash space is made of. `powerCut` ends it at one of the states that the space holds.
 
-import { type Operation, type Tag, WriteBarrierError } from '../model/index.js';
-import { checkRange, copyOf, joined } from '../storage/checks.js';
+import { type Operation, WriteBarrierError } from '../model/index.js';
+import { copyOf, joined } from '../storage/bytes.js';
+import { checkRange } from '../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../storage/index.js';
-import { Device, type DeviceRequest, type DeviceStep } from './device.js';
-import { DiskRecorder, type DiskTrace, type TracedFault } from './disk-trace.js';
+import { Device, type DeviceStep } from './device.js';
+import { DiskRecorder, type DiskRequest, type DiskTrace, type TracedFault } from './disk-trace.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 import { type Random, seededRandom } from './random.js';
 
@@ -59,7 +60,7 @@ export interface VolatileDiskOptions {
 }
 
 interface Pending {
-  readonly request: DeviceRequest;
+  readonly request: DiskRequest;
   /** The host will hear of a failure. */
   readonly failed: boolean;
   /** It does not do what it is to do, or not all of it. */
@@ -182,7 +183,7 @@ export class VolatileDisk implements Storage {
 
   // Commands
 
-  #command(request: DeviceRequest, into?: Uint8Array): void | Promise<void> {
+  #command(request: DiskRequest, into?: Uint8Array): void | Promise<void> {
     this.#check(request);
     const fault = this.#faultOf(request.op);
     if (this.#atOnce) {
@@ -202,12 +203,12 @@ export class VolatileDisk implements Storage {
     });
   }
 
-  #check({ op, offset, length, tag, fua }: DeviceRequest): void {
+  #check({ op, offset, length, tag, fua }: DiskRequest): void {
     if (this.#state === 'off') throw powerCut();
     if (this.#state === 'closed') throw new WriteBarrierError('CLOSED', 'the disk is closed');
     if (op !== 'flush') checkRange(this, offset, length);
     if (fua && !this.capabilities.fua) throw unsupported('FUA');
-    if (tag === ('ordered' satisfies Tag) && !this.capabilities.orderedTags) {
+    if (tag === 'ordered' && !this.capabilities.orderedTags) {
       throw unsupported('an ordered tag');
     }
   }
@@ -220,7 +221,7 @@ export class VolatileDisk implements Storage {
   }
 
   #dispatch(
-    request: DeviceRequest,
+    request: DiskRequest,
     into: Uint8Array | undefined,
     fault: DiskFault | undefined,
     resolve: () => void,

@@ -277,6 +277,8 @@ describe('given a recovery that writes', () => {
     expect(report.failure?.text).toMatch(
       /then the recovery is cut short as well:\n.*kept {2}#\d+ /s,
     );
+    const cut = await crashTest({ ...journaled(['copy', 'clear']), recoveriesMax: 3 });
+    expect(cut).toMatchObject({ verdict: 'passed', recoveries: 3 });
     const once = await crashTest({ ...journaled(['clear', 'copy']), nested: false });
     expect(once.verdict).toBe('proved');
   });
