@@ -23,7 +23,14 @@ export default defineConfig({
           testTimeout: 60_000,
         },
       },
-      { test: { name: 'examples', include: ['test/examples/**/*.test.ts'], testTimeout: 60_000 } },
+      {
+        test: {
+          name: 'examples',
+          include: ['test/examples/**/*.test.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
       {
         resolve: { alias: sources },
         test: { name: 'interop', include: ['test/interop/**/*.test.ts'], testTimeout: 600_000 },

@@ -8,8 +8,8 @@
 import type { Arbitrary, default as FastCheck } from 'fast-check';
 import { MODE_NAMES, type ModeName, type Request } from '../model/index.js';
 import type { CrashSpace, CrashState } from './crash-space.js';
+import type { DiskFault } from './disk-faults.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
-import type { DiskFault } from './volatile-disk.js';
 
 /** What programs are made of. */
 export interface ProgramOptions {

@@ -1,12 +1,12 @@
 // All disk images that a power cut during a trace may leave: how many, the k-th, a fair draw, one after the other.
 //
-// An image is a version per sector (versions.ts). Put all versions of all sectors in the order of their dispatch.
-// Every image but the untouched one is found once, under the last version b that it shows: every other sector
-// then shows one of the versions that were dispatched before b and need not be replaced by then. So
+// An image is a version per cell (cells.ts). Put all versions of all cells in the order of the moment from which they
+// can be there. Every image but the untouched one is found once, under the last version b in that order that it shows:
+// every other cell then shows one of its versions from before b that is possible at that moment. So
 //
-//   images = 1 + sum over b of the product over the other sectors of their choices at b
+//   images = 1 + sum over b of the product over the other cells of their choices at b
 //
-// and the numbering follows: the sums say which b, mixed radix over the sectors that are open at b says the rest. Of
+// and the numbering follows: the sums say which b, mixed radix over the cells that are open at b says the rest. Of
 // two numbers the smaller is the earlier cut, or at the same last version the one that loses less.
 // Two images with different versions are two images here, even where the bytes happen to be the same.
 //
@@ -15,115 +15,106 @@
 
 import { WriteBarrierError } from '../model/index.js';
 import { copyOf } from '../storage/bytes.js';
+import type { Storage } from '../storage/index.js';
+import { type Cell, type CellMap, cellsOf, newestUntil, possible, type Version } from './cells.js';
 import type { DiskTrace } from './disk-trace.js';
-import { type Crash, crashesOf } from './explore.js';
+import { type Crash, crashesOf, type ExploreOptions, SettledDisk } from './explore.js';
 import { countUpTo } from './intervals.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 import type { Random } from './random.js';
-import {
-  contentOfVersion,
-  dispatchOfVersion,
-  forcedAt,
-  newestUntil,
-  type Sector,
-  type SectorMap,
-  sectorsOf,
-  type Version,
-} from './versions.js';
 
 /** One state that a power cut may leave. */
 export class CrashState {
-  readonly #map: SectorMap;
-  /** The visible version of each written sector, in the order of the sectors; 0 for what was there before. */
+  readonly #map: CellMap;
+  /** The visible version of each cell that the trace writes, in the order of the cells; 0 for what was there before. */
   readonly versions: Int32Array;
 
   /** @internal */
-  constructor(map: SectorMap, versions: Int32Array) {
+  constructor(map: CellMap, versions: Int32Array) {
     this.#map = map;
     this.versions = versions;
   }
 
   /** The power was cut after this moment: the latest dispatch of anything that is visible. */
   get after(): number {
-    return this.#reduce(dispatchOfVersion, Math.max, Number.NEGATIVE_INFINITY);
+    return this.#visible().reduce((latest, { after }) => Math.max(latest, after), -NEVER);
   }
 
   /** The power was cut before this moment: the host would have known that something is there which is lost. */
   get before(): number {
-    const durable = (sector: Sector, version: number): number =>
-      sector.durableFrom[version] as number;
-    return this.#reduce(durable, Math.min, Number.POSITIVE_INFINITY);
+    return this.#visible().reduce((earliest, { durable }) => Math.min(earliest, durable), NEVER);
   }
 
   /** Whether some power cut leaves these versions. */
   get isPossible(): boolean {
-    const ordered = (sector: Sector, version: number): number =>
-      sector.orderedFrom[version] as number;
-    return this.after < this.#reduce(ordered, Math.min, Number.POSITIVE_INFINITY);
+    const bound = this.#visible().reduce((least, { ordered }) => Math.min(least, ordered), NEVER);
+    return this.after < bound;
   }
 
-  /** The bytes of the disk, newly made. */
+  /** The bytes of the disk, newly made. What cannot be read is there as bytes that nobody wrote. */
   image(): Uint8Array {
-    const { size, initial, sectors } = this.#map;
+    const { size, initial, cells } = this.#map;
     const bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
-    for (const [place, sector] of sectors.entries()) {
-      const version = this.versions[place] as number;
-      if (version > 0) bytes.set(contentOfVersion(sector, version), sector.offset);
+    for (const [place, { bytes: content }] of this.#visible().entries()) {
+      if (this.versions[place] !== 0) bytes.set(content, (cells[place] as Cell).offset);
     }
     return bytes;
   }
 
-  #reduce(
-    of: (sector: Sector, version: number) => number,
-    choose: (a: number, b: number) => number,
-    start: number,
-  ): number {
-    return this.#map.sectors.reduce(
-      (value, sector, place) => choose(value, of(sector, this.versions[place] as number)),
-      start,
-    );
+  /** A disk that holds it and answers at once, for a recovery; what is written to it is kept apart. */
+  disk(): Storage {
+    return new SettledDisk(this.#map, (place) => this.versions[place] as number);
+  }
+
+  #visible(): Version[] {
+    return this.#map.cells.map((cell, place) => versionAt(cell, this.versions[place] as number));
   }
 }
 
-/** The last visible version of an image, and the choices that the others have then. */
+const NEVER = Number.POSITIVE_INFINITY;
+
+function versionAt({ versions }: Cell, version: number): Version {
+  return versions[version] as Version;
+}
+
+/** The last visible version of an image, and the choices that the other cells have then. */
 interface Group {
-  /** Places of the sectors with a choice, save the one of the last visible version. */
+  /** Places of the cells with a choice, save the one of the last visible version. */
   readonly open: Int32Array;
-  /** How many versions each of them may show. */
-  readonly choices: Int32Array;
-  /** The oldest version that each sector may show; the last visible one at its own place. */
-  readonly oldest: Int32Array;
+  /** The versions that each of them may show, ascending. */
+  readonly choices: readonly Int32Array[];
+  /** The first version that each cell may show; the last visible one at its own place. */
+  readonly first: Int32Array;
 }
 
 /** See the head of this file. */
 export class CrashSpace {
-  /** The sectors that the trace writes, with their versions. @internal */
-  readonly map: SectorMap;
+  /** The cells that the trace writes, with their versions. @internal */
+  readonly map: CellMap;
   /** What the device is taken to be. */
   readonly profile: DeviceProfile;
   /** How many images there are. */
   readonly count: bigint;
-  /** All versions in the order of dispatch: the place of the sector, and the version. */
+  /** All versions in order: the place of the cell, and the version. */
   readonly #places: Int32Array;
   readonly #versions: Int32Array;
   /** How many images come before those under each version. */
   readonly #before: readonly bigint[];
-  /** For each sector, where its versions stand in that order. */
+  /** For each cell, where its versions stand in that order; the first one before all. */
   readonly #ranks: readonly (readonly number[])[];
   readonly #groups = new Map<number, Group>();
 
   /** @internal */
-  constructor(map: SectorMap, profile: DeviceProfile) {
+  constructor(map: CellMap, profile: DeviceProfile) {
     this.map = map;
     this.profile = profile;
-    const all = map.sectors.flatMap(({ versions }, place) =>
-      versions.map(({ interval }, i) => ({ place, version: i + 1, at: interval.dispatched })),
-    );
-    all.sort((a, b) => a.at - b.at || a.place - b.place || a.version - b.version);
+    const all = rankedVersions(map);
     this.#places = Int32Array.from(all, ({ place }) => place);
     this.#versions = Int32Array.from(all, ({ version }) => version);
-    const ranks: number[][] = map.sectors.map(() => []);
-    for (const [rank, { place }] of all.entries()) ranks[place]?.push(rank);
+    const ranks = map.cells.map(() => [-1]);
+    for (const [rank, { place, version }] of all.entries()) {
+      (ranks[place] as number[])[version] = rank;
+    }
     this.#ranks = ranks;
     const { before, count } = countImages(map, all);
     this.#before = before;
@@ -145,12 +136,12 @@ export class CrashSpace {
     const last = this.#lastBelow(k);
     if (last < 0) return this.#untouched();
     let rest = k - (this.#before[last] as bigint);
-    const { open, choices, oldest } = this.#group(last);
-    const versions = oldest.slice();
-    for (let i = 0; i < open.length; i++) {
-      const of = BigInt(choices[i] as number);
-      const place = open[i] as number;
-      versions[place] = (versions[place] as number) + Number(of - 1n - (rest % of));
+    const { open, choices, first } = this.#group(last);
+    const versions = first.slice();
+    for (const [i, place] of open.entries()) {
+      const list = choices[i] as Int32Array;
+      const of = BigInt(list.length);
+      versions[place] = list[Number(of - 1n - (rest % of))] as number;
       rest /= of;
     }
     return new CrashState(this.map, versions);
@@ -158,33 +149,55 @@ export class CrashSpace {
 
   /** The state in which all is there that was dispatched until `time`, and nothing else. */
   inOrder(time: number): CrashState {
-    const versions = this.map.sectors.map((sector) => newestUntil(sector, time, true));
+    const versions = this.map.cells.map((cell) => newestUntil(cell, time, true));
     return new CrashState(this.map, Int32Array.from(versions));
   }
 
-  /** How many versions there are in all. @internal */
+  /**
+   * A state that a power cut at `time` may leave: each cell that is in doubt then is as new as can be, or with the
+   * chance `loss`, from 0 to 1, any of what it may be. Draw the time evenly, not the image: nearly all images belong to
+   * the moment with the most in doubt.
+   */
+  sampleAt(time: number, loss: number, random: Random): CrashState {
+    const versions = this.map.cells.map((cell) => {
+      if (random() >= loss) return newestUntil(cell, time, true);
+      const choices = possible(cell, time, NEVER).filter(
+        (version) => versionAt(cell, version).after <= time,
+      );
+      return choices[Math.floor(random() * choices.length)] as number;
+    });
+    return new CrashState(this.map, Int32Array.from(versions));
+  }
+
+  /** The moments at which something came to the disk that may be left, ascending. */
+  get moments(): readonly number[] {
+    const all = this.map.cells.flatMap(({ versions }) => versions.map(({ after }) => after));
+    return [...new Set(all)].filter((time) => time > -NEVER).sort((a, b) => a - b);
+  }
+
+  /** How many versions there are besides what was there before. @internal */
   get versionCount(): number {
     return this.#places.length;
   }
 
   /**
-   * The images whose last visible version is the nth, from 0: how many choices each open sector has, and the image for
+   * The images whose last visible version is the nth, from 0: how many choices each open cell has, and the image for
    * a list of choices, of which 0 loses nothing. @internal
    */
   under(last: number): {
     readonly choices: readonly number[];
     state(lost: readonly number[]): CrashState;
   } {
-    const { open, choices, oldest } = this.#group(last);
+    const { open, choices, first } = this.#group(last);
     const state = (lost: readonly number[]): CrashState => {
-      const versions = oldest.slice();
+      const versions = first.slice();
       for (const [i, place] of open.entries()) {
-        const newest = (versions[place] as number) + (choices[i] as number) - 1;
-        versions[place] = newest - (lost[i] ?? 0);
+        const list = choices[i] as Int32Array;
+        versions[place] = list[list.length - 1 - (lost[i] ?? 0)] as number;
       }
       return new CrashState(this.map, versions);
     };
-    return { choices: [...choices], state };
+    return { choices: choices.map(({ length }) => length), state };
   }
 
   /** The number of an image of this space: what `at` is asked for. */
@@ -192,13 +205,12 @@ export class CrashSpace {
     let last = this.#places.length - 1;
     while (last >= 0 && versions[this.#places[last] as number] !== this.#versions[last]) last -= 1;
     if (last < 0) return 0n;
-    const { open, choices, oldest } = this.#group(last);
+    const { open, choices } = this.#group(last);
     let index = 0n;
     for (let i = open.length - 1; i >= 0; i--) {
-      const place = open[i] as number;
-      const of = choices[i] as number;
-      const digit = (oldest[place] as number) + of - 1 - (versions[place] as number);
-      index = index * BigInt(of) + BigInt(digit);
+      const list = choices[i] as Int32Array;
+      const digit = list.length - 1 - list.indexOf(versions[open[i] as number] as number);
+      index = index * BigInt(list.length) + BigInt(digit);
     }
     return index + (this.#before[last] as bigint);
   }
@@ -207,17 +219,16 @@ export class CrashSpace {
   sample(random: Random): CrashState {
     const last = this.#lastBelow(randomBelow(this.count, random));
     if (last < 0) return this.#untouched();
-    const { open, choices, oldest } = this.#group(last);
-    const versions = oldest.slice();
+    const { open, choices, first } = this.#group(last);
+    const versions = first.slice();
     for (let i = 0; i < open.length; i++) {
-      const place = open[i] as number;
-      const digit = Math.floor(random() * (choices[i] as number));
-      versions[place] = (versions[place] as number) + digit;
+      const list = choices[i] as Int32Array;
+      versions[open[i] as number] = list[Math.floor(random() * list.length)] as number;
     }
     return new CrashState(this.map, versions);
   }
 
-  /** All images; from one to the next one sector changes, save where the last visible version does. */
+  /** All images; from one to the next one cell changes, save where the last visible version does. */
   *[Symbol.iterator](): Generator<CrashState, void> {
     const cursor = this.cursor();
     do yield new CrashState(this.map, cursor.versions.slice());
@@ -232,13 +243,13 @@ export class CrashSpace {
   }
 
   /**
-   * The outcomes that a recovery can tell apart, each once: a disk whose undecided sectors are decided when they
+   * The outcomes that a recovery can tell apart, each once: a disk whose undecided cells are decided when they
    * are read. Finish with each disk before you take the next; awaiting in between is fine.
    *
    * @throws Error when the reads of a recovery differ from those that it made before on the same disk
    */
-  explore(): Generator<Crash, void> {
-    return crashesOf(this.map);
+  explore(options: ExploreOptions = {}): Generator<Crash, void> {
+    return crashesOf(this.map, options);
   }
 
   /** The rank of the version under which image k is found; -1 for image 0. */
@@ -247,35 +258,47 @@ export class CrashSpace {
   }
 
   #untouched(): CrashState {
-    return new CrashState(this.map, new Int32Array(this.map.sectors.length));
+    return new CrashState(this.map, new Int32Array(this.map.cells.length));
   }
 
   #group(rank: number): Group {
     const known = this.#groups.get(rank);
     if (known) return known;
     const group = this.#makeGroup(rank);
-    if (this.#groups.size * this.map.sectors.length > GROUPS_MAX) this.#groups.clear();
+    if (this.#groups.size * this.map.cells.length > GROUPS_MAX) this.#groups.clear();
     this.#groups.set(rank, group);
     return group;
   }
 
   #makeGroup(rank: number): Group {
     const last = this.#places[rank] as number;
-    const { sectors } = this.map;
     const version = this.#versions[rank] as number;
-    const time = dispatchOfVersion(sectors[last] as Sector, version);
-    const oldest = new Int32Array(sectors.length);
+    const { cells } = this.map;
+    const time = versionAt(cells[last] as Cell, version).after;
+    const first = new Int32Array(cells.length);
     const open: number[] = [];
-    const choices: number[] = [];
-    for (const [place, sector] of sectors.entries()) {
-      const newest = countUpTo(this.#ranks[place] as readonly number[], rank);
-      const forced = forcedAt(sector, time);
-      oldest[place] = place === last ? version : forced;
-      if (place === last || newest === forced) continue;
+    const choices: Int32Array[] = [];
+    for (const [place, { versions }] of cells.entries()) {
+      const list = place === last ? [version] : this.#choicesAt(place, versions, rank, time);
+      first[place] = list[0] as number;
+      if (list.length === 1) continue;
       open.push(place);
-      choices.push(newest - forced + 1);
+      choices.push(Int32Array.from(list));
     }
-    return { open: Int32Array.from(open), choices: Int32Array.from(choices), oldest };
+    return { open: Int32Array.from(open), choices, first };
+  }
+
+  #choicesAt(place: number, versions: readonly Version[], rank: number, time: number): number[] {
+    const ranks = this.#ranks[place] as readonly number[];
+    const found: number[] = [];
+    for (
+      let version = 0;
+      version < versions.length && (ranks[version] as number) < rank;
+      version++
+    ) {
+      if ((versions[version] as Version).ordered > time) found.push(version);
+    }
+    return found;
   }
 }
 
@@ -289,17 +312,17 @@ const GROUPS_MAX = 4_000_000;
  */
 export function crashSpace(trace: DiskTrace, profile: Partial<DeviceProfile> = {}): CrashSpace {
   const device = deviceProfile(profile);
-  return new CrashSpace(sectorsOf(trace, device), device);
+  return new CrashSpace(cellsOf(trace, device), device);
 }
 
-/** Goes through all images of a space, each in a step that changes one sector as a rule. */
+/** Goes through all images of a space, each in a step that changes one cell as a rule. */
 export class CrashCursor {
-  readonly #map: SectorMap;
+  readonly #map: CellMap;
   readonly #groupAt: (rank: number) => Group | undefined;
   #rank = -1;
   #open: Int32Array = new Int32Array(0);
-  #low: Int32Array = new Int32Array(0);
-  #high: Int32Array = new Int32Array(0);
+  #choices: readonly Int32Array[] = [];
+  #digits: Int32Array = new Int32Array(0);
   #steps: Int8Array = new Int8Array(0);
   readonly #hashes: readonly Int32Array[];
   /** The visible version of each sector. Changed in place. */
@@ -310,14 +333,14 @@ export class CrashCursor {
   #hashHigh = 0;
 
   /** @internal */
-  constructor(map: SectorMap, groupAt: (rank: number) => Group | undefined, bytes: boolean) {
+  constructor(map: CellMap, groupAt: (rank: number) => Group | undefined, bytes: boolean) {
     this.#map = map;
     this.#groupAt = groupAt;
-    const { sectors, size, initial } = map;
-    this.versions = new Int32Array(sectors.length);
+    const { cells, size, initial } = map;
+    this.versions = new Int32Array(cells.length);
     if (bytes) this.bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
     else this.bytes = new Uint8Array(0);
-    this.#hashes = sectors.map(hashesOf);
+    this.#hashes = cells.map(hashesOf);
   }
 
   /** 53 bits that equal images share, and others hardly ever. */
@@ -334,10 +357,11 @@ export class CrashCursor {
   next(): boolean {
     const steps = this.#steps;
     for (let i = 0; i < steps.length; i++) {
-      const place = this.#open[i] as number;
-      const version = (this.versions[place] as number) + (steps[i] as number);
-      if (version >= (this.#low[i] as number) && version <= (this.#high[i] as number)) {
-        this.#set(place, version);
+      const digit = (this.#digits[i] as number) + (steps[i] as number);
+      const list = this.#choices[i] as Int32Array;
+      if (digit >= 0 && digit < list.length) {
+        this.#digits[i] = digit;
+        this.#set(this.#open[i] as number, list[digit] as number);
         return true;
       }
       steps[i] = -(steps[i] as number);
@@ -349,20 +373,21 @@ export class CrashCursor {
     this.#rank += 1;
     const group = this.#groupAt(this.#rank);
     if (!group) return false;
-    const { open, choices, oldest } = group;
+    const { open, choices, first } = group;
     this.#open = open;
-    this.#low = Int32Array.from(open, (place) => oldest[place] as number);
-    this.#high = this.#low.map((low, i) => low + (choices[i] as number) - 1);
+    this.#choices = choices;
+    this.#digits = new Int32Array(open.length);
     this.#steps = new Int8Array(open.length);
     const isOpen = new Set(open);
-    for (let place = 0; place < oldest.length; place++) {
-      if (!isOpen.has(place)) this.#set(place, oldest[place] as number);
+    for (let place = 0; place < first.length; place++) {
+      if (!isOpen.has(place)) this.#set(place, first[place] as number);
     }
     // Each digit starts at that end of its range which is nearer, so that little has to change.
-    for (let i = 0; i < open.length; i++) {
-      const place = open[i] as number;
-      const [low, high] = [this.#low[i] as number, this.#high[i] as number];
+    for (const [i, place] of open.entries()) {
+      const list = choices[i] as Int32Array;
+      const [low, high] = [list[0] as number, list[list.length - 1] as number];
       const atLow = 2 * (this.versions[place] as number) <= low + high;
+      this.#digits[i] = atLow ? 0 : list.length - 1;
       this.#set(place, atLow ? low : high);
       this.#steps[i] = atLow ? 1 : -1;
     }
@@ -379,19 +404,19 @@ export class CrashCursor {
       (this.#hashHigh - (hashes[2 * old + 1] as number) + (hashes[2 * version + 1] as number)) | 0;
     this.versions[place] = version;
     if (this.bytes.length === 0) return;
-    const sector = this.#map.sectors[place] as Sector;
-    this.bytes.set(contentOfVersion(sector, version), sector.offset);
+    const cell = this.#map.cells[place] as Cell;
+    this.bytes.set(versionAt(cell, version).bytes, cell.offset);
   }
 }
 
-/** Two words for each version of a sector; none for its initial content, which every image has in common. */
-function hashesOf(sector: Sector): Int32Array {
-  const hashes = new Int32Array(2 * (sector.versions.length + 1));
-  const initial = hashOf(sector.initial, sector.offset);
-  for (const [i, { bytes }] of sector.versions.entries()) {
-    const [low, high] = hashOf(bytes, sector.offset);
-    hashes[2 * i + 2] = low - initial[0];
-    hashes[2 * i + 3] = high - initial[1];
+/** Two words for each version of a cell; none for the first one, which every image has in common. */
+function hashesOf({ offset, versions }: Cell): Int32Array {
+  const hashes = new Int32Array(2 * versions.length);
+  const [baseLow, baseHigh] = hashOf((versions[0] as Version).bytes, offset);
+  for (const [i, { bytes }] of versions.entries()) {
+    const [low, high] = hashOf(bytes, offset);
+    hashes[2 * i] = low - baseLow;
+    hashes[2 * i + 1] = high - baseHigh;
   }
   return hashes;
 }
@@ -420,43 +445,42 @@ interface Ranked {
   readonly at: number;
 }
 
+/** All versions but the first ones, in the order from which images are numbered. */
+function rankedVersions({ cells }: CellMap): Ranked[] {
+  const all = cells.flatMap(({ versions }, place) =>
+    versions.slice(1).map(({ after }, i) => ({ place, version: i + 1, at: after })),
+  );
+  return all.sort((a, b) => a.at - b.at || a.place - b.place || a.version - b.version);
+}
+
 /** One sweep over time with the product of all choices kept up to date. */
 function countImages(
-  { sectors }: SectorMap,
+  { cells }: CellMap,
   all: readonly Ranked[],
 ): { readonly before: readonly bigint[]; readonly count: bigint } {
-  const forcings = sectors.flatMap(({ versions }, place) =>
-    versions.map(({ interval }: Version, i) => ({ place, version: i + 1, at: interval.ordered })),
+  const ends = cells.flatMap(({ versions }, place) =>
+    versions.map(({ ordered }, version) => ({ place, version, at: ordered })),
   );
-  forcings.sort((a, b) => a.at - b.at);
-  const newest = new Int32Array(sectors.length);
-  const forced = new Int32Array(sectors.length);
+  ends.sort((a, b) => a.at - b.at);
+  const choices = cells.map(() => 1n);
   let product = 1n;
-  const choices = (place: number): bigint =>
-    BigInt((newest[place] as number) - (forced[place] as number) + 1);
-  const update = (place: number, change: () => void): void => {
-    product /= choices(place);
-    change();
-    product *= choices(place);
+  const change = (place: number, by: bigint): void => {
+    product /= choices[place] as bigint;
+    choices[place] = (choices[place] as bigint) + by;
+    product *= choices[place] as bigint;
   };
 
   const before: bigint[] = [];
   let count = 1n;
   let next = 0;
-  for (const { place, version, at } of all) {
-    for (let due = forcings[next]; due && due.at <= at; due = forcings[++next]) {
-      const { place: where, version: what } = due;
-      if (what > (forced[where] as number)) {
-        update(where, () => {
-          forced[where] = what;
-        });
-      }
-    }
+  for (const { place, at } of all) {
+    // What can be there no more ends before what comes begins; at no moment a cell is without a choice.
+    const due: number[] = [];
+    for (let end = ends[next]; end && end.at <= at; end = ends[++next]) due.push(end.place);
+    for (const ended of due) change(ended, -1n);
     before.push(count);
-    count += product / choices(place);
-    update(place, () => {
-      newest[place] = version;
-    });
+    count += product / (choices[place] as bigint);
+    change(place, 1n);
   }
   return { before, count };
 }

@@ -37,15 +37,22 @@ export interface DiskCommand {
 export type DiskRequest = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'data'>;
 
 /**
- * - `lost`: a write that was answered and never reaches the medium.
- * - `misdirected`: a write that lands at `at`, in bytes, instead.
- * - `hollow`: a flush that covers nothing, whatever it answers.
- * - `drop`: a flush that gives up what it should have covered, for good.
+ * Of writes:
+ * - `lost`: it never reaches the medium, whatever was answered.
+ * - `misdirected`: it lands at `at`, in bytes, instead.
+ * - `stray`: it failed, and lands whenever it likes, also above what was written later.
+ * - `unserializable`: it may be missing, whatever was answered, flushed or ordered behind it.
+ * - `rot`: its first sector has one bit changed.
+ * - `latent`: its first sector cannot be read.
+ *
+ * Of flushes:
+ * - `hollow`: it covers nothing, whatever it answers.
+ * - `drop`: it gives up what it should have covered, for good.
  */
 export type TracedFault =
   | {
       /** See above. */
-      readonly kind: 'lost' | 'hollow' | 'drop';
+      readonly kind: 'lost' | 'stray' | 'unserializable' | 'rot' | 'latent' | 'hollow' | 'drop';
     }
   | {
       /** See above. */
@@ -116,6 +123,12 @@ export class DiskRecorder {
     const command = { op, offset, length, tag, fua, dispatched: this.#now++ };
     const open = { completed: Number.POSITIVE_INFINITY, failed: false, ...fate };
     return this.#commands.push({ ...command, ...(data && { data: copyOf(data) }), ...open }) - 1;
+  }
+
+  /** A simulated device knows by now what becomes of a command, whether or not the host will hear of it. */
+  fail(number: number, fault: TracedFault): void {
+    const command = this.#commands[number];
+    if (command) Object.assign(command, { failed: true, fault });
   }
 
   /** The host has the answer to a command: an error, if it `failed`. */

@@ -5,6 +5,7 @@
  */
 
 export { type Arbitraries, arbitraries, type ProgramOptions } from './arbitraries.js';
+export type { Gap } from './barriers.js';
 export {
   type CheckOptions,
   checkTrace,
@@ -18,16 +19,8 @@ export {
   type CrashState,
   crashSpace,
 } from './crash-space.js';
-export {
-  type CrashFailure,
-  type CrashReport,
-  type CrashTest,
-  crashTest,
-  type Expected,
-  formatCrashReport,
-  type Journal,
-  type Loss,
-} from './crash-test.js';
+export { crashTest, formatCrashReport } from './crash-test.js';
+export type { DiskFault, FaultAt } from './disk-faults.js';
 export {
   type DiskCommand,
   DiskRecorder,
@@ -36,7 +29,7 @@ export {
   type Mark,
   type TracedFault,
 } from './disk-trace.js';
-export type { Crash } from './explore.js';
+export type { Crash, ExploreOptions } from './explore.js';
 export { decodeTrace, encodeTrace, readLogWrites, writeLogWrites } from './formats.js';
 export {
   FAULT_LITMUS,
@@ -50,6 +43,7 @@ export {
 } from './litmus.js';
 export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus-run.js';
 export {
+  type BarrierPlan,
   barrierMutation,
   barrierSynthesis,
   type Mutant,
@@ -62,6 +56,8 @@ export {
   deviceProfile,
   HONEST_DISK,
   type Lie,
+  type OnTagError,
+  type SameLba,
   type Tear,
 } from './profile.js';
 export { type Random, seededRandom } from './random.js';
@@ -71,9 +67,12 @@ export {
   storageContract,
   type TestRunner,
 } from './storage-contract.js';
-export {
-  type DiskFault,
-  type FaultAt,
-  VolatileDisk,
-  type VolatileDiskOptions,
-} from './volatile-disk.js';
+export type {
+  CrashFailure,
+  CrashReport,
+  CrashTest,
+  Expected,
+  Journal,
+  Loss,
+} from './trial.js';
+export { VolatileDisk, type VolatileDiskOptions } from './volatile-disk.js';

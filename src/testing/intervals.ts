@@ -18,11 +18,11 @@
 // one is dispatched that tags put behind r.
 //
 // Tags put y behind x where y was dispatched later and x or y is ordered, or an ordered command lies between.
-// A failed write is certain at no time. A failed flush proves nothing; what was dispatched behind it in a tag mode
+// A failed write is certain at no time, and neither is an unserializable one. A failed flush proves nothing; what was dispatched behind it in a tag mode
 // is there all the same.
 //
-// Not here: two overlapping writes that are at the device together (a hazard that the checker of traces reports); here
-// the later dispatch wins.
+// Not here: in which order writes land that are at the device together and overlap (cells.ts), a hazard that the checker
+// of traces reports.
 
 import type { DiskCommand } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
@@ -44,8 +44,8 @@ export function intervalsOf(
   commands: readonly DiskCommand[],
   profile: DeviceProfile,
 ): readonly (Interval | undefined)[] {
-  const { cache, lies } = profile;
-  const volatile = cache === 'volatile';
+  const { lies } = profile;
+  const volatile = isVolatile(profile);
   const count = commands.length;
   const at = (i: number): DiskCommand => commands[i] as DiskCommand;
   const isOrdered = (i: number): boolean => at(i).tag === 'ordered' && !lies.includes('ignoreTags');
@@ -75,7 +75,8 @@ export function intervalsOf(
   return commands.map((command, i) => {
     const { op, dispatched, completed, failed, fua, fault } = command;
     if (op === 'read' || op === 'flush' || fault?.kind === 'lost') return undefined;
-    if (failed) return { dispatched, ordered: NEVER, durable: NEVER };
+    if (failed || fault?.kind === 'unserializable')
+      return { dispatched, ordered: NEVER, durable: NEVER };
     const tagged = firstBehind(i);
     if (!volatile) {
       const durable = Math.min(completed, from(completedFrom, tagged));
@@ -92,6 +93,22 @@ export function intervalsOf(
     const interval = { dispatched, ordered: Math.min(durable, fenced), durable };
     return forced ? interval : drops.reduce(given, interval);
   });
+}
+
+/** Whether a completed write may be lost. */
+export function isVolatile({ cache, lies }: DeviceProfile): boolean {
+  return cache === 'volatile' || lies.includes('claimWriteThrough');
+}
+
+/** Whether tags put command y behind command x, by their places in the trace. */
+export function isTaggedBehind(
+  commands: readonly DiskCommand[],
+  x: number,
+  y: number,
+  { lies }: DeviceProfile,
+): boolean {
+  if (lies.includes('ignoreTags')) return false;
+  return commands.slice(x, y + 1).some(({ tag }) => tag === 'ordered');
 }
 
 /** What a flush gives up that was not certain before it is never certain. */

@@ -19,12 +19,12 @@ import {
 } from '../model/index.js';
 import type { Command } from '../scheduler/entry.js';
 import { Ordering } from '../scheduler/ordering.js';
+import { cellsOf } from './cells.js';
 import { Chooser } from './chooser.js';
 import { CrashSpace, type CrashState } from './crash-space.js';
 import { type DiskCommand, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
 import type { LitmusColumn, LitmusFault, LitmusTest } from './litmus.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
-import { sectorsOf } from './versions.js';
 
 /** What a litmus test came to. */
 export interface LitmusResult {
@@ -64,7 +64,7 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
   do {
     runs += 1;
     const trace = play(program, test, options.mode, profile, chooser);
-    for (const state of new CrashSpace(sectorsOf(trace, profile), profile)) {
+    for (const state of new CrashSpace(cellsOf(trace, profile), profile)) {
       const shown = alternatives.some((facts) => isShown(facts, state, trace));
       if (shown) witness ??= { trace, state };
       else always = false;
@@ -90,7 +90,7 @@ export function outcomesOf(
   do {
     const trace = play(program, {}, mode, profile, chooser);
     const moments = trace.marks.map(({ time }) => time);
-    for (const state of new CrashSpace(sectorsOf(trace, profile), profile)) {
+    for (const state of new CrashSpace(cellsOf(trace, profile), profile)) {
       const image = state.image();
       const holds = Array.from(LETTERS, (_, i) => image[i * SECTOR]).join(' ');
       if (!answers) found.add(holds);

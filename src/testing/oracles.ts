@@ -4,17 +4,20 @@
 //                  the mark of a missing barrier, even where the check does not mind.
 //   mutation       Is every flush needed? Each is made to do nothing in turn; a mutant that survives is a redundant
 //                  flush, or a check that is too weak to see it.
-//   synthesis      Which flushes would do? The smallest set of those that there are, with the others doing nothing.
+//   synthesis      Which barriers would do? The smallest set, of the flushes that there are and of barriers in the gaps
+//                  between commands: a flush outside of it is redundant, and a gap in it lacks a barrier.
 //
 // All of them change the trace and not the workload: what the host did stays as it was.
 //
 // Source: robustness (PSan), strict crash consistency and synthesis of fences (Ferrite), redundant flushes (Agamotto).
 
 import { inWords } from '../model/error.js';
-import { MemoryStorage, type Storage } from '../storage/index.js';
+import type { Storage } from '../storage/index.js';
+import { type Gap, gapsOf, sameImage, withBarriers } from './barriers.js';
 import { type CrashSpace, type CrashState, crashSpace } from './crash-space.js';
-import { type CrashTest, crashTest } from './crash-test.js';
+import { crashTest } from './crash-test.js';
 import type { DiskTrace } from './disk-trace.js';
+import { type CrashTest, judgeState, trialOf } from './trial.js';
 
 /** A flush that was made to do nothing. */
 export interface Mutant {
@@ -31,34 +34,102 @@ export interface Mutant {
  *
  * @throws `INVALID_ARGUMENT` as `crashTest` does
  */
-export async function barrierMutation<A, R>(test: CrashTest<A, R>): Promise<readonly Mutant[]> {
+export async function barrierMutation<A, R, P>(
+  test: CrashTest<A, R, P>,
+): Promise<readonly Mutant[]> {
   const { trace } = await crashTest({ ...test, recoveriesMax: 0 });
   const mutants: Mutant[] = [];
   for (const flush of flushesOf(trace)) {
-    const { verdict, failure } = await crashTest({ ...test, trace: without(trace, [flush]) });
+    const { verdict, failure } = await crashTest({
+      ...test,
+      trace: withBarriers(trace, [], [flush]),
+    });
     const message = failure && { message: failure.message };
     mutants.push({ flush, killed: verdict === 'failed', ...message });
   }
   return mutants;
 }
 
+/** The barriers that a workload needs. */
+export interface BarrierPlan {
+  /** Of the flushes that there are, by their numbers among the commands. */
+  readonly flushes: readonly number[];
+  /** Where one is missing. */
+  readonly missing: readonly Gap[];
+}
+
 /**
- * The smallest set of flushes with which the test passes, by their numbers among the commands; undefined where it
- * fails with all of them. Small sets are tried first, so many flushes take long.
+ * The smallest set of barriers with which the test passes: as few as can be, and of those sets one with as many as can be
+ * of the flushes that there are. Undefined where no barriers help.
+ *
+ * Each failure tells which barriers would forbid it, one by one; the next try is the smallest set that has one for each
+ * failure so far. So few sets are tried, however many there are.
  */
-export async function barrierSynthesis<A, R>(
-  test: CrashTest<A, R>,
-): Promise<readonly number[] | undefined> {
+export async function barrierSynthesis<A, R, P>(
+  test: CrashTest<A, R, P>,
+): Promise<BarrierPlan | undefined> {
   const { trace } = await crashTest({ ...test, recoveriesMax: 0 });
-  const flushes = flushesOf(trace);
-  for (let size = 0; size <= flushes.length; size++) {
-    for (const kept of subsets(flushes, size)) {
-      const rest = flushes.filter((flush) => !kept.includes(flush));
-      const { verdict } = await crashTest({ ...test, trace: without(trace, rest) });
-      if (verdict !== 'failed') return kept;
+  const candidates: readonly Candidate[] = [
+    ...flushesOf(trace).map((flush): Candidate => ({ flush })),
+    ...gapsOf(trace).map((gap): Candidate => ({ gap })),
+  ];
+  const edited = (chosen: ReadonlySet<Candidate>): DiskTrace => {
+    const gaps = [...chosen].flatMap(({ gap }) => gap ?? []);
+    return withBarriers(
+      trace,
+      gaps,
+      flushesOf(trace).filter((flush) => ![...chosen].some((one) => one.flush === flush)),
+    );
+  };
+  const cures: (readonly Candidate[])[] = [];
+  for (;;) {
+    const chosen = new Set(smallestHitting(cures));
+    const report = await crashTest({ ...test, trace: edited(chosen) });
+    if (!report.failure) return planOf(chosen);
+    const { space, ...trial } = await trialOf({ ...test, trace: report.trace }, 0, []);
+    const state = space.at(BigInt(report.failure.replay.replace(/.* /, '')));
+    const helps = async (candidate: Candidate): Promise<boolean> => {
+      const mended = crashSpace(edited(new Set([...chosen, candidate])), test.profile);
+      const same = sameImage(space, state, mended);
+      return !same || !(await judgeState({ ...trial, space: mended }, same));
+    };
+    const cure: Candidate[] = [];
+    for (const candidate of candidates) {
+      if (!chosen.has(candidate) && (await helps(candidate))) cure.push(candidate);
     }
+    if (cure.length === 0) return undefined;
+    cures.push(cure);
   }
-  return undefined;
+}
+
+type Candidate =
+  | { readonly flush: number; readonly gap?: undefined }
+  | { readonly gap: Gap; readonly flush?: undefined };
+
+function planOf(chosen: Iterable<Candidate>): BarrierPlan {
+  const all = [...chosen];
+  return {
+    flushes: all.flatMap(({ flush }) => flush ?? []).sort((a, b) => a - b),
+    missing: all.flatMap(({ gap }) => gap ?? []).sort((a, b) => a.time - b.time),
+  };
+}
+
+/** One of each list, as few as possible in all. Lists begin with what is preferred. */
+function smallestHitting<T>(lists: readonly (readonly T[])[]): readonly T[] {
+  const search = (chosen: readonly T[], most: number): readonly T[] | undefined => {
+    const open = lists.find((list) => !list.some((one) => chosen.includes(one)));
+    if (!open) return chosen;
+    if (chosen.length === most) return undefined;
+    for (const one of open) {
+      const found = search([...chosen, one], most);
+      if (found) return found;
+    }
+    return undefined;
+  };
+  for (let most = 0; ; most++) {
+    const found = search([], most);
+    if (found) return found;
+  }
 }
 
 /** What strict order came to. */
@@ -78,8 +149,8 @@ export interface StrictOrderReport {
  *
  * @param digest names a recovered state: equal states have equal names
  */
-export async function strictOrder<A, R>(
-  test: CrashTest<A, R>,
+export async function strictOrder<A, R, P>(
+  test: CrashTest<A, R, P>,
   digest: (recovered: R) => string,
 ): Promise<StrictOrderReport> {
   const { trace } = await crashTest({ ...test, recoveriesMax: 0 });
@@ -93,10 +164,7 @@ export async function strictOrder<A, R>(
   };
   const expected = new Set<string>();
   const inOrder = prefixesOf(space);
-  const capabilities = { blockSize: space.profile.atomicWriteUnit, cache: 'none' } as const;
-  for (const state of inOrder) {
-    expected.add(await recovered(new MemoryStorage(state.image(), { capabilities })));
-  }
+  for (const state of inOrder) expected.add(await recovered(state.disk()));
   let recoveries = 0;
   for (const { disk } of space.explore()) {
     recoveries += 1;
@@ -110,32 +178,9 @@ export async function strictOrder<A, R>(
 
 /** The states after each command, if all came in order and whole. */
 function prefixesOf(space: CrashSpace): CrashState[] {
-  const ends = new Set([Number.NEGATIVE_INFINITY]);
-  for (const { versions } of space.map.sectors) {
-    for (const { interval } of versions) ends.add(interval.dispatched);
-  }
-  return [...ends].map((end) => space.inOrder(end));
+  return [Number.NEGATIVE_INFINITY, ...space.moments].map((end) => space.inOrder(end));
 }
 
 function flushesOf({ commands }: DiskTrace): number[] {
   return commands.flatMap(({ op }, number) => (op === 'flush' ? [number] : []));
-}
-
-/** The same trace in which these flushes did nothing. */
-function without(trace: DiskTrace, flushes: readonly number[]): DiskTrace {
-  const hollow = { fault: { kind: 'hollow' } } as const;
-  const commands = trace.commands.map((command, number) =>
-    flushes.includes(number) ? { ...command, ...hollow } : command,
-  );
-  return { ...trace, commands };
-}
-
-function* subsets(all: readonly number[], size: number, from = 0): Generator<number[]> {
-  if (size === 0) {
-    yield [];
-    return;
-  }
-  for (let i = from; i <= all.length - size; i++) {
-    for (const rest of subsets(all, size - 1, i + 1)) yield [all[i] as number, ...rest];
-  }
 }

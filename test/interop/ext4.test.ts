@@ -36,7 +36,7 @@ describe('given the trace of ext4', () => {
   });
 
   test('the first image is that before the trace, and that of all writes is the last one', () => {
-    const newest = Int32Array.from(honest.map.sectors, ({ versions }) => versions.length);
+    const newest = Int32Array.from(honest.map.cells, ({ versions }) => versions.length - 1);
     const all = new CrashState(honest.map, newest);
     expect(all).toMatchObject({ isPossible: true, before: Number.POSITIVE_INFINITY });
     expect(sameBytes(all.image(), final)).toBe(true);

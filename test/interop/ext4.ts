@@ -14,8 +14,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { type CrashSpace, DiskRecorder, type DiskTrace, type Random } from 'write-barrier/testing';
+import { newestUntil, possible, type Version } from '../../src/testing/cells.js';
 import { CrashState } from '../../src/testing/crash-space.js';
-import { contentOfVersion, forcedAt, type Sector } from '../../src/testing/versions.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
 
@@ -93,7 +93,7 @@ export interface Cut {
   readonly state: CrashState;
 }
 
-/** The version that a sector shows, of those that it may show. */
+/** The version that a block shows, of those that it may show. */
 type Choice = (oldest: number, newest: number, place: number) => number;
 
 /**
@@ -101,15 +101,16 @@ type Choice = (oldest: number, newest: number, place: number) => number;
  * uniformly most would come from the one epoch in which most sectors are open.
  */
 export function* cutsOf(space: CrashSpace, end: number, random: Random): Generator<Cut, never> {
-  const { sectors } = space.map;
+  const { cells } = space.map;
   const seen = new Set<string>();
   for (let draw = 0; ; draw++) {
     const moment = Math.floor(((draw * GOLDEN) % 1) * end) + 0.5;
-    const oldest = sectors.map((sector) => forcedAt(sector, moment));
-    const newest = sectors.map((sector) => dispatchedBefore(sector, moment));
-    const open = [...sectors.keys()].filter((place) => oldest[place] !== newest[place]);
+    const newest = cells.map((cell) => newestUntil(cell, moment, false));
+    // A block has its versions in the order of their dispatch, so those that are possible are a run.
+    const oldest = cells.map((cell) => possible(cell, moment, moment + 1)[0] as number);
+    const open = [...cells.keys()].filter((place) => oldest[place] !== newest[place]);
     const choice = choiceOf(draw, open, random);
-    const versions = Int32Array.from(sectors, (_, place) =>
+    const versions = Int32Array.from(cells, (_, place) =>
       choice(oldest[place] as number, newest[place] as number, place),
     );
     const key = versions.join(' ');
@@ -135,10 +136,6 @@ function choiceOf(draw: number, open: readonly number[], random: Random): Choice
   const some: Choice = (oldest, newest) =>
     random() < kept ? newest : oldest + Math.floor(random() * (newest - oldest + 1));
   return choices[draw % (2 * choices.length)] ?? some;
-}
-
-function dispatchedBefore({ versions }: Sector, moment: number): number {
-  return versions.filter(({ interval }) => interval.dispatched < moment).length;
 }
 
 /** How many files had their marks before that moment: the first ones, since the guest made one after the other. */
@@ -204,15 +201,15 @@ export class Bench implements Disposable {
 
   /** Writes `state.image()` to a file, with holes where it has zeroes, which takes less time. */
   lay({ versions }: CrashState): string {
-    const { size, sectors } = this.#space.map;
+    const { size, cells } = this.#space.map;
     fs.ftruncateSync(this.#file, 0);
     fs.ftruncateSync(this.#file, size);
     for (const offset of this.#used) {
       fs.writeSync(this.#file, this.#before(offset), 0, BLOCK, offset);
     }
-    for (const [place, sector] of sectors.entries()) {
-      const bytes = contentOfVersion(sector, versions[place] as number);
-      fs.writeSync(this.#file, bytes, 0, bytes.length, sector.offset);
+    for (const [place, cell] of cells.entries()) {
+      const { bytes } = cell.versions[versions[place] as number] as Version;
+      fs.writeSync(this.#file, bytes, 0, bytes.length, cell.offset);
     }
     return this.#disk;
   }

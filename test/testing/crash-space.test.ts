@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { crashSpace } from '../../src/testing/crash-space.js';
 import { DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
+import { deviceProfile } from '../../src/testing/profile.js';
 import { VolatileDisk } from '../../src/testing/volatile-disk.js';
 import {
   byAxioms,
@@ -33,6 +34,26 @@ describe('given any small trace on any device', () => {
   test('the images of each moment are those that the device leaves, step by step', () => {
     fc.assert(
       fc.property(hosts(4), profiles, (host, profile) => {
+        const played = playedBy(host, profile);
+        const found = byMoment(crashSpace(played.trace, profile), played.events.length);
+        expect(sorted(found)).toEqual(sorted(operational(played, profile)));
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  test('and so they are where sectors tear, or where two writes to one place land in any order', () => {
+    const worse = fc
+      .record({
+        profile: profiles,
+        tear: fc.constantFrom('shorn' as const, 'sector' as const),
+        sameLba: fc.constantFrom('racy' as const, 'fifo' as const),
+      })
+      .map(({ profile, ...fields }) =>
+        deviceProfile({ ...profile, ...fields, atomicWriteUnit: SECTOR }),
+      );
+    fc.assert(
+      fc.property(hosts(3), worse, (host, profile) => {
         const played = playedBy(host, profile);
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));

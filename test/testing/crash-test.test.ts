@@ -2,8 +2,9 @@
 
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
-import { type CrashTest, crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
+import { crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
 import { barrierMutation, barrierSynthesis, strictOrder } from '../../src/testing/oracles.js';
+import type { CrashTest } from '../../src/testing/trial.js';
 
 const SECTOR = 512;
 const TRANSACTIONS = 4;
@@ -100,7 +101,7 @@ describe('given a log', () => {
     expect(report.failure?.message).toMatch(/^transaction \d is damaged$/);
     expect(report.failure?.lost).toHaveLength(1);
     expect(formatCrashReport(report)).toMatch(
-      /a barrier between #\d+ and #\d+ would have forbidden it\n {2}replay: 'seed 0 image \d+'$/,
+      /a barrier between #\d+ and #\d+, which was called from unordered \(crash-test.test.ts:\d+\), would have forbidden it\n {2}replay: 'seed 0 image \d+'$/,
     );
     expect(report.failure?.text).toMatch(/lost: sector \d+, written by #\d+/);
   });
@@ -161,12 +162,13 @@ describe('given misuse', () => {
     expect(blind.verdict).toBe('passed');
     expect(blind.warnings).toEqual([
       'the recovery never read anything that the workload had written',
+      expect.stringContaining('the check accepts a disk without anything of the workload'),
     ]);
     const idle = await crashTest(logTest(sound, { workload: () => {}, check: () => true }));
     expect(idle.warnings).toContain('the workload wrote nothing');
   });
 
-  test.each(['', 'image 5', 'seed 1 image 0', 'seed 0 image 99999999'])(
+  test.each(['', 'image 5', 'seed 0 steps 3 image 0', 'seed 0 image 99999999'])(
     'when %j is to be replayed, then it is refused',
     async (replay) => {
       await expect(crashTest(logTest(sound, { replay }))).rejects.toMatchObject({
@@ -220,7 +222,9 @@ describe('without a better check', () => {
         }
       },
     });
-    expect(await barrierSynthesis(two)).toHaveLength(4);
+    const plan = await barrierSynthesis(two);
+    expect(plan?.flushes).toHaveLength(4);
+    expect(plan?.missing).toEqual([]);
     const lying = { ...two, profile: { lies: ['ignoreFlush'] as const } };
     expect(await barrierSynthesis(lying)).toBeUndefined();
   });
@@ -239,6 +243,8 @@ describe('without a better check', () => {
     expect(again).toMatchObject({ verdict: 'proved', images });
   });
 });
+
+const FORCED = { fua: true, tag: 'simple' } as const;
 
 describe('given a recovery that writes', () => {
   /** Two counters that must be the same: recovery copies the first one to the second. */
@@ -281,5 +287,225 @@ describe('given a recovery that writes', () => {
     expect(cut).toMatchObject({ verdict: 'passed', recoveries: 3 });
     const once = await crashTest({ ...journaled(['clear', 'copy']), nested: false });
     expect(once.verdict).toBe('proved');
+  });
+
+  test('when the power fails during the second recovery, too, then a mistake that takes three cuts is found', async () => {
+    const cell = (disk: Storage, place: number): number => {
+      const bytes = new Uint8Array(SECTOR);
+      disk.read(place * SECTOR, bytes);
+      return bytes[0] as number;
+    };
+    const put = (disk: Storage, place: number, fill: number): void =>
+      void disk.write(place * SECTOR, new Uint8Array(SECTOR).fill(fill), FORCED);
+    // Each recovery that is cut short counts itself, and the third one gives up.
+    const counting = (nested: number): CrashTest<number, number> => ({
+      size: 3 * SECTOR,
+      nested,
+      workload: async (disk, journal) => {
+        journal.begin(7);
+        await disk.write(0, new Uint8Array(SECTOR).fill(7), FORCED);
+        journal.acknowledge(7);
+      },
+      recover: (disk) => {
+        const tries = cell(disk, 1);
+        if (tries === 2) put(disk, 0, 0);
+        put(disk, 1, tries + 1);
+        put(disk, 1, 0);
+        return cell(disk, 0);
+      },
+      check: (found, { acknowledged }) => acknowledged.length === 0 || found === 7,
+    });
+    expect(await crashTest(counting(1))).toMatchObject({ verdict: 'proved' });
+    const report = await crashTest(counting(2));
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.text.match(/then the recovery is cut short as well/g)).toHaveLength(2);
+  });
+});
+
+describe('given more outcomes than recoveries', () => {
+  const CELLS = 24;
+  /** Nothing is ordered, and what is wrong shows in one of the millions of outcomes only. */
+  const needle = (bad: (found: readonly number[]) => boolean): CrashTest<number, number[]> => ({
+    size: CELLS * SECTOR,
+    workload: async (disk) => {
+      const write = (i: number): unknown =>
+        disk.write(i * SECTOR, new Uint8Array(SECTOR).fill(1), { fua: false, tag: 'simple' });
+      await Promise.all(Array.from({ length: CELLS }, (_, i) => write(i)));
+    },
+    recover: (disk) => {
+      const bytes = new Uint8Array(CELLS * SECTOR);
+      disk.read(0, bytes);
+      return Array.from({ length: CELLS }, (_, i) => bytes[i * SECTOR] as number);
+    },
+    check: (found) => !bad(found),
+    label: (offset) => `file ${Math.floor(offset / SECTOR / 8)}`,
+    recoveriesMax: 2000,
+  });
+  const lost = (found: readonly number[]): number[] =>
+    found.flatMap((value, i) => (value === 0 ? [i] : []));
+
+  test.each([
+    ['one sector is lost', (found: readonly number[]) => lost(found).join() === '17'],
+    ['two sectors are lost', (found: readonly number[]) => lost(found).join() === '3,9'],
+    [
+      'one sector is kept',
+      (found: readonly number[]) => lost(found).length === CELLS - 1 && found[20] === 1,
+    ],
+    [
+      'a file is lost',
+      (found: readonly number[]) => lost(found).join() === '8,9,10,11,12,13,14,15',
+    ],
+  ])('when it is wrong only where %s, then that is found', async (_, bad) => {
+    const report = await crashTest({ ...needle(bad), recoveriesMax: 20_000 });
+    expect(report.verdict).toBe('failed');
+    expect(await crashTest({ ...needle(bad), replay: report.failure?.replay ?? '' })).toMatchObject(
+      {
+        verdict: 'failed',
+      },
+    );
+  });
+
+  test('when nothing is wrong, then each image counts once, and nothing is proved', async () => {
+    const report = await crashTest(needle(() => false));
+    expect(report).toMatchObject({ verdict: 'passed', recoveries: 2000 });
+    expect(report.covered).toBeLessThan(2000n);
+    expect(report.covered).toBeGreaterThan(1500n);
+    expect(Object.keys(report.orders).sort()).toEqual([
+      ...['depth first', 'file lost', 'in order', 'one kept', 'one lost', 'random choices'],
+      ...['random moment', 'request lost', 'two kept', 'two lost'],
+    ]);
+    expect(formatCrashReport(report)).toContain(' depth first, ');
+    expect(formatCrashReport(report)).not.toContain('proved');
+  });
+
+  test('when the budget does for all of them in the end, then it is proved, and no image is counted twice', async () => {
+    const small = { ...needle(() => false), size: 6 * SECTOR };
+    const six: CrashTest<number, number> = {
+      ...small,
+      workload: async (disk) => {
+        for (let i = 0; i < 6; i++) {
+          await disk.write(i * SECTOR, new Uint8Array(SECTOR).fill(1), {
+            fua: false,
+            tag: 'simple',
+          });
+        }
+      },
+      recover: (disk) => {
+        const bytes = new Uint8Array(6 * SECTOR);
+        disk.read(0, bytes);
+        return bytes[0] as number;
+      },
+      check: () => true,
+      recoveriesMax: 150,
+    };
+    expect(await crashTest(six)).toMatchObject({ verdict: 'proved', images: 64n, covered: 64n });
+  });
+});
+
+describe('given a program', () => {
+  /** Steps that write a record each; one of them forgets its flush. */
+  type Step = { readonly record: number; readonly flushed: boolean };
+  const of = (program: readonly Step[]): CrashTest<number, number[], Step> => ({
+    size: 16 * SECTOR,
+    program,
+    workload: async (disk, journal, steps) => {
+      for (const { record, flushed } of steps) {
+        journal.begin(record);
+        await disk.write(record * SECTOR, new Uint8Array(SECTOR).fill(1), {
+          fua: false,
+          tag: 'simple',
+        });
+        if (flushed) await disk.flush({ tag: 'simple' });
+        journal.acknowledge(record);
+      }
+    },
+    recover: (disk) => {
+      const bytes = new Uint8Array(16 * SECTOR);
+      disk.read(0, bytes);
+      return Array.from({ length: 16 }, (_, i) => i).filter((i) => bytes[i * SECTOR] === 1);
+    },
+    check: (found, { acknowledged }) => acknowledged.every((record) => found.includes(record)),
+  });
+
+  test('when it fails, then the report has no more steps than it takes, and brings them back', async () => {
+    const program = Array.from({ length: 12 }, (_, record) => ({ record, flushed: record !== 7 }));
+    const report = await crashTest(of(program));
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.program).toEqual([{ record: 7, flushed: false }]);
+    expect(report.failure?.replay).toMatch(/^seed 0 steps 7 image \d+$/);
+    expect(report.failure?.text).toContain('the program: {"record":7,"flushed":false}');
+    const again = await crashTest({ ...of(program), replay: report.failure?.replay ?? '' });
+    expect(again.failure?.message).toBe(report.failure?.message);
+    expect(again.failure?.program).toEqual(report.failure?.program);
+  });
+
+  test('when it holds, then it is taken whole', async () => {
+    const program = Array.from({ length: 5 }, (_, record) => ({ record, flushed: true }));
+    expect(await crashTest(of(program))).toMatchObject({ verdict: 'proved' });
+  });
+});
+
+describe('given several orders of answers', () => {
+  const racing: CrashTest<number, number[]> = {
+    size: 2 * SECTOR,
+    // Right only if the first write is answered first.
+    workload: async (disk) => {
+      const order: number[] = [];
+      const write = async (i: number): Promise<void> => {
+        await disk.write(i * SECTOR, new Uint8Array(SECTOR).fill(1), FORCED);
+        order.push(i);
+      };
+      await Promise.all([write(0), write(1)]);
+      if (order[0] === 1) await disk.write(0, new Uint8Array(SECTOR).fill(9), FORCED);
+    },
+    recover: (disk) => {
+      const bytes = new Uint8Array(2 * SECTOR);
+      disk.read(0, bytes);
+      return [bytes[0] as number, bytes[SECTOR] as number];
+    },
+    check: ([first]) => first !== 9,
+  };
+
+  test('when one of them fails, then it is found, and its seed is told', async () => {
+    const report = await crashTest({ ...racing, seeds: 20 });
+    expect(report.verdict).toBe('failed');
+    expect(report.failure?.replay).toMatch(new RegExp(`^seed ${report.seed} image`));
+  });
+
+  test('when all of them hold, then the report is of all', async () => {
+    const report = await crashTest({ ...racing, check: () => true, seeds: 5 });
+    expect(report).toMatchObject({ verdict: 'proved', seed: 4 });
+    expect(report.covered).toBe(report.images);
+    expect(report.recoveries).toBeGreaterThanOrEqual(20);
+  });
+
+  test.each([0, -1, 1.5])('when there are to be %d, then that is refused', async (seeds) => {
+    await expect(crashTest({ ...racing, seeds })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    });
+  });
+});
+
+describe('given a log that lacks barriers', () => {
+  test('when the missing ones are looked for, then they stand where a repair would put them', async () => {
+    const bare = logTest(unordered, {
+      workload: async (storage, journal) => {
+        const disk = new IoScheduler(storage, { mode: 'TAG_FLUSH' });
+        for (const n of [1, 2]) {
+          journal.begin(n);
+          await unordered(disk, n);
+          journal.acknowledge(n);
+        }
+      },
+    });
+    const { trace } = await crashTest({ ...bare, recoveriesMax: 0 });
+    const plan = await barrierSynthesis(bare);
+    // Of each transaction the flush is needed, and between payload and mark there is none.
+    expect(plan?.flushes).toHaveLength(2);
+    expect(plan?.missing).toHaveLength(2);
+    for (const { behind, before } of plan?.missing ?? []) {
+      expect(trace.commands[behind]).toMatchObject({ op: 'write', length: PAYLOAD * SECTOR });
+      expect(trace.commands[before ?? 0]).toMatchObject({ op: 'write', length: SECTOR });
+    }
   });
 });

@@ -2,6 +2,7 @@
 // word for word over all subsets, by all runs of the device step by step, and by lazy exploration.
 
 import fc from 'fast-check';
+import { Chooser } from '../../src/testing/chooser.js';
 import type { CrashSpace } from '../../src/testing/crash-space.js';
 import { Device, type DeviceStep } from '../../src/testing/device.js';
 import { type DiskCommand, DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
@@ -54,7 +55,10 @@ export const hosts = (commandsMax: number): fc.Arbitrary<Host> =>
 export const profiles: fc.Arbitrary<DeviceProfile> = fc
   .record({
     cache: fc.constantFrom('volatile' as const, 'volatile' as const, 'none' as const),
-    lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags'] as const, { maxLength: 1 }),
+    lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'] as const, {
+      maxLength: 1,
+    }),
+    atomicWriteUnit: fc.constantFrom(SECTOR, SECTOR, 2 * SECTOR),
   })
   .map((fields) => deviceProfile({ ...fields, sectorSize: SECTOR }));
 
@@ -78,7 +82,10 @@ export function playedBy(host: Host, profile: DeviceProfile): Played {
   let next = 0;
   for (const pick of host.picks) {
     const command = host.commands[next];
-    const clash = command && open.some((n) => meets(host.commands[n] as Asked, command));
+    const clash =
+      command &&
+      profile.sameLba === 'fifo' &&
+      open.some((n) => meets(host.commands[n] as Asked, command));
     if (command && !clash && pick % 2 === 0) {
       const data = new Uint8Array(command.length).fill(next + 1);
       device.dispatch({ ...command, data });
@@ -115,7 +122,7 @@ export function operational({ trace, events }: Played, profile: DeviceProfile): 
     const key = `${at} ${stateOf(device)}`;
     if (seen.has(key)) return;
     seen.add(key);
-    found.add(`${at}: ${textOf(device.medium())}`);
+    for (const medium of mediaOf(device)) found.add(`${at}: ${textOf(medium)}`);
     for (const step of device.steps()) {
       const grown = [...history];
       grown[at] = [...(history[at] ?? []), step];
@@ -127,6 +134,18 @@ export function operational({ trace, events }: Played, profile: DeviceProfile): 
   };
   explore([], 0);
   return found;
+}
+
+/** Every medium that a power cut may leave now, torn or not. */
+function mediaOf(device: Device): Uint8Array[] {
+  const chooser = new Chooser();
+  const media: Uint8Array[] = [];
+  do
+    media.push(
+      device.medium((remains) => [undefined, ...remains][chooser.choose(remains.length + 1)]),
+    );
+  while (chooser.advance());
+  return media;
 }
 
 function replay(
@@ -154,9 +173,13 @@ function stateOf(device: Device): string {
   return [textOf(device.medium()), textOf(seen), device.dirty, device.open, ...steps].join('|');
 }
 
-/** Each sector of these images is filled with one byte. */
+/** Each half of a sector of these images is filled with one byte. */
 export function textOf(image: Uint8Array): string {
-  return Array.from({ length: image.length / SECTOR }, (_, i) => image[i * SECTOR]).join(' ');
+  const sectors = Array.from({ length: image.length / SECTOR }, (_, i) => {
+    const [head, tail] = [image[i * SECTOR], image[(i + 1) * SECTOR - 1]];
+    return head === tail ? head : `${head}/${tail}`;
+  });
+  return sectors.join(' ');
 }
 
 const NEVER = Number.POSITIVE_INFINITY;
@@ -173,7 +196,7 @@ export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<s
   const least = (...times: number[]): number => Math.min(NEVER, ...times);
   const bounds = all.map((r) => {
     const after = behind(r.n);
-    if (profile.cache !== 'volatile') {
+    if (profile.cache !== 'volatile' && !profile.lies.includes('claimWriteThrough')) {
       const U = least(r.completed, ...after.map(({ completed }) => completed));
       return { U, R: least(U, ...after.map(({ dispatched }) => dispatched)) };
     }
@@ -201,6 +224,11 @@ export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<s
     for (let bits = 0; bits < 2 ** atoms.length; bits++) {
       const inD = (i: number): boolean => ((bits >> i) & 1) === 1;
       const legal = atoms.every((a, i) => {
+        const unit = profile.atomicWriteUnit / SECTOR;
+        const { offset, length } = commands[a.n] as DiskCommand;
+        const last = (offset + length) / SECTOR - 1;
+        const fits = Math.floor(offset / SECTOR / unit) === Math.floor(last / unit);
+        if (fits && atoms.some((b, j) => b.n === a.n && inD(i) !== inD(j))) return false;
         if (inD(i)) {
           if (a.I >= t) return false;
           return atoms.every(

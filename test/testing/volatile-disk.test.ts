@@ -2,11 +2,12 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { IoScheduler, MODE_NAMES, type ModeName, type Request } from 'write-barrier';
+import { IoScheduler, MODE_NAMES, type ModeName, type Request, type Storage } from 'write-barrier';
 import { crashSpace } from '../../src/testing/crash-space.js';
-import type { DeviceProfile } from '../../src/testing/profile.js';
+import type { DiskFault } from '../../src/testing/disk-faults.js';
+import { type DeviceProfile, deviceProfile } from '../../src/testing/profile.js';
 import { storageContract } from '../../src/testing/storage-contract.js';
-import { type DiskFault, VolatileDisk } from '../../src/testing/volatile-disk.js';
+import { VolatileDisk } from '../../src/testing/volatile-disk.js';
 import { requestsOver } from '../model/arbitraries.js';
 import { settled, submit } from '../scheduler/world.js';
 import { profiles, SECTOR } from './traces.js';
@@ -24,21 +25,47 @@ const ranges = fc
   }));
 const programs = fc.array(requestsOver(ranges).requests, { minLength: 1, maxLength: 20 });
 
+const WRITE_FAULTS = [
+  ...['fail', 'partial', 'ghost', 'stray', 'lost', 'unserializable', 'rot', 'latent'],
+] as const;
+const FLUSH_FAULTS = ['keep', 'drop', 'drop-readback', 'late', 'elsewhere', 'sticky'] as const;
+
 const faults: fc.Arbitrary<readonly DiskFault[]> = fc.uniqueArray(
   fc.oneof(
     fc.record({
       on: fc.constant('write' as const),
       nth: fc.nat({ max: 6 }),
-      fault: fc.constantFrom('fail', 'partial', 'ghost', 'lost'),
+      fault: fc.constantFrom(...WRITE_FAULTS),
     }) as fc.Arbitrary<DiskFault>,
+    fc.record({
+      on: fc.constant('write' as const),
+      nth: fc.nat({ max: 6 }),
+      fault: fc.constant('misdirected' as const),
+      at: fc.nat({ max: 5 }).map((sector) => sector * SECTOR),
+    }),
     fc.record({
       on: fc.constant('flush' as const),
       nth: fc.nat({ max: 3 }),
-      fault: fc.constantFrom('keep', 'drop', 'drop-readback', 'late', 'sticky'),
+      fault: fc.constantFrom(...FLUSH_FAULTS),
     }) as fc.Arbitrary<DiskFault>,
   ),
   { maxLength: 3, selector: ({ on, nth }) => `${on} ${nth}` },
 );
+
+/** All that a profile can say. */
+const devices: fc.Arbitrary<DeviceProfile> = fc
+  .record({
+    profile: profiles,
+    tear: fc.constantFrom('sector' as const, 'shorn' as const, 'garbage' as const),
+    sameLba: fc.constantFrom('fifo' as const, 'racy' as const),
+    discard: fc.constantFrom('zero' as const, 'old-or-zero' as const, 'arbitrary' as const),
+    onTagError: fc.constantFrom('continue' as const, 'abort-queue' as const),
+  })
+  .map(({ profile, ...fields }) => {
+    const { atomicWriteUnit } = profile;
+    const unit = fields.tear === 'sector' ? { atomicWriteUnit } : { atomicWriteUnit: SECTOR };
+    return deviceProfile({ ...profile, ...fields, ...unit });
+  });
 
 interface Run {
   readonly profile: DeviceProfile;
@@ -52,7 +79,7 @@ interface Run {
 }
 
 const runs: fc.Arbitrary<Run> = fc.record({
-  profile: profiles,
+  profile: devices,
   mode: fc.constantFrom(...MODE_NAMES),
   program: programs,
   faults,
@@ -237,6 +264,249 @@ describe('given a fault', () => {
   });
 });
 
+describe('given a write that goes wrong', () => {
+  const cutWith = (
+    fault: Exclude<DiskFault, { at: number }>['fault'],
+    seed: number,
+    host: (disk: VolatileDisk) => void,
+    profile: Partial<DeviceProfile> = {},
+  ): { disk: VolatileDisk; medium: Uint8Array } => {
+    const faults = [{ on: 'write', nth: 0, fault }] as readonly DiskFault[];
+    const disk = new VolatileDisk({ size: SIZE, answers: 'at-once', faults, seed, profile });
+    host(disk);
+    return { disk, medium: disk.powerCut() };
+  };
+  const attempt = (call: () => unknown): string => {
+    try {
+      call();
+      return 'done';
+    } catch {
+      return 'failed';
+    }
+  };
+
+  test('when it strays, then it lands whenever it likes, also over what was written later and flushed', () => {
+    const ends = new Set<string>();
+    for (let seed = 0; seed < 60; seed++) {
+      const { disk, medium } = cutWith('stray', seed, (it) => {
+        expect(attempt(() => it.write(0, sector(7), PLAIN))).toBe('failed');
+        it.write(0, sector(8), PLAIN);
+        it.flush(SIMPLE);
+        for (let i = 1; i < 6; i++) it.write(i * SECTOR, sector(1), PLAIN);
+        it.flush(SIMPLE);
+      });
+      ends.add(String(medium[0]));
+      const held = [...crashSpace(disk.trace)].map((state) => state.image()[0]);
+      expect(held).toContain(medium[0]);
+    }
+    expect([...ends].sort()).toEqual(['7', '8']);
+  });
+
+  test('when it is unserializable, then it may be missing behind everything, and its host sees it all the same', () => {
+    const ends = new Set<string>();
+    for (let seed = 0; seed < 60; seed++) {
+      const { medium } = cutWith('unserializable', seed, (disk) => {
+        disk.write(0, sector(7), { fua: true, tag: 'ordered' });
+        disk.flush(SIMPLE);
+        disk.write(SECTOR, sector(8), { fua: true, tag: 'simple' });
+        const seen = sector(0);
+        disk.read(0, seen);
+        expect(seen[0]).toBe(7);
+      });
+      ends.add(`${medium[0]} ${medium[SECTOR]}`);
+    }
+    expect([...ends].sort()).toEqual(['0 8', '7 8']);
+  });
+
+  test('when it rots, then one bit is another one, for its host and after the power cut', () => {
+    const { disk, medium } = cutWith('rot', 0, (it) => {
+      it.write(0, sector(7), PLAIN);
+      it.flush(SIMPLE);
+      const seen = sector(0);
+      it.read(0, seen);
+      expect(seen.filter((byte) => byte !== 7)).toEqual(Uint8Array.of(6));
+    });
+    expect(medium.subarray(0, SECTOR).filter((byte) => byte !== 7)).toEqual(Uint8Array.of(6));
+    const space = crashSpace(disk.trace);
+    expect(space.at(space.count - 1n).image()).toEqual(medium);
+  });
+
+  test('when its sector is latently bad, then a read fails until it is written again, also in a recovery', () => {
+    const { disk } = cutWith('latent', 0, (it) => {
+      it.write(0, sector(7), PLAIN);
+      it.flush(SIMPLE);
+      expect(attempt(() => it.read(0, sector(0)))).toBe('failed');
+      expect(attempt(() => it.read(SECTOR, sector(0)))).toBe('done');
+    });
+    const space = crashSpace(disk.trace);
+    const left = space.at(space.count - 1n).disk();
+    expect(() => left.read(0, sector(0))).toThrow(expect.objectContaining({ code: 'IO_FAILED' }));
+    left.write(0, sector(9), PLAIN);
+    left.read(0, sector(0));
+    disk.powerCut();
+    cutWith('latent', 0, (it) => {
+      it.write(0, sector(7), PLAIN);
+      it.write(0, sector(8), PLAIN);
+      expect(attempt(() => it.read(0, sector(0)))).toBe('done');
+    });
+  });
+
+  test('when what it is queued with is aborted, then nothing behind it is written', async () => {
+    for (const onTagError of ['continue', 'abort-queue'] as const) {
+      const faults: DiskFault[] = [{ on: 'write', nth: 0, fault: 'fail' }];
+      const disk = new VolatileDisk({ size: SIZE, faults, profile: { onTagError } });
+      const first = Promise.resolve(disk.write(0, sector(7), PLAIN));
+      const barrier = disk.write(SECTOR, sector(8), { fua: true, tag: 'ordered' });
+      const later = disk.write(2 * SECTOR, sector(9), PLAIN);
+      const told = (await Promise.allSettled([first, barrier, later])).map(({ status }) => status);
+      await disk.flush(SIMPLE);
+      const medium = disk.powerCut();
+      const outcome = [...told, medium[SECTOR], medium[2 * SECTOR]];
+      if (onTagError === 'continue') {
+        expect(outcome).toEqual(['rejected', 'fulfilled', 'fulfilled', 8, 9]);
+      } else {
+        expect(outcome).toEqual(['rejected', 'rejected', 'rejected', 0, 0]);
+      }
+    }
+  });
+});
+
+describe('given a device that is worse than it says', () => {
+  test('when it claims to write through, then a completed write may be lost, and a flush helps whoever sends one', async () => {
+    const profile = { cache: 'none', lies: ['claimWriteThrough'] } as const;
+    const ends = new Set<unknown>();
+    for (let seed = 0; seed < 30; seed++) {
+      const disk = new VolatileDisk({ size: SIZE, seed, profile });
+      expect(disk.capabilities.cache).toBe('none');
+      await disk.write(0, sector(7), PLAIN);
+      ends.add(disk.powerCut()[0]);
+    }
+    expect([...ends].sort()).toEqual([0, 7]);
+    const flushed = new VolatileDisk({ size: SIZE, profile });
+    await flushed.write(0, sector(7), PLAIN);
+    await flushed.flush(SIMPLE);
+    expect(flushed.powerCut()[0]).toBe(7);
+  });
+
+  test('when it tears, then a power cut may leave half of a sector, and garbage where it does that', async () => {
+    const torn = async (tear: 'shorn' | 'garbage'): Promise<Set<string>> => {
+      const found = new Set<string>();
+      for (let seed = 0; seed < 600; seed++) {
+        const initial = new Uint8Array(SIZE).fill(1);
+        const disk = new VolatileDisk({ size: SIZE, seed, initial, profile: { tear } });
+        await disk.write(0, sector(2), PLAIN);
+        const medium = disk.powerCut();
+        const [head, tail] = [medium[0] as number, medium[SECTOR - 1] as number];
+        found.add(head > 2 || tail > 2 ? 'garbage' : `${head}/${tail}`);
+      }
+      return found;
+    };
+    expect(await torn('shorn')).toEqual(new Set(['1/1', '1/2', '2/1', '2/2']));
+    expect(await torn('garbage')).toEqual(new Set(['1/1', '1/2', '2/1', '2/2', 'garbage']));
+  });
+
+  test('when it has an atomic unit, then a write within it is there as a whole, and one across it may not be', async () => {
+    const profile = { sectorSize: SECTOR, atomicWriteUnit: 4 * SECTOR };
+    const ends = async (offset: number): Promise<Set<string>> => {
+      const found = new Set<string>();
+      for (let seed = 0; seed < 80; seed++) {
+        const disk = new VolatileDisk({ size: SIZE, seed, profile });
+        await disk.write(offset, new Uint8Array(2 * SECTOR).fill(7), PLAIN);
+        const medium = disk.powerCut();
+        found.add(`${medium[offset]} ${medium[offset + SECTOR]}`);
+      }
+      return found;
+    };
+    expect(await ends(2 * SECTOR)).toEqual(new Set(['0 0', '7 7']));
+    expect(await ends(3 * SECTOR)).toEqual(new Set(['0 0', '7 7', '0 7', '7 0']));
+  });
+
+  test('when two writes to one place are at it together, then either may be the last one, if it is racy', async () => {
+    for (const sameLba of ['fifo', 'racy'] as const) {
+      const ends = new Set<unknown>();
+      for (let seed = 0; seed < 60; seed++) {
+        const disk = new VolatileDisk({ size: SIZE, seed, profile: { sameLba } });
+        await Promise.all([disk.write(0, sector(7), PLAIN), disk.write(0, sector(8), PLAIN)]);
+        await disk.flush(SIMPLE);
+        ends.add(disk.powerCut()[0]);
+      }
+      expect([...ends].sort()).toEqual(sameLba === 'racy' ? [7, 8] : [8]);
+    }
+  });
+});
+
+describe('given a clock that is not real', () => {
+  test('when commands are asked, then each takes as long as it may, and the answers come in the order of time', async () => {
+    const disk = new VolatileDisk({ size: SIZE, seed: 3, latencyUs: [100, 200] });
+    const times: number[] = [];
+    const write = (i: number): unknown =>
+      Promise.resolve(disk.write(i * SECTOR, sector(1), PLAIN)).then(() => times.push(disk.nowUs));
+    await Promise.all([0, 1, 2, 3].map(write));
+    expect(times).toEqual([...times].sort((a, b) => a - b));
+    expect(times[0]).toBeGreaterThanOrEqual(100);
+    expect(times.at(-1)).toBeLessThanOrEqual(200);
+    await disk.flush(SIMPLE);
+    expect(disk.nowUs).toBeGreaterThanOrEqual((times.at(-1) ?? 0) + 100);
+  });
+
+  test('when a host has a timeout, then it wakes before an answer that takes longer, and after one that does not', async () => {
+    const disk = new VolatileDisk({ size: SIZE, latencyUs: [1000, 1000] });
+    const order: string[] = [];
+    await Promise.all([
+      Promise.resolve(disk.write(0, sector(1), PLAIN)).then(() => order.push('answer')),
+      disk.sleep(999).then(() => order.push('short')),
+      disk.sleep(1001).then(() => order.push('long')),
+    ]);
+    expect(order).toEqual(['short', 'answer', 'long']);
+    const slept = disk.sleep(5);
+    disk.powerCut();
+    await expect(slept).rejects.toMatchObject({ code: 'POWER_CUT' });
+    await expect(disk.sleep(1)).rejects.toMatchObject({ code: 'POWER_CUT' });
+  });
+
+  test.each([[[5, 1]], [[-1, 1]], [[0, Number.POSITIVE_INFINITY]]] as const)(
+    'when a command is to take %j microseconds, then that is refused',
+    (latencyUs) => {
+      expect(() => new VolatileDisk({ size: SIZE, latencyUs })).toThrow(
+        expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+      );
+    },
+  );
+});
+
+test('given two openers, when the flush of one loses what was cached, then only the other one hears of it', () => {
+  const faults: DiskFault[] = [{ on: 'flush', nth: 0, fault: 'elsewhere' }];
+  const disk = new VolatileDisk({ size: SIZE, answers: 'at-once', faults });
+  const other = disk.opener();
+  disk.write(0, sector(7), PLAIN);
+  expect(flushed(disk)).toBe('done');
+  expect(flushed(disk)).toBe('done');
+  expect(flushed(other)).toBe('failed');
+  expect(flushed(other)).toBe('done');
+  expect(spaceOf(disk)).toBe('lost');
+});
+
+test('given a scheduler that queues, when the disk is asked who sent a command, then it is the call of the user', async () => {
+  const disk = new VolatileDisk({ size: SIZE });
+  const host = new IoScheduler(disk, { mode: 'DRAIN_FLUSH', observer: disk.observer });
+  function first(): Promise<void> {
+    return host.write(0, sector(1));
+  }
+  function second(): Promise<void> {
+    return host.write(SECTOR, sector(2), { barrier: true });
+  }
+  function third(): Promise<void> {
+    return host.write(2 * SECTOR, sector(3));
+  }
+  await Promise.all([first(), second(), third()]);
+  const sites = disk.trace.commands.map((_, command) => disk.siteOf(command));
+  const names = sites.map(
+    (site) => /^(\w+) \(volatile-disk\.test\.ts:\d+\)$/.exec(site ?? '')?.[1],
+  );
+  expect(names).toEqual(['first', 'second', 'second', 'second', 'third']);
+  expect(disk.siteOf(99)).toBeUndefined();
+});
+
 test('given a power cut, when somebody waits or asks, then he hears of it', async () => {
   const disk = new VolatileDisk({ size: SIZE });
   const waiting = Promise.resolve(disk.write(0, sector(1), PLAIN));
@@ -245,7 +515,7 @@ test('given a power cut, when somebody waits or asks, then he hears of it', asyn
   expect(() => disk.read(0, sector(0))).toThrow(expect.objectContaining({ code: 'POWER_CUT' }));
 });
 
-function flushed(disk: VolatileDisk): string {
+function flushed(disk: Storage): string {
   try {
     disk.flush(SIMPLE);
     return 'done';
