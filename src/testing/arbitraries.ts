@@ -23,7 +23,9 @@ export interface ProgramOptions {
 
 /** What `arbitraries` makes. */
 export interface Arbitraries {
-  /** Any requests, any flags. */
+  /** Any request, any flags: what model-based commands are made of. */
+  request(options?: Omit<ProgramOptions, 'requestsMax'>): Arbitrary<Request>;
+  /** A list of requests. */
   program(options?: ProgramOptions): Arbitrary<readonly Request[]>;
   /** One of the seven modes; shrinks to NONE. */
   readonly mode: Arbitrary<ModeName>;
@@ -40,7 +42,9 @@ export interface Arbitraries {
 /** The arbitraries, made with your fast-check: `arbitraries(fc)`. */
 export function arbitraries(fc: typeof FastCheck): Arbitraries {
   return {
-    program: (options = {}) => programs(fc, options),
+    request: (options = {}) => requests(fc, options),
+    program: ({ requestsMax = 20, ...options } = {}) =>
+      fc.array(requests(fc, options), { maxLength: requestsMax }),
     mode: fc.constantFrom(...MODE_NAMES),
     profile: profiles(fc),
     faultPlan: (faultsMax = 3) =>
@@ -53,10 +57,10 @@ export function arbitraries(fc: typeof FastCheck): Arbitraries {
   };
 }
 
-function programs(
+function requests(
   fc: typeof FastCheck,
-  { requestsMax = 20, blocks = 8, blockSize = 512 }: ProgramOptions,
-): Arbitrary<readonly Request[]> {
+  { blocks = 8, blockSize = 512 }: ProgramOptions,
+): Arbitrary<Request> {
   const range = fc
     .tuple(fc.nat({ max: blocks - 1 }), fc.integer({ min: 1, max: 3 }))
     .map(([first, length]) => ({
@@ -74,13 +78,12 @@ function programs(
   const other = (kind: 'read' | 'discard' | 'writeZeroes') =>
     range.map((where): Request => ({ kind, ...where }));
   const bare = fc.constantFrom<Request>({ kind: 'flush' }, { kind: 'barrier' });
-  const request = fc.oneof(
+  return fc.oneof(
     { weight: 6, arbitrary: write },
     { weight: 2, arbitrary: bare },
     { weight: 1, arbitrary: other('read') },
     { weight: 1, arbitrary: fc.oneof(other('writeZeroes'), other('discard')) },
   );
-  return fc.array(request, { maxLength: requestsMax });
 }
 
 /** First an earlier cut, then a smaller loss. */
@@ -98,19 +101,37 @@ function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {
       cache: fc.constantFrom('volatile' as const, 'none' as const, 'protected' as const),
       fua: fc.constantFrom(true, false),
       orderedTags: fc.constantFrom(true, false),
-      discard: fc.constantFrom('zero' as const, 'old-or-zero' as const),
+      discard: fc.constantFrom('zero' as const, 'old-or-zero' as const, 'arbitrary' as const),
       tear: fc.constantFrom('sector' as const, 'shorn' as const, 'garbage' as const),
-      lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags'] as const),
+      sameLba: fc.constantFrom('fifo' as const, 'racy' as const),
+      onTagError: fc.constantFrom('continue' as const, 'abort-queue' as const),
+      units: fc.constantFrom(1, 8),
+      lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'] as const),
     })
-    .map((fields) => deviceProfile(fields));
+    .map(({ units, lies, ...fields }) => {
+      const { cache, tear } = fields;
+      return deviceProfile({
+        ...fields,
+        // What is written as a whole does not tear, and who admits a cache does not deny it.
+        atomicWriteUnit: tear === 'sector' ? 512 * units : 512,
+        lies: lies.filter((lie) => cache !== 'volatile' || lie !== 'claimWriteThrough'),
+      });
+    });
 }
 
 function faults(fc: typeof FastCheck): Arbitrary<DiskFault> {
   const at = <On extends DiskFault['on']>(on: On, kinds: readonly string[]) =>
     fc.record({ on: fc.constant(on), nth: fc.nat({ max: 9 }), fault: fc.constantFrom(...kinds) });
+  const misdirected = fc.record({
+    on: fc.constant('write'),
+    nth: fc.nat({ max: 9 }),
+    fault: fc.constant('misdirected'),
+    at: fc.constant(0),
+  });
   return fc.oneof(
-    at('write', ['fail', 'partial', 'ghost', 'lost']),
-    at('flush', ['keep', 'drop', 'drop-readback', 'late', 'sticky']),
+    at('write', ['fail', 'partial', 'ghost', 'stray', 'lost', 'unserializable', 'rot', 'latent']),
+    misdirected,
+    at('flush', ['keep', 'drop', 'drop-readback', 'late', 'elsewhere', 'sticky']),
     at('read', ['fail', 'rot']),
   ) as Arbitrary<DiskFault>;
 }

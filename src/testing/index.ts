@@ -41,6 +41,12 @@ export {
   LYING_LITMUS,
   type LyingLitmus,
 } from './litmus.js';
+export {
+  type LitmusHost,
+  type LitmusTrial,
+  type LitmusTrialOptions,
+  tryLitmus,
+} from './litmus-host.js';
 export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus-run.js';
 export {
   type BarrierPlan,

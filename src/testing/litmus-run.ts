@@ -15,7 +15,6 @@ import {
   plainCommand,
   type Request,
   transition,
-  WriteBarrierError,
 } from '../model/index.js';
 import type { Command } from '../scheduler/entry.js';
 import { Ordering } from '../scheduler/ordering.js';
@@ -23,7 +22,17 @@ import { cellsOf } from './cells.js';
 import { Chooser } from './chooser.js';
 import { CrashSpace, type CrashState } from './crash-space.js';
 import { type DiskCommand, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
+import { isTaggedBehind } from './intervals.js';
 import type { LitmusColumn, LitmusFault, LitmusTest } from './litmus.js';
+import {
+  isShown,
+  LETTERS,
+  type Line,
+  outcomeOf,
+  programOf,
+  SECTOR,
+  type Settled,
+} from './litmus-text.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 
 /** What a litmus test came to. */
@@ -49,14 +58,11 @@ export interface LitmusOptions {
   readonly device?: Partial<DeviceProfile>;
 }
 
-const SECTOR = 512;
-const LETTERS = 'xyz';
-
 /** @throws `SYNTAX` for a program or an outcome that is none */
 export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResult {
   const profile = deviceProfile({ ...options.device, sectorSize: SECTOR, atomicWriteUnit: SECTOR });
   const program = programOf(test.program, options.mode);
-  const alternatives = test.outcome.split('|').map((text) => text.trim().split(/\s+/).map(factOf));
+  const outcome = outcomeOf(test.outcome);
   const chooser = new Chooser();
   let runs = 0;
   let witness: LitmusResult['witness'];
@@ -65,7 +71,7 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
     runs += 1;
     const trace = play(program, test, options.mode, profile, chooser);
     for (const state of new CrashSpace(cellsOf(trace, profile), profile)) {
-      const shown = alternatives.some((facts) => isShown(facts, state, trace));
+      const shown = isShown(outcome, state, trace);
       if (shown) witness ??= { trace, state };
       else always = false;
     }
@@ -106,49 +112,6 @@ export function outcomesOf(
   return found;
 }
 
-// Programs
-
-interface Line {
-  readonly label: string;
-  /** Absent for `wait`, and for an empty barrier that nobody sends. */
-  readonly request: Request | undefined;
-  readonly waits: boolean;
-  readonly fill: number;
-}
-
-/** What a settled request leaves in the trace. */
-interface Settled {
-  readonly label: string;
-  readonly ok: boolean;
-}
-
-function programOf(text: string, mode: LitmusColumn): Line[] {
-  return text.split(';').map((part): Line => {
-    const [verb = '', ...names] = part.trim().split(/\s+/);
-    const [label = verb] = names.map((name) => name.replace(/:=.*/, ''));
-    const fill = Number(/:=(\d+)/.exec(part)?.[1] ?? 1);
-    if (verb === 'wait') return { label, request: undefined, waits: true, fill };
-    if (/^E\d*$/.test(verb)) {
-      return { label: verb, request: emptyBarrier(mode), waits: false, fill };
-    }
-    const offset = LETTERS.indexOf(label) * SECTOR;
-    if (!/^(W|W!|B)$/.test(verb) || offset < 0) throw syntax(part);
-    const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
-    const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
-    return { label, request: { ...write, ...flags }, waits: false, fill };
-  });
-}
-
-function barrierFlags(mode: LitmusColumn): object {
-  if (mode === 'NONE') return {};
-  return mode === 'modern' ? { preflush: true, fua: true } : { barrier: true };
-}
-
-function emptyBarrier(mode: LitmusColumn): Request | undefined {
-  if (mode === 'NONE') return undefined;
-  return { kind: mode === 'modern' ? 'flush' : 'barrier' };
-}
-
 // Runs
 
 function play(
@@ -184,6 +147,30 @@ function play(
     tell();
   };
 
+  /** What tags put behind a command that failed fails, too, and is not carried out. */
+  const abortBehind = (failed: number): void => {
+    const { commands } = recorder.trace;
+    for (const [id, number] of [...running]) {
+      if (number < failed || !isTaggedBehind(commands, failed, number, profile)) continue;
+      running.delete(id);
+      recorder.complete(number, true, { kind: 'lost' });
+      host.complete(id, false);
+    }
+  };
+
+  /** What was carried out behind a command says that it has not failed. */
+  const isVouchedFor = (number: number): boolean => {
+    if (profile.onTagError === 'continue') return false;
+    const { commands } = recorder.trace;
+    return commands.some(
+      ({ completed, failed }, later) =>
+        later > number &&
+        completed < Number.POSITIVE_INFINITY &&
+        !failed &&
+        isTaggedBehind(commands, number, later, profile),
+    );
+  };
+
   /** What nobody sends is answered at some moment all the same. */
   const unsent: Line[] = [];
   let next = 0;
@@ -207,12 +194,14 @@ function play(
       const number = running.get(id) as number;
       running.delete(id);
       const command = recorder.trace.commands[number] as DiskCommand;
-      const hit = faults > 0 && fault !== undefined && host.isHit(id, fault);
+      const hit =
+        faults > 0 && fault !== undefined && host.isHit(id, fault) && !isVouchedFor(number);
       const fails = hit && chooser.choose(2) === 1;
       if (fails) faults = 0;
       const drops = fails && command.op === 'flush' && fault?.flush === 'drop';
       recorder.complete(number, fails, drops ? { kind: 'drop' } : undefined);
       host.complete(id, !fails);
+      if (fails && profile.onTagError === 'abort-queue') abortBehind(number);
     }
     pump();
   }
@@ -336,41 +325,4 @@ class Modern implements Host {
     this.#rest.set(first.id, rest);
     this.#due.push(first);
   }
-}
-
-// Outcomes
-
-type Fact =
-  | { readonly kind: 'holds'; readonly place: number; readonly value: number }
-  | { readonly kind: 'ok' | 'err' | 'no'; readonly label: string };
-
-function factOf(text: string): Fact {
-  const [, letter = '', value] = /^([xyz])=(\d+)$/.exec(text) ?? [];
-  if (letter) return { kind: 'holds', place: LETTERS.indexOf(letter), value: Number(value) };
-  const [, kind, label = ''] = /^(ok|err|no)\((\w+)\)$/.exec(text) ?? [];
-  if (!kind) throw syntax(text);
-  return { kind: kind as 'ok' | 'err' | 'no', label };
-}
-
-/** Whether the power can have been cut at a moment when all facts are true. */
-function isShown(facts: readonly Fact[], state: CrashState, trace: DiskTrace): boolean {
-  let { after, before } = state;
-  const image = state.image();
-  for (const fact of facts) {
-    if (fact.kind === 'holds') {
-      if (image[fact.place * SECTOR] !== fact.value) return false;
-      continue;
-    }
-    const mark = trace.marks.find(({ value }) => (value as Settled).label === fact.label);
-    const told =
-      mark && (mark.value as Settled).ok === (fact.kind === 'ok') ? mark.time : undefined;
-    if (fact.kind === 'no') before = Math.min(before, mark?.time ?? Number.POSITIVE_INFINITY);
-    else if (told === undefined) return false;
-    else after = Math.max(after, told);
-  }
-  return after < before;
-}
-
-function syntax(text: string): WriteBarrierError {
-  return new WriteBarrierError('SYNTAX', `no litmus test has ${JSON.stringify(text.trim())}`);
 }

@@ -1,6 +1,9 @@
 import { type DeviceTraits, WriteBarrierError } from '../model/index.js';
 
-/** What a device claims and does not do; `claimWriteThrough` has a volatile cache and says that it has none. */
+/**
+ * What a device claims and does not do; `claimWriteThrough` has a volatile cache, whatever
+ * `cache` says.
+ */
 export type Lie = 'ignoreFlush' | 'ignoreFua' | 'ignoreTags' | 'claimWriteThrough';
 
 /** How a power cut leaves a sector whose write it interrupts. */
@@ -58,16 +61,19 @@ export const HONEST_DISK: DeviceProfile = Object.freeze({
  * A profile from the fields that differ from `HONEST_DISK`; the atomic unit is the sector unless given.
  *
  * @throws `INVALID_ARGUMENT` for sizes that are not whole multiples of each other, for units of several sectors that
- *   tear, and for unknown words
+ *   tear, for a volatile cache that is claimed away, and for unknown words
  */
 export function deviceProfile(fields: Partial<DeviceProfile> = {}): DeviceProfile {
   const { sectorSize = HONEST_DISK.sectorSize } = fields;
   const profile = { ...HONEST_DISK, atomicWriteUnit: sectorSize, ...fields };
-  const { atomicWriteUnit, tear, lies } = profile;
+  const { atomicWriteUnit, cache, tear, lies } = profile;
   for (const [name, size] of Object.entries({ sectorSize, atomicWriteUnit })) {
     if (!Number.isSafeInteger(size) || size < 1) throw wrong(name, size);
   }
   if (atomicWriteUnit % sectorSize !== 0) throw wrong('atomicWriteUnit', atomicWriteUnit);
+  if (lies.includes('claimWriteThrough') && cache === 'volatile') {
+    throw new WriteBarrierError('INVALID_ARGUMENT', 'a claim to write through goes with no cache');
+  }
   if (tear !== 'sector' && atomicWriteUnit > sectorSize) {
     throw new WriteBarrierError('INVALID_ARGUMENT', 'what is written as a whole does not tear');
   }

@@ -94,8 +94,7 @@ export class VolatileDisk implements Storage {
   constructor(options: VolatileDiskOptions) {
     const { size, initial, seed = 0, faults = [], answers = 'later' } = options;
     this.profile = deviceProfile(options.profile);
-    const { flush, fua, orderedTags, sectorSize, lies } = this.profile;
-    const cache = lies.includes('claimWriteThrough') ? 'none' : this.profile.cache;
+    const { cache, flush, fua, orderedTags, sectorSize } = this.profile;
     if (!Number.isSafeInteger(size) || size < 1 || size % sectorSize !== 0) {
       throw misuse(`a disk cannot have ${size} bytes in sectors of ${sectorSize}`);
     }

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { formatProgram, IoScheduler } from 'write-barrier';
+import { formatProgram, IoScheduler, type Request } from 'write-barrier';
 import {
   arbitraries,
   checkTrace,
@@ -12,7 +12,7 @@ import {
 } from 'write-barrier/testing';
 import { settled, submit } from '../scheduler/world.js';
 
-const { program, mode, profile, faultPlan, completionOrder, crashState } = arbitraries(fc);
+const { request, program, mode, profile, faultPlan, completionOrder, crashState } = arbitraries(fc);
 
 test('given any program, mode, device, faults and order, when the scheduler runs it, then its trace keeps the rules', async () => {
   await fc.assert(
@@ -32,6 +32,78 @@ test('given any program, mode, device, faults and order, when the scheduler runs
       expect(checkTrace(events, { mode: name, device })).toEqual([]);
     }),
     { numRuns: 500 },
+  );
+});
+
+test("given fast-check's scheduler, when it decides which command is answered next, then no read sees anything else than the writes before it", async () => {
+  await fc.assert(
+    fc.asyncProperty(program({ requestsMax: 8 }), fc.scheduler(), async (requests, orders) => {
+      const disk = new VolatileDisk({ size: 8 * 512, answers: 'at-once' });
+      const answer = orders.scheduleFunction(async (call: () => unknown) => {
+        call();
+      });
+      const host = new IoScheduler({
+        size: disk.size,
+        capabilities: { ...disk.capabilities, writev: false },
+        read: (offset, into) => answer(() => disk.read(offset, into)),
+        write: (offset, data, flags) => answer(() => disk.write(offset, data, flags)),
+        flush: (flags) => answer(() => disk.flush(flags)),
+        discard: (offset, length) => answer(() => disk.discard(offset, length)),
+        writeZeroes: (offset, length) => answer(() => disk.writeZeroes(offset, length)),
+        close: () => {},
+      });
+      const expected = new Uint8Array(8 * 512);
+      const reads = requests.flatMap((what, i) => {
+        const all = submit(host, what, undefined, i + 1).catch(() => {});
+        if (what.kind === 'write') expected.fill(i + 1, what.offset, what.offset + what.length);
+        else if (what.kind !== 'read' && 'offset' in what) {
+          expected.fill(0, what.offset, what.offset + what.length);
+        }
+        if (what.kind !== 'read') return [];
+        const then = expected.slice(what.offset, what.offset + what.length);
+        return [all.then((seen) => expect(seen).toEqual(then))];
+      });
+      await orders.waitIdle();
+      await Promise.all(reads);
+      expect(host.stats().inFlight).toBe(0);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test('given model-based commands, when they are run against a scheduler, then it holds what the model does', async () => {
+  interface Model {
+    bytes: Uint8Array;
+    fill: number;
+  }
+  const command = (what: Request): fc.AsyncCommand<Model, IoScheduler> => ({
+    check: () => true,
+    run: async (model, host) => {
+      model.fill = (model.fill % 255) + 1;
+      const end = 'offset' in what ? what.offset + what.length : 0;
+      const answer = submit(host, what, undefined, model.fill);
+      if (what.kind === 'write') model.bytes.fill(model.fill, what.offset, end);
+      else if (what.kind === 'read') {
+        expect(await answer).toEqual(model.bytes.slice(what.offset, end));
+        return;
+      } else if ('offset' in what) model.bytes.fill(0, what.offset, end);
+      await answer;
+    },
+    toString: () => formatProgram([what], { blockSize: 512 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.commands([request().map(command)], { maxCommands: 30 }),
+      completionOrder,
+      async (commands, seed) => {
+        const setup = () => ({
+          model: { bytes: new Uint8Array(8 * 512), fill: 0 },
+          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed })),
+        });
+        await fc.asyncModelRun(setup, commands);
+      },
+    ),
+    { numRuns: 100 },
   );
 });
 

@@ -60,7 +60,10 @@ export const profiles: fc.Arbitrary<DeviceProfile> = fc
     }),
     atomicWriteUnit: fc.constantFrom(SECTOR, SECTOR, 2 * SECTOR),
   })
-  .map((fields) => deviceProfile({ ...fields, sectorSize: SECTOR }));
+  .map(({ cache, ...fields }) => {
+    const hidden = fields.lies.includes('claimWriteThrough');
+    return deviceProfile({ ...fields, cache: hidden ? 'none' : cache, sectorSize: SECTOR });
+  });
 
 /** Overlapping commands at the device together are a hazard; the device and the axioms may differ about them. */
 export function meets(a: Asked, b: Asked): boolean {
