@@ -5,8 +5,10 @@ import fs from 'node:fs';
 import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import fastq from 'fastq';
-import { IoScheduler } from 'write-barrier';
+import { build } from 'tsup';
+import { IoScheduler, MemoryStorage } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { crashSpace, DiskRecorder, seededRandom } from 'write-barrier/testing';
 
@@ -116,6 +118,51 @@ const BENCHMARKS = {
     console.log(`  ratio of applied to copied ${Math.round(applied / copied)}\n`);
   },
 
+  /** How often SQLite recovers on a disk that has not decided: against a copy of the image for each recovery. */
+  async sqlite() {
+    const { Engine, recover, runOf } = await ladder();
+    const engine = await Engine.load();
+    for (const [journal, synchronous, recoveries] of [
+      ['DELETE', 'EXTRA', 100],
+      ['WAL', 'FULL', 2_000],
+    ]) {
+      const rung = { journal, synchronous };
+      const run = runOf(engine, rung);
+      const lazy = () => {
+        let count = 0;
+        for (const { disk } of run.space.explore()) {
+          recover(engine, rung, disk);
+          count += 1;
+          if (count === recoveries) return count;
+        }
+        return count;
+      };
+      const random = seededRandom(1);
+      const copied = () => {
+        for (let i = 0; i < recoveries; i++) {
+          const image = run.space.sample(random).image();
+          recover(engine, rung, new MemoryStorage(image, { capabilities: { blockSize: SECTOR } }));
+        }
+        return recoveries;
+      };
+      const ratios = [];
+      const rates = [[], []];
+      for (let round = -1; round < 5; round++) {
+        const pair = [lazy, copied].map((work) => {
+          const start = performance.now();
+          return (work() / (performance.now() - start)) * 1000;
+        });
+        if (round < 0) continue;
+        ratios.push(pair[0] / pair[1]);
+        for (const [i, value] of pair.entries()) rates[i].push(value);
+      }
+      const [a, b] = rates.map((all) => Math.round(median(all)).toLocaleString('en'));
+      console.log(`sqlite: ${journal}/${synchronous}, ${run.space.count} images`);
+      console.log(`  recoveries: ${a}/s   on copies of drawn images: ${b}/s`);
+      console.log(`  ratio ${median(ratios).toFixed(2)}\n`);
+    }
+  },
+
   /** What the scheduler and FileStorage cost above a write of Node. */
   async file() {
     const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
@@ -146,6 +193,24 @@ const BENCHMARKS = {
     await rm(folder, { recursive: true });
   },
 };
+
+/** The tests' own SQLite on a simulated disk, built for this. */
+async function ladder() {
+  const folder = new URL('../.cache/bench/', import.meta.url);
+  await build({
+    entry: ['engine', 'ladder'].map((name) => `test/testing/sqlite/${name}.ts`),
+    outDir: fileURLToPath(folder),
+    format: 'esm',
+    splitting: true,
+    external: [/^write-barrier/],
+    config: false,
+    silent: true,
+  });
+  const [{ Engine }, rest] = await Promise.all(
+    ['engine', 'ladder'].map((name) => import(new URL(`${name}.js`, folder))),
+  );
+  return { Engine, ...rest };
+}
 
 const wanted = process.argv.slice(2);
 for (const [name, run] of Object.entries(BENCHMARKS)) {

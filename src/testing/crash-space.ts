@@ -82,7 +82,10 @@ interface Group {
   /** Places of the cells with a choice, save the one of the last visible version. */
   readonly open: Int32Array;
   /** The versions that each of them may show, ascending. */
-  readonly choices: readonly Int32Array[];
+  readonly choices: readonly (readonly number[])[];
+  /** The same in one row, for speed: those of the ith begin at `starts[i]` and end where the next ones begin. */
+  readonly row: Int32Array;
+  readonly starts: Int32Array;
   /** The first version that each cell may show; the last visible one at its own place. */
   readonly first: Int32Array;
 }
@@ -139,7 +142,7 @@ export class CrashSpace {
     const { open, choices, first } = this.#group(last);
     const versions = first.slice();
     for (const [i, place] of open.entries()) {
-      const list = choices[i] as Int32Array;
+      const list = choices[i] as readonly number[];
       const of = BigInt(list.length);
       versions[place] = list[Number(of - 1n - (rest % of))] as number;
       rest /= of;
@@ -192,7 +195,7 @@ export class CrashSpace {
     const state = (lost: readonly number[]): CrashState => {
       const versions = first.slice();
       for (const [i, place] of open.entries()) {
-        const list = choices[i] as Int32Array;
+        const list = choices[i] as readonly number[];
         versions[place] = list[list.length - 1 - (lost[i] ?? 0)] as number;
       }
       return new CrashState(this.map, versions);
@@ -208,7 +211,7 @@ export class CrashSpace {
     const { open, choices } = this.#group(last);
     let index = 0n;
     for (let i = open.length - 1; i >= 0; i--) {
-      const list = choices[i] as Int32Array;
+      const list = choices[i] as readonly number[];
       const digit = list.length - 1 - list.indexOf(versions[open[i] as number] as number);
       index = index * BigInt(list.length) + BigInt(digit);
     }
@@ -219,11 +222,12 @@ export class CrashSpace {
   sample(random: Random): CrashState {
     const last = this.#lastBelow(randomBelow(this.count, random));
     if (last < 0) return this.#untouched();
-    const { open, choices, first } = this.#group(last);
+    const { open, row, starts, first } = this.#group(last);
     const versions = first.slice();
     for (let i = 0; i < open.length; i++) {
-      const list = choices[i] as Int32Array;
-      versions[open[i] as number] = list[Math.floor(random() * list.length)] as number;
+      const start = starts[i] as number;
+      const of = (starts[i + 1] as number) - start;
+      versions[open[i] as number] = row[start + Math.floor(random() * of)] as number;
     }
     return new CrashState(this.map, versions);
   }
@@ -277,15 +281,20 @@ export class CrashSpace {
     const time = versionAt(cells[last] as Cell, version).after;
     const first = new Int32Array(cells.length);
     const open: number[] = [];
-    const choices: Int32Array[] = [];
+    const choices: (readonly number[])[] = [];
     for (const [place, { versions }] of cells.entries()) {
       const list = place === last ? [version] : this.#choicesAt(place, versions, rank, time);
       first[place] = list[0] as number;
       if (list.length === 1) continue;
       open.push(place);
-      choices.push(Int32Array.from(list));
+      choices.push(list);
     }
-    return { open: Int32Array.from(open), choices, first };
+    const starts = new Int32Array(choices.length + 1);
+    for (const [i, { length }] of choices.entries()) starts[i + 1] = (starts[i] as number) + length;
+    return {
+      ...{ open: Int32Array.from(open), choices, first },
+      ...{ row: Int32Array.from(choices.flat()), starts },
+    };
   }
 
   #choicesAt(place: number, versions: readonly Version[], rank: number, time: number): number[] {
@@ -321,7 +330,7 @@ export class CrashCursor {
   readonly #groupAt: (rank: number) => Group | undefined;
   #rank = -1;
   #open: Int32Array = new Int32Array(0);
-  #choices: readonly Int32Array[] = [];
+  #choices: readonly (readonly number[])[] = [];
   #digits: Int32Array = new Int32Array(0);
   #steps: Int8Array = new Int8Array(0);
   readonly #hashes: readonly Int32Array[];
@@ -358,7 +367,7 @@ export class CrashCursor {
     const steps = this.#steps;
     for (let i = 0; i < steps.length; i++) {
       const digit = (this.#digits[i] as number) + (steps[i] as number);
-      const list = this.#choices[i] as Int32Array;
+      const list = this.#choices[i] as readonly number[];
       if (digit >= 0 && digit < list.length) {
         this.#digits[i] = digit;
         this.#set(this.#open[i] as number, list[digit] as number);
@@ -384,7 +393,7 @@ export class CrashCursor {
     }
     // Each digit starts at that end of its range which is nearer, so that little has to change.
     for (const [i, place] of open.entries()) {
-      const list = choices[i] as Int32Array;
+      const list = choices[i] as readonly number[];
       const [low, high] = [list[0] as number, list[list.length - 1] as number];
       const atLow = 2 * (this.versions[place] as number) <= low + high;
       this.#digits[i] = atLow ? 0 : list.length - 1;
