@@ -53,6 +53,8 @@ export {
   barrierMutation,
   barrierSynthesis,
   type Mutant,
+  type PrefixModel,
+  prefixOracle,
   type StrictOrderReport,
   strictOrder,
 } from './oracles.js';

@@ -1,5 +1,6 @@
-// Questions about a crash test that need no better check than the one it has.
+// Checks that are ready made, and questions about a crash test that need no better check than the one it has.
 //
+//   prefix         Is the recovered state that after the first k operations, for some k that the journal allows?
 //   strict order   Would the recovered state have come out of a disk that keeps everything in order? What would not is
 //                  the mark of a missing barrier, even where the check does not mind.
 //   mutation       Is every flush needed? Each is made to do nothing in turn; a mutant that survives is a redundant
@@ -17,7 +18,36 @@ import { type Gap, gapsOf, sameImage, withBarriers } from './barriers.js';
 import { type CrashSpace, type CrashState, crashSpace } from './crash-space.js';
 import { crashTest } from './crash-test.js';
 import type { DiskTrace } from './disk-trace.js';
-import { type CrashTest, judgeState, trialOf } from './trial.js';
+import { type CrashTest, type Expected, judgeState, trialOf } from './trial.js';
+
+/** What a prefix oracle has to know of the code under test. */
+export interface PrefixModel<A, R, S> {
+  /** The state before the first operation. */
+  readonly start: S;
+  /** The state after an operation; the one before is not to be changed. */
+  apply(state: S, operation: A): S;
+  /** Whether what was recovered is that state. */
+  matches(recovered: R, state: S): boolean;
+}
+
+/**
+ * A check for `crashTest`: what was recovered must be the state after the first k operations, in the order in which
+ * they began, with k at least the number of those acknowledged and at most that of those begun. For code whose
+ * operations are acknowledged in the order in which they begin.
+ */
+export function prefixOracle<A, R, S>(
+  model: PrefixModel<A, R, S>,
+): (recovered: R, expected: Expected<A>) => void {
+  return (recovered, { acknowledged, begun }) => {
+    const least = acknowledged.length;
+    let state = model.start;
+    for (let k = 0; k <= begun.length; k++) {
+      if (k >= least && model.matches(recovered, state)) return;
+      if (k < begun.length) state = model.apply(state, begun[k] as A);
+    }
+    throw new Error(`this is no state after ${least} to ${begun.length} of the operations`);
+  };
+}
 
 /** A flush that was made to do nothing. */
 export interface Mutant {

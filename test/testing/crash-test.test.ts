@@ -3,7 +3,12 @@
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
 import { crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
-import { barrierMutation, barrierSynthesis, strictOrder } from '../../src/testing/oracles.js';
+import {
+  barrierMutation,
+  barrierSynthesis,
+  prefixOracle,
+  strictOrder,
+} from '../../src/testing/oracles.js';
 import type { CrashTest } from '../../src/testing/trial.js';
 
 const SECTOR = 512;
@@ -245,6 +250,30 @@ describe('without a better check', () => {
 });
 
 const FORCED = { fua: true, tag: 'simple' } as const;
+
+describe('given a model of the code under test', () => {
+  const model = {
+    start: [] as readonly number[],
+    apply: (state: readonly number[], n: number) => [...state, n],
+    matches: (found: readonly number[], state: readonly number[]) => found.join() === state.join(),
+  };
+
+  test('when the prefix oracle checks a sound log, then it is proved; a hasty one loses what it acknowledged', async () => {
+    const check = prefixOracle(model);
+    expect(await crashTest(logTest(sound, { check }))).toMatchObject({ verdict: 'proved' });
+    const report = await crashTest(logTest(hasty, { check }));
+    expect(report.failure?.message).toMatch(/no state after \d to \d of the operations/);
+  });
+
+  test('when something is there that had not begun, or is there out of turn, then it says so', () => {
+    const check = prefixOracle(model);
+    const expected = { acknowledged: [1], begun: [1, 2] };
+    for (const found of [[1], [1, 2]]) expect(() => check(found, expected)).not.toThrow();
+    for (const found of [[], [2], [2, 1], [1, 2, 3]]) {
+      expect(() => check(found, expected)).toThrow(/no state after 1 to 2/);
+    }
+  });
+});
 
 describe('given a recovery that writes', () => {
   /** Two counters that must be the same: recovery copies the first one to the second. */
