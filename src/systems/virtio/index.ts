@@ -1,3 +1,12 @@
+export { VirtioBackend } from './backend.js';
+export {
+  VIRTIO_HOSTS,
+  type VirtioBackendOptions,
+  type VirtioHost,
+  type VirtioHostName,
+  type VirtioRangeLimits,
+} from './backend-options.js';
+export type { VirtioChain } from './chain.js';
 export {
   decodeVirtioConfig,
   decodeVirtioHeader,
@@ -37,3 +46,10 @@ export {
   virtioFeatureNames,
   virtioOrdering,
 } from './features.js';
+export {
+  type VirtioStability,
+  type VirtioStabilityEvent,
+  type VirtioWrites,
+  virtioWrites,
+} from './stability.js';
+export type { VirtioTransport } from './transport.js';
