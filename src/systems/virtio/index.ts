@@ -52,4 +52,5 @@ export {
   type VirtioWrites,
   virtioWrites,
 } from './stability.js';
+export { type VirtioStorage, type VirtioStorageOptions, virtioStorage } from './storage.js';
 export type { VirtioTransport } from './transport.js';
