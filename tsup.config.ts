@@ -1,12 +1,17 @@
 import { defineConfig } from 'tsup';
 
 export default defineConfig({
-  entry: { index: 'src/index.ts', node: 'src/node/index.ts', testing: 'src/testing/index.ts' },
+  entry: {
+    index: 'src/index.ts',
+    node: 'src/node/index.ts',
+    systems: 'src/systems/index.ts',
+    testing: 'src/testing/index.ts',
+  },
   format: ['esm', 'cjs'],
   dts: true,
   clean: true,
   target: 'es2022',
-  // `write-barrier/node` imports the public face like any stranger does. `write-barrier/testing` drives the state
+  // `write-barrier/node` and `write-barrier/systems` import the public face like any stranger does. `write-barrier/testing` drives the state
   // machine itself, which is not public, and so has a copy of the core: tell errors by `WriteBarrierError.is`.
   external: ['write-barrier'],
   splitting: false,
