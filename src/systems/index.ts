@@ -1,15 +1,29 @@
 /**
- * The systems that this project grew from: each as an adapter for those who have such a transport, and as a model, defects
- * included, for those who want to know what it did.
+ * The systems that this project grew from: each as an adapter for those who have such a transport, and as a model,
+ * defects included, for those who want to know what it did.
  *
  * @module write-barrier/systems
  */
 
+export {
+  TAPDISK_2010,
+  TAPDISK_BEFORE,
+  TAPDISK_REPAIRED,
+  Tapdisk,
+  type TapdiskOptions,
+  type TapdiskProfile,
+} from './blktap.js';
+export {
+  fileStorage,
+  type PlainFile,
+  type SyncFile,
+  SyncFileBarriers,
+  type SyncWriteOptions,
+} from './file-barriers.js';
 export { type AioHandle, PosixAio } from './posix-aio.js';
 export {
   type AioCall,
   type AioOutcome,
-  type AioProfile,
   type AioRequest,
   type AioReturn,
   type AioState,
@@ -21,8 +35,6 @@ export {
   cancelAio,
   endCall,
   expireWorker,
-  QEMU_2009,
-  QEMU_REPAIRED,
   runnableWorkers,
   stepAio,
   submitAio,
@@ -33,4 +45,5 @@ export {
   type QemuOptions,
   QemuProcess,
 } from './qemu-aio-driver.js';
+export { type AioProfile, QEMU_2009, QEMU_REPAIRED } from './qemu-profile.js';
 export type { Cell, Links, ListName, TailQueues } from './qemu-tailq.js';

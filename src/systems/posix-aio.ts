@@ -1,5 +1,5 @@
-// The contract that QEMU's posix-aio emulation has with the emulator above it, kept by our scheduler: submit a request,
-// get a handle, ask to have it back. `cancel` answers at once, with one of three words:
+// The contract that QEMU's posix-aio emulation has with the emulator above it, kept by our scheduler: submit a
+// request, get a handle, ask to have it back. `cancel` answers at once, with one of three words:
 //
 //   canceled       the request was taken out. It never executes, and its buffer is the caller's again
 //   not canceled   it is at the storage, or as good as: its own end comes
@@ -9,8 +9,9 @@
 // an AbortSignal, and whether the request was taken out is read from the scheduler's own trace, so that the word and
 // the deed cannot differ. A cancelled barrier keeps its place in the order, without its data.
 //
-// One scheduler for one disk: nobody waits for another disk's barrier. While a barrier is under way, whatever comes later
-// waits behind it, up to and with the next barrier; reads that touch nothing queued pass, unless the options say no.
+// One scheduler for one disk: nobody waits for another disk's barrier. While a barrier is under way, whatever comes
+// later waits behind it, up to and with the next barrier; reads that touch nothing queued pass, unless the options
+// say no.
 //
 // Source: qemu_paio_submit() and qemu_paio_cancel() in QEMU's posix-aio-compat.c (2009).
 
@@ -27,8 +28,8 @@ import type { CancelAnswer } from './qemu-aio.js';
 /** A request that was submitted. */
 export interface AioHandle {
   /**
-   * Its end: the bytes of a read, or nothing. Rejects with the error of the scheduler, or with an `AbortError` where it
-   * was canceled. A rejection that nobody listens to is not reported as unhandled: `cancel` has told.
+   * Its end: the bytes of a read, or nothing. Rejects with the error of the scheduler, or with an `AbortError` where
+   * it was canceled. A rejection that nobody listens to is not reported as unhandled: `cancel` has told.
    */
   readonly result: Promise<Uint8Array | void>;
 }

@@ -1,42 +1,37 @@
-// The process around the queue of QEMU 2009: disks over storages, requests with promises, and a trace of each disk. It
-// decides nothing. Workers take their steps one after the other, as long as one can, after every event: a submission,
-// a cancellation, an answer of a storage. `pick` is the kernel's scheduler of threads; without it the oldest worker
-// goes first. Nobody has a clock, so idle workers stay.
+// The process around the queue of QEMU 2009: disks over storages, requests with promises, and a trace of each disk.
+// It decides nothing. Workers take their steps one after the other, as long as one can, after every event: a
+// submission, a cancellation, an answer of a storage. `pick` is the kernel's scheduler of threads; without it the
+// oldest worker goes first. Nobody has a clock, so idle workers stay.
 //
-// A transfer is a read or a write of the storage, fdatasync a flush; where nothing is volatile fdatasync finds nothing
-// to do and the storage is not asked.
+// When the process dies, as the patch makes it do where its lists contradict each other, it dies for all disks: no
+// further event, and whoever waits hears FAILED.
 //
-// When the process dies, as the patch makes it do where its lists contradict each other, it dies for all disks: no further
-// event, and whoever waits hears FAILED.
+// Requests that the patch did not know (a flush, a discard, zeroes, the flags of later kernels) are refused with
+// EOPNOTSUPP.
 //
-// Not here: what the queue does and which defects it has (qemu-aio.ts); requests that the patch did not know: a flush, a
-// discard, zeroes, and the flags of later kernels are refused with EOPNOTSUPP.
+// Not here: what the queue does and which defects it has (qemu-aio.ts), calls and traces (traced-disk.ts).
 
 import {
-  checkRange,
   isBarrier,
   type Observer,
   type Request,
   type Storage,
-  type TraceEvent,
-  type Transfer,
   WriteBarrierError,
 } from 'write-barrier';
 import type { AioHandle } from './posix-aio.js';
 import {
-  type AioOutcome,
-  type AioProfile,
   type AioState,
   aioState,
   type CancelAnswer,
   callOf,
   cancelAio,
   endCall,
-  QEMU_2009,
   runnableWorkers,
   stepAio,
   submitAio,
 } from './qemu-aio.js';
+import { type AioProfile, QEMU_2009 } from './qemu-profile.js';
+import { type Asked, TracedDisk } from './traced-disk.js';
 
 /** Options of a process. */
 export interface QemuOptions {
@@ -61,9 +56,9 @@ export interface QemuDisk {
   /** Whether the guest is offered barriers; one that comes all the same is refused. */
   readonly barrierSupport: boolean;
   /**
-   * qemu_paio_submit. What is wrong rejects at once: `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `INVALID_ARGUMENT`, and
-   * `EOPNOTSUPP` for what the queue does not know. Later ends: `IO_FAILED`, `SHORT_TRANSFER`; where the profile hears
-   * of it `FLUSH_FAILED` and `BARRIER_ABORTED`; `FAILED` when the process dies.
+   * qemu_paio_submit. What is wrong rejects at once: `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `INVALID_ARGUMENT`,
+   * and `EOPNOTSUPP` for what the queue does not know. Later ends: `IO_FAILED`, `SHORT_TRANSFER`; where the profile
+   * hears of it `FLUSH_FAILED` and `BARRIER_ABORTED`; `FAILED` when the process dies.
    *
    * @param data what to write; or where to read into, a new buffer unless given
    */
@@ -72,29 +67,15 @@ export interface QemuDisk {
   cancel(handle: AioHandle): CancelAnswer;
 }
 
-/** What it takes to carry a request out and to answer it. */
-interface Asked {
-  readonly disk: Disk;
-  readonly number: number;
-  readonly request: Request;
-  readonly data: Uint8Array | undefined;
-  readonly resolve: (value?: Uint8Array) => void;
-  readonly reject: (reason: unknown) => void;
-  /** The first error that a storage gave for it. */
-  cause: unknown;
-}
-
 /** A queue with the requests in it, by the number of their block. */
 interface Queue {
   readonly state: AioState;
-  readonly asked: Map<number, Asked>;
+  readonly asked: Map<number, Waiting>;
 }
 
-interface Disk {
-  readonly storage: Storage;
-  readonly observer: Observer | undefined;
-  requests: number;
-  commands: number;
+interface Waiting {
+  readonly disk: TracedDisk;
+  readonly asked: Asked;
 }
 
 /** The emulator: one process, one lock, and as many disks as it is given. */
@@ -121,10 +102,8 @@ export class QemuProcess {
   open(storage: Storage, { flags = [], observer }: QemuDiskOptions = {}): QemuDisk {
     const { oneQueueForAllDisks, noBarriersOnDirect } = this.#profile;
     const queue = oneQueueForAllDisks ? (this.#queues[0] as Queue) : this.#newQueue();
-    const disk: Disk = { storage, observer, requests: 0, commands: 0 };
-    const { cache, flush } = storage.capabilities;
-    const syncs = cache !== 'volatile' || flush;
-    const barrierSupport = syncs && !(noBarriersOnDirect && flags.length > 0);
+    const disk = new TracedDisk(storage, observer);
+    const barrierSupport = disk.syncs && !(noBarriersOnDirect && flags.length > 0);
     const blocks = new WeakMap<AioHandle, number | undefined>();
     return Object.freeze({
       barrierSupport,
@@ -151,204 +130,90 @@ export class QemuProcess {
 
   #submit(
     queue: Queue,
-    disk: Disk,
+    disk: TracedDisk,
     request: Request,
     data: Uint8Array | undefined,
     barrierSupport: boolean,
   ): { readonly block: number | undefined; readonly handle: AioHandle } {
     let block: number | undefined;
     const result = new Promise<Uint8Array | void>((resolve, reject) => {
-      this.#check(queue, disk, request, data, barrierSupport);
-      const number = disk.requests++;
-      disk.observer?.({ kind: 'submit', request: number, what: request });
+      this.#check(queue, request, barrierSupport);
+      disk.check(request, data);
+      const asked = disk.submit(request, data, resolve as Asked['resolve'], reject);
       const type = request.kind === 'read' || request.kind === 'write' ? request.kind : 'none';
-      const bytes = request.kind === 'write' ? request.length : 0;
+      const bytes = asked.data?.byteLength ?? 0;
       block = submitAio(queue.state, { type, barrier: isBarrier(request), bytes });
-      const buffer = data ?? (request.kind === 'read' ? new Uint8Array(request.length) : undefined);
-      const call = { disk, number, request, data: buffer, resolve, reject, cause: undefined };
-      queue.asked.set(block, call as Asked);
+      queue.asked.set(block, { disk, asked });
     });
     result.catch(() => {});
     if (block !== undefined) this.#run(queue);
     return { block, handle: Object.freeze({ result }) };
   }
 
-  /** @throws what `submit` rejects with at once */
-  #check(
-    { state }: Queue,
-    { storage }: Disk,
-    request: Request,
-    data: Uint8Array | undefined,
-    barrierSupport: boolean,
-  ): void {
+  /** @throws what the queue does not take at all */
+  #check({ state }: Queue, request: Request, barrierSupport: boolean): void {
     if (state.aborted !== null) throw dead(state.aborted);
     const unknown =
       (request.kind === 'write' && (request.preflush || request.fua)) ||
       (request.kind === 'barrier' && this.#profile.refusesEmptyBarriers) ||
       (isBarrier(request) && !barrierSupport);
-    if (unknown || !['read', 'write', 'barrier'].includes(request.kind)) {
-      throw new WriteBarrierError(
-        'EOPNOTSUPP',
-        `the queue does not know a ${request.kind} like this`,
-      );
-    }
-    if (request.kind !== 'read' && request.kind !== 'write') return;
-    const { offset, length } = request;
-    checkRange(storage, offset, length);
-    if (length === 0) throw new WriteBarrierError('ZERO_LENGTH', `no bytes at offset ${offset}`);
-    if (data?.byteLength === length || (request.kind === 'read' && !data)) return;
+    if (!unknown && ['read', 'write', 'barrier'].includes(request.kind)) return;
     throw new WriteBarrierError(
-      'INVALID_ARGUMENT',
-      `a request of ${length} bytes with a buffer of ${data?.byteLength ?? 0}`,
+      'EOPNOTSUPP',
+      `the queue does not know a ${request.kind} like this`,
     );
   }
 
   #cancel(queue: Queue, block: number): CancelAnswer {
     const answer = queue.state.aborted === null ? cancelAio(queue.state, block) : 'all done';
     if (answer === 'canceled') {
-      const { disk, number, reject } = queue.asked.get(block) as Asked;
-      disk.observer?.({ kind: 'settle', request: number, outcome: 'cancelled' });
-      reject(new DOMException('the request was canceled', 'AbortError'));
+      const { disk, asked } = queue.asked.get(block) as Waiting;
+      disk.cancelled(asked, new DOMException('the request was canceled', 'AbortError'));
       this.#run(queue);
       if (!(block in queue.state.blocks)) queue.asked.delete(block);
     }
     return answer;
   }
 
-  // Workers
-
   /** Lets workers take steps until none can. */
-  #run(queue: Queue): void {
-    const { state, asked } = queue;
+  #run({ state, asked }: Queue): void {
     for (;;) {
       const workers = runnableWorkers(state);
       if (workers.length === 0) break;
       const worker = workers[this.#pick(workers.length)] as number;
       const returned = stepAio(state, worker);
       if (returned) {
-        const ended = asked.get(returned.block) as Asked;
+        const ended = asked.get(returned.block) as Waiting;
         if (!(returned.block in state.blocks)) asked.delete(returned.block);
-        if (!returned.answered) answer(ended, returned.outcome);
+        if (!returned.answered) ended.disk.answer(ended.asked, returned.outcome);
       }
-      this.#call(queue, worker);
+      this.#call({ state, asked }, worker);
     }
     if (state.aborted === null) return;
-    for (const { reject } of asked.values()) reject(dead(state.aborted));
+    for (const { asked: waiting } of asked.values()) waiting.reject(dead(state.aborted));
     asked.clear();
   }
 
   /** Carries out the calls of a worker, as far as the storage answers at once. */
   #call(queue: Queue, worker: number): void {
-    for (let due = callOf(queue.state, worker); due; due = callOf(queue.state, worker)) {
-      const asked = queue.asked.get(due.block) as Asked;
-      const { storage } = asked.disk;
-      const sync = due.call.op === 'fdatasync';
-      if (sync && storage.capabilities.cache !== 'volatile') {
-        endCall(queue.state, worker, false);
-        continue;
-      }
-      const command = dispatch(asked, due.call.stage, sync);
-      const end = (failed: boolean, cause?: unknown): void => {
-        complete(asked, command, failed, cause);
-        endCall(queue.state, worker, failed);
-      };
-      let moved: Transfer;
-      try {
-        moved = sync ? storage.flush(SIMPLE) : transfer(asked);
-      } catch (error) {
-        end(true, error);
-        continue;
-      }
-      if (moved !== undefined && typeof moved !== 'number') {
+    const { state } = queue;
+    for (let due = callOf(state, worker); due; due = callOf(state, worker)) {
+      const { disk, asked } = queue.asked.get(due.block) as Waiting;
+      let atOnce = true;
+      const answered = disk.call(asked, due.call.op, due.call.stage, (failed) => {
         // The process may be dead by then.
-        const later = (failed: boolean, cause?: unknown): void => {
-          if (queue.state.aborted !== null) return;
-          end(failed, cause);
-          this.#call(queue, worker);
-          this.#run(queue);
-        };
-        Promise.resolve(moved).then(
-          (bytes) => later(isShort(asked, bytes, sync), SHORT),
-          (error) => later(true, error),
-        );
-        return;
-      }
-      end(isShort(asked, moved, sync), SHORT);
+        if (state.aborted !== null) return;
+        endCall(state, worker, failed);
+        if (atOnce) return;
+        this.#call(queue, worker);
+        this.#run(queue);
+      });
+      atOnce = false;
+      if (!answered) return;
     }
   }
 }
 
-const SIMPLE = Object.freeze({ tag: 'simple' });
-const PLAIN = Object.freeze({ tag: 'simple', fua: false });
-const SHORT: unique symbol = Symbol('short');
-
-function transfer({ disk: { storage }, request, data }: Asked): Transfer {
-  if (request.kind === 'read') return storage.read(request.offset, data as Uint8Array);
-  if (request.kind === 'write') return storage.write(request.offset, data as Uint8Array, PLAIN);
-}
-
-function isShort({ request }: Asked, moved: unknown, sync: boolean): boolean {
-  if (sync || typeof moved !== 'number') return false;
-  return request.kind === 'barrier' || request.kind === 'flush' || moved !== request.length;
-}
-
-// The trace
-
-type Stage = Extract<TraceEvent, { kind: 'dispatch' }>['what']['stage'];
-
-function dispatch({ disk, number, request }: Asked, stage: Stage, sync: boolean): number {
-  const command = disk.commands++;
-  const ranged = request.kind === 'read' || request.kind === 'write';
-  const what =
-    sync || !ranged
-      ? ({ op: 'flush', offset: 0, length: 0 } as const)
-      : { op: request.kind, offset: request.offset, length: request.length };
-  disk.observer?.({
-    kind: 'dispatch',
-    command,
-    what: { kind: 'command', ...what, tag: 'simple', fua: false, stage },
-    requests: [number],
-  });
-  return command;
-}
-
-function complete(asked: Asked, command: number, failed: boolean, cause: unknown): void {
-  const error = failed ? (cause === SHORT ? 'a short transfer' : inWords(cause)) : undefined;
-  if (failed) asked.cause ??= cause;
-  asked.disk.observer?.({
-    kind: 'complete',
-    command,
-    ...(error !== undefined && { error }),
-  });
-}
-
-function answer(asked: Asked, outcome: AioOutcome): void {
-  const { disk, number, request, data, resolve, reject, cause } = asked;
-  if (outcome === 'done') {
-    disk.observer?.({ kind: 'settle', request: number, outcome: 'done' });
-    if (request.kind === 'read') resolve(data);
-    else resolve();
-    return;
-  }
-  const code = cause === SHORT && outcome === 'transfer failed' ? 'SHORT_TRANSFER' : CODES[outcome];
-  disk.observer?.({ kind: 'settle', request: number, outcome: code });
-  reject(new WriteBarrierError(code, `${request.kind}: ${outcome}`, { cause }));
-}
-
-const CODES = {
-  'transfer failed': 'IO_FAILED',
-  'sync failed': 'FLUSH_FAILED',
-  aborted: 'BARRIER_ABORTED',
-} as const satisfies Record<Exclude<AioOutcome, 'done'>, string>;
-
 function dead(reason: string): WriteBarrierError {
   return new WriteBarrierError('FAILED', `the process has died: ${reason}`);
-}
-
-function inWords(cause: unknown): string {
-  try {
-    return cause instanceof Error ? cause.message : String(cause);
-  } catch {
-    return 'an error without words';
-  }
 }

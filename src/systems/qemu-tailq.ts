@@ -1,6 +1,6 @@
-// The tail queue of <sys/queue.h>, as plain data: a list is a pointer to its first block and the address of the pointer
-// to write the next one into; a block has the number of its successor and the address of the pointer that names it.
-// An address is a `Cell`. Blocks are numbers, so a corrupted list is a wrong number and nothing worse.
+// The tail queue of <sys/queue.h>, as plain data: a list is a pointer to its first block and the address of the
+// pointer to write the next one into; a block has the number of its successor and the address of the pointer that
+// names it. An address is a `Cell`. Blocks are numbers, so a corrupted list is a wrong number and nothing worse.
 //
 // Both operations do exactly the four assignments of the macros. They believe what they are told, as the macros do:
 // unlinking a block from a list that it is not on, or twice, changes whatever its addresses point to.

@@ -1,5 +1,5 @@
-// The contract of posix-aio over our scheduler: what cancel answers is what happens, whatever the disk does and whenever
-// it is asked; and none of the programs that find a defect in the patch of 2009 find one here.
+// The contract of posix-aio over our scheduler: what cancel answers is what happens, whatever the disk does and
+// whenever it is asked; and none of the programs that find a defect in the patch of 2009 find one here.
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -141,8 +141,8 @@ test('given two disks, when a barrier hangs on the one, then the other goes on',
   expect(a.guest.outcomes).toBe('b0:pending w1:pending');
 });
 
-// Goal: the three words mean what they say. Method: any program, with cancellations at any moment, on a disk that answers
-// in any order; the trace of the disk itself is the witness.
+// Goal: the three words mean what they say. Method: any program, with cancellations at any moment, on a disk that
+// answers in any order; the trace of the disk itself is the witness.
 test('given any program, then what is canceled never reached the disk, and everything else ends once', async () => {
   const words = fc.array(fc.constantFrom('w', 'w', 'b', 'r', 'e', 'f'), {
     minLength: 1,

@@ -1,5 +1,5 @@
-// The queue of QEMU 2009 over disks: the checker of traces and the crash kit find its defects, each with a small program,
-// and find nothing in the same program on the repaired queue.
+// The queue of QEMU 2009 over disks: the checker of traces and the crash kit find its defects, each with a small
+// program, and find nothing in the same program on the repaired queue.
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -11,8 +11,8 @@ import {
   type DiskFault,
   VolatileDisk,
 } from 'write-barrier/testing';
-import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../src/systems/qemu-aio.js';
 import { QemuProcess } from '../../src/systems/qemu-aio-driver.js';
+import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../src/systems/qemu-profile.js';
 import { ManualStorage } from '../scheduler/world.js';
 import { BLOCK, type Guest, open, qemu, settled } from './qemu-process.js';
 

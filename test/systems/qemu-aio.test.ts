@@ -1,22 +1,20 @@
-// The queue of QEMU 2009 as a state machine: every run of every small program under the repaired profile keeps the rules;
-// with one defect at a time each shows; and whatever the profile, no history makes the machine throw or hang.
+// The queue of QEMU 2009 as a state machine: every run of every small program under the repaired profile keeps the
+// rules; with one defect at a time each shows; and whatever the profile, no history makes the machine throw or hang.
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
-  type AioProfile,
   type AioState,
   aioState,
   callOf,
   cancelAio,
   endCall,
   expireWorker,
-  QEMU_2009,
-  QEMU_REPAIRED,
   runnableWorkers,
   stepAio,
   submitAio,
 } from '../../src/systems/qemu-aio.js';
+import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../src/systems/qemu-profile.js';
 import { insertTail, type Links, type TailQueues, unlink } from '../../src/systems/qemu-tailq.js';
 import { explore, type World } from './qemu-exploration.js';
 

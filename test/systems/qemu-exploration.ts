@@ -1,13 +1,13 @@
-// Every run of a small program through the queue of QEMU 2009: requests come at any time, workers take their steps and
-// end their calls in any order, calls fail, requests are cancelled and idle workers leave at any point. States that were
-// seen before are not looked at again, so the search ends; it is breadth first, so what it finds is shortest.
+// Every run of a small program through the queue of QEMU 2009: requests come at any time, workers take their steps
+// and end their calls in any order, calls fail, requests are cancelled and idle workers leave at any point. States
+// that were seen before are not looked at again, so the search ends; it is breadth first, so what it finds is
+// shortest.
 //
 // The rules are those of the head of qemu-aio.ts, and are told here in other words: from what was submitted, carried
 // out and answered, and from a walk along the lists.
 
 import { isBarrier, parseProgram } from 'write-barrier';
 import {
-  type AioProfile,
   type AioState,
   aioState,
   type ControlBlock,
@@ -19,6 +19,7 @@ import {
   stepAio,
   submitAio,
 } from '../../src/systems/qemu-aio.js';
+import type { AioProfile } from '../../src/systems/qemu-profile.js';
 import type { ListName } from '../../src/systems/qemu-tailq.js';
 
 /** How large a world is. */
