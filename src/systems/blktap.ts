@@ -203,19 +203,14 @@ export class Tapdisk {
     this.#pumping = false;
   }
 
-  /** Makes the calls of a request, one after the other, as far as the file answers at once. */
+  /** Makes the calls of a request, one after the other. */
   #carryOut(entry: Entry<Asked>): void {
-    for (let call = entry.calls[0]; call; call = entry.calls[0]) {
-      let atOnce = true;
-      const answered = this.#disk.call(entry.request, call.op, call.stage, (failed) => {
-        const over = this.#queue.end(entry, failed);
-        if (over) this.#disk.answer(entry.request, entry.outcome);
-        if (atOnce) return;
-        this.#carryOut(entry);
-        this.#pump();
-      });
-      atOnce = false;
-      if (!answered) return;
-    }
+    const [call] = entry.calls;
+    if (!call) return;
+    this.#disk.call(entry.request, call.op, call.stage, (failed) => {
+      if (this.#queue.end(entry, failed)) this.#disk.answer(entry.request, entry.outcome);
+      this.#carryOut(entry);
+      this.#pump();
+    });
   }
 }

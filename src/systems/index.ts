@@ -35,6 +35,7 @@ export {
   cancelAio,
   endCall,
   expireWorker,
+  type RunningCall,
   runnableWorkers,
   stepAio,
   submitAio,
@@ -47,3 +48,12 @@ export {
 } from './qemu-aio-driver.js';
 export { type AioProfile, QEMU_2009, QEMU_REPAIRED } from './qemu-profile.js';
 export type { Cell, Links, ListName, TailQueues } from './qemu-tailq.js';
+export {
+  compareStacks,
+  type DiskTimes,
+  STACK_TIMES,
+  type StackRow,
+  type StackWaiting,
+} from './stack-figures.js';
+export { ARRANGEMENTS, type Arrangement, type Stack, sliceOf, stackOf } from './stacks.js';
+export { VirtualClock } from './virtual-clock.js';

@@ -70,6 +70,7 @@ export interface QemuDisk {
 /** A queue with the requests in it, by the number of their block. */
 interface Queue {
   readonly state: AioState;
+  readonly disks: TracedDisk[];
   readonly asked: Map<number, Waiting>;
 }
 
@@ -103,6 +104,7 @@ export class QemuProcess {
     const { oneQueueForAllDisks, noBarriersOnDirect } = this.#profile;
     const queue = oneQueueForAllDisks ? (this.#queues[0] as Queue) : this.#newQueue();
     const disk = new TracedDisk(storage, observer);
+    queue.disks.push(disk);
     const barrierSupport = disk.syncs && !(noBarriersOnDirect && flags.length > 0);
     const blocks = new WeakMap<AioHandle, number | undefined>();
     return Object.freeze({
@@ -123,7 +125,8 @@ export class QemuProcess {
   }
 
   #newQueue(): Queue {
-    const queue = { state: aioState(this.#profile, this.#threadsMax), asked: new Map() };
+    const state = aioState(this.#profile, this.#threadsMax);
+    const queue = { state, disks: [], asked: new Map() };
     this.#queues.push(queue);
     return queue;
   }
@@ -176,7 +179,8 @@ export class QemuProcess {
   }
 
   /** Lets workers take steps until none can. */
-  #run({ state, asked }: Queue): void {
+  #run(queue: Queue): void {
+    const { state, asked, disks } = queue;
     for (;;) {
       const workers = runnableWorkers(state);
       if (workers.length === 0) break;
@@ -187,9 +191,10 @@ export class QemuProcess {
         if (!(returned.block in state.blocks)) asked.delete(returned.block);
         if (!returned.answered) ended.disk.answer(ended.asked, returned.outcome);
       }
-      this.#call({ state, asked }, worker);
+      this.#call(queue, worker);
     }
     if (state.aborted === null) return;
+    for (const disk of disks) disk.silence();
     for (const { asked: waiting } of asked.values()) waiting.reject(dead(state.aborted));
     asked.clear();
   }

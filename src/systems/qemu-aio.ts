@@ -38,7 +38,9 @@ import { insertTail, type Links, type ListName, type TailQueues, unlink } from '
 
 /** What is asked of the queue. `none` moves no data: an empty barrier. */
 export interface AioRequest {
+  /** What a worker is to transfer. */
   readonly type: 'read' | 'write' | 'ioctl' | 'none';
+  /** QEMU_AIO_BARRIER. */
   readonly barrier: boolean;
   /** In bytes; only the message of an abort shows it. */
   readonly bytes?: number;
@@ -46,6 +48,7 @@ export interface AioRequest {
 
 /** What a worker does without the lock. */
 export interface AioCall {
+  /** `transfer`: the read, the write or the ioctl itself. */
   readonly op: 'fdatasync' | 'transfer';
   /** `plain` for what is no barrier. */
   readonly stage: 'plain' | 'preflush' | 'bar' | 'postflush';
@@ -61,7 +64,9 @@ export type CancelAnswer = 'canceled' | 'not canceled' | 'all done';
 export interface ControlBlock extends Links {
   /** A cancelled barrier that keeps its place has become `none`. */
   type: AioRequest['type'];
+  /** As it was submitted. */
   readonly barrier: boolean;
+  /** As it was submitted; 0 unless given. */
   readonly bytes: number;
   /** QEMU_AIO_POST_BARRIER: it was put onto the post-barrier list. */
   postBarrier: boolean;
@@ -75,18 +80,40 @@ export interface ControlBlock extends Links {
 
 /** A thread; see the head of this file. */
 export type AioWorker =
-  | { readonly at: 'top' | 'asleep' }
-  | { readonly at: 'draining'; readonly block: number; readonly woken: boolean }
   | {
-      readonly at: 'executing';
+      /** It has nothing in its hands. */
+      readonly at: 'top' | 'asleep';
+    }
+  | {
+      /** It waits on `idle_wait`. */
+      readonly at: 'draining';
+      /** The barrier that it has popped. */
       readonly block: number;
+      /** It was signalled, and may look again whether all are idle. */
+      readonly woken: boolean;
+    }
+  | {
+      /** It has dropped the lock. */
+      readonly at: 'executing';
+      /** The request that it carries out. */
+      readonly block: number;
+      /** What is left to do; the first one is under way. */
       readonly calls: readonly AioCall[];
+      /** So far. */
       readonly outcome: AioOutcome;
     }
-  | { readonly at: 'returning'; readonly block: number; readonly outcome: AioOutcome };
+  | {
+      /** Its calls are over. */
+      readonly at: 'returning';
+      /** The request that it has carried out. */
+      readonly block: number;
+      /** What it is going to store. */
+      readonly outcome: AioOutcome;
+    };
 
 /** Everything there is; JSON. Change it by the functions of this file only. */
 export interface AioState extends TailQueues<ControlBlock> {
+  /** Which defects are there. */
   readonly profile: AioProfile;
   /** `max_threads`. */
   readonly threadsMax: number;
@@ -96,8 +123,11 @@ export interface AioState extends TailQueues<ControlBlock> {
   idleThreads: number;
   /** `barrier_inprogress`: barriers submitted and not finished, whichever list they are on. */
   barriersInProgress: number;
+  /** By number. */
   readonly workers: Record<number, AioWorker>;
+  /** The number of the next request. */
   nextBlock: number;
+  /** The number of the next thread. */
   nextWorker: number;
   /** Writes and barriers that have failed. */
   failures: number;
@@ -196,7 +226,9 @@ export function runnableWorkers(state: AioState): number[] {
 
 /** What a worker stored. */
 export interface AioReturn {
+  /** The request. */
   readonly block: number;
+  /** How it ended. */
   readonly outcome: AioOutcome;
   /** Nobody waits for this: the request was answered before, as a rule because it was cancelled. */
   readonly answered: boolean;
@@ -219,11 +251,16 @@ export function stepAio(state: AioState, number: number): AioReturn | undefined 
   }
 }
 
-/** The call that a worker is in, with the block that it is for; undefined outside of any. */
-export function callOf(
-  state: AioState,
-  number: number,
-): { readonly block: number; readonly call: AioCall } | undefined {
+/** A call that is under way. */
+export interface RunningCall {
+  /** The request that it is for. */
+  readonly block: number;
+  /** What is done for it. */
+  readonly call: AioCall;
+}
+
+/** The call that a worker is in; undefined outside of any. */
+export function callOf(state: AioState, number: number): RunningCall | undefined {
   const worker = state.workers[number];
   const call = worker?.at === 'executing' ? worker.calls[0] : undefined;
   return worker?.at === 'executing' && call ? { block: worker.block, call } : undefined;
@@ -253,10 +290,14 @@ export function endCall(state: AioState, number: number, failed: boolean): void 
       : { at: 'returning', block, outcome };
 }
 
-/** Ten seconds have passed for a worker that sleeps. False where it stays. */
+/** Ten seconds have passed for a worker that sleeps. It leaves: true; or finds that there is something to do. */
 export function expireWorker(state: AioState, number: number): boolean {
   const asleep = state.workers[number]?.at === 'asleep';
-  if (!asleep || !state.profile.idleWorkersLeave || state.first.run !== null) return false;
+  if (!asleep || !state.profile.idleWorkersLeave) return false;
+  if (state.first.run !== null) {
+    state.workers[number] = { at: 'top' };
+    return false;
+  }
   delete state.workers[number];
   state.idleThreads -= 1;
   state.threads -= 1;

@@ -44,13 +44,18 @@ export interface Asked {
 /** See the head of this file. */
 export class TracedDisk {
   readonly storage: Storage;
-  readonly #observer: Observer | undefined;
+  #observer: Observer | undefined;
   #requests = 0;
   #commands = 0;
 
   constructor(storage: Storage, observer: Observer | undefined) {
     this.storage = storage;
     this.#observer = observer;
+  }
+
+  /** Nothing more is told. */
+  silence(): void {
+    this.#observer = undefined;
   }
 
   /** There is a way to do what fdatasync promises. */

@@ -407,6 +407,20 @@ describe('what is refused', () => {
   });
 });
 
+test('given a process that dies while a command is at the disk, then nothing more is told, whatever the disk answers', async () => {
+  const { device, guest } = qemu({ threadsMax: 2 });
+  guest.submit('w0 w1 b2 w3 w4 b5');
+  for (const call of ['w0', 'w1', 'F', 'w2', 'F']) await device.answer(call);
+  guest.cancel('b5');
+  guest.submit('b6 w7 w8');
+  for (const call of ['w3', 'w4', 'F', 'w6', 'F']) await device.answer(call);
+  expect(device.inFlight).toBe('w7');
+  expect(guest.outcomes).toMatch(/b6:FAILED w7:FAILED w8:FAILED$/);
+  const before = guest.events.length;
+  await device.drain();
+  expect(guest.events.length).toBe(before);
+});
+
 // Any program
 
 const words = fc.array(fc.constantFrom('w', 'w', 'r', 'b', 'e'), { minLength: 1, maxLength: 10 });

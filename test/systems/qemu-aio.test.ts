@@ -57,21 +57,15 @@ function exploreAll(alphabet: string, length: number, of: World): number {
 // Goal: P1 to P6, and that nobody is stuck. Method: qemu-exploration.ts. The counts show that nothing was cut short.
 describe('given any small program, any order of workers and a cancellation anywhere', () => {
   test.each([
-    [1, 10_000],
-    [2, 40_000],
+    [1, 3000],
+    [2, 10_000],
+    [3, 20_000],
   ])(
     'when at most %i workers of the repaired queue run it, then every rule holds',
     (threadsMax, statesMin) => {
-      expect(exploreAll('w b r', 4, world(QEMU_REPAIRED, { threadsMax }))).toBeGreaterThan(
-        statesMin,
-      );
+      expect(exploreAll('w b', 4, world(QEMU_REPAIRED, { threadsMax }))).toBeGreaterThan(statesMin);
     },
   );
-
-  test('when three workers run it, then every rule holds', () => {
-    const of = world(QEMU_REPAIRED, { threadsMax: 3 });
-    expect(exploreAll('w b', 4, of)).toBeGreaterThan(20_000);
-  });
 
   test('when two are cancelled and one fails, then every rule holds', () => {
     const of = world(QEMU_REPAIRED, { cancels: 2, failures: 1 });
@@ -368,6 +362,17 @@ describe('given failures', () => {
     expect(rig.told).toEqual(['0:transfer failed', '1:done']);
   });
 
+  test('when a cancelled barrier covers it, then whoever comes later and knows is carried out', () => {
+    const rig = new Rig(QEMU_REPAIRED, 1);
+    rig.submit('w', 'Bw');
+    expect(rig.cancel(1)).toBe('canceled');
+    rig.end(0, true);
+    expect(rig.calls).toBe('1:fdatasync');
+    rig.submit('Bw');
+    rig.end();
+    expect(rig.told).toEqual(['0:transfer failed', '2:done']);
+  });
+
   test('when a read fails, then no barrier minds', () => {
     const rig = new Rig(QEMU_REPAIRED);
     rig.submit('r', 'Bw');
@@ -406,6 +411,16 @@ describe('given workers', () => {
       return rig.state.threads;
     });
     expect(left).toEqual([1, 4]);
+  });
+
+  test('when ten seconds pass and there is something to do, then a worker takes it in place of leaving', () => {
+    const rig = rested(QEMU_2009);
+    submitAio(rig.state, { type: 'write', barrier: false });
+    expect(runnableWorkers(rig.state)).toEqual([0]);
+    expect(expireWorker(rig.state, 3)).toBe(false);
+    expect(runnableWorkers(rig.state)).toEqual([0, 3]);
+    rig.run();
+    expect(rig.calls).toBe('4:transfer');
   });
 
   test('when requests come that can only wait, then the patch starts a worker for them, and the repaired queue none', () => {

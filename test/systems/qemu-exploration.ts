@@ -124,7 +124,7 @@ export function explore(program: string, world: World): Search {
       if (callOf(aio, worker)) {
         moves.push([`end ${worker}`, (next) => end(next, worker, false)]);
         if (node.failures > 0) moves.push([`fail ${worker}`, (next) => end(next, worker, true)]);
-      } else if (expireWorker(structuredClone(aio), worker)) {
+      } else if (aio.workers[worker]?.at === 'asleep' && world.profile.idleWorkersLeave) {
         moves.push([`expire ${worker}`, (next) => void expireWorker(next.aio, worker)]);
       }
     }
