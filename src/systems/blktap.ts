@@ -178,22 +178,18 @@ export class Tapdisk {
    */
   submit(request: Request, data?: Uint8Array): Promise<Uint8Array | void> {
     return new Promise((resolve, reject) => {
-      this.#check(request);
-      this.#disk.check(request, data);
+      this.#disk.check(request, data, (asked) => this.#knows(asked));
       const asked = this.#disk.submit(request, data, resolve as Asked['resolve'], reject);
       this.#queue.submit(asked, isBarrier(request), request.kind === 'write');
       this.#pump();
     });
   }
 
-  /** @throws `EOPNOTSUPP` */
-  #check(request: Request): void {
-    const known =
-      request.kind === 'read' || (request.kind === 'write' && !request.preflush && !request.fua);
-    const barrier = isBarrier(request);
-    if (known && !(barrier && (this.#profile.refusesBarriers || !this.#disk.syncs))) return;
-    const what = barrier ? 'barrier' : request.kind;
-    throw new WriteBarrierError('EOPNOTSUPP', `tapdisk cannot handle a ${what} like this`);
+  #knows(request: Request): boolean {
+    const { refusesBarriers } = this.#profile;
+    if (isBarrier(request) && (refusesBarriers || !this.#disk.syncs)) return false;
+    if (request.kind === 'write') return !request.preflush && !request.fua;
+    return request.kind === 'read';
   }
 
   #pump(): void {

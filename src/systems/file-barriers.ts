@@ -83,9 +83,9 @@ export interface SyncWriteOptions {
 /**
  * Barriers over a file that answers at once.
  *
- * Every method throws: `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH` before anything is done; `FAILED` after a sync that
- * failed; `IO_FAILED` or `SHORT_TRANSFER` for a transfer, `FLUSH_FAILED` for a sync, with what the file threw as
- * `cause`. Whatever throws has ended there: behind a failure nothing is carried out.
+ * Every method throws: `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `INVALID_ARGUMENT` before anything is done;
+ * `FAILED` after a sync that failed; `IO_FAILED` or `SHORT_TRANSFER` for a transfer, `FLUSH_FAILED` for a sync, with
+ * what the file threw as `cause`. Whatever throws has ended there: behind a failure nothing is carried out.
  */
 export class SyncFileBarriers {
   readonly #file: SyncFile;
@@ -104,16 +104,17 @@ export class SyncFileBarriers {
 
   /** Fills `into` with the bytes from `offset` on. */
   read(offset: number, into: Uint8Array): void {
-    this.#carryOut({ kind: 'read', offset, length: into.byteLength }, into);
+    this.#carryOut({ kind: 'read', offset, length: lengthOf(into) }, into);
   }
 
   /** Writes; with a flag, or as a barrier, see `SyncWriteOptions`. */
   write(offset: number, data: Uint8Array, options: SyncWriteOptions = {}): void {
     const { barrier = false, preflush = false, fua = false } = options;
-    this.#carryOut(
-      { kind: 'write', offset, length: data.byteLength, barrier, preflush, fua },
-      data,
-    );
+    const length = lengthOf(data);
+    if ([barrier, preflush, fua].some((flag) => typeof flag !== 'boolean')) {
+      throw new WriteBarrierError('INVALID_ARGUMENT', 'a flag is true or false');
+    }
+    this.#carryOut({ kind: 'write', offset, length, barrier, preflush, fua }, data);
   }
 
   /** An empty barrier: what was written before is on the medium when it returns. */
@@ -179,4 +180,9 @@ export class SyncFileBarriers {
       throw error;
     }
   }
+}
+
+function lengthOf(data: unknown): number {
+  if (data instanceof Uint8Array) return data.byteLength;
+  throw new WriteBarrierError('INVALID_ARGUMENT', 'a buffer is a Uint8Array');
 }

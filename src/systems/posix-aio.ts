@@ -88,7 +88,7 @@ export class PosixAio {
    */
   cancel(handle: AioHandle): CancelAnswer {
     const known = this.#handles.get(handle);
-    if (!known) throw new WriteBarrierError('INVALID_ARGUMENT', 'the handle is of another queue');
+    if (!known) throw misuse('the handle is of another queue');
     const { progress, controller } = known;
     if (progress.state !== 'pending') return 'all done';
     controller.abort();
@@ -117,13 +117,13 @@ export class PosixAio {
     const { scheduler } = this;
     switch (request?.kind) {
       case 'read':
-        return data && data.byteLength !== request.length
-          ? Promise.reject(wrongLength(request.length, data))
-          : scheduler.read(request.offset, data ?? request.length, { signal });
+        return data === undefined || data.byteLength === request.length
+          ? scheduler.read(request.offset, data ?? request.length, { signal })
+          : Promise.reject(wrongLength(request.length));
       case 'write':
         return data?.byteLength === request.length
           ? scheduler.write(request.offset, data, { ...flagsOf(request), signal })
-          : Promise.reject(wrongLength(request.length, data));
+          : Promise.reject(wrongLength(request.length));
       case 'discard':
         return scheduler.discard(request.offset, request.length, { signal });
       case 'writeZeroes':
@@ -133,7 +133,7 @@ export class PosixAio {
       case 'barrier':
         return scheduler.barrier({ signal });
       default:
-        return Promise.reject(noRequest(request));
+        return Promise.reject(misuse('this is no request'));
     }
   }
 }
@@ -146,13 +146,10 @@ function flagsOf({ barrier, preflush, fua }: Extract<Request, { kind: 'write' }>
   return { barrier, preflush, fua };
 }
 
-function wrongLength(length: number, data: Uint8Array | undefined): WriteBarrierError {
-  return new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    `a request of ${length} bytes with a buffer of ${data?.byteLength ?? 0}`,
-  );
+function wrongLength(length: number): WriteBarrierError {
+  return misuse(`a request of ${length} bytes needs a buffer of ${length}`);
 }
 
-function noRequest(value: never): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', `no request: ${JSON.stringify(value)}`);
+function misuse(what: string): WriteBarrierError {
+  return new WriteBarrierError('INVALID_ARGUMENT', what);
 }

@@ -126,6 +126,7 @@ export class QemuProcess {
 
   #newQueue(): Queue {
     const state = aioState(this.#profile, this.#threadsMax);
+    state.aborted = this.#queues[0]?.state.aborted ?? null;
     const queue = { state, disks: [], asked: new Map() };
     this.#queues.push(queue);
     return queue;
@@ -140,8 +141,8 @@ export class QemuProcess {
   ): { readonly block: number | undefined; readonly handle: AioHandle } {
     let block: number | undefined;
     const result = new Promise<Uint8Array | void>((resolve, reject) => {
-      this.#check(queue, request, barrierSupport);
-      disk.check(request, data);
+      if (queue.state.aborted !== null) throw dead(queue.state.aborted);
+      disk.check(request, data, (asked) => this.#knows(asked, barrierSupport));
       const asked = disk.submit(request, data, resolve as Asked['resolve'], reject);
       const type = request.kind === 'read' || request.kind === 'write' ? request.kind : 'none';
       const bytes = asked.data?.byteLength ?? 0;
@@ -153,18 +154,11 @@ export class QemuProcess {
     return { block, handle: Object.freeze({ result }) };
   }
 
-  /** @throws what the queue does not take at all */
-  #check({ state }: Queue, request: Request, barrierSupport: boolean): void {
-    if (state.aborted !== null) throw dead(state.aborted);
-    const unknown =
-      (request.kind === 'write' && (request.preflush || request.fua)) ||
-      (request.kind === 'barrier' && this.#profile.refusesEmptyBarriers) ||
-      (isBarrier(request) && !barrierSupport);
-    if (!unknown && ['read', 'write', 'barrier'].includes(request.kind)) return;
-    throw new WriteBarrierError(
-      'EOPNOTSUPP',
-      `the queue does not know a ${request.kind} like this`,
-    );
+  #knows(request: Request, barrierSupport: boolean): boolean {
+    if (isBarrier(request) && !barrierSupport) return false;
+    if (request.kind === 'barrier') return !this.#profile.refusesEmptyBarriers;
+    if (request.kind === 'write') return !request.preflush && !request.fua;
+    return request.kind === 'read';
   }
 
   #cancel(queue: Queue, block: number): CancelAnswer {
@@ -180,7 +174,7 @@ export class QemuProcess {
 
   /** Lets workers take steps until none can. */
   #run(queue: Queue): void {
-    const { state, asked, disks } = queue;
+    const { state, asked } = queue;
     for (;;) {
       const workers = runnableWorkers(state);
       if (workers.length === 0) break;
@@ -193,10 +187,16 @@ export class QemuProcess {
       }
       this.#call(queue, worker);
     }
-    if (state.aborted === null) return;
-    for (const disk of disks) disk.silence();
-    for (const { asked: waiting } of asked.values()) waiting.reject(dead(state.aborted));
-    asked.clear();
+    if (state.aborted !== null) this.#die(state.aborted);
+  }
+
+  #die(reason: string): void {
+    for (const { state, disks, asked } of this.#queues) {
+      state.aborted = reason;
+      for (const disk of disks) disk.silence();
+      for (const { asked: waiting } of asked.values()) waiting.reject(dead(reason));
+      asked.clear();
+    }
   }
 
   /** Carries out the calls of a worker, as far as the storage answers at once. */

@@ -218,9 +218,10 @@ export function runnableWorkers(state: AioState): number[] {
   if (state.aborted !== null) return [];
   return Object.keys(state.workers)
     .map(Number)
-    .filter((worker) => {
-      const { at, woken } = state.workers[worker] as AioWorker & { readonly woken?: boolean };
-      return at === 'top' || at === 'returning' || (at === 'draining' && woken);
+    .filter((number) => {
+      const worker = state.workers[number];
+      if (worker?.at === 'draining') return worker.woken;
+      return worker?.at === 'top' || worker?.at === 'returning';
     });
 }
 

@@ -8,11 +8,13 @@
 import {
   checkRange,
   type DispatchEvent,
+  isBarrier,
   type Observer,
   type Request,
   type Storage,
   type Transfer,
   WriteBarrierError,
+  type WriteRequest,
 } from 'write-barrier';
 
 /** How a request ended. `aborted`: a barrier that was not carried out, because a request before it failed. */
@@ -64,17 +66,26 @@ export class TracedDisk {
     return cache !== 'volatile' || flush;
   }
 
-  /** @throws `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`; `INVALID_ARGUMENT` for a buffer of another length */
-  check(request: Request, data: Uint8Array | undefined): void {
+  /**
+   * Before anything is queued. `knows`: whether the queue can handle a request.
+   *
+   * @throws `EOPNOTSUPP`, `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`; `INVALID_ARGUMENT` for what is no request, and
+   *   for a buffer of another length
+   */
+  check(request: Request, data: unknown, knows: (request: Request) => boolean): void {
+    if (typeof request?.kind !== 'string') throw misuse('this is no request');
+    if (request.kind === 'write') checkFlags(request);
+    if (!knows(request)) {
+      const what = isBarrier(request) ? 'barrier' : request.kind;
+      throw new WriteBarrierError('EOPNOTSUPP', `the queue cannot handle a ${what} like this`);
+    }
     if (request.kind !== 'read' && request.kind !== 'write') return;
     const { offset, length } = request;
     checkRange(this.storage, offset, length);
     if (length === 0) throw new WriteBarrierError('ZERO_LENGTH', `no bytes at offset ${offset}`);
-    if (data?.byteLength === length || (request.kind === 'read' && data === undefined)) return;
-    throw new WriteBarrierError(
-      'INVALID_ARGUMENT',
-      `a request of ${length} bytes with a buffer of ${data?.byteLength ?? 0}`,
-    );
+    if (data === undefined && request.kind === 'read') return;
+    if (data instanceof Uint8Array && data.byteLength === length) return;
+    throw misuse(`a request of ${length} bytes needs a buffer of ${length}`);
   }
 
   /** A request that was checked is taken. */
@@ -183,6 +194,17 @@ function transfer(storage: Storage, { request, data }: Asked): Transfer {
 function shortfall({ data }: Asked, moved: unknown, sync: boolean): Failure | undefined {
   if (sync || typeof moved !== 'number' || moved === data?.byteLength) return undefined;
   return { short: true, cause: undefined };
+}
+
+/** Who writes `barrier: 1` wants a barrier, and would not get one. */
+function checkFlags({ barrier, preflush, fua }: WriteRequest): void {
+  for (const flag of [barrier, preflush, fua]) {
+    if (flag !== undefined && typeof flag !== 'boolean') throw misuse('a flag is true or false');
+  }
+}
+
+function misuse(what: string): WriteBarrierError {
+  return new WriteBarrierError('INVALID_ARGUMENT', what);
 }
 
 function inWords(cause: unknown): string {

@@ -171,11 +171,22 @@ function bound(disk: VolatileDisk): Pick<Storage, 'read' | 'write' | 'flush' | '
   };
 }
 
-test('given a long queue over a file that answers at once, then no stack grows', () => {
-  const guest = tapdisk(asStorage(8), { depth: 1 });
-  const program = Array.from({ length: 2000 }, (_, n) => `${n % 3 === 0 ? 'b' : 'w'}${n % 8}`);
-  guest.submit(program.join(' '));
-  expect(guest.events.filter(({ kind }) => kind === 'settle').length).toBe(2000);
+test('given a long queue behind one slow write, when everything else is answered at once, then no stack grows', async () => {
+  const storage = asStorage(8);
+  let answer = (): void => {};
+  const slow = new Promise<void>((resolve) => {
+    answer = resolve;
+  });
+  let writes = 0;
+  const guest = tapdisk(
+    { ...storage, write: () => (writes++ === 0 ? slow : undefined) },
+    { depth: 1 },
+  );
+  guest.submit(Array.from({ length: 20_000 }, (_, n) => `w${n % 8}`).join(' '));
+  expect(writes).toBe(1);
+  answer();
+  await settled();
+  expect(guest.events.filter(({ kind }) => kind === 'settle').length).toBe(20_000);
 });
 
 describe('given what tapdisk cannot handle, then it is refused before anything is queued', () => {
@@ -482,6 +493,8 @@ describe('a plain file whose calls are over when they return', () => {
     expect(codeOf(() => file.write(1, block))).toBe('UNALIGNED');
     expect(codeOf(() => file.write(8 * BLOCK, block))).toBe('OUT_OF_RANGE');
     expect(codeOf(() => file.read(0, new Uint8Array(0)))).toBe('ZERO_LENGTH');
+    expect(codeOf(() => file.write(0, 'x' as never))).toBe('INVALID_ARGUMENT');
+    expect(codeOf(() => file.write(0, block, { barrier: 1 as never }))).toBe('INVALID_ARGUMENT');
     expect(calls).toEqual([]);
   });
 });

@@ -3,7 +3,13 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type Request, type Storage, type TraceEvent, withFaults } from 'write-barrier';
+import {
+  type Request,
+  type Storage,
+  type TraceEvent,
+  WriteBarrierError,
+  withFaults,
+} from 'write-barrier';
 import {
   type CrashTest,
   checkTrace,
@@ -11,7 +17,9 @@ import {
   type DiskFault,
   VolatileDisk,
 } from 'write-barrier/testing';
-import { QemuProcess } from '../../src/systems/qemu-aio-driver.js';
+import { Tapdisk } from '../../src/systems/blktap.js';
+import { PosixAio } from '../../src/systems/posix-aio.js';
+import { type QemuDisk, QemuProcess } from '../../src/systems/qemu-aio-driver.js';
 import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../src/systems/qemu-profile.js';
 import { ManualStorage } from '../scheduler/world.js';
 import { BLOCK, type Guest, open, qemu, settled } from './qemu-process.js';
@@ -369,6 +377,13 @@ describe('what is refused', () => {
     ['ZERO_LENGTH', { kind: 'read', offset: 0, length: 0 }, undefined],
     ['INVALID_ARGUMENT', { kind: 'write', offset: 0, length: BLOCK }, new Uint8Array(1)],
     ['INVALID_ARGUMENT', { kind: 'write', offset: 0, length: BLOCK }, undefined],
+    ['INVALID_ARGUMENT', undefined as never, undefined],
+    [
+      'INVALID_ARGUMENT',
+      { kind: 'write', offset: 0, length: BLOCK, barrier: 1 as never },
+      new Uint8Array(BLOCK),
+    ],
+    ['INVALID_ARGUMENT', { kind: 'read', offset: 0, length: BLOCK }, 'x' as never],
   ])('%s: misuse, before anything is queued', async (code, request, data) => {
     const { guest } = qemu();
     const { aio, events } = guest;
@@ -407,6 +422,25 @@ describe('what is refused', () => {
   });
 });
 
+test('given disks with a queue each, when one of them kills the process, then it is dead for the other, and for one that is opened later', async () => {
+  const process = new QemuProcess({
+    profile: { ...QEMU_2009, oneQueueForAllDisks: false },
+    threadsMax: 1,
+  });
+  const device = new ManualStorage();
+  const [guest, other] = [open(process, device), open(process, new ManualStorage())];
+  other.submit('w0');
+  guest.submit('b0 w1 w2');
+  for (const call of ['F', 'w0', 'F']) await device.answer(call);
+  guest.cancel('w2');
+  guest.submit('b3 b4 w5');
+  await device.drain();
+  const later = open(process, new ManualStorage());
+  later.submit('w0');
+  await settled();
+  expect([other.outcomes, later.outcomes]).toEqual(['w0:FAILED', 'w0:FAILED']);
+});
+
 test('given a process that dies while a command is at the disk, then nothing more is told, whatever the disk answers', async () => {
   const { device, guest } = qemu({ threadsMax: 2 });
   guest.submit('w0 w1 b2 w3 w4 b5');
@@ -419,6 +453,48 @@ test('given a process that dies while a command is at the disk, then nothing mor
   const before = guest.events.length;
   await device.drain();
   expect(guest.events.length).toBe(before);
+});
+
+// Anything
+
+test('given anything at all in place of a request, then it is taken or refused with a code, and nothing is thrown', async () => {
+  const junk = fc.oneof(
+    fc.anything(),
+    fc.record(
+      {
+        kind: fc.constantFrom(
+          'read',
+          'write',
+          'barrier',
+          'flush',
+          'discard',
+          'writeZeroes',
+          'ioctl',
+        ),
+        offset: fc.oneof(fc.constantFrom(0, BLOCK, -BLOCK, 1, Number.NaN, 2 ** 60), fc.anything()),
+        length: fc.oneof(fc.constantFrom(BLOCK, 0, -1, 2 ** 53), fc.anything()),
+        barrier: fc.anything(),
+        fua: fc.anything(),
+      },
+      { requiredKeys: [] },
+    ),
+  );
+  const data = fc.oneof(fc.constant(new Uint8Array(BLOCK)), fc.anything());
+  await fc.assert(
+    fc.asyncProperty(junk, data, async (request, bytes) => {
+      const disk = new VolatileDisk({ size: 4 * BLOCK });
+      const queues = [
+        new QemuProcess().open(disk),
+        new QemuProcess({ profile: QEMU_REPAIRED }).open(disk),
+        new PosixAio(disk),
+      ].map((queue) => (queue as QemuDisk).submit(request as Request, bytes as Uint8Array).result);
+      const tapdisk = new Tapdisk(disk).submit(request as Request, bytes as Uint8Array);
+      for (const end of await Promise.allSettled([...queues, tapdisk])) {
+        if (end.status === 'rejected') expect(WriteBarrierError.is(end.reason)).toBe(true);
+      }
+    }),
+    { numRuns: 1000 },
+  );
 });
 
 // Any program
