@@ -1,13 +1,23 @@
 // Mistakes that were really made, each with its repair: the kit finds the one and passes the other.
 
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { IoScheduler, type SchedulerOptions, type Storage } from 'write-barrier';
+import {
+  formatProgram,
+  IoScheduler,
+  type Request,
+  type SchedulerOptions,
+  type Storage,
+  type TraceEvent,
+} from 'write-barrier';
+import { type AioProfile, QEMU_REPAIRED, QemuProcess } from 'write-barrier/systems';
 import {
   type CrashReport,
   type CrashTest,
+  checkTrace,
   crashTest,
   type DiskFault,
-  type VolatileDisk,
+  VolatileDisk,
 } from 'write-barrier/testing';
 
 const SECTOR = 512;
@@ -269,4 +279,64 @@ test('damage in the middle of a log is not its end: who cuts there loses what wa
   });
   expect(await crashTest(logWith(false))).toMatchObject({ verdict: 'failed' });
   expect(await crashTest(logWith(true))).toMatchObject({ verdict: 'proved' });
+});
+
+/** Submits a program to QEMU's queue, takes one request back at once, and tells what the trace checker finds. */
+async function cancelled(
+  profile: AioProfile,
+  program: readonly Request[],
+  victim: number,
+): Promise<string[]> {
+  const events: TraceEvent[] = [];
+  const process = new QemuProcess({ profile, threadsMax: 2 });
+  const disk = process.open(new VolatileDisk({ size: 5 * SECTOR }), {
+    observer: (event) => events.push(event),
+  });
+  const handles = program.map((request) =>
+    disk.submit(request, request.kind === 'write' ? new Uint8Array(request.length) : undefined),
+  );
+  const ends = Promise.allSettled(handles.map(({ result }) => result));
+  const chosen = handles[victim];
+  if (chosen) disk.cancel(chosen);
+  const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+  await Promise.race([ends, wait(20)]);
+  // A cancelled barrier that keeps its place has a flush to send.
+  await wait(1);
+  return checkTrace(events, 'DRAIN_FLUSH').map(({ rule, text }) => `${rule} ${text}`);
+}
+
+const LOST_COUNT: AioProfile = { ...QEMU_REPAIRED, cancelKeepsCount: true };
+
+describe('a queue that forgets to count a cancelled barrier (QEMU, 2009)', () => {
+  // Nothing overlaps: that nobody orders such writes is another matter.
+  const programs = fc
+    .array(fc.constantFrom('write', 'barrier', 'read'), { minLength: 1, maxLength: 5 })
+    .map((kinds) =>
+      kinds.map((kind, i): Request => {
+        const where = { offset: i * SECTOR, length: SECTOR };
+        if (kind === 'read') return { kind, ...where };
+        return { kind: 'write', ...where, ...(kind === 'barrier' && { barrier: true }) };
+      }),
+    );
+  const search = (profile: AioProfile) =>
+    fc.check(
+      fc.asyncProperty(programs, fc.nat({ max: 4 }), async (program, victim) => {
+        expect(await cancelled(profile, program, victim)).toEqual([]);
+      }),
+      { numRuns: 100, seed: 7 },
+    );
+
+  test('is found, and the smallest program is two requests', async () => {
+    const { failed, counterexample } = await search(LOST_COUNT);
+    expect(failed).toBe(true);
+    const [program, victim] = counterexample as [Request[], number];
+    expect(formatProgram(program, { blockSize: SECTOR })).toBe('b0 w1');
+    expect(victim).toBe(0);
+    const found = await cancelled(LOST_COUNT, program, victim);
+    expect(found).toEqual([expect.stringMatching(/^C14 w1 .*never dispatched/)]);
+  });
+
+  test('is gone once it counts', async () => {
+    expect(await search(QEMU_REPAIRED)).toMatchObject({ failed: false });
+  });
 });
