@@ -7,9 +7,9 @@
 
 import type { Arbitrary, default as FastCheck } from 'fast-check';
 import { MODE_NAMES, type ModeName, type Request } from '../model/index.js';
-import type { CrashSpace, CrashState } from './crash-space.js';
-import type { DiskFault } from './disk-faults.js';
-import { type DeviceProfile, deviceProfile } from './profile.js';
+import type { DiskFault } from './device/disk-faults.js';
+import { type DeviceProfile, deviceProfile } from './device/profile.js';
+import type { CrashSpace, CrashState } from './space/crash-space.js';
 
 /** What programs are made of. */
 export interface ProgramOptions {

@@ -5,49 +5,21 @@
  */
 
 export { type Arbitraries, arbitraries, type ProgramOptions } from './arbitraries.js';
-export type { Gap } from './barriers.js';
 export {
   type CheckOptions,
   checkTrace,
   TRACE_RULES,
   type TraceRule,
   type Violation,
-} from './check-trace.js';
+} from './checker/check-trace.js';
 export {
-  CrashCursor,
-  type CrashSpace,
-  type CrashState,
-  crashSpace,
-} from './crash-space.js';
-export { crashTest, formatCrashReport } from './crash-test.js';
-export type { DiskFault, FaultAt } from './disk-faults.js';
-export {
-  type DiskCommand,
-  DiskRecorder,
-  type DiskRequest,
-  type DiskTrace,
-  type Mark,
-  type TracedFault,
-} from './disk-trace.js';
-export type { Crash, ExploreOptions } from './explore.js';
-export { decodeTrace, encodeTrace, readLogWrites, writeLogWrites } from './formats.js';
-export {
-  FAULT_LITMUS,
-  LITMUS,
-  LITMUS_COLUMNS,
-  type LitmusColumn,
-  type LitmusFault,
-  type LitmusTest,
-  LYING_LITMUS,
-  type LyingLitmus,
-} from './litmus.js';
-export {
-  type LitmusHost,
-  type LitmusTrial,
-  type LitmusTrialOptions,
-  tryLitmus,
-} from './litmus-host.js';
-export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus-run.js';
+  type ContractSubject,
+  type Opened,
+  storageContract,
+  type TestRunner,
+} from './contract/storage-contract.js';
+export type { Gap } from './crash-test/barriers.js';
+export { crashTest, formatCrashReport } from './crash-test/crash-test.js';
 export {
   type BarrierPlan,
   barrierMutation,
@@ -57,7 +29,25 @@ export {
   prefixOracle,
   type StrictOrderReport,
   strictOrder,
-} from './oracles.js';
+} from './crash-test/oracles.js';
+export type {
+  CrashFailure,
+  CrashReport,
+  CrashTest,
+  Expected,
+  Journal,
+  Loss,
+} from './crash-test/trial.js';
+export type { DiskFault, FaultAt } from './device/disk-faults.js';
+export {
+  type DiskCommand,
+  DiskRecorder,
+  type DiskRequest,
+  type DiskTrace,
+  type Mark,
+  type TracedFault,
+} from './device/disk-trace.js';
+export { decodeTrace, encodeTrace, readLogWrites, writeLogWrites } from './device/formats.js';
 export {
   type DeviceProfile,
   type DiscardReads,
@@ -67,20 +57,30 @@ export {
   type OnTagError,
   type SameLba,
   type Tear,
-} from './profile.js';
-export { type Random, seededRandom } from './random.js';
+} from './device/profile.js';
+export { type Random, seededRandom } from './device/random.js';
+export { VolatileDisk, type VolatileDiskOptions } from './device/volatile-disk.js';
 export {
-  type ContractSubject,
-  type Opened,
-  storageContract,
-  type TestRunner,
-} from './storage-contract.js';
-export type {
-  CrashFailure,
-  CrashReport,
-  CrashTest,
-  Expected,
-  Journal,
-  Loss,
-} from './trial.js';
-export { VolatileDisk, type VolatileDiskOptions } from './volatile-disk.js';
+  FAULT_LITMUS,
+  LITMUS,
+  LITMUS_COLUMNS,
+  type LitmusColumn,
+  type LitmusFault,
+  type LitmusTest,
+  LYING_LITMUS,
+  type LyingLitmus,
+} from './litmus/litmus.js';
+export {
+  type LitmusHost,
+  type LitmusTrial,
+  type LitmusTrialOptions,
+  tryLitmus,
+} from './litmus/litmus-host.js';
+export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus/litmus-run.js';
+export {
+  CrashCursor,
+  type CrashSpace,
+  type CrashState,
+  crashSpace,
+} from './space/crash-space.js';
+export type { Crash, ExploreOptions } from './space/explore.js';

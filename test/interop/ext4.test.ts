@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type CrashSpace, crashSpace, seededRandom } from 'write-barrier/testing';
-import { CrashState } from '../../src/testing/crash-space.js';
+import { CrashState } from '../../src/testing/space/crash-space.js';
 import {
   Bench,
   BLOCK,

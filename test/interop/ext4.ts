@@ -14,8 +14,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { type CrashSpace, DiskRecorder, type DiskTrace, type Random } from 'write-barrier/testing';
-import { newestUntil, possible, type Version } from '../../src/testing/cells.js';
-import { CrashState } from '../../src/testing/crash-space.js';
+import { newestUntil, possible, type Version } from '../../src/testing/space/cells.js';
+import { CrashState } from '../../src/testing/space/crash-space.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
 

@@ -17,7 +17,7 @@ import {
 } from 'write-barrier';
 import type { Command, Entry } from '../../src/scheduler/entry.js';
 import { Ordering } from '../../src/scheduler/ordering.js';
-import { Chooser } from '../../src/testing/chooser.js';
+import { Chooser } from '../../src/testing/space/chooser.js';
 import { type Setting, Specification, Violation } from './specification.js';
 
 const VOLATILE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;

@@ -11,7 +11,7 @@ import {
 import {
   type Opened,
   storageContract as publicContract,
-} from '../../src/testing/storage-contract.js';
+} from '../../src/testing/contract/storage-contract.js';
 
 const PLAIN: WriteFlags = { fua: false, tag: 'simple' };
 

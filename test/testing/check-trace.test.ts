@@ -31,7 +31,7 @@ import {
   checkTrace,
   TRACE_RULES,
   type TraceRule,
-} from '../../src/testing/check-trace.js';
+} from '../../src/testing/checker/check-trace.js';
 import { PROGRAM_BLOCKS, requests } from '../model/arbitraries.js';
 import { type Choose, VirtualDevice } from '../scheduler/virtual-device.js';
 import { BLOCK, settled, submit, VOLATILE, World } from '../scheduler/world.js';

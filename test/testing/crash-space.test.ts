@@ -2,10 +2,10 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { crashSpace } from '../../src/testing/crash-space.js';
-import { DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
-import { deviceProfile } from '../../src/testing/profile.js';
-import { VolatileDisk } from '../../src/testing/volatile-disk.js';
+import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
+import { deviceProfile } from '../../src/testing/device/profile.js';
+import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
 import {
   byAxioms,
   byMoment,

@@ -2,14 +2,14 @@
 
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
-import { crashTest, formatCrashReport } from '../../src/testing/crash-test.js';
+import { crashTest, formatCrashReport } from '../../src/testing/crash-test/crash-test.js';
 import {
   barrierMutation,
   barrierSynthesis,
   prefixOracle,
   strictOrder,
-} from '../../src/testing/oracles.js';
-import type { CrashTest } from '../../src/testing/trial.js';
+} from '../../src/testing/crash-test/oracles.js';
+import type { CrashTest } from '../../src/testing/crash-test/trial.js';
 
 const SECTOR = 512;
 const TRANSACTIONS = 4;

@@ -2,14 +2,14 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { crashSpace } from '../../src/testing/crash-space.js';
-import { DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
+import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
 import {
   decodeTrace,
   encodeTrace,
   readLogWrites,
   writeLogWrites,
-} from '../../src/testing/formats.js';
+} from '../../src/testing/device/formats.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
 import { hosts, playedBy, profiles, SECTOR } from './traces.js';
 
 const write = (offset: number, fua = false) =>

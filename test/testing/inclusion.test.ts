@@ -5,7 +5,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MODE_NAMES, type ModeName } from 'write-barrier';
-import { outcomesOf } from '../../src/testing/litmus-run.js';
+import { outcomesOf } from '../../src/testing/litmus/litmus-run.js';
 
 type Cache = 'none' | 'volatile';
 type Case = readonly [mode: ModeName, cache: Cache];

@@ -2,16 +2,16 @@
 
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MODE_NAMES } from 'write-barrier';
+import type { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import {
   FAULT_LITMUS,
   LITMUS,
   LITMUS_COLUMNS,
   type LitmusTest,
   LYING_LITMUS,
-} from '../../src/testing/litmus.js';
-import { type LitmusHost, tryLitmus } from '../../src/testing/litmus-host.js';
-import { runLitmus } from '../../src/testing/litmus-run.js';
-import type { VolatileDisk } from '../../src/testing/volatile-disk.js';
+} from '../../src/testing/litmus/litmus.js';
+import { type LitmusHost, tryLitmus } from '../../src/testing/litmus/litmus-host.js';
+import { runLitmus } from '../../src/testing/litmus/litmus-run.js';
 
 const cells = (tests: readonly LitmusTest[]) =>
   tests.flatMap((litmus) =>

@@ -18,7 +18,7 @@ import {
   type Opened,
   storageContract,
   type TestRunner,
-} from '../../src/testing/storage-contract.js';
+} from '../../src/testing/contract/storage-contract.js';
 import { installPackage, temporaryDirectory } from '../node/support.js';
 import { BROKEN, type Broken } from './broken-storages.js';
 import { type CachedDisk, cachedDisk, EVERYTHING } from './cached-disk.js';

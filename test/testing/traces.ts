@@ -2,11 +2,15 @@
 // word for word over all subsets, by all runs of the device step by step, and by lazy exploration.
 
 import fc from 'fast-check';
-import { Chooser } from '../../src/testing/chooser.js';
-import type { CrashSpace } from '../../src/testing/crash-space.js';
-import { Device, type DeviceStep } from '../../src/testing/device.js';
-import { type DiskCommand, DiskRecorder, type DiskTrace } from '../../src/testing/disk-trace.js';
-import { type DeviceProfile, deviceProfile } from '../../src/testing/profile.js';
+import { Device, type DeviceStep } from '../../src/testing/device/device.js';
+import {
+  type DiskCommand,
+  DiskRecorder,
+  type DiskTrace,
+} from '../../src/testing/device/disk-trace.js';
+import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
+import { Chooser } from '../../src/testing/space/chooser.js';
+import type { CrashSpace } from '../../src/testing/space/crash-space.js';
 
 export const SECTOR = 512;
 export const SECTORS = 3;

@@ -3,11 +3,11 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MODE_NAMES, type ModeName, type Request, type Storage } from 'write-barrier';
-import { crashSpace } from '../../src/testing/crash-space.js';
-import type { DiskFault } from '../../src/testing/disk-faults.js';
-import { type DeviceProfile, deviceProfile } from '../../src/testing/profile.js';
-import { storageContract } from '../../src/testing/storage-contract.js';
-import { VolatileDisk } from '../../src/testing/volatile-disk.js';
+import { storageContract } from '../../src/testing/contract/storage-contract.js';
+import type { DiskFault } from '../../src/testing/device/disk-faults.js';
+import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
+import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
 import { requestsOver } from '../model/arbitraries.js';
 import { settled, submit } from '../scheduler/world.js';
 import { profiles, SECTOR } from './traces.js';

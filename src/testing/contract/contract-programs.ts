@@ -1,0 +1,267 @@
+// Random programs for the storage contract, and the model that they are compared with.
+//
+// A program is a list of rounds. The commands of a round are called at once and touch different blocks; the next round
+// begins when all are answered. So S4 is kept, and the outcome does not depend on who is answered first. A flush covers
+// the rounds before its own, and nothing of its own.
+//
+// The model is plain memory with a past: for each block, what it may hold after a power cut, oldest first. The last one
+// is what it reads as. A flush leaves just that; so does a forced write, or any write where no cache is volatile. A
+// power cut may leave any of them, and mix their bytes, for no clause promises that a block is whole. What was never
+// written, or discarded, is `null`: it reads as anything.
+//
+// A program that fails is made smaller, a command at a time, for as long as it still fails.
+
+import { formatRequest, type Request } from '../../model/index.js';
+import type { Capabilities, WriteFlags } from '../../storage/index.js';
+import {
+  BLOCKS,
+  type Clause,
+  type ContractSubject,
+  isVolatile,
+  type Trial,
+  together,
+  tried,
+  Violation,
+} from './contract-trial.js';
+
+/** What the programs of a test are like. */
+export interface Shape {
+  /** The most commands that are called at once. */
+  readonly atOnce: number;
+  /** Whether the power fails in between. */
+  readonly cuts?: boolean;
+}
+
+type Op = 'read' | 'write' | 'writev' | 'discard' | 'writeZeroes' | 'flush' | 'cut';
+
+/** Places and lengths are in blocks. A power cut is always alone in its round. */
+interface Command {
+  readonly op: Op;
+  readonly at: number;
+  readonly blocks: number;
+  /** The number of the pattern that a write writes. */
+  readonly value: number;
+  readonly fua: boolean;
+}
+
+type Program = readonly (readonly Command[])[];
+
+const RUNS = 20;
+const ROUNDS_MAX = 24;
+
+/** Runs programs until one fails, and tells of the smallest that does. */
+export async function explored(
+  clause: Clause,
+  subject: ContractSubject,
+  shape: Shape,
+): Promise<void> {
+  const { capabilities, runs = RUNS, seed = Math.floor(Math.random() * 2 ** 32) } = subject;
+  const random = generator(seed);
+  const attempt = async (program: Program): Promise<Violation | undefined> => {
+    try {
+      await tried(clause, subject, (trial) => perform(trial, program));
+      return undefined;
+    } catch (error) {
+      if (error instanceof Violation) return error;
+      throw error;
+    }
+  };
+  for (let run = 0; run < runs; run += 1) {
+    const program = programOf(random, capabilities, shape);
+    const failure = await attempt(program);
+    if (!failure) continue;
+    const { least, why } = await shrunk(program, failure, attempt);
+    const text = format(least, capabilities.blockSize);
+    throw new Violation(clause, `${why.what}\n  program: ${text}\n  seed: ${seed}`, { cause: why });
+  }
+}
+
+/** Leaves out each command once, from the last to the first. */
+async function shrunk(
+  program: Program,
+  failure: Violation,
+  attempt: (program: Program) => Promise<Violation | undefined>,
+): Promise<{ least: Program; why: Violation }> {
+  let [least, why] = [program, failure];
+  for (const command of program.flat().reverse()) {
+    const fewer = least
+      .map((round) => round.filter((other) => other !== command))
+      .filter((round) => round.length > 0);
+    const still = await attempt(fewer);
+    if (still) [least, why] = [fewer, still];
+  }
+  return { least, why };
+}
+
+function programOf(
+  random: () => number,
+  { writev, discard, writeZeroes, flush, fua }: Capabilities,
+  { atOnce, cuts = false }: Shape,
+): Program {
+  const below = (limit: number): number => Math.floor(random() * limit);
+  const ops: Op[] = ['read', 'write', 'write'];
+  if (writev) ops.push('writev');
+  if (discard) ops.push('discard');
+  if (writeZeroes) ops.push('writeZeroes');
+  if (flush) ops.push('flush');
+  let value = 0;
+  return Array.from({ length: 1 + below(ROUNDS_MAX) }, () => {
+    if (cuts && below(6) === 0) return [{ op: 'cut', at: 0, blocks: 0, value: 0, fua: false }];
+    const round: Command[] = [];
+    const count = 1 + below(atOnce);
+    for (let at = below(BLOCKS); at < BLOCKS && round.length < count; ) {
+      const blocks = 1 + below(Math.min(4, BLOCKS - at));
+      const op = ops[below(ops.length)] ?? 'read';
+      value += 1;
+      round.push({ op, at, blocks, value, fua: fua && below(4) === 0 });
+      at += blocks + below(3);
+    }
+    return round;
+  });
+}
+
+async function perform(trial: Trial, program: Program): Promise<void> {
+  const model = new Model(trial);
+  for (const round of program) {
+    if (round[0]?.op === 'cut') {
+      if (await trial.cut()) model.cut(await trial.read(0, BLOCKS));
+      continue;
+    }
+    const answers = await together(round.map((command) => () => issue(trial, command)));
+    if (round.some(({ op }) => op === 'flush')) model.flush();
+    for (const [index, command] of round.entries()) {
+      const bytes = answers[index];
+      if (bytes) model.compare(command.at, bytes);
+      else model.take(command);
+    }
+  }
+  model.compare(0, await trial.read(0, BLOCKS));
+}
+
+/** Calls the command at once; a read answers with what it read. */
+async function issue(trial: Trial, command: Command): Promise<Uint8Array | undefined> {
+  const { storage, block } = trial;
+  const { op, at, blocks, value } = command;
+  const [offset, length] = [at * block, blocks * block];
+  const flags: WriteFlags = { fua: command.fua, tag: 'simple' };
+  const data = trial.pattern(value, blocks);
+  switch (op) {
+    case 'read':
+      return trial.read(at, blocks);
+    case 'write':
+      await storage.write(offset, data, flags);
+      return undefined;
+    case 'writev':
+      await storage.writev?.(offset, [data.subarray(0, 1), data.subarray(1)], flags);
+      return undefined;
+    case 'discard':
+      await storage.discard?.(offset, length);
+      return undefined;
+    case 'writeZeroes':
+      await storage.writeZeroes?.(offset, length);
+      return undefined;
+    case 'flush':
+      await trial.flush();
+      return undefined;
+    case 'cut':
+      return undefined;
+  }
+}
+
+/** What a block may hold; `null`: anything. */
+type Content = Uint8Array | null;
+
+class Model {
+  readonly #trial: Trial;
+  /** For each block, never empty. */
+  readonly #pasts: Content[][] = Array.from({ length: BLOCKS }, () => [null]);
+
+  constructor(trial: Trial) {
+    this.#trial = trial;
+  }
+
+  take({ op, at, blocks, value, fua }: Command): void {
+    if (op === 'read' || op === 'flush' || op === 'cut') return;
+    const { block, storage } = this.#trial;
+    const forced =
+      (fua && (op === 'write' || op === 'writev')) || !isVolatile(storage.capabilities);
+    const bytes =
+      op === 'writeZeroes' ? new Uint8Array(blocks * block) : this.#trial.pattern(value, blocks);
+    for (let index = 0; index < blocks; index += 1) {
+      const now = op === 'discard' ? null : bytes.subarray(index * block, (index + 1) * block);
+      const past = this.#pasts[at + index] ?? [];
+      this.#pasts[at + index] = forced ? [now] : [...past, now];
+    }
+  }
+
+  flush(): void {
+    for (const [at, past] of this.#pasts.entries()) this.#pasts[at] = past.slice(-1);
+  }
+
+  compare(at: number, bytes: Uint8Array): void {
+    this.#eachBlock(at, bytes, (actual, block, past) => {
+      const expected = past.at(-1);
+      if (expected) this.#trial.same(actual, expected, `block ${block}`);
+    });
+  }
+
+  /** The power has failed, and this is what all blocks read as. */
+  cut(bytes: Uint8Array): void {
+    this.#eachBlock(0, bytes, (actual, block, past) => {
+      const known = past.filter((content) => content !== null);
+      const expected = known.at(-1);
+      if (known.length < past.length || !expected) {
+        this.#pasts[block] = [null];
+        return;
+      }
+      const older = (at: number): boolean => known.some((content) => content[at] === actual[at]);
+      const those = known.length > 1 ? ` or one of ${known.length - 1} older` : '';
+      this.#trial.same(actual, expected, `block ${block} after a power cut${those}`, older);
+      this.#pasts[block] = [actual];
+    });
+  }
+
+  #eachBlock(
+    at: number,
+    bytes: Uint8Array,
+    visit: (actual: Uint8Array, block: number, past: readonly Content[]) => void,
+  ): void {
+    const { block } = this.#trial;
+    for (let start = 0; start < bytes.length; start += block) {
+      const index = at + start / block;
+      visit(bytes.slice(start, start + block), index, this.#pasts[index] ?? []);
+    }
+  }
+}
+
+function format(program: Program, blockSize: number): string {
+  const rounds = program.map((round) => {
+    const commands = round.map((command) => formatCommand(command, blockSize));
+    return commands.length === 1 ? commands[0] : `[${commands.join(' ')}]`;
+  });
+  return rounds.join(' ') || '(nothing but a read of all blocks)';
+}
+
+/** In the notation of programs; `v` marks a writev. */
+function formatCommand({ op, at, blocks, fua }: Command, blockSize: number): string {
+  if (op === 'cut') return 'cut';
+  const range = { offset: at * blockSize, length: blocks * blockSize };
+  const request: Request =
+    op === 'flush'
+      ? { kind: 'flush' }
+      : op === 'write' || op === 'writev'
+        ? { kind: 'write', ...range, ...(fua && { fua }) }
+        : { kind: op, ...range };
+  return formatRequest(request, { blockSize }) + (op === 'writev' ? 'v' : '');
+}
+
+/** Numbers from 0 up to 1, the same for the same seed: mulberry32, by Tommy Ettinger. */
+function generator(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let bits = Math.imul(state ^ (state >>> 15), state | 1);
+    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
