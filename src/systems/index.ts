@@ -6,6 +6,7 @@
  */
 
 export * from './blktap/index.js';
+export * from './linux/index.js';
 export * from './qemu/index.js';
 export * from './stacks/index.js';
 export * from './virtio/index.js';
