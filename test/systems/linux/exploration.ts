@@ -3,7 +3,7 @@
 // own words and sees nothing but what a driver sees.
 
 import type { BlockCommand, BlockMachine } from '../../../src/systems/linux/index.js';
-import { Chooser } from '../../../src/testing/chooser.js';
+import { Chooser } from '../../../src/testing/space/chooser.js';
 import { codeOf, wordOf } from './support.js';
 
 /** Told of every event; throws where a rule is broken. Requests are numbers, in the order of their submission. */

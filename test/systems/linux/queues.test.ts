@@ -19,7 +19,7 @@ import {
   type LinuxBarrierQueueOptions,
   LinuxFlushQueue,
 } from '../../../src/systems/linux/index.js';
-import { seededRandom } from '../../../src/testing/random.js';
+import { seededRandom } from '../../../src/testing/device/random.js';
 import { VirtualDevice } from '../../scheduler/virtual-device.js';
 import { BLOCK, ManualStorage, settled, VOLATILE } from '../../scheduler/world.js';
 import { BARRIER_ERA_NAMES, dataFor, FLUSH_ERA_NAMES, outcomeOf } from './support.js';
