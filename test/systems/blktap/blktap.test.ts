@@ -56,7 +56,7 @@ function tapdisk(storage: Storage, options: TapdiskOptions = {}): Guest {
 }
 
 describe('given a barrier', () => {
-  test('in the asynchronous context, then all before it, sync, write, sync, and then the rest', async () => {
+  test('case 74: in the asynchronous context, then all before it, sync, write, sync, and then the rest', async () => {
     const device = new ManualStorage();
     const guest = tapdisk(device);
     guest.submit('w0 r1 b2 w3 w4');

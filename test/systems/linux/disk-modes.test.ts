@@ -162,7 +162,7 @@ describe('the task set of a SCSI device', () => {
     expect(runnable(tasks)).toBe(expected);
   });
 
-  test('given an ORDERED barrier, when a HEAD OF QUEUE task comes later, then that one may run first', () => {
+  test('case 67: given an ORDERED barrier, when a HEAD OF QUEUE task comes later, then that one may run first', () => {
     expect(runnable('soh')).toBe('2');
     expect(runnable('oh')).toBe('1');
     expect(runnable('ohsh')).toBe('13');

@@ -184,7 +184,7 @@ describe('flushes shared, as in 2.6.39 and later', () => {
     expect(play.answers).toEqual(['f', 'w0!']);
   });
 
-  test('given data that takes long, when the flush has been pending for five seconds, then the next event lets it go', () => {
+  test('case 51: given data that takes long, when the flush has been pending for five seconds, then the next event lets it go', () => {
     const play = new FlushPlay(era, NO_FUA);
     play.submit('w0! w1! f');
     play.nowMs = 4999;

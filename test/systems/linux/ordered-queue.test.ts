@@ -420,7 +420,7 @@ describe('tag modes', () => {
     expect(play.submit('b2 w3')).toBe('^w2 w3');
   });
 
-  test('given TAG in 2.6.24, when an empty barrier comes behind writes in flight, then it succeeds at once: no drain, no command', () => {
+  test('case 23: given TAG in 2.6.24, when an empty barrier comes behind writes in flight, then it succeeds at once: no drain, no command', () => {
     const play = new QueuePlay('TAG', '2.6.24');
     expect(play.submit('w0 w1 b w2')).toBe('w0 w1 w2');
     expect(play.answers).toEqual(['b']);
@@ -551,7 +551,7 @@ describe('errors', () => {
 });
 
 describe('what the driver puts back', () => {
-  test('given an open drain with nothing in flight, when an earlier request was put back at the head, then the drain is not over', () => {
+  test('case 18: given an open drain with nothing in flight, when an earlier request was put back at the head, then the drain is not over', () => {
     const play = new QueuePlay('DRAIN_FLUSH');
     play.submit('w0 w1 b2');
     play.requeue('w0');
@@ -562,7 +562,7 @@ describe('what the driver puts back', () => {
     expect(play.complete('w0')).toBe('pre');
   });
 
-  test('given requests of every kind put back, then they stand as earlier, pre, bar, post, later', () => {
+  test('case 19: given requests of every kind put back, then they stand as earlier, pre, bar, post, later', () => {
     const play = new QueuePlay('TAG_FLUSH', REPAIRED);
     play.submit('w0 w1 b2 w3');
     expect(play.atDevice).toBe('w0 w1 ^pre ^w2 ^post w3');
@@ -641,7 +641,7 @@ describe('a new mode', () => {
     expect(play.answers).toEqual(['w0', 'w2', 'b1']);
   });
 
-  test('given a tagged sequence, when the mode becomes DRAIN, then what is still in the list waits for its turn', () => {
+  test('case 5: given a tagged sequence, when the mode becomes DRAIN, then what is still in the list waits for its turn', () => {
     const play = new QueuePlay('TAG_FUA');
     play.queueUp('b0 w1');
     expect(play.pump(1)).toBe('^pre');

@@ -156,7 +156,7 @@ describe('given two disks of one process, when a barrier on the first has a disk
     return { a, b };
   };
 
-  test('then the patch lets nobody on the other disk go on, and that is found', async () => {
+  test('case 45: then the patch lets nobody on the other disk go on, and that is found', async () => {
     const { b } = await play(QEMU_2009);
     expect(b.outcomes).toBe('w0:pending b1:pending');
     expect(b.broken).toEqual([
@@ -272,7 +272,7 @@ describe.each<[string, readonly DiskFault[], RegExp | undefined]>([
   });
 });
 
-test('given an fdatasync that fails, when the barrier is told as done, then the checker of traces finds that, too', async () => {
+test('case 29: given an fdatasync that fails, when the barrier is told as done, then the checker of traces finds that, too', async () => {
   const { device, guest } = qemu();
   guest.submit('b0');
   await device.fail('F');

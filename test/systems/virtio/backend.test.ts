@@ -423,7 +423,7 @@ describe('the cache mode', () => {
     expect([zeroes.status, commands(events)]).toEqual(['OK', 'w1 F']);
   });
 
-  test('given a change from 1 to 0, nothing is committed, and the next write is forced', async () => {
+  test('case 64: given a change from 1 to 0, nothing is committed, and the next write is forced', async () => {
     const { device, storage, events } = overManual(WCE, { writeback: true });
     hand(device, write(2));
     await storage.drain();

@@ -52,7 +52,7 @@ describe('the drivers of 2010', () => {
     },
   );
 
-  test('given neither, barriers failed before the patch, and the queue drains after it', () => {
+  test('case 62: given neither, barriers failed before the patch, and the queue drains after it', () => {
     expect(modeOf('beforePatch', [])).toBe('NONE');
     expect(modeOf('afterPatch', [])).toBe('DRAIN');
   });

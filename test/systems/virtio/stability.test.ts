@@ -80,7 +80,7 @@ describe('the mode byte', () => {
     expect(saidAfter('b0 s1 b0 c1', WRITE_BACK)).toBe('stable');
   });
 
-  test('given a change during a write, the write is neither stable nor known to be volatile', () => {
+  test('case 63: given a change during a write, the write is neither stable nor known to be volatile', () => {
     expect(saidAfter('s1 b1 c1', WRITE_THROUGH)).toBe('unknown');
     expect(saidAfter('s1 b0 c1', WRITE_BACK)).toBe('unknown');
     expect(saidAfter('s1 b1 b0 c1', WRITE_THROUGH)).toBe('unknown');
