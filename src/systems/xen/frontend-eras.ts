@@ -53,6 +53,8 @@ export interface BlkfrontEra {
    * is answered as done, also one that carried data which is now nowhere.
    */
   readonly unsupported: 'told' | 'success';
+  /** Which answers to a barrier, a flush or a forced write make it give up the operation. */
+  readonly downgradesOn: 'unsupported' | 'any failure';
   /** An ERROR to a request without segments is taken for EOPNOTSUPP: the backend may be too old for those. */
   readonly emptyErrorIsUnsupported: boolean;
   /**
@@ -94,6 +96,7 @@ const HARD = {
   barrierOn: ordered('DRAIN'),
   flushOn: undefined,
   unsupported: 'told',
+  downgradesOn: 'unsupported',
   emptyErrorIsUnsupported: false,
   afterDowngrade: 'refused',
 } as const;
@@ -103,6 +106,7 @@ const SOFT = {
   barrierOn: BY_BARRIER,
   flushOn: BY_FLUSH,
   unsupported: 'success',
+  downgradesOn: 'any failure',
   emptyErrorIsUnsupported: true,
 } as const;
 

@@ -129,10 +129,11 @@ export class OldBlkfront {
   #judge({ operation, length, special }: Message, status: number): void {
     if (status === BLKIF_STATUS.OKAY) return;
     const failed = errorOfStatus(status, `operation ${operation}`);
-    if (!special) throw failed;
-    const { emptyErrorIsUnsupported, unsupported } = this.#era;
+    // What was sent as a read is answered as one.
+    if (!special || operation === BLKIF_OP.READ) throw failed;
+    const { emptyErrorIsUnsupported, downgradesOn, unsupported } = this.#era;
     const refused = status === BLKIF_STATUS.EOPNOTSUPP || (length === 0 && emptyErrorIsUnsupported);
-    if (refused || unsupported === 'success') {
+    if (refused || downgradesOn === 'any failure') {
       this.#downgraded = true;
       this.#choice = NOTHING_LEFT;
     }
@@ -160,7 +161,7 @@ function isSpecial(request: Request): boolean {
 
 /** What the queue above would not have sent to such a driver. */
 function checkQueue(request: Request, era: BlkfrontEra, choice: BlkfrontChoice): void {
-  if (request.kind !== 'write') return;
+  if (request.kind !== 'write' || !isSpecial(request)) return;
   const modern = era.flushOn !== undefined;
   const sent = request.barrier ? !modern : modern && (choice.fua || !choice.operation);
   if (sent && !request.preflush) return;

@@ -79,6 +79,7 @@ export function hardBarriers(
   const queue = new IoScheduler(storage, {
     mode: chooseMode(storage.capabilities),
     errorPolicy: 'kernel',
+    readsPassBarriers: false,
     allowUnsafe: true,
     observer: tell,
   });

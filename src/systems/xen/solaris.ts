@@ -25,7 +25,7 @@
 //
 // Not here: labels, slices, suspend and resume.
 //
-// Source: Gary Pennington, "0 byte barriers" in the seeds of this project; OpenSolaris uts/common/xen/io/xdf.c.
+// Source: a mail to xen-devel by Gary Pennington (Sun Microsystems) on barriers of zero bytes; OpenSolaris uts/common/xen/io/xdf.c.
 
 import { type Capabilities, checkRange } from 'write-barrier';
 import { readXenNodes, type XenNodes } from './features.js';
@@ -83,7 +83,7 @@ export class SolarisDisk {
   /** Writes at the backend. */
   readonly #sent = new Set<Promise<unknown>>();
   /** Writes wait for it: a kept write is under way again. */
-  #held: Promise<unknown> = Promise.resolve();
+  #held: Promise<unknown> | undefined;
 
   /**
    * Attaches the driver, and finds out how this backend can be made to flush.
@@ -187,12 +187,21 @@ export class SolarisDisk {
         return this.#transfer(BLKIF_OP.FLUSH_DISKCACHE, 0, EMPTY);
       case 'empty barrier':
         return this.#transfer(BLKIF_OP.WRITE_BARRIER, 0, EMPTY);
-      case 'old write': {
-        const turn = this.#held.then(() => this.#writeAgain());
-        this.#held = turn.catch(() => undefined);
-        return turn;
-      }
+      case 'old write':
+        return this.#holding(() => this.#writeAgain());
     }
+  }
+
+  /** L3: no other write is sent until the work is over. */
+  #holding(work: () => Promise<number>): Promise<number> {
+    const turn = this.#held ? this.#held.then(work) : work();
+    const hold = turn
+      .catch(() => {})
+      .then(() => {
+        if (this.#held === hold) this.#held = undefined;
+      });
+    this.#held = hold;
+    return turn;
   }
 
   /** L3. Where no write is kept, a block is read for the purpose, when nothing is on its way to it. */
@@ -225,10 +234,7 @@ export class SolarisDisk {
 
   /** L3. */
   async #sendWrite(operation: number, offset: number, data: Uint8Array): Promise<number> {
-    for (let hold: unknown; hold !== this.#held; ) {
-      hold = this.#held;
-      await hold;
-    }
+    while (this.#held) await this.#held;
     this.#forget(offset, data.byteLength);
     const answer = this.#transfer(operation, offset, data);
     this.#sent.add(answer);
