@@ -17,14 +17,17 @@ export type BlkbackBarrier =
 
 /** A backend of some years. */
 export interface BlkbackEra {
+  /** That of the table. */
   readonly name: string;
   /** Where it can be read. */
   readonly witness: string;
+  /** What it makes of a WRITE_BARRIER with data. */
   readonly barrier: BlkbackBarrier;
   /** What becomes of a WRITE_BARRIER without segments. */
   readonly emptyBarrier: 'error' | 'taken';
   /** It knows FLUSH_DISKCACHE: a flush, and its payload behind it. */
   readonly flush: boolean;
+  /** It knows DISCARD. */
   readonly discard: boolean;
   /** Segments in an INDIRECT request; 0 where it knows none. */
   readonly indirectSegments: number;

@@ -15,8 +15,9 @@
 // answered EOPNOTSUPP, with nothing written, as the protocol allows at any time. The same happens by itself when the
 // scheduler's mode is changed to one that cannot keep the promise.
 //
-// Not here: the ring (back-ring.ts); persistent grants; more than one block size; what to do when the scheduler has
-// failed, which is for whoever owns it: until `recover()` every request is answered ERROR.
+// Not here: the ring (back-ring.ts); persistent grants; more than one block size. What the scheduler refuses for reasons
+// of its own is an ERROR to the guest: everything after a failed flush, until its owner calls `recover()`, and what does
+// not fit into its queue, which should have room for all slots of all rings.
 //
 // Source: Linux drivers/block/xen-blkback/blkback.c (3.2 and 4.x).
 

@@ -84,10 +84,13 @@ export interface ReadXenNodes {
   readonly size: number;
   /** In bytes. */
   readonly sectorSize: number;
-  /** Undefined where the node is not there. */
+  /** feature-barrier; undefined where the node is not there. */
   readonly barrier: boolean | undefined;
+  /** feature-flush-cache, as above. */
   readonly flush: boolean | undefined;
+  /** feature-discard, as above. */
   readonly discard: boolean | undefined;
+  /** feature-max-indirect-segments, 0 where the node is not there, at most what the protocol allows. */
   readonly indirectSegments: number;
 }
 

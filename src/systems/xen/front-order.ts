@@ -15,7 +15,7 @@
 //   O1  Every command settles exactly once. It succeeds only if each of its parts was last answered OKAY.
 //   O2  Nothing younger than an ordered command is sent before that one is settled.
 //   O3  An ordered command is sent by hand only when everything older is settled, and as WRITE_BARRIER only when
-//       everything older has been sent and cannot come back for another try.
+//       everything older has been sent and cannot come back for another try, and no read of its bytes is out.
 //   O4  EOPNOTSUPP to a barrier, a flush, a discard or an indirect request costs the feature, for good, and never the
 //       payload: the command is sent again without the feature. To a plain READ or WRITE it is an error.
 //   O5  What cannot be promised any more is refused: a flush when neither FLUSH_DISKCACHE nor an empty WRITE_BARRIER is
@@ -36,7 +36,9 @@ export interface BlkAbilities {
   readonly barrier: boolean;
   /** FLUSH_DISKCACHE. */
   readonly flush: boolean;
+  /** DISCARD. */
   readonly discard: boolean;
+  /** INDIRECT. */
   readonly indirect: boolean;
 }
 

@@ -37,6 +37,7 @@ export interface BlkfrontChoice {
 
 /** A frontend of some years. */
 export interface BlkfrontEra {
+  /** That of the table. */
   readonly name: string;
   /** Where it can be read. */
   readonly witness: string;

@@ -1,8 +1,6 @@
 /**
  * Xen's block protocol: the wire, a backend over a scheduler, a frontend as a storage, what Linux did with both over the
  * years, and the disk driver of a Solaris guest.
- *
- * @module
  */
 
 export { type BlkBackRing, type BlkBackRingOptions, blkBackRing } from './back-ring.js';

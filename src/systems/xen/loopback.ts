@@ -29,10 +29,13 @@ export interface BlkifServing {
 
 /** A frontend whose backend is in the same program, with a ring of real bytes between them. */
 export interface XenLoopback<B extends BlkifServing> {
+  /** The guest's end: a storage. */
   readonly frontend: BlkFrontend;
+  /** The host's end. */
   readonly backend: B;
   /** The page with the ring. */
   readonly ring: Uint8Array;
+  /** The pages that the frontend lends. */
   readonly grants: GrantTable;
 }
 

@@ -27,7 +27,9 @@ import { BLKIF_OP, BLKIF_STATUS, PAGE_BYTES, SECTOR_BYTES, SEGMENTS_MAX } from '
 export interface OldBlkfrontOptions {
   /** What the backend has written into xenstore. */
   readonly nodes: XenNodes;
+  /** The way to the backend: that of a ring, or `serve` of the backend itself. */
   readonly send: BlkifSend;
+  /** The pages to lend, at least eleven for each request that is to be out at once. */
   readonly grants: GrantTable;
   /** Is told every event: a command is one request on the ring. */
   readonly observer?: Observer;

@@ -14,8 +14,8 @@
 //   L2  Which way works is tried when the driver attaches, before there is anything to lose, from (c) to (a). Later a way
 //       that comes back as EOPNOTSUPP gives place to the next; an ERROR is told, because behind it a flush may have
 //       failed, and the next one that succeeds does not bring back what this one lost.
-//   L3  (a) never brings old data back. A kept write is forgotten as soon as another one to the same bytes is asked for,
-//       and while it is under way again no other write is sent. The bytes that it writes are there already, so nothing
+//   L3  (a) never brings old data back. A kept write is forgotten as soon as another one to the same bytes is sent, and
+//       while it is under way again no other write is sent. The bytes that it writes are there already, so nothing
 //       is lost if the backend does not make the payload itself durable.
 //   L4  A barrier write that comes back as EOPNOTSUPP is sent again as an ordinary one, with a flush behind it; without
 //       a way to flush it fails.
@@ -49,6 +49,7 @@ export const SOLARIS_FLUSH_WAYS: readonly SolarisFlushWay[] = Object.freeze([
 export interface SolarisOptions {
   /** What the backend has written into xenstore. */
   readonly nodes: XenNodes;
+  /** The way to the backend: that of a ring, or `serve` of the backend itself. */
   readonly send: BlkifSend;
   /** At least eleven pages for each request that is to be out at once. */
   readonly grants: GrantTable;
@@ -71,6 +72,7 @@ const TRAITS = { cache: 'volatile', flush: true, fua: false, orderedTags: false 
 export class SolarisDisk {
   /** In bytes. */
   readonly size: number;
+  /** What ranges are checked against: its sectors, and a cache that can be flushed. */
   readonly capabilities: Capabilities;
   readonly #send: BlkifSend;
   readonly #grants: GrantTable;

@@ -31,12 +31,19 @@ export type BlkifLayout = 'x86-64' | 'x86-32';
 
 /** The operations. 4 is reserved: SLES once sent SCSI packets with it. */
 export const BLKIF_OP: {
+  /** From the disk into pages. */
   readonly READ: 0;
+  /** From pages onto the disk. */
   readonly WRITE: 1;
+  /** The same, after all older writes and before all younger ones; without segments an ordering point. */
   readonly WRITE_BARRIER: 2;
+  /** Empties the disk's volatile cache. */
   readonly FLUSH_DISKCACHE: 3;
+  /** Not in use. */
   readonly RESERVED_1: 4;
+  /** Gives sectors up. */
   readonly DISCARD: 5;
+  /** A READ or a WRITE whose segments lie in pages. */
   readonly INDIRECT: 6;
 } = Object.freeze({
   READ: 0,
@@ -50,6 +57,7 @@ export const BLKIF_OP: {
 
 /** What a response can say. */
 export const BLKIF_STATUS: {
+  /** Done. */
   readonly OKAY: 0;
   /** Anything that went wrong. */
   readonly ERROR: -1;
@@ -61,12 +69,14 @@ export const BLKIF_STATUS: {
 export const SECTOR_BYTES = 512;
 /** In bytes: what one grant reference stands for. */
 export const PAGE_BYTES = 4096;
+/** How many sectors a page holds. */
 export const SECTORS_PER_PAGE: number = PAGE_BYTES / SECTOR_BYTES;
 /** Segments in a direct request. */
 export const SEGMENTS_MAX = 11;
 /** Pages of segments in an indirect request. */
 export const INDIRECT_PAGES_MAX = 8;
 const SEGMENT_BYTES = 8;
+/** How many segments a page of an indirect request holds. */
 export const SEGMENTS_PER_PAGE: number = PAGE_BYTES / SEGMENT_BYTES;
 /** The flag of a discard that must leave nothing readable behind. */
 export const DISCARD_SECURE = 1;
@@ -81,51 +91,61 @@ export interface BlkifSegment {
   readonly last: number;
 }
 
-/** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE. */
-export interface BlkifTransfer {
-  readonly kind: 'transfer';
-  readonly operation: number;
-  /** As the request says; more than `SEGMENTS_MAX` is nonsense. */
-  readonly nrSegments: number;
+/** What requests for sectors have in common. */
+interface Addressed {
+  /** The number of the disk, 16 bits. No backend here looks at it. */
   readonly handle: number;
-  /** The frontend's own, handed back in the response. */
+  /** The frontend's own, 64 bits, handed back in the response. */
   readonly id: bigint;
-  /** The first sector on the disk. */
+  /** The first sector on the disk, in 512 bytes, 64 bits. */
   readonly sector: bigint;
-  /** As many as the slot holds, at most `SEGMENTS_MAX`. */
+}
+
+/** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE. */
+export interface BlkifTransfer extends Addressed {
+  /** Its segments are in the slot itself. */
+  readonly kind: 'transfer';
+  /** One of these four of `BLKIF_OP`. */
+  readonly operation: number;
+  /** As the request says; more than eleven is nonsense. */
+  readonly nrSegments: number;
+  /** As many as the slot holds, at most eleven. */
   readonly segments: readonly BlkifSegment[];
 }
 
 /** DISCARD. */
-export interface BlkifDiscard {
+export interface BlkifDiscard extends Addressed {
+  /** It moves no data. */
   readonly kind: 'discard';
+  /** That of the kind. */
   readonly operation: typeof BLKIF_OP.DISCARD;
+  /** 1 for a secure one, 8 bits. */
   readonly flag: number;
-  readonly handle: number;
-  readonly id: bigint;
-  readonly sector: bigint;
-  /** How many. */
+  /** How many, 64 bits. */
   readonly sectors: bigint;
 }
 
 /** INDIRECT: a READ or a WRITE whose segments lie in pages of their own. */
-export interface BlkifIndirect {
+export interface BlkifIndirect extends Addressed {
+  /** Its segments are in pages of their own. */
   readonly kind: 'indirect';
+  /** That of the kind. */
   readonly operation: typeof BLKIF_OP.INDIRECT;
-  /** What is wrapped. */
+  /** What is wrapped: READ or WRITE, or it is nonsense. */
   readonly wraps: number;
+  /** As the request says, 16 bits. */
   readonly nrSegments: number;
-  readonly handle: number;
-  readonly id: bigint;
-  readonly sector: bigint;
   /** The grant references of the pages with the segments: always eight, the first ones count. */
   readonly pages: readonly number[];
 }
 
 /** An operation that is none of the above. Of its body nothing is known but where the id is. */
 export interface BlkifOther {
+  /** Nobody knows what it is. */
   readonly kind: 'other';
+  /** None of those that are known. */
   readonly operation: number;
+  /** As of any request. */
   readonly id: bigint;
 }
 

@@ -300,7 +300,9 @@ describe('given a barrier whose bios fail differently, when they end in either o
   const statusOf = async (era: BlkbackEra, refusedLast: boolean): Promise<number | undefined> => {
     const device = new Judged();
     const grants = grantTable(8);
-    const backend = oldBlkback(era, device, { page: grants.page, bioPages: 1 });
+    const events: TraceEvent[] = [];
+    const observer = (event: TraceEvent): void => void events.push(event);
+    const backend = oldBlkback(era, device, { page: grants.page, bioPages: 1, observer });
     const [asked] = ask(backend.serve, grants, 'b0+2');
     await settled();
     const refuse = (): Promise<void> => device.end('F', 'EOPNOTSUPP');
@@ -316,11 +318,25 @@ describe('given a barrier whose bios fail differently, when they end in either o
       await fail();
     }
     expect(backend.nodes['feature-barrier']).toBe(asked?.status === -2 ? '0' : '1');
+    // A refusal says that nothing was written. The checker knows better.
+    const rules = checkTrace(events, { mode: 'DRAIN_FUA', device: DEVICE }).map(({ rule }) => rule);
+    expect(rules.includes('C13')).toBe(asked?.status === -2);
     return asked?.status;
   };
 
   test('the status is that of the last, so the error may be hidden behind a refusal', async () => {
     expect([await statusOf(LINUX_3_2, false), await statusOf(LINUX_3_2, true)]).toEqual([-1, -2]);
+  });
+
+  test('the node goes to 0 on a refusal, and a guest that goes on is served all the same', async () => {
+    const device = new Judged();
+    const grants = grantTable(8);
+    const backend = oldBlkback(LINUX_3_2, device, { page: grants.page });
+    const [first] = ask(backend.serve, grants, 'b');
+    await device.end('F', 'EOPNOTSUPP');
+    const [second] = ask(backend.serve, grants, 'b');
+    await device.end('F');
+    expect([first?.status, second?.status, backend.nodes['feature-barrier']]).toEqual([-2, 0, '0']);
   });
 
   test('mended, the error wins', async () => {

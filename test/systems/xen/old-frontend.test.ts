@@ -117,6 +117,10 @@ describe('given a backend that does not take barriers any more', () => {
     expect(operations(bench)).toBe('2 0 0-');
     expect([medium.bytes[3 * 512], medium.bytes[4 * 512]]).toEqual([9, 9]);
     expect(checkTrace(bench.events.slice(0, 8), 'NONE').map(({ rule }) => rule)).toContain('C2');
+    const mine = sector(5);
+    const forced = { kind: 'write', offset: 0, length: 512, fua: true } as const;
+    await bench.frontend.submit(forced, mine);
+    expect(mine).toEqual(sector(5));
   });
 
   test('when the one of 2.6.32 hears it, then it tells, sends no more, and writes plainly', async () => {
@@ -152,11 +156,13 @@ test('given a backend that knows no empty barrier, when a modern frontend flushe
 describe('given a driver of an era', () => {
   test('when it gets what the queue above would not send, then that is misuse', async () => {
     const modern = benchOf(MODERN, reluctant(memory(), {}), FLUSHES);
+    const forcing = benchOf(MODERN, reluctant(memory(), {}));
     const old = benchOf(XENLINUX, reluctant(memory(), {}));
     const cases: readonly (readonly [Bench, string])[] = [
       [modern, 'b0'],
       [modern, 'w0!'],
       [modern, 'fw0'],
+      [forcing, 'fw0!'],
       [old, 'w0!'],
       [old, 'fw0'],
       [modern, 'd0'],
@@ -164,7 +170,7 @@ describe('given a driver of an era', () => {
     ];
     for (const [bench, program] of cases)
       expect(await bench.submit(program)).toBe('INVALID_ARGUMENT');
-    expect([...modern.sent, ...old.sent]).toEqual([]);
+    expect([...modern.sent, ...forcing.sent, ...old.sent]).toEqual([]);
     const write = { kind: 'write', offset: 0, length: 512 } as const;
     expect(await codeThrown(() => modern.frontend.submit(write))).toBe('INVALID_ARGUMENT');
   });

@@ -258,9 +258,11 @@ describe('given the way by an old write', () => {
     await settled();
     expect(bench.out).toBe('b8 r8');
     await bench.answer('b8');
+    watch(disk.write(24 * 512, sector(3)));
+    await settled();
     expect(bench.out).toBe('r8 b8');
     await bench.answer('b8');
-    expect(bench.out).toBe('r8 w8');
+    expect(bench.out).toBe('r8 w8 w24');
     await bench.answer('w8');
     expect([...flushes, write].map(({ outcome }) => outcome)).toEqual(['done', 'done', 'done']);
   });
