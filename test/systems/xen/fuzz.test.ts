@@ -7,6 +7,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage, WriteBarrierError } from 'write-barrier';
+import { seededRandom } from 'write-barrier/testing';
 import { blkBackRing } from '../../../src/systems/xen/back-ring.js';
 import { blkback } from '../../../src/systems/xen/backend.js';
 import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
@@ -24,7 +25,6 @@ import {
   encodeBlkifSegments,
   requestBytes,
 } from '../../../src/systems/xen/wire.js';
-import { seededRandom } from '../../../src/testing/random.js';
 import { LAYOUTS, settled } from './support.js';
 
 const REQUESTS_PER_LAYOUT = 50_000;
