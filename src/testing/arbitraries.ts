@@ -109,11 +109,11 @@ function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {
       lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'] as const),
     })
     .map(({ units, lies, ...fields }) => {
-      const { cache, tear } = fields;
+      const { cache, tear, sameLba } = fields;
       return deviceProfile({
         ...fields,
-        // What is written as a whole does not tear, and who admits a cache does not deny it.
-        atomicWriteUnit: tear === 'sector' ? 512 * units : 512,
+        // What is written as a whole neither tears nor races, and who admits a cache does not deny it.
+        atomicWriteUnit: tear === 'sector' && sameLba === 'fifo' ? 512 * units : 512,
         lies: lies.filter((lie) => cache !== 'volatile' || lie !== 'claimWriteThrough'),
       });
     });
@@ -126,7 +126,7 @@ function faults(fc: typeof FastCheck): Arbitrary<DiskFault> {
     on: fc.constant('write'),
     nth: fc.nat({ max: 9 }),
     fault: fc.constant('misdirected'),
-    at: fc.constant(0),
+    at: fc.nat({ max: 7 }).map((sector) => sector * 512),
   });
   return fc.oneof(
     at('write', ['fail', 'partial', 'ghost', 'stray', 'lost', 'unserializable', 'rot', 'latent']),

@@ -83,4 +83,4 @@ export {
   type CrashState,
   crashSpace,
 } from './space/crash-space.js';
-export type { Crash, ExploreOptions } from './space/explore.js';
+export { type Crash, type ExploreOptions, UnsteadyRecoveryError } from './space/explore.js';

@@ -167,6 +167,10 @@ describe('given misuse', () => {
     expect(blind.verdict).toBe('passed');
     expect(blind.warnings).toEqual([
       'the recovery never read anything that the workload had written',
+    ]);
+    const indulgent = await crashTest(logTest(sound, { check: () => true }));
+    expect(indulgent).toMatchObject({ verdict: 'passed' });
+    expect(indulgent.warnings).toEqual([
       expect.stringContaining('the check accepts a disk without anything of the workload'),
     ]);
     const idle = await crashTest(logTest(sound, { workload: () => {}, check: () => true }));
@@ -536,5 +540,240 @@ describe('given a log that lacks barriers', () => {
       expect(trace.commands[behind]).toMatchObject({ op: 'write', length: PAYLOAD * SECTOR });
       expect(trace.commands[before ?? 0]).toMatchObject({ op: 'write', length: SECTOR });
     }
+  });
+});
+
+// What a review with the will to break things found, each as small as it was reported.
+describe('given what once was judged wrongly', () => {
+  const PLAIN = { fua: false, tag: 'simple' } as const;
+  const SIMPLE = { tag: 'simple' } as const;
+  const ORDERED = { fua: false, tag: 'ordered' } as const;
+  const fill = (value: number, sectors = 1): Uint8Array =>
+    new Uint8Array(sectors * SECTOR).fill(value);
+  const at = (disk: Storage, place: number): number => {
+    const bytes = new Uint8Array(SECTOR);
+    disk.read(place * SECTOR, bytes);
+    return bytes[0] as number;
+  };
+  const attempt = async (call: void | Promise<void>): Promise<void> => {
+    try {
+      await call;
+    } catch {}
+  };
+
+  test('when a flush drops a write under a smaller one of the same unit, then the smaller one may be there alone', async () => {
+    const report = await crashTest<number, number[]>({
+      size: 2 * SECTOR,
+      profile: { atomicWriteUnit: 2 * SECTOR },
+      faults: [{ on: 'flush', nth: 0, fault: 'drop' }],
+      workload: async (disk) => {
+        await disk.write(0, fill(1, 2), PLAIN);
+        await attempt(disk.flush(SIMPLE));
+        await disk.write(SECTOR, fill(2), FORCED);
+      },
+      recover: (disk) => [at(disk, 0), at(disk, 1)],
+      check: ([x, y]) => y !== 2 || x === 1,
+    });
+    expect(report.verdict).toBe('failed');
+  });
+
+  test('when a write strays, then it does not bring back what was replaced for good', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      faults: [{ on: 'write', nth: 0, fault: 'stray' }],
+      workload: async (disk, journal) => {
+        await attempt(disk.write(0, fill(1), PLAIN));
+        await disk.write(0, fill(2), FORCED);
+        await disk.write(0, fill(3), FORCED);
+        journal.acknowledge(3);
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found, { acknowledged }) => acknowledged.length === 0 || found === 3 || found === 1,
+    });
+    expect(report.covered).toBe(report.images);
+    expect(report.verdict).not.toBe('failed');
+  });
+
+  test('when an ordered write waits behind a flush that drops, then it is not dropped', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      faults: [{ on: 'flush', nth: 0, fault: 'drop' }],
+      workload: async (disk, journal) => {
+        const flush = attempt(disk.flush({ tag: 'ordered' }));
+        await Promise.all([flush, disk.write(0, fill(1), ORDERED), disk.flush({ tag: 'ordered' })]);
+        journal.acknowledge(1);
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found, { acknowledged }) => acknowledged.length === 0 || found === 1,
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
+  test('when an operation changes nothing, then no moment expects what had not begun', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      workload: async (disk, journal) => {
+        journal.begin(0);
+        journal.acknowledge(0);
+        journal.begin(1);
+        await disk.write(0, fill(1), FORCED);
+        journal.acknowledge(1);
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found, { acknowledged, begun }) =>
+        [0, 0, 1].some(
+          (state, k) => state === found && k >= acknowledged.length && k <= begun.length,
+        ),
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
+  test('when the first recovery has not read something, then the second cut is judged by what is there', async () => {
+    const report = await crashTest<number, string | number>({
+      size: 2 * SECTOR,
+      nested: true,
+      workload: async (disk, journal) => {
+        await disk.write(0, fill(1), FORCED);
+        journal.begin(7);
+        await disk.write(SECTOR, fill(7), FORCED);
+        journal.acknowledge(7);
+      },
+      recover: (disk) => {
+        if (at(disk, 0) !== 1) return at(disk, 1);
+        disk.write(0, fill(0), FORCED);
+        return 'again';
+      },
+      check: (found, { acknowledged }) =>
+        found === 'again' || acknowledged.length === 0 || found === 7,
+    });
+    expect(report.verdict).not.toBe('failed');
+  });
+
+  test('when recovery mends a sector that cannot be read, then the second cut finds it so, too', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      nested: true,
+      faults: [{ on: 'write', nth: 0, fault: 'latent' }],
+      workload: (disk) => disk.write(0, fill(1), FORCED),
+      recover: (disk) => {
+        try {
+          return at(disk, 0);
+        } catch {
+          disk.write(0, fill(9), FORCED);
+          return 9;
+        }
+      },
+      check: (found) => found === 0 || found === 9,
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
+  test('when the same bytes come of different losses, then the plan has a barrier for each', async () => {
+    const rollback: CrashTest<number, number[]> = {
+      size: 2 * SECTOR,
+      workload: async (disk) => {
+        for (const [place, value] of [
+          [0, 1],
+          [1, 1],
+          [1, 0],
+          [0, 0],
+        ] as const) {
+          await disk.write(place * SECTOR, fill(value), PLAIN);
+        }
+      },
+      recover: (disk) => [at(disk, 0), at(disk, 1)],
+      check: ([x, y]) => !(y === 1 && x === 0),
+    };
+    const plan = await barrierSynthesis(rollback);
+    expect(plan?.missing.map(({ behind }) => behind)).toEqual([0, 2]);
+    const report = await crashTest(rollback);
+    expect(report.failure?.text).toMatch(/barrier/);
+  });
+
+  test('when a second cut fails, then the replay has both', async () => {
+    const test: CrashTest<number, number> = {
+      size: 3 * SECTOR,
+      nested: true,
+      workload: async (disk, journal) => {
+        journal.begin(7);
+        await disk.write(2 * SECTOR, fill(7), FORCED);
+        journal.acknowledge(7);
+      },
+      recover: (disk) => {
+        const journal = at(disk, 2);
+        if (journal > 0) disk.write(2 * SECTOR, fill(0), FORCED);
+        if (journal > 0) disk.write(0, fill(journal), FORCED);
+        return at(disk, 0);
+      },
+      check: (found, { acknowledged }) => acknowledged.length === 0 || found === 7,
+    };
+    const { failure } = await crashTest(test);
+    expect(failure?.replay).toMatch(/^seed 0 image \d+ then \d+$/);
+    expect(await crashTest({ ...test, replay: failure?.replay ?? '' })).toMatchObject({
+      verdict: 'failed',
+      failure: { message: failure?.message, replay: failure?.replay },
+    });
+  });
+
+  test('when a step is needed by another one that is left out later, then it is left out as well', async () => {
+    const steps: CrashTest<string, number, string> = {
+      size: SECTOR,
+      program: ['create', 'x', 'insert', 'bad'],
+      workload: async (disk, _, program) => {
+        if (program.includes('insert') && !program.includes('create')) throw new Error('no table');
+        if (program.includes('bad')) await disk.write(0, fill(6), FORCED);
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found) => found !== 6,
+    };
+    expect((await crashTest(steps)).failure?.program).toEqual(['bad']);
+  });
+
+  test('when the operations undo each other, then it can be proved', async () => {
+    const report = await crashTest<string, number>({
+      size: SECTOR,
+      workload: async (disk, journal) => {
+        for (const value of [5, 0]) {
+          await disk.write(0, fill(value), FORCED);
+          journal.acknowledge(`set ${value}`);
+        }
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found, { acknowledged }) => acknowledged.length !== 1 || found === 5 || found === 0,
+    });
+    expect(report).toMatchObject({ verdict: 'proved', warnings: [] });
+  });
+
+  test('when a fault is behind it, then the report says so, and does not speak of barriers', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      faults: [{ on: 'write', nth: 0, fault: 'lost' }],
+      workload: async (disk, journal) => {
+        await disk.write(0, fill(1), FORCED);
+        journal.acknowledge(1);
+      },
+      recover: (disk) => at(disk, 0),
+      check: (found, { acknowledged }) => acknowledged.length === 0 || found === 1,
+    });
+    expect(report.failure?.text).toContain(
+      'FAULT #0 write of 512 bytes at offset 0, FUA, fault: lost',
+    );
+    expect(report.failure?.text).toContain('fails on what the fault has left');
+  });
+
+  test.each([
+    { seed: -1 },
+    { seed: Number.NaN },
+    { recoveriesMax: Number.NaN },
+    { nested: 1.5 },
+    { nested: -1 },
+    { initial: new Uint8Array(7) },
+    { profile: { lie: ['ignoreFlush'] } as object },
+    { faults: [{ on: 'write', nth: -1, fault: 'lost' }] as const },
+    { faults: [{ on: 'write', nth: 0, fault: 'misdirected', at: 7 }] as const },
+  ])('when %j is asked for, then it is refused', async (wrong) => {
+    await expect(crashTest({ ...logTest(sound), ...wrong })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    });
   });
 });

@@ -308,7 +308,7 @@ describe('the runner of Node', () => {
   const script = (wrapped: string): string => `
     import { describe, test } from 'node:test';
     import { MemoryStorage, withFaults } from 'write-barrier';
-    import { storageContract } from './node_modules/write-barrier/testing/storage-contract.js';
+    import { storageContract } from './node_modules/write-barrier/testing/contract/storage-contract.js';
     const { capabilities } = new MemoryStorage(8192);
     storageContract({ describe, test }, {
       name: 'MemoryStorage', capabilities, seed: 5,

@@ -2,11 +2,12 @@
 //
 // A flush can be made hollow, and a barrier can be put into a gap: the host waits for everything that it has sent, flushes,
 // waits for that, and goes on. What the host did stays as it was, only time is made for it. The writes of such a trace
-// are those of the real one, so both have the same cells, and an image of the one can be looked for in the other.
+// are those of the real one, so both have the same cells, and a state of the one can be looked for in the other.
 
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { Cell, Version } from '../space/cells.js';
 import { type CrashSpace, CrashState } from '../space/crash-space.js';
+import { countUpTo } from '../space/intervals.js';
 
 /** A place for a barrier. */
 export interface Gap {
@@ -22,13 +23,10 @@ export interface Gap {
 export function gapsOf({ commands, marks }: DiskTrace): Gap[] {
   const told = marks.map(({ time }) => ({ time, before: undefined }));
   const sent = commands.map(({ dispatched }, before) => ({ time: dispatched, before }));
+  const dispatches = commands.map(({ dispatched }) => dispatched);
   return [...told, ...sent]
-    .map(({ time, before }) => ({
-      behind: commands.filter(({ dispatched }) => dispatched < time).length - 1,
-      before,
-      time,
-    }))
-    .filter(({ behind }) => commands[behind]?.op !== undefined)
+    .map((gap) => ({ ...gap, behind: countUpTo(dispatches, gap.time - WAITED) - 1 }))
+    .filter(({ behind }) => behind >= 0)
     .sort((a, b) => a.time - b.time);
 }
 
@@ -70,46 +68,17 @@ const WAITED = 0.75;
 const SENT = 0.5;
 const ANSWERED = 0.25;
 
-/** The latest state of a space that leaves the same bytes as one of another space of the same writes. */
-export function sameImage(
+/** The same versions in another space of the same writes; undefined where no power cut leaves them there. */
+export function sameState(
   from: CrashSpace,
   { versions }: CrashState,
   to: CrashSpace,
 ): CrashState | undefined {
-  const wanted = from.map.cells.map(
-    (cell, place) => cell.versions[versions[place] as number] as Version,
-  );
-  const alike = to.map.cells.map((cell, place) => alikeOf(cell, wanted[place] as Version));
-  for (const time of [...to.moments, Number.NEGATIVE_INFINITY].sort((a, b) => b - a)) {
-    const found = alike.map((candidates) =>
-      candidates
-        .filter(({ version }) => version.after <= time && time < version.ordered)
-        .reduce<Candidate | undefined>(later, undefined),
-    );
-    if (found.some((candidate) => candidate === undefined)) continue;
-    return new CrashState(
-      to.map,
-      Int32Array.from(found, (candidate) => (candidate as Candidate).index),
-    );
-  }
-  return undefined;
-}
-
-interface Candidate {
-  readonly version: Version;
-  readonly index: number;
-}
-
-function alikeOf({ versions }: Cell, wanted: Version): Candidate[] {
-  return versions.flatMap((version, index) => (equal(version, wanted) ? [{ version, index }] : []));
-}
-
-function equal(a: Version, b: Version): boolean {
-  if (a.readable !== b.readable) return false;
-  return a.bytes === b.bytes || a.bytes.every((byte, i) => byte === b.bytes[i]);
-}
-
-/** That of which the host knows later that it is gone. */
-function later(a: Candidate | undefined, b: Candidate): Candidate {
-  return a && a.version.durable >= b.version.durable ? a : b;
+  const found = from.map.cells.map((cell, place) => {
+    const { key } = cell.versions[versions[place] as number] as Version;
+    return (to.map.cells[place] as Cell).versions.findIndex((version) => version.key === key);
+  });
+  if (found.includes(-1)) return undefined;
+  const state = new CrashState(to.map, Int32Array.from(found));
+  return state.isPossible ? state : undefined;
 }

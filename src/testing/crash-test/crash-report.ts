@@ -9,28 +9,41 @@ import { inWords } from '../../model/error.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { newestUntil, type Version } from '../space/cells.js';
 import { type CrashSpace, type CrashState, crashSpace } from '../space/crash-space.js';
-import { gapsOf, sameImage, withBarriers } from './barriers.js';
-import { type CrashFailure, cutOf, judgeState, type Loss, type Told, type Trial } from './trial.js';
+import { gapsOf, sameState, withBarriers } from './barriers.js';
+import {
+  type CrashFailure,
+  type Failed,
+  judgeState,
+  type Loss,
+  type Told,
+  type Trial,
+} from './trial.js';
 
-/** What fails in a state; undefined where nothing does. */
+/** What fails in a state, made as small as it can be; undefined where nothing does. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
 ): Promise<CrashFailure | undefined> {
   const failed = await judgeState(trial, state);
   if (!failed) return undefined;
-  const failure = describeFailure(trial, state, await cutOf(trial, state), failed.cause);
-  const told = await advice(trial, state, failure.lost);
+  const failure = describeFailure(trial, state, failed, []);
+  const told = await advice(trial, state, failed, failure.lost);
   const [replay, ...rest] = failure.text.split('\n').reverse();
   return { ...failure, text: [...rest.reverse(), told, replay].join('\n') };
+}
+
+/** A power cut during recovery: the number of its image, and its picture. */
+export interface Cut {
+  readonly number: bigint;
+  readonly lines: readonly string[];
 }
 
 /** The failure without advice. */
 export function describeFailure<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
-  cut: number,
-  cause: unknown,
+  { cause, cut }: Failed,
+  later: readonly Cut[],
 ): CrashFailure {
   const { test, space, seed, steps, siteOf } = trial;
   const lost = lossesOf(space, state, cut).map(({ offset, command }): Loss => {
@@ -39,7 +52,8 @@ export function describeFailure<A, R>(
   });
   const all = test.program ?? [];
   const part = steps.length < all.length ? ` steps ${steps.join()}` : '';
-  const replay = `seed ${seed}${part} image ${space.indexOf(state)}`;
+  const then = later.map(({ number }) => ` then ${number}`).join('');
+  const replay = `seed ${seed}${part} image ${space.indexOf(state)}${then}`;
   const program = steps.map((step) => all[step]);
   const message = inWords(cause);
   const text = [
@@ -50,6 +64,7 @@ export function describeFailure<A, R>(
       const from = site === undefined ? '' : `, called from ${site}`;
       return `  lost: ${labelled(trial, offset)}, written by #${command}${from}`;
     }),
+    ...later.flatMap(({ lines }) => ['  then the recovery is cut short as well:', ...lines]),
     `  replay: '${replay}'`,
   ].join('\n');
   return { message, cause, replay, lost, program, text };
@@ -97,10 +112,10 @@ export function picture<A, R>(
     });
   const asked = commands.slice(from, end).map((command, i) => {
     const open = command.completed > cut ? ', not answered' : '';
-    const fate = isLost.has(from + i) ? 'LOST ' : 'kept ';
+    const fate = isLost.has(from + i) ? 'LOST ' : isSound(command) ? 'kept ' : 'FAULT';
     return {
       time: command.dispatched,
-      line: `  ${fate} #${from + i} ${inShort(command, label)}${open}`,
+      line: `  ${fate} #${from + i} ${inShort(command, label)}${open}${wrongWith(command)}`,
     };
   });
   const later = commands
@@ -114,8 +129,24 @@ export function picture<A, R>(
   ];
 }
 
+function isSound({ failed, fault }: DiskCommand): boolean {
+  return !failed && fault === undefined;
+}
+
+/** What the disk did wrong, and what it said. */
+function wrongWith({ failed, fault }: DiskCommand): string {
+  return `${failed ? ', failed' : ''}${fault ? `, fault: ${fault.kind}` : ''}`;
+}
+
 function shown(operation: unknown): string {
-  return typeof operation === 'object' ? JSON.stringify(operation) : String(operation);
+  if (typeof operation !== 'object') return String(operation);
+  try {
+    return JSON.stringify(operation, (_, value) =>
+      typeof value === 'bigint' ? `${value}n` : value,
+    );
+  } catch {
+    return String(operation);
+  }
 }
 
 function inShort(
@@ -126,21 +157,28 @@ function inShort(
   return op === 'flush' ? `flush${flags}` : `${op} of ${length} bytes at ${label(offset)}${flags}`;
 }
 
+/** So many gaps are tried, from the cut backwards. */
+const GAPS_MAX = 100;
+
 /** The barrier that would have forbidden it, found by trying: the last one that does forbids no more than it must. */
 async function advice<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
+  { cut }: Failed,
   lost: readonly Loss[],
 ): Promise<string> {
   const { test, space, trace, siteOf } = trial;
   if (lost.length === 0) {
-    return '  nothing was lost: the recovery fails on what was written in order';
+    return trace.commands.every(isSound)
+      ? '  nothing was lost: the recovery fails on what was written in order'
+      : '  nothing was lost: the recovery fails on what the fault has left';
   }
+  if (!space.profile.flush) return '  no barrier would have forbidden it: the disk has no flush';
   const first = Math.min(...lost.map(({ command }) => command));
-  for (const gap of gapsOf(trace).reverse()) {
-    if (gap.behind < first) break;
+  const gaps = gapsOf(trace).filter(({ behind, time }) => behind >= first && time <= cut);
+  for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
     const mended = crashSpace(withBarriers(trace, [gap], []), test.profile);
-    const same = sameImage(space, state, mended);
+    const same = sameState(space, state, mended);
     if (same && (await judgeState({ ...trial, space: mended }, same))) continue;
     const { behind, before } = gap;
     if (before === undefined) {
@@ -153,7 +191,7 @@ async function advice<A, R>(
   const torn = lost.find(({ command }) => isThere(space, state, command));
   return torn
     ? `  #${torn.command} is torn: no barrier keeps one write whole, a checksum or a second copy would tell`
-    : '  no barrier would have forbidden it';
+    : '  no single barrier would have forbidden it';
 }
 
 /** Whether some of what a command wrote is there. */

@@ -20,13 +20,13 @@ import { WriteBarrierError } from '../../model/index.js';
 import type { CrashState } from '../space/crash-space.js';
 import type { Crash } from '../space/explore.js';
 import { describeFailure, failureOf } from './crash-report.js';
-import { recoverAgain } from './nested.js';
+import { recoverAgain, replayAgain } from './nested.js';
 import { smallestLoss, smallestProgram } from './shrink.js';
 import {
   agreeing,
   type CrashReport,
   type CrashTest,
-  expectedAt,
+  type Failed,
   judge,
   judgeState,
   type Told,
@@ -42,18 +42,30 @@ import {
  */
 export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Promise<CrashReport> {
   if (test.replay !== undefined) return replayed(test, test.replay);
-  const { seed = 0, seeds = 1 } = test;
-  if (!Number.isSafeInteger(seeds) || seeds < 1) throw misuse(`${seeds} seeds`);
+  const { seed = 0, seeds = 1, trace } = test;
+  checkOptions(test);
   const reports: CrashReport[] = [];
-  for (let next = seed; next < seed + seeds; next++) {
+  // A trace that is given is one order of answers, whatever the seed, and no other steps can be taken.
+  for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {
     const all = [...(test.program ?? []).keys()];
     const report = await explored(test, next, all);
     reports.push(report);
     if (report.verdict !== 'failed') continue;
+    if (trace) break;
     const fewer = await smallestProgram(all.length, (steps) => explored(test, next, steps));
     return fewer ?? together(reports);
   }
   return together(reports);
+}
+
+/** @throws `INVALID_ARGUMENT` for numbers out of range */
+function checkOptions<A, R, P>(test: CrashTest<A, R, P>): void {
+  const { seed = 0, seeds = 1, recoveriesMax = 0, nested = 0 } = test;
+  const counts = { seed, recoveriesMax: Math.min(recoveriesMax, 1e9), nested: Number(nested) };
+  for (const [name, value] of Object.entries(counts)) {
+    if (!Number.isSafeInteger(value) || value < 0) throw misuse(`${name} cannot be ${value}`);
+  }
+  if (!Number.isSafeInteger(seeds) || seeds < 1) throw misuse(`seeds cannot be ${seeds}`);
 }
 
 /** One order of answers, and some steps of the program. */
@@ -75,14 +87,16 @@ async function explored<A, R, P>(
     if (total.recoveries >= recoveriesMax) break;
     total.recoveries += 1;
     orders[crash.order] = (orders[crash.order] ?? 0) + 1;
-    const failed = await judge(test, crash.disk, () => expectedAt(trace, crash));
+    const failed = await judge(trial, crash.disk, () => crash);
     looked ||= crash.decided.size > 0;
     total.covered += crash.images;
     if (failed) {
-      const state = await smallestLoss(trial, await completed(trial, crash));
-      const failure = await failureOf(trial, state);
+      const found = await completed(trial, crash);
+      const state = found && (await smallestLoss(trial, found.state, found.failed));
+      const failure = state && (await failureOf(trial, state));
       const warnings = failure ? [] : [UNSTEADY];
-      const told = failure ?? describeFailure(trial, state, crash.after, failed.cause);
+      const last = agreeing(space, crash, crash.after, true);
+      const told = failure ?? describeFailure(trial, last, failed, []);
       return { ...report, ...total, verdict: 'failed', failure: told, warnings };
     }
     const depth = Number(nested);
@@ -90,16 +104,18 @@ async function explored<A, R, P>(
     const left = recoveriesMax - total.recoveries;
     const { tried, whole, failure } = await recoverAgain(trial, crash, depth, left);
     total.recoveries += tried;
+    orders['after a later cut'] = (orders['after a later cut'] ?? 0) + tried;
     cutShort ||= !whole;
     if (failure) return { ...report, ...total, verdict: 'failed', failure, warnings: [] };
   }
   const { covered } = total;
   const warnings: string[] = [];
-  if (!looked) warnings.push('the recovery never read anything that the workload had written');
+  if (!looked && total.recoveries > 0)
+    warnings.push('the recovery never read anything that the workload had written');
   if (space.count === 1n) warnings.push('the workload wrote nothing');
   if (covered < space.count) warnings.push(`${covered} of ${space.count} images are covered`);
   if (cutShort) warnings.push('not every second power cut was tried');
-  const blind = await blindness(trial);
+  const blind = total.recoveries > 0 ? await blindness(trial) : undefined;
   if (blind) warnings.push(blind);
   const proved = covered === space.count && !cutShort && looked && !blind;
   return { ...report, ...total, verdict: proved ? 'proved' : 'passed', warnings };
@@ -107,16 +123,24 @@ async function explored<A, R, P>(
 
 const UNSTEADY = 'the same image did not fail when it was tried again';
 
-/** What is wrong with a check that does not mind when everything is gone. */
+/** What is wrong with a check that does not mind when everything is gone, although something else should be there. */
 async function blindness<A, R>(trial: Trial<A, R>): Promise<string | undefined> {
   const { test, space, trace } = trial;
   const count = trace.marks.filter(({ value }) => (value as Told<A>).kind === 'acknowledge').length;
   if (count === 0 || space.count === 1n) return undefined;
   const never = Number.POSITIVE_INFINITY;
-  const failed = await judge(test, space.at(0n).disk(), () =>
-    expectedAt(trace, { after: never, before: never }),
-  );
-  if (failed) return undefined;
+  const end = { after: never, before: never };
+  const told = async (state: CrashState): Promise<string> => {
+    try {
+      return JSON.stringify(await test.recover(state.disk())) ?? '';
+    } catch {
+      return '';
+    }
+  };
+  // Where the operations undo each other, the end is as the beginning.
+  const untouched = space.at(0n);
+  if ((await told(untouched)) === (await told(space.inOrder(never)))) return undefined;
+  if (await judge(trial, untouched.disk(), () => end)) return undefined;
   return `the check accepts a disk without anything of the workload, which acknowledged ${count} operations`;
 }
 
@@ -157,21 +181,31 @@ export function formatCrashReport(report: CrashReport): string {
   return [...lines, ...(failure ? [failure.text] : [])].join('\n');
 }
 
-/** A state that agrees with what the recovery has read: with as much as possible of what it has not. */
-async function completed<A, R>(trial: Trial<A, R>, crash: Crash): Promise<CrashState> {
+/** A state that agrees with what the recovery has read and fails: with as much as possible of what it has not. */
+async function completed<A, R>(
+  trial: Trial<A, R>,
+  crash: Crash,
+): Promise<{ readonly state: CrashState; readonly failed: Failed } | undefined> {
   const { cells } = trial.space.map;
   const ordered = [...crash.decided].map(
     ([place, version]) => cells[place]?.versions[version]?.ordered ?? 0,
   );
   const bound = Math.min(Number.POSITIVE_INFINITY, ...ordered);
-  const latest = agreeing(trial.space, crash, bound, false);
-  const failed = await judgeState(trial, latest);
-  return failed ? latest : agreeing(trial.space, crash, crash.after, true);
+  for (const [time, at] of [
+    [bound, false],
+    [crash.after, true],
+  ] as const) {
+    const state = agreeing(trial.space, crash, time, at);
+    const failed = await judgeState(trial, state);
+    if (failed) return { state, failed };
+  }
+  return undefined;
 }
 
-/** `seed 0 image 12`, or `seed 0 steps 1,4 image 12` for a part of the program. */
+/** `seed 0 image 12`; with `steps 1,4` for a part of the program, and with `then 3` for a cut during recovery. */
 async function replayed<A, R, P>(test: CrashTest<A, R, P>, text: string): Promise<CrashReport> {
-  const [, seed, steps, image] = /^seed (\d+)(?: steps ([\d,]*))? image (\d+)$/.exec(text) ?? [];
+  const [, seed, steps, image, later = ''] =
+    /^seed (\d+)(?: steps ([\d,]*))? image (\d+)((?: then \d+)*)$/.exec(text) ?? [];
   if (image === undefined) {
     throw misuse(`${JSON.stringify(text)} is not 'seed N image N', as a report says it`);
   }
@@ -180,7 +214,10 @@ async function replayed<A, R, P>(test: CrashTest<A, R, P>, text: string): Promis
   if (kept.some((step) => step >= all.length)) throw misuse(`the program has ${all.length} steps`);
   const trial = await trialOf(test, Number(seed), kept);
   const { space, trace } = trial;
-  const failure = await failureOf(trial, space.at(BigInt(image)));
+  const state = space.at(BigInt(image));
+  const cuts = later.split(' then ').filter(Boolean).map(BigInt);
+  const failure =
+    cuts.length > 0 ? await replayAgain(trial, state, cuts) : await failureOf(trial, state);
   return {
     ...{ images: space.count, profile: space.profile, seed: Number(seed), trace },
     ...{ covered: 1n, recoveries: 1, orders: { replay: 1 }, warnings: [] },

@@ -13,10 +13,11 @@
 // Source: robustness (PSan), strict crash consistency and synthesis of fences (Ferrite), redundant flushes (Agamotto).
 
 import { inWords } from '../../model/error.js';
+import { WriteBarrierError } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type CrashSpace, type CrashState, crashSpace } from '../space/crash-space.js';
-import { type Gap, gapsOf, sameImage, withBarriers } from './barriers.js';
+import { type Gap, gapsOf, sameState, withBarriers } from './barriers.js';
 import { crashTest } from './crash-test.js';
 import { type CrashTest, type Expected, judgeState, trialOf } from './trial.js';
 
@@ -67,7 +68,10 @@ export interface Mutant {
 export async function barrierMutation<A, R, P>(
   test: CrashTest<A, R, P>,
 ): Promise<readonly Mutant[]> {
-  const { trace } = await crashTest({ ...test, recoveriesMax: 0 });
+  const { trace, verdict: unharmed } = await crashTest(test);
+  if (unharmed === 'failed') {
+    throw new WriteBarrierError('INVALID_ARGUMENT', 'the test fails with all of its flushes');
+  }
   const mutants: Mutant[] = [];
   for (const flush of flushesOf(trace)) {
     const { verdict, failure } = await crashTest({
@@ -117,10 +121,12 @@ export async function barrierSynthesis<A, R, P>(
     const report = await crashTest({ ...test, trace: edited(chosen) });
     if (!report.failure) return planOf(chosen);
     const { space, ...trial } = await trialOf({ ...test, trace: report.trace }, 0, []);
-    const state = space.at(BigInt(report.failure.replay.replace(/.* /, '')));
+    const state = space.at(BigInt(/image (\d+)/.exec(report.failure.replay)?.[1] ?? 0));
+    // What fails only after a later cut no barrier of the workload helps.
+    if (!(await judgeState({ ...trial, space }, state))) return undefined;
     const helps = async (candidate: Candidate): Promise<boolean> => {
       const mended = crashSpace(edited(new Set([...chosen, candidate])), test.profile);
-      const same = sameImage(space, state, mended);
+      const same = sameState(space, state, mended);
       return !same || !(await judgeState({ ...trial, space: mended }, same));
     };
     const cure: Candidate[] = [];
@@ -193,10 +199,15 @@ export async function strictOrder<A, R, P>(
     }
   };
   const expected = new Set<string>();
-  const inOrder = prefixesOf(space);
+  // A write that failed may have come to nothing, in perfect order, too.
+  const whole = { ...trace, commands: trace.commands.filter(({ failed }) => !failed) };
+  const spaces =
+    whole.commands.length < trace.commands.length ? [crashSpace(whole, test.profile)] : [];
+  const inOrder = [space, ...spaces].flatMap(prefixesOf);
   for (const state of inOrder) expected.add(await recovered(state.disk()));
   let recoveries = 0;
-  for (const { disk } of space.explore()) {
+  const { recoveriesMax = 100_000 } = test;
+  for (const { disk } of space.explore({ recoveriesMax })) {
     recoveries += 1;
     const found = await recovered(disk);
     if (!expected.has(found)) {

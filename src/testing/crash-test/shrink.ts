@@ -3,15 +3,17 @@
 import { newestUntil } from '../space/cells.js';
 import { CrashState } from '../space/crash-space.js';
 import { lossesOf } from './crash-report.js';
-import { type CrashReport, cutOf, judgeState, type Trial } from './trial.js';
+import { type CrashReport, type Failed, judgeState, type Trial } from './trial.js';
 
-/** Gives back one lost cell after the other, as long as the failure stays. */
+/** Gives back everything that is lost, or as much of it, cell by cell, as leaves the failure. */
 export async function smallestLoss<A, R>(
   trial: Trial<A, R>,
   failing: CrashState,
+  { cut }: Failed,
 ): Promise<CrashState> {
   const { map } = trial.space;
-  const cut = await cutOf(trial, failing);
+  const whole = trial.space.inOrder(cut);
+  if (await judgeState(trial, whole)) return whole;
   let state = failing;
   for (const { place } of lossesOf(trial.space, failing, cut)) {
     const versions = state.versions.slice();
@@ -36,10 +38,12 @@ export async function smallestProgram(
 ): Promise<CrashReport | undefined> {
   let steps: readonly number[] = [...new Array(length).keys()];
   let smallest: CrashReport | undefined;
-  for (let size = Math.ceil(length / 2); size >= 1; size = Math.floor(size / 2)) {
+  let size = Math.ceil(length / 2);
+  while (size >= 1) {
+    const { length: before } = steps;
     for (let at = 0; at < steps.length; ) {
       const fewer = [...steps.slice(0, at), ...steps.slice(at + size)];
-      const report = await run(fewer).catch(() => undefined);
+      const report = await run(fewer).catch((): undefined => undefined);
       if (report?.verdict === 'failed') {
         steps = fewer;
         smallest = report;
@@ -47,6 +51,8 @@ export async function smallestProgram(
         at += size;
       }
     }
+    // The last round is repeated until it finds nothing.
+    if (size > 1 || steps.length === before) size = Math.floor(size / 2);
   }
   return smallest;
 }

@@ -92,7 +92,7 @@ export interface CrashFailure {
   readonly replay: string;
   /** As few as possible: what the power cut took, each with its sector and its command. */
   readonly lost: readonly Loss[];
-  /** The steps of the program that it takes, as few as possible; all of them where there is no program. */
+  /** The steps of the program that it takes: none of them can be left out by itself. */
   readonly program: readonly unknown[];
   /** The picture, in text. */
   readonly text: string;
@@ -118,7 +118,7 @@ export interface CrashReport {
   readonly covered: bigint;
   /** How many recoveries that took. */
   readonly recoveries: number;
-  /** How they were picked: how many by each order of the exploration. */
+  /** How they were picked: how many by each order of the exploration, and how many after later power cuts (`nested`). */
   readonly orders: Readonly<Record<string, number>>;
   /** The first one, made small. */
   readonly failure?: CrashFailure;
@@ -154,6 +154,8 @@ export interface Told<A> {
 /** Why a recovery is not what it should be. */
 export interface Failed {
   readonly cause: unknown;
+  /** When the power was cut, at the earliest. */
+  readonly cut: number;
 }
 
 /** Runs the workload, or takes the trace that is given; `INVALID_ARGUMENT` where it is not done when it returns. */
@@ -196,51 +198,77 @@ async function execute<A, R, P>(
   );
 }
 
-/** What the journal had said: acknowledged for sure, and begun at all. */
-export function expectedAt<A>(
-  { marks }: DiskTrace,
-  { after, before }: { readonly after: number; readonly before: number },
-): Expected<A> {
-  const told = (kind: Told<A>['kind'], until: number): A[] =>
-    marks
-      .filter(({ time, value }) => time < until && (value as Told<A>).kind === kind)
-      .map(({ value }) => (value as Told<A>).operation);
-  return { acknowledged: told('acknowledge', before), begun: told('begin', after) };
+/** A span of time in which the power was cut. */
+export interface Window {
+  /** After this moment. */
+  readonly after: number;
+  /** Before this moment. */
+  readonly before: number;
 }
 
-/** What is wrong with the recovery from this disk; undefined for nothing. */
-export async function judge<A, R>(
-  test: Pick<CrashTest<A, R>, 'recover' | 'check'>,
-  disk: Storage,
-  expected: () => Expected<A>,
-): Promise<Failed | undefined> {
-  try {
-    const recovered = await test.recover(disk);
-    // Only now it is known what was read, and so when the power can have been cut.
-    const verdict = await test.check(recovered, expected());
-    return verdict === false ? { cause: new Error('the check answered false') } : undefined;
-  } catch (cause) {
-    if (cause instanceof UnsteadyRecoveryError) throw cause;
-    return { cause };
-  }
-}
-
-/** The same for one state; `before`: the latest moment of the power cut. */
-export function judgeState<A, R>(
-  { test, trace }: Trial<A, R>,
-  state: CrashState,
-  before: number = state.before,
-): Promise<Failed | undefined> {
-  return judge(test, state.disk(), () => expectedAt(trace, { after: state.after, before }));
+/** A moment of a power cut, and what the journal had said by then. */
+export interface Moment<A> {
+  readonly time: number;
+  readonly expected: Expected<A>;
 }
 
 /**
- * When the power was cut, as far as a report goes: as early as possible if it fails then, too, otherwise at the
- * last moment, when more had been acknowledged.
+ * The moments of a window that make a difference: its first one, and each at which something was acknowledged. Between
+ * them more is only begun, and a check that minds too little at the first of them minds no more later.
  */
-export async function cutOf<A, R>(trial: Trial<A, R>, state: CrashState): Promise<number> {
-  const early = await judgeState(trial, state, state.after);
-  return early ? state.after : state.before;
+export function momentsOf<A>({ marks }: DiskTrace, { after, before }: Window): Moment<A>[] {
+  const acknowledged: A[] = [];
+  const begun: A[] = [];
+  const moments: Moment<A>[] = [];
+  const add = (time: number): void => {
+    moments.push({ time, expected: { acknowledged: [...acknowledged], begun: [...begun] } });
+  };
+  for (const { time, value } of marks) {
+    if (time >= before) break;
+    if (time > after && moments.length === 0) add(after);
+    const { kind, operation } = value as Told<A>;
+    (kind === 'begin' ? begun : acknowledged).push(operation);
+    if (time > after && kind === 'acknowledge') add(time);
+  }
+  if (moments.length === 0) add(after);
+  return moments;
+}
+
+/**
+ * What is wrong with the recovery from this disk, at the first moment at which something is; undefined for nothing.
+ *
+ * @param window asked only when the recovery is done: until then it is not known what was read
+ */
+export async function judge<A, R>(
+  { test, trace }: Pick<Trial<A, R>, 'test' | 'trace'>,
+  disk: Storage,
+  window: () => Window,
+): Promise<Failed | undefined> {
+  let recovered: R;
+  try {
+    recovered = await test.recover(disk);
+  } catch (cause) {
+    if (cause instanceof UnsteadyRecoveryError) throw cause;
+    return { cause, cut: window().after };
+  }
+  for (const { time, expected } of momentsOf<A>(trace, window())) {
+    try {
+      const verdict = await test.check(recovered, expected);
+      if (verdict === false) return { cause: new Error('the check answered false'), cut: time };
+    } catch (cause) {
+      if (cause instanceof UnsteadyRecoveryError) throw cause;
+      return { cause, cut: time };
+    }
+  }
+  return undefined;
+}
+
+/** The same for one state. */
+export function judgeState<A, R>(
+  trial: Trial<A, R>,
+  state: CrashState,
+): Promise<Failed | undefined> {
+  return judge(trial, state.disk(), () => state);
 }
 
 /** The state of a space that agrees with what was read, and elsewhere has the newest from before `time`, or `at` it. */

@@ -9,12 +9,11 @@ const FRAMES = 30;
 
 /** Who is calling now. */
 export function callSite(): CallSite {
-  const limited = Error as { stackTraceLimit?: number };
-  const { stackTraceLimit } = limited;
-  limited.stackTraceLimit = FRAMES;
+  const { stackTraceLimit } = Error as { stackTraceLimit?: number };
+  // Reflect: where Error is frozen, the frames are as many as they are.
+  Reflect.set(Error, 'stackTraceLimit', FRAMES);
   const site = new Error('call site');
-  if (stackTraceLimit === undefined) delete limited.stackTraceLimit;
-  else limited.stackTraceLimit = stackTraceLimit;
+  Reflect.set(Error, 'stackTraceLimit', stackTraceLimit);
   return site;
 }
 
@@ -34,7 +33,9 @@ export function describeSite(site: CallSite): string | undefined {
 }
 
 /** V8 writes `at name (file:line:column)`, others `name@file:line:column`. */
-function framesOf({ stack = '' }: CallSite): Frame[] {
+function framesOf({ stack }: CallSite): Frame[] {
+  // A program may have made something else of its stacks.
+  if (typeof stack !== 'string') return [];
   return stack.split('\n').flatMap((text) => {
     const [, name = '', file, line] =
       /^\s*at (?:async )?(?:(.*) \()?((?:file:\/\/|https?:\/\/|\/|[A-Za-z]:\\).*?):(\d+):\d+\)?$/.exec(

@@ -21,7 +21,7 @@
 import { copyOf } from '../../storage/bytes.js';
 import type { DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
-import { type Remains, rotten, tornContents } from './tear.js';
+import { type Remains, spoiltBy, tornContents } from './tear.js';
 
 /** Something that the device may do next. */
 export type DeviceStep =
@@ -38,15 +38,20 @@ interface Owned {
   /** Pieces that have not landed: the first sector of each, and how many there are. */
   readonly pending: Map<number, number>;
   done: boolean;
+  /** Of a stray: the host has heard of it. */
+  answered: boolean;
 }
 
 /** What a sector holds that is not on the medium. */
 interface Cached {
   readonly bytes: Uint8Array;
+  /** It cannot be read. */
+  readonly bad: boolean;
   /** The sectors of all pieces that landed on it since it was on the medium. */
   readonly together: ReadonlySet<number>;
-  /** A flush passes it over. */
+  /** A flush passes it over, and takes what was there below it. */
   readonly stubborn: boolean;
+  readonly below: Uint8Array | undefined;
 }
 
 /** See the head of this file. */
@@ -58,15 +63,23 @@ export class Device {
   readonly #cache = new Map<number, Cached>();
   /** What was given up and is still read, until the sector is written again. */
   readonly #stale = new Map<number, Uint8Array>();
+  /** Sectors of the medium. */
   readonly #unreadable = new Set<number>();
   readonly #initial: Uint8Array | undefined;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
 
-  constructor(size: number, profile: DeviceProfile, initial?: Uint8Array) {
+  /** @param unreadable offsets of sectors that cannot be read until they are written */
+  constructor(
+    size: number,
+    profile: DeviceProfile,
+    initial?: Uint8Array,
+    unreadable: readonly number[] = [],
+  ) {
     this.#size = size;
     this.#profile = profile;
     this.#initial = initial;
+    for (const offset of unreadable) this.#unreadable.add(offset / profile.sectorSize);
   }
 
   /** Takes a command; the answer is its number, from 0. */
@@ -81,7 +94,9 @@ export class Device {
         pending.set(at / sectorSize, step / sectorSize);
       }
     }
-    this.#owned.set(this.#next, { request, fate, pending, done: false });
+    // There is nothing to do for a write of no bytes.
+    const isEmpty = request.op !== 'read' && request.op !== 'flush' && pending.size === 0;
+    this.#owned.set(this.#next, { request, fate, pending, done: isEmpty, answered: false });
     return this.#next++;
   }
 
@@ -91,13 +106,16 @@ export class Device {
     const claimed = new Set<number>();
     let fence = false;
     let busy = false;
-    for (const [command, { request, fate, pending, done }] of this.#owned) {
+    for (const [command, { request, fate, pending, done, answered }] of this.#owned) {
       const ordered = request.tag === 'ordered' && !this.#lies('ignoreTags');
       // D2: nothing behind an ordered command that is not done, and no ordered one behind anything that is not.
       const may = !fence && !(ordered && busy) && !done;
       if (fate === 'stray') {
         for (const sector of may ? pending.keys() : [])
           steps.push({ kind: 'land', command, sector });
+        // Behind it things wait until its failure has been told.
+        busy ||= !answered;
+        fence ||= ordered && !answered;
         continue;
       }
       if (may) this.#stepsOf(command, request, pending, claimed, steps);
@@ -125,7 +143,14 @@ export class Device {
       return;
     }
     if (step.kind === 'flush' && !this.#lies('ignoreFlush')) {
-      for (const [sector, { stubborn }] of [...this.#cache]) if (!stubborn) this.#destage(sector);
+      for (const [sector, cached] of [...this.#cache]) {
+        if (!cached.stubborn) this.#destage(sector);
+        else if (cached.below) {
+          this.#medium.set(sector, cached.below);
+          this.#unreadable.delete(sector);
+          this.#cache.set(sector, { ...cached, below: undefined });
+        }
+      }
     }
     owned.done = true;
   }
@@ -138,7 +163,9 @@ export class Device {
 
   /** The host has the answer; the device forgets the command, unless it strays. */
   answered(command: number): void {
-    if (this.#owned.get(command)?.fate !== 'stray') this.#owned.delete(command);
+    const owned = this.#owned.get(command);
+    if (owned?.fate === 'stray' && owned.pending.size > 0) owned.answered = true;
+    else this.#owned.delete(command);
   }
 
   /** The command fails: what has landed stays, what has not will not. */
@@ -158,7 +185,10 @@ export class Device {
     );
     const { sectorSize } = this.#profile;
     const sectors = run(offset / sectorSize, into.length / sectorSize);
-    return !sectors.some((sector) => this.#unreadable.has(sector));
+    return !sectors.some((sector) => {
+      const cached = this.#cache.get(sector);
+      return cached ? cached.bad : !this.#stale.has(sector) && this.#unreadable.has(sector);
+    });
   }
 
   /** What a power cut would leave now; `tear` may put something else into a sector that was on its way. */
@@ -217,17 +247,24 @@ export class Device {
     const stubborn = fate === 'unserializable';
     const forced = !this.#caches || (request.fua && !this.#lies('ignoreFua'));
     for (const sector of sectors) {
-      const at = sector * sectorSize - request.offset;
-      const data = request.data ?? new Uint8Array(request.length);
-      const plain = copyOf(data, at, at + sectorSize);
-      const bytes = fate === 'rot' && at === 0 ? rotten(plain, sectorSize) : plain;
+      const bytes = this.#contentOf(request, fate, sector);
+      const bad = fate === 'latent' && sector * sectorSize === request.offset;
       this.#stale.delete(sector);
-      this.#unreadable.delete(sector);
-      if (fate === 'latent' && at === 0) this.#unreadable.add(sector);
-      const before = this.#cache.get(sector)?.together ?? [];
-      this.#cache.set(sector, { bytes, together: new Set([...before, ...sectors]), stubborn });
+      const before = this.#cache.get(sector);
+      const together = new Set([...(before?.together ?? []), ...sectors]);
+      const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
+      this.#cache.set(sector, { bytes, bad, together, stubborn, below });
     }
     if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
+  }
+
+  /** What a write puts into one of its sectors. */
+  #contentOf(request: DiskRequest, fate: Fate | undefined, sector: number): Uint8Array {
+    const { sectorSize } = this.#profile;
+    const at = sector * sectorSize - request.offset;
+    const data = request.data ?? new Uint8Array(request.length);
+    const plain = copyOf(data, at, at + sectorSize);
+    return spoiltBy(at === 0 ? fate : undefined, plain, sectorSize, request.offset);
   }
 
   get #caches(): boolean {
@@ -240,6 +277,8 @@ export class Device {
     if (!cached) return;
     this.#cache.delete(sector);
     this.#medium.set(sector, cached.bytes);
+    if (cached.bad) this.#unreadable.add(sector);
+    else this.#unreadable.delete(sector);
     for (const other of cached.together) this.#destage(other);
   }
 
@@ -249,14 +288,11 @@ export class Device {
     const add = (sector: number, bytes: Uint8Array): void => {
       found.set(sector, [...(found.get(sector) ?? []), bytes]);
     };
-    const { sectorSize } = this.#profile;
     for (const step of this.steps()) {
       if (step.kind !== 'land') continue;
-      const { request } = this.#owned.get(step.command) as Owned;
+      const { request, fate } = this.#owned.get(step.command) as Owned;
       if (this.#caches && !request.fua) continue;
-      const at = step.sector * sectorSize - request.offset;
-      const data = request.data ?? new Uint8Array(request.length);
-      add(step.sector, copyOf(data, at, at + sectorSize));
+      add(step.sector, this.#contentOf(request, fate, step.sector));
     }
     for (const [sector, { bytes }] of this.#cache) add(sector, bytes);
     return found;

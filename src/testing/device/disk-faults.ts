@@ -1,5 +1,12 @@
 // What can go wrong with a simulated disk, as data: a plan of faults can be generated, printed, shrunk and pasted back.
+//
+// A fault has three sides, and each is told here once: what the device makes of the command (FATES, SPOILS, DROPS), what
+// the host hears (FAILS), and what the trace has to say so that the crash space knows what really happened (tracedOf).
+// Without a fault the answer says what happened, so most are empty on two of the three sides.
+//
+// Not here: when a fault happens (volatile-disk.ts), and faults of a real storage under test (storage/faults.ts).
 
+import { WriteBarrierError } from '../../model/index.js';
 import type { Fate } from './device.js';
 import type { TracedFault } from './disk-trace.js';
 
@@ -93,4 +100,34 @@ export function tracedOf(fault: DiskFault | undefined): TracedFault | undefined 
     default:
       return undefined;
   }
+}
+
+const KINDS: Readonly<Record<DiskFault['on'], readonly string[]>> = {
+  write: [
+    'fail',
+    'partial',
+    'ghost',
+    'stray',
+    'lost',
+    'unserializable',
+    'rot',
+    'latent',
+    'misdirected',
+  ],
+  flush: ['keep', 'drop', 'drop-readback', 'late', 'elsewhere', 'sticky'],
+  read: ['fail', 'rot'],
+};
+
+/** @throws `INVALID_ARGUMENT` for a fault that there is not, or that can never happen */
+export function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
+  const { on, nth, fault: kind } = fault;
+  const isKnown = Object.hasOwn(KINDS, on) && KINDS[on].includes(kind);
+  const isSomewhere =
+    kind !== 'misdirected' ||
+    (Number.isSafeInteger(fault.at) &&
+      fault.at >= 0 &&
+      fault.at < size &&
+      fault.at % sectorSize === 0);
+  if (isKnown && isSomewhere && Number.isSafeInteger(nth) && nth >= 0) return;
+  throw new WriteBarrierError('INVALID_ARGUMENT', `there is no fault ${JSON.stringify(fault)}`);
 }

@@ -75,6 +75,8 @@ export interface DiskTrace {
   readonly size: number;
   /** The medium before the first command; zeroes unless given. */
   readonly initial?: Uint8Array;
+  /** Offsets of sectors that could not be read before the first command, in bytes; none unless given. */
+  readonly unreadable?: readonly number[];
   /** In the order of their dispatch. */
   readonly commands: readonly DiskCommand[];
   /** In the order of time. */

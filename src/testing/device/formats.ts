@@ -79,8 +79,11 @@ function parsed(text: string): Head {
   } catch (cause) {
     throw syntax('the second line is not JSON', cause);
   }
-  const { size, commands, marks } = head;
-  if (Number.isSafeInteger(size) && Array.isArray(commands) && Array.isArray(marks)) {
+  const { size, commands, marks } = head ?? {};
+  const all = [commands, marks].every(
+    (list) => Array.isArray(list) && list.every((entry) => typeof entry === 'object' && entry),
+  );
+  if (Number.isSafeInteger(size) && all) {
     return head as Head;
   }
   throw syntax('the second line is not that of a trace');

@@ -61,7 +61,7 @@ export const HONEST_DISK: DeviceProfile = Object.freeze({
  * A profile from the fields that differ from `HONEST_DISK`; the atomic unit is the sector unless given.
  *
  * @throws `INVALID_ARGUMENT` for sizes that are not whole multiples of each other, for units of several sectors that
- *   tear, for a volatile cache that is claimed away, and for unknown words
+ *   tear or race, for a volatile cache that is claimed away, and for unknown words
  */
 export function deviceProfile(fields: Partial<DeviceProfile> = {}): DeviceProfile {
   const { sectorSize = HONEST_DISK.sectorSize } = fields;
@@ -74,8 +74,14 @@ export function deviceProfile(fields: Partial<DeviceProfile> = {}): DeviceProfil
   if (lies.includes('claimWriteThrough') && cache === 'volatile') {
     throw new WriteBarrierError('INVALID_ARGUMENT', 'a claim to write through goes with no cache');
   }
-  if (tear !== 'sector' && atomicWriteUnit > sectorSize) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', 'what is written as a whole does not tear');
+  if ((tear !== 'sector' || profile.sameLba === 'racy') && atomicWriteUnit > sectorSize) {
+    throw new WriteBarrierError(
+      'INVALID_ARGUMENT',
+      'what is written as a whole neither tears nor races',
+    );
+  }
+  for (const name of Object.keys(fields)) {
+    if (!Object.hasOwn(HONEST_DISK, name)) throw wrong('a field', name);
   }
   for (const [name, words] of Object.entries(WORDS)) {
     const value = profile[name as keyof typeof WORDS];

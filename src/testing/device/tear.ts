@@ -32,10 +32,17 @@ export function noise(length: number, salt: number): Uint8Array {
   });
 }
 
-/** The same with one bit of the first sector changed. */
-export function rotten(bytes: Uint8Array, sectorSize: number): Uint8Array {
-  const decayed = copyOf(bytes);
+/** What a fault makes of the bytes of a write at `offset`: one bit of the first sector is changed, or all of it is lost. */
+export function spoiltBy(
+  fault: string | undefined,
+  bytes: Uint8Array,
+  sectorSize: number,
+  offset: number,
+): Uint8Array {
+  if (fault !== 'rot' && fault !== 'latent') return bytes;
+  const spoilt = copyOf(bytes);
   const at = sectorSize >> 1;
-  decayed[at] = (decayed[at] as number) ^ 1;
-  return decayed;
+  if (fault === 'rot') spoilt[at] = (spoilt[at] as number) ^ 1;
+  else spoilt.set(noise(sectorSize, offset));
+  return spoilt;
 }

@@ -16,7 +16,15 @@ import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { type CallSite, callSite, describeSite } from './call-site.js';
 import { Device, type DeviceStep } from './device.js';
-import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
+import {
+  checkFault,
+  type DiskFault,
+  DROPS,
+  FAILS,
+  FATES,
+  SPOILS,
+  tracedOf,
+} from './disk-faults.js';
 import { DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
 import { type DeviceProfile, deviceProfile } from './profile.js';
 import { type Random, seededRandom } from './random.js';
@@ -31,6 +39,8 @@ export interface VolatileDiskOptions {
   readonly seed?: number;
   /** The medium at the start; copied. Zeroes unless given. */
   readonly initial?: Uint8Array;
+  /** Offsets of sectors that cannot be read until they are written, in bytes. */
+  readonly unreadable?: readonly number[];
   /** Nothing goes wrong unless given. */
   readonly faults?: readonly DiskFault[];
   /** `later`: with promises, in any order. `at-once`: before the call returns, for hosts that cannot wait. */
@@ -76,6 +86,7 @@ export class VolatileDisk implements Storage {
   readonly #counts = new Map<Operation, number>();
   readonly #atOnce: boolean;
   readonly #self: Opened;
+  readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
   readonly #sleepers = new Set<Sleeper>();
@@ -83,14 +94,17 @@ export class VolatileDisk implements Storage {
   readonly #sites: (CallSite | undefined)[] = [];
   #site: CallSite | undefined;
   #nowUs = 0;
+  /** What the power cut left. */
+  #left: Uint8Array | undefined;
   #turning = false;
+  #turns = 0;
   #failsNextFlush = false;
   /** The next flush of anybody else fails. */
   #owedBy: object | undefined;
   #broken = false;
   #state: 'on' | 'closed' | 'off' = 'on';
 
-  /** @throws `INVALID_ARGUMENT` for a size that is not whole sectors, and for two faults at one command */
+  /** @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command */
   constructor(options: VolatileDiskOptions) {
     const { size, initial, seed = 0, faults = [], answers = 'later' } = options;
     this.profile = deviceProfile(options.profile);
@@ -98,6 +112,12 @@ export class VolatileDisk implements Storage {
     if (!Number.isSafeInteger(size) || size < 1 || size % sectorSize !== 0) {
       throw misuse(`a disk cannot have ${size} bytes in sectors of ${sectorSize}`);
     }
+    if (!Number.isSafeInteger(seed) || seed < 0 || seed >= 2 ** 32)
+      throw misuse(`no seed is ${seed}`);
+    if (initial && initial.length !== size) {
+      throw misuse(`${initial.length} bytes do not fill a disk of ${size}`);
+    }
+    for (const fault of faults) checkFault(fault, size, sectorSize);
     const [least, most] = options.latencyUs ?? LATENCY_US;
     if (!(least >= 0 && least <= most && most < Number.POSITIVE_INFINITY)) {
       throw misuse(`no command takes ${least} to ${most} microseconds`);
@@ -111,7 +131,8 @@ export class VolatileDisk implements Storage {
       ...able,
     });
     const medium = initial && copyOf(initial);
-    this.#device = new Device(size, this.profile, medium);
+    this.#unreadable = [...(options.unreadable ?? [])];
+    this.#device = new Device(size, this.profile, medium, this.#unreadable);
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
@@ -122,7 +143,8 @@ export class VolatileDisk implements Storage {
 
   /** What it was asked and what it answered so far: the input of `crashSpace`. */
   get trace(): DiskTrace {
-    return this.#recorder.trace;
+    const { trace } = this.#recorder;
+    return this.#unreadable.length > 0 ? { ...trace, unreadable: this.#unreadable } : trace;
   }
 
   /** The virtual time in microseconds since the disk was made. */
@@ -130,9 +152,12 @@ export class VolatileDisk implements Storage {
     return this.#nowUs;
   }
 
-  /** Waits in virtual time: for a host with timeouts. Rejects with `POWER_CUT`. */
+  /** Waits in virtual time: for a host with timeouts. Rejects with `POWER_CUT`, and `INVALID_ARGUMENT` for no duration. */
   sleep(durationUs: number): Promise<void> {
     if (this.#state === 'off') return Promise.reject(powerCut());
+    if (!(durationUs >= 0 && durationUs < Number.POSITIVE_INFINITY)) {
+      return Promise.reject(misuse(`nobody sleeps for ${durationUs} microseconds`));
+    }
     return new Promise((resolve, reject) => {
       this.#sleepers.add({ dueUs: this.#nowUs + durationUs, resolve, reject });
       this.#turnSoon();
@@ -208,6 +233,7 @@ export class VolatileDisk implements Storage {
    * whoever asks later. Start a new disk with the medium as `initial`.
    */
   powerCut(): Uint8Array {
+    if (this.#left) return copyOf(this.#left);
     this.#state = 'off';
     for (const [number, { spoilt, fault }] of this.#pending) {
       // What was not to be written is not on its way either.
@@ -216,11 +242,10 @@ export class VolatileDisk implements Storage {
     for (const { reject } of [...this.#pending.values(), ...this.#sleepers]) reject(powerCut());
     this.#pending.clear();
     this.#sleepers.clear();
-    const { tear } = this.profile;
-    if (tear === 'sector') return this.#device.medium();
-    return this.#device.medium((remains) =>
-      this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
+    this.#left = this.#device.medium((remains) =>
+      remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
     );
+    return copyOf(this.#left);
   }
 
   // Commands
@@ -328,7 +353,11 @@ export class VolatileDisk implements Storage {
   #turnSoon(): void {
     if (this.#turning) return;
     this.#turning = true;
-    queueMicrotask(() => {
+    this.#turns += 1;
+    // Now and then everybody else has a turn: a host that never ends must not keep its test from timing out.
+    const soon =
+      this.#turns % 4096 === 0 ? (turn: () => void) => setTimeout(turn, 0) : queueMicrotask;
+    soon(() => {
       this.#turning = false;
       if (this.#pending.size + this.#sleepers.size === 0) return;
       if (this.#pending.size > 0 && this.#random() < 0.6) this.#step(false);
@@ -347,13 +376,16 @@ export class VolatileDisk implements Storage {
       sleeper.resolve();
     } else if (next && this.#device.isDone(next.number)) {
       this.#answer(next.number);
-    } else {
-      this.#step(true);
+    } else if (!this.#step(true)) {
+      // It waits for another one to be answered.
+      const done = [...this.#pending].filter(([number]) => this.#device.isDone(number));
+      const first = earliest(done.map(([number, { dueUs }]) => ({ number, dueUs })));
+      if (first) this.#answer(first.number);
     }
   }
 
-  /** One thing that the device may do; `hurry` leaves out what nobody waits for. */
-  #step(hurry: boolean): void {
+  /** One thing that the device may do; `hurry` leaves out what nobody waits for. False where there is none. */
+  #step(hurry: boolean): boolean {
     const steps = this.#device.steps();
     const wanted = hurry ? steps.filter(({ kind }) => kind !== 'destage') : steps;
     if (wanted.length > 0) this.#take(this.#pick(wanted));
@@ -361,6 +393,7 @@ export class VolatileDisk implements Storage {
       const destage = this.#device.steps().filter(({ kind }) => kind === 'destage');
       if (destage.length > 0) this.#take(this.#pick(destage));
     }
+    return wanted.length > 0;
   }
 
   #take(step: DeviceStep): void {
@@ -379,7 +412,10 @@ export class VolatileDisk implements Storage {
     else if (step.kind === 'read' && into && !this.#device.read(request.offset, into)) {
       pending.failed = true;
     }
-    if (pending.failed && this.#device.isDone(step.command)) this.#abortBehind(step.command);
+    // What strays has failed when that is told.
+    if (pending.failed && kind !== 'stray' && this.#device.isDone(step.command)) {
+      this.#abortBehind(step.command);
+    }
   }
 
   /** SCSI's QErr: what tags put behind a command that failed is given up, and has not begun. */
@@ -401,6 +437,7 @@ export class VolatileDisk implements Storage {
   #answer(number: number): void {
     const pending = this.#pending.get(number) as Pending;
     const { request, failed, into, fault, dueUs, resolve, reject } = pending;
+    if (fault?.fault === 'stray') this.#abortBehind(number);
     this.#pending.delete(number);
     this.#device.answered(number);
     this.#nowUs = Math.max(this.#nowUs, dueUs);

@@ -18,7 +18,8 @@
 // piece on the same sectors, save
 //   - one that races with it: at the device together, where the profile says that such two land in any order, or one
 //     that failed and lands whenever it likes; then both orders are versions;
-//   - one that may never come to anything (it failed, or is a discard that may leave the old content).
+//   - one that may never come to anything (it failed, a flush gave it up before, or it is a discard that may leave the
+//     old content).
 //
 // Where the profile tears, half of one version over half of another one is a version, too, or bytes that nobody wrote.
 
@@ -26,8 +27,8 @@ import { WriteBarrierError } from '../../model/index.js';
 import { copyOf } from '../../storage/bytes.js';
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
-import { noise, type Remains, rotten, tornContents } from '../device/tear.js';
-import { type Interval, intervalsOf, isTaggedBehind } from './intervals.js';
+import { noise, type Remains, spoiltBy, tornContents } from '../device/tear.js';
+import { type Interval, intervalsOf, isTaggedBehind, suffixMin } from './intervals.js';
 
 /** One content that a cell may have. */
 export interface Version {
@@ -43,8 +44,10 @@ export interface Version {
   readonly durable: number;
   /** What a device would leave that carries everything out in order and whole. */
   readonly intact: boolean;
-  /** False where a read fails. */
-  readonly readable: boolean;
+  /** Sectors that cannot be read, in bytes from the start of the cell. What stands there nobody wrote. */
+  readonly bad: readonly number[];
+  /** The same version in the cells of any trace that has the same writes. */
+  readonly key: string;
 }
 
 /** A run of sectors that the trace writes. */
@@ -61,6 +64,10 @@ export interface CellMap {
   readonly sectorSize: number;
   readonly size: number;
   readonly initial: Uint8Array | undefined;
+  /** Offsets of sectors that cannot be read and were never written. */
+  readonly unreadable: ReadonlySet<number>;
+  /** What a recovery may ask of the device. */
+  readonly offers: Pick<DeviceProfile, 'flush' | 'fua' | 'orderedTags'>;
   /** By their offset. */
   readonly cells: readonly Cell[];
   /** The place in the list of the cell that a sector belongs to, by offset / sectorSize. */
@@ -74,15 +81,16 @@ interface Piece {
   readonly end: number;
   /** More than one where the device may put any of them there. */
   readonly contents: readonly Uint8Array[];
-  readonly readable: boolean;
+  /** Its first sector cannot be read. */
+  readonly isBad: boolean;
   readonly command: number;
   readonly interval: Interval;
   /** When it has landed, be it in the cache. */
   readonly landing: Interval;
   /** It may land below and above of whatever comes later. */
   readonly strays: boolean;
-  /** Later ones need not wait for it. */
-  readonly optional: boolean;
+  /** What is dispatched from here on need not have it below. */
+  readonly spareFrom: number;
 }
 
 /**
@@ -91,19 +99,28 @@ interface Piece {
  */
 export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
   const { sectorSize } = profile;
-  const { size, initial, commands } = trace;
+  const { size, initial, commands, unreadable = [] } = trace;
   if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
+  if (initial && initial.length !== size)
+    throw misuse(`${initial.length} bytes for a disk of ${size}`);
   const races = racesOf(commands, profile);
-  const cells = tied(piecesOf(commands, profile)).map(({ offset, length, pieces }): Cell => {
+  const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
+  const cells = tied(piecesOf(trace, profile)).map(({ offset, length, pieces }): Cell => {
     const before = initial?.subarray(offset, offset + length) ?? new Uint8Array(length);
-    return { offset, versions: versionsOf(before, pieces, races, profile) };
+    const bad = unreadable.map((at) => at - offset).filter((at) => at >= 0 && at < length);
+    return { offset, versions: versionsOf({ bytes: before, bad }, pieces, races, drops, profile) };
   });
   const places = new Map<number, number>();
   for (const [place, { offset, versions }] of cells.entries()) {
     const end = offset + (versions[0] as Version).bytes.length;
     for (let at = offset; at < end; at += sectorSize) places.set(at / sectorSize, place);
   }
-  return { sectorSize, size, initial, cells, places };
+  const { flush, fua, orderedTags } = profile;
+  return {
+    ...{ sectorSize, size, initial, cells, places },
+    unreadable: new Set(unreadable.filter((at) => !places.has(at / sectorSize))),
+    offers: { flush, fua, orderedTags },
+  };
 }
 
 /** The newest intact version from before `time`, or `at` it. */
@@ -127,7 +144,7 @@ export function possible({ versions }: Cell, after: number, bound: number): numb
 
 // Pieces
 
-function piecesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Piece[] {
+function piecesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Piece[] {
   const { sectorSize, atomicWriteUnit: unit, discard } = profile;
   const intervals = intervalsOf(commands, profile);
   // Where nothing is cached, to land is to be on the medium.
@@ -135,8 +152,14 @@ function piecesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Pie
   return commands.flatMap((command, number): Piece[] => {
     const interval = intervals[number];
     if (!interval) return [];
-    const { length, op, fault, failed } = command;
+    const { length, op, fault } = command;
     const offset = fault?.kind === 'misdirected' ? fault.at : command.offset;
+    if (!(offset >= 0 && offset + length <= size)) {
+      throw misuse(
+        `command ${number}, a ${op} of ${length} bytes at ${offset}, is outside of the disk`,
+      );
+    }
+    if (length === 0) return [];
     if (offset % sectorSize !== 0 || length % sectorSize !== 0) {
       throw unsuited(`command ${number}, a ${op} of ${length} bytes at ${offset}`, sectorSize);
     }
@@ -147,21 +170,21 @@ function piecesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Pie
     const pieces: Piece[] = [];
     for (let at = 0; at < length; at += step) {
       const bytes = data.subarray(at, at + step);
-      const isRotten = fault?.kind === 'rot' && at === 0;
+      const spoilt = at === 0 ? fault?.kind : undefined;
       const anything = op === 'discard' && discard === 'arbitrary';
       pieces.push({
         start: offset + at,
         end: offset + at + step,
         contents: [
-          isRotten ? rotten(bytes, sectorSize) : bytes,
+          spoiltBy(spoilt, bytes, sectorSize, offset),
           ...(anything ? [noise(step, offset + at)] : []),
         ],
-        readable: !(fault?.kind === 'latent' && at === 0),
+        isBad: spoilt === 'latent',
         command: number,
         interval: maybe ? neverCertain(interval) : interval,
         landing: landings[number] as Interval,
         strays: fault?.kind === 'stray',
-        optional: maybe || failed || fault?.kind === 'unserializable',
+        spareFrom: maybe ? Number.NEGATIVE_INFINITY : interval.givenUp,
       });
     }
     return pieces;
@@ -175,12 +198,13 @@ function landingLies({ lies }: DeviceProfile): DeviceProfile['lies'] {
 function contentOf({ op, length, data }: DiskCommand, number: number): Uint8Array {
   if (op !== 'write') return new Uint8Array(length);
   if (data?.length === length) return data;
-  throw new WriteBarrierError('INVALID_ARGUMENT', `command ${number} is a write without its data`);
+  throw misuse(`command ${number} is a write without its data`);
 }
 
 /** The sector may go on reading as before. */
-function neverCertain({ dispatched }: Interval): Interval {
-  return { dispatched, ordered: Number.POSITIVE_INFINITY, durable: Number.POSITIVE_INFINITY };
+function neverCertain({ dispatched, givenUp }: Interval): Interval {
+  const never = Number.POSITIVE_INFINITY;
+  return { dispatched, ordered: never, durable: never, givenUp };
 }
 
 interface Tied {
@@ -218,7 +242,7 @@ function racesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Race
   const racy = profile.sameLba === 'racy';
   return (older, newer) => {
     if (older.strays) return true;
-    if (!racy) return false;
+    if (!racy && !newer.strays) return false;
     const { completed } = commands[older.command] as DiskCommand;
     const together = newer.interval.dispatched < completed;
     return together && !isTaggedBehind(commands, older.command, newer.command, profile);
@@ -227,70 +251,86 @@ function racesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Race
 
 // Versions
 
+/** A piece with the content that it has put there. */
+interface Layer {
+  readonly piece: Piece;
+  readonly content: Uint8Array;
+  /** Of the piece among those of the cell. */
+  readonly index: number;
+}
+
 /** A set of pieces that is there, with all that must be below them. */
 interface Landed {
   readonly bytes: Uint8Array;
-  readonly readable: boolean;
-  readonly command: number;
+  readonly bad: readonly number[];
   readonly after: number;
   readonly intact: boolean;
   /** Bit i for piece i. */
   readonly pieces: bigint;
-  /** The piece that landed last; -1 for none. */
-  readonly last: number;
+  /** In the order in which they landed; kept only where races can make that another one than the order of dispatch. */
+  readonly layers: readonly Layer[];
+  /** The one that landed last. */
+  readonly top: Layer | undefined;
+  /** Says in which order, with which contents and over what, where that does not follow from the pieces. */
+  readonly variant: string;
   readonly missing: Piece[];
   ordered: number;
   durable: number;
 }
 
-const VERSIONS_MAX = 100_000;
+/** Of all versions of a cell together. */
+const BYTES_MAX = 64 * 1024 * 1024;
+
+/** What stands in a cell, and where it cannot be read. */
+type Content = Pick<Landed, 'bytes' | 'bad'>;
 
 function versionsOf(
-  before: Uint8Array,
+  before: Content,
   pieces: readonly Piece[],
   races: Races,
+  drops: readonly DiskCommand[],
   profile: DeviceProfile,
 ): Version[] {
   const never = Number.POSITIVE_INFINITY;
   const from = {
-    ordered: suffixMin(pieces.map(({ interval }) => interval.ordered)),
-    durable: suffixMin(pieces.map(({ interval }) => interval.durable)),
+    ordered: suffixMin(pieces.length, (i) => (pieces[i] as Piece).interval.ordered),
+    durable: suffixMin(pieces.length, (i) => (pieces[i] as Piece).interval.durable),
   };
+  const mayRace = profile.sameLba === 'racy' || pieces.some(({ strays }) => strays);
   /** Nothing can be added to these any more. */
   const closed: Landed[] = [];
   let open: Landed[] = [
     {
-      ...{
-        bytes: before,
-        readable: true,
-        command: -1,
-        intact: true,
-        pieces: 0n,
-        last: -1,
-        missing: [],
-      },
+      ...{ ...before, intact: true, pieces: 0n, layers: [], top: undefined },
       ...{ after: Number.NEGATIVE_INFINITY, ordered: never, durable: never },
+      ...{ variant: '', missing: [] },
     },
   ];
-  for (const [i, piece] of pieces.entries()) {
+  for (const [index, piece] of pieces.entries()) {
     const { ordered, durable } = piece.interval;
-    const whole = piece.start === 0 && piece.end === before.length;
-    const closes = whole && !piece.strays && !piece.optional && profile.sameLba === 'fifo';
+    const whole = piece.start === 0 && piece.end === before.bytes.length;
+    const closes = whole && !mayRace && piece.spareFrom === never;
     const grown: Landed[] = [];
     const rest: Landed[] = [];
     for (const landed of open) {
       const waits = landed.missing.some((older) => mustPrecede(older, piece, races));
-      if (!waits) grown.push(...withPiece(landed, piece, i, pieces, races));
+      if (!waits) {
+        for (const [i, content] of piece.contents.entries()) {
+          const layer = { piece, content, index };
+          if (mayRace) grown.push(...placed(before, landed, layer, i, races));
+          else grown.push(onTop(landed, layer, i, []));
+        }
+      }
       landed.missing.push(piece);
-      landed.ordered = Math.min(landed.ordered, closes ? (from.ordered[i] as number) : ordered);
-      landed.durable = Math.min(landed.durable, closes ? (from.durable[i] as number) : durable);
+      landed.ordered = Math.min(landed.ordered, closes ? (from.ordered[index] as number) : ordered);
+      landed.durable = Math.min(landed.durable, closes ? (from.durable[index] as number) : durable);
       if (landed.after < landed.ordered) (closes ? closed : rest).push(landed);
     }
     open = [...rest, ...grown.filter(({ after, ordered: bound }) => after < bound)];
-    if (open.length + closed.length > VERSIONS_MAX) throw entangled();
+    if ((open.length + closed.length) * before.bytes.length > BYTES_MAX) throw entangled();
   }
   const all = [...closed, ...open];
-  const torn = profile.tear === 'sector' ? [] : tornOf(all, pieces, profile);
+  const torn = profile.tear === 'sector' ? [] : tornOf(all, pieces, drops, profile);
   // Of what begins at one moment the intact comes last, so that the last image is that which loses nothing.
   return distinct([...all, ...torn])
     .map(versionOf)
@@ -298,66 +338,93 @@ function versionsOf(
 }
 
 function versionOf(landed: Landed): Version {
-  const { bytes, command, after, ordered, durable, intact, readable } = landed;
-  return { bytes, command, after, ordered, durable, intact, readable };
+  const { bytes, bad, top, after, ordered, durable, intact, pieces, variant } = landed;
+  const command = top?.piece.command ?? -1;
+  const key = `${pieces.toString(36)}${variant}`;
+  return {
+    bytes,
+    bad,
+    command,
+    after,
+    ordered,
+    durable,
+    intact,
+    key,
+  };
 }
 
 function meet(a: Piece, b: Piece): boolean {
   return a.start < b.end && b.start < a.end;
 }
 
-/** An optional piece that the newer one covers makes no difference, so it counts as there. */
+/** A spare piece that the newer one covers makes no difference, so it counts as there. */
 function mustPrecede(older: Piece, newer: Piece, races: Races): boolean {
   if (!meet(older, newer) || races(older, newer)) return false;
-  return !older.optional || (newer.start <= older.start && older.end <= newer.end);
+  const isSpare = older.spareFrom <= newer.interval.dispatched;
+  return !isSpare || (newer.start <= older.start && older.end <= newer.end);
 }
 
-function withPiece(
+/** A piece lands above everything that is there. `choice`: which of its contents. */
+function onTop(landed: Landed, layer: Layer, choice: number, layers: readonly Layer[]): Landed {
+  const { piece, index } = layer;
+  return {
+    ...landed,
+    ...over(landed, layer),
+    after: piece.interval.dispatched,
+    intact: landed.intact && choice === 0 && landed.missing.length === 0,
+    pieces: landed.pieces | (1n << BigInt(index)),
+    layers,
+    top: layer,
+    variant: choice === 0 ? landed.variant : `${landed.variant};${index}=${choice}`,
+    missing: [...landed.missing],
+  };
+}
+
+/** The same at every place among the layers where it may have landed: below those that it races with. */
+function placed(
+  before: Content,
   landed: Landed,
-  piece: Piece,
-  index: number,
-  pieces: readonly Piece[],
+  layer: Layer,
+  choice: number,
   races: Races,
 ): Landed[] {
-  const racing = pieces
-    .slice(0, index)
-    .filter((older, i) => races(older, piece) && meet(older, piece) && has(landed, i));
-  const grown = (change: Partial<Landed>): Landed => ({
-    ...landed,
-    after: piece.interval.dispatched,
-    pieces: landed.pieces | (1n << BigInt(index)),
-    missing: [...landed.missing],
-    ...change,
-  });
-  const whole = piece.start === 0 && piece.end === landed.bytes.length;
-  const onTop = piece.contents.map((content, i) =>
-    grown({
-      bytes: overlaid(landed.bytes, piece, content),
-      readable: piece.readable && (whole || landed.readable),
-      intact: landed.intact && i === 0 && landed.missing.length === 0,
-      ...{ command: piece.command, last: index },
-    }),
-  );
-  if (racing.length === 0) return onTop;
-  const below = piece.contents.map((content) => {
-    const bytes = racing.reduce(
-      (over, older) => overlaid(over, older, landed.bytes.subarray(older.start, older.end)),
-      overlaid(landed.bytes, piece, content),
-    );
-    return grown({ bytes, readable: landed.readable && piece.readable, intact: false });
-  });
-  return [...onTop, ...below];
+  const { layers } = landed;
+  const all = [onTop(landed, layer, choice, [...layers, layer])];
+  for (let below = layers.length - 1; below >= 0; below--) {
+    const other = (layers[below] as Layer).piece;
+    if (!meet(other, layer.piece)) continue;
+    if (!races(other, layer.piece)) break;
+    const order = [...layers.slice(0, below), layer, ...layers.slice(below)];
+    const { bytes, bad } = order.reduce<Content>(over, before);
+    all.push({
+      ...(all[0] as Landed),
+      ...{
+        bytes,
+        bad,
+        layers: order,
+        top: order.at(-1),
+        intact: false,
+        missing: [...landed.missing],
+      },
+      variant: `${(all[0] as Landed).variant};${layer.index}<${below}`,
+    });
+  }
+  return all;
+}
+
+/** What stands there when a layer is put over it. */
+function over({ bytes, bad }: Content, { piece, content }: Layer): Content {
+  const { start, end, isBad } = piece;
+  const left = bad.filter((at) => at < start || at >= end);
+  const all = isBad ? [...left, start] : left;
+  if (start === 0 && end === bytes.length) return { bytes: content, bad: all };
+  const copy = copyOf(bytes);
+  copy.set(content, start);
+  return { bytes: copy, bad: all };
 }
 
 function has({ pieces }: Landed, index: number): boolean {
   return ((pieces >> BigInt(index)) & 1n) === 1n;
-}
-
-function overlaid(below: Uint8Array, { start, end }: Piece, content: Uint8Array): Uint8Array {
-  if (start === 0 && end === below.length) return content;
-  const bytes = copyOf(below);
-  bytes.set(content, start);
-  return bytes;
 }
 
 /** Without those that another one of the same bytes makes superfluous: it is possible whenever they are. */
@@ -368,9 +435,13 @@ function distinct(all: readonly Landed[]): Landed[] {
   for (const landed of [...all].sort((a, b) => Number(b.intact) - Number(a.intact))) {
     const same = byBytes.get(landed.bytes) ?? [];
     byBytes.set(landed.bytes, same);
-    const { after, ordered, durable } = landed;
+    const { after, ordered, durable, bad } = landed;
     const isSpare = same.some(
-      (other) => other.after <= after && ordered <= other.ordered && durable <= other.durable,
+      (other) =>
+        other.after <= after &&
+        ordered <= other.ordered &&
+        durable <= other.durable &&
+        other.bad.join() === bad.join(),
     );
     if (isSpare) continue;
     same.push(landed);
@@ -386,58 +457,54 @@ function distinct(all: readonly Landed[]): Landed[] {
 function tornOf(
   all: readonly Landed[],
   pieces: readonly Piece[],
+  drops: readonly DiskCommand[],
   { tear }: DeviceProfile,
 ): Landed[] {
   const torn: Landed[] = [];
   const remains = new Map<Uint8Array, Map<Uint8Array, Remains[]>>();
   const halves = (below: Uint8Array, above: Uint8Array): Remains[] => {
-    const over = remains.get(above) ?? new Map<Uint8Array, Remains[]>();
-    remains.set(above, over);
-    const known = over.get(below) ?? tornContents(tear, below, above);
-    over.set(below, known);
-    return known;
+    const known = remains.get(above) ?? new Map<Uint8Array, Remains[]>();
+    remains.set(above, known);
+    const made = known.get(below) ?? tornContents(tear, below, above);
+    known.set(below, made);
+    return made;
   };
   for (const above of all) {
+    const { top } = above;
+    if (!top) continue;
     const missing = pieces.filter((_, i) => !has(above, i)).map(({ landing }) => landing);
+    // What a flush has given up is not on its way any more.
+    const gone = drops
+      .filter(({ dispatched }) => top.piece.landing.durable <= dispatched)
+      .map(({ completed }) => completed);
     const until = (end: 'ordered' | 'durable'): number =>
-      missing.reduce((least, landing) => Math.min(least, landing[end]), Number.POSITIVE_INFINITY);
+      Math.min(Number.POSITIVE_INFINITY, ...gone, ...missing.map((landing) => landing[end]));
     const [landed, known] = [until('ordered'), until('durable')];
-    for (const below of all) {
+    for (const [number, below] of all.entries()) {
       const ordered = Math.min(below.ordered, landed);
-      if (above.last < 0 || above.after >= ordered) continue;
+      if (above.after >= ordered) continue;
       // What is below reached the medium before the last piece landed above it.
-      if (has(below, above.last) || (below.pieces & ~above.pieces) !== 0n) continue;
+      if (has(below, top.index) || (below.pieces & ~above.pieces) !== 0n) continue;
       const durable = Math.min(below.durable, known);
-      for (const { bytes, readable } of halves(below.bytes, above.bytes)) {
-        torn.push({ ...above, bytes, readable, ordered, durable, intact: false });
+      for (const [i, { bytes, readable }] of halves(below.bytes, above.bytes).entries()) {
+        const variant = `${above.variant}/${number}.${i}`;
+        const bad = readable ? [] : [0];
+        torn.push({ ...above, bytes, bad, ordered, durable, variant, intact: false });
       }
-      if (torn.length > VERSIONS_MAX) throw entangled();
+      if (torn.length * above.bytes.length > BYTES_MAX) throw entangled();
     }
   }
   return torn;
 }
 
-/** For each i the least of the values from i on. */
-function suffixMin(values: readonly number[]): number[] {
-  let least = Number.POSITIVE_INFINITY;
-  return values
-    .map((_, i) => {
-      least = Math.min(least, values[values.length - 1 - i] as number);
-      return least;
-    })
-    .reverse();
-}
-
 function entangled(): WriteBarrierError {
-  return new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    'too many writes meet in one place without a flush between them',
-  );
+  return misuse('too many writes meet in one place without a flush between them');
 }
 
 function unsuited(what: string, sectorSize: number): WriteBarrierError {
-  return new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    `${what} is not whole sectors of ${sectorSize} bytes`,
-  );
+  return misuse(`${what} is not whole sectors of ${sectorSize} bytes`);
+}
+
+function misuse(what: string): WriteBarrierError {
+  return new WriteBarrierError('INVALID_ARGUMENT', what);
 }

@@ -61,6 +61,15 @@ export class CrashState {
     return bytes;
   }
 
+  /** Where the disk cannot be read, in bytes from its start, one for each sector. */
+  get unreadable(): readonly number[] {
+    const { cells, unreadable } = this.#map;
+    const written = this.#visible().flatMap(({ bad }, place) =>
+      bad.map((at) => (cells[place] as Cell).offset + at),
+    );
+    return [...unreadable, ...written];
+  }
+
   /** A disk that holds it and answers at once, for a recovery; what is written to it is kept apart. */
   disk(): Storage {
     return new SettledDisk(this.#map, (place) => this.versions[place] as number);

@@ -111,8 +111,9 @@ function isBefore(path: readonly Choice[], next: readonly Choice[]): boolean {
   return false;
 }
 
+/** Short: there is one for each guided walk. */
 function signatureOf(path: readonly Choice[]): string {
-  return path.map(({ chosen }) => chosen).join();
+  return path.map(({ chosen }) => String.fromCodePoint(Math.min(chosen, 0xd7ff))).join('');
 }
 
 class Run implements Crash {
@@ -191,8 +192,8 @@ export class SettledDisk implements Storage {
     this.#map = map;
     this.#versionAt = versionAt;
     this.size = map.size;
-    const able = { flush: true, fua: true, orderedTags: true, discard: true, writeZeroes: true };
-    this.capabilities = { blockSize: map.sectorSize, cache: 'none', ...able };
+    const able = { discard: true, writeZeroes: true };
+    this.capabilities = { blockSize: map.sectorSize, cache: 'none', ...map.offers, ...able };
   }
 
   /** @throws `IO_FAILED` for a sector that cannot be read */
@@ -238,13 +239,12 @@ export class SettledDisk implements Storage {
     const offset = sector * sectorSize;
     const place = places.get(sector);
     if (place === undefined) {
+      if (this.#map.unreadable.has(offset)) throw unreadableAt(offset);
       return initial ? initial.subarray(offset, offset + sectorSize) : new Uint8Array(sectorSize);
     }
     const cell = cells[place] as CellMap['cells'][number];
-    const { bytes, readable } = cell.versions[this.#versionAt(place)] as Version;
-    if (!readable) {
-      throw new WriteBarrierError('IO_FAILED', `simulated: offset ${offset} cannot be read`);
-    }
+    const { bytes, bad } = cell.versions[this.#versionAt(place)] as Version;
+    if (bad.includes(offset - cell.offset)) throw unreadableAt(offset);
     return bytes.subarray(offset - cell.offset, offset - cell.offset + sectorSize);
   }
 
@@ -253,6 +253,10 @@ export class SettledDisk implements Storage {
     const fault = rangeFault({ offset, length }, this.size, this.#map.sectorSize);
     if (fault && length > 0) throw fault;
   }
+}
+
+function unreadableAt(offset: number): WriteBarrierError {
+  return new WriteBarrierError('IO_FAILED', `simulated: offset ${offset} cannot be read`);
 }
 
 /**

@@ -35,6 +35,8 @@ export interface Interval {
   readonly ordered: number;
   /** From here on the host can know. Infinity for never. */
   readonly durable: number;
+  /** What is dispatched from here on may be there without it, on the same sectors, too; Infinity unless given up. */
+  readonly givenUp: number;
 }
 
 const NEVER = Number.POSITIVE_INFINITY;
@@ -71,16 +73,23 @@ export function intervalsOf(
   const fencedFrom = suffixMin(count, (i) => (works(i) ? dispatchOf(firstBehind(i)) : NEVER));
 
   const dispatches = commands.map(({ dispatched }) => dispatched);
-  const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
+  const numbers = [...commands.keys()];
+  const flushes = numbers.filter((number) => at(number).op === 'flush');
+  const drops = flushes.filter((number) => at(number).fault?.kind === 'drop');
+  const tags = (x: number, y: number): boolean => x < y && y >= firstBehind(x);
   return commands.map((command, i) => {
     const { op, dispatched, completed, failed, fua, fault } = command;
     if (op === 'read' || op === 'flush' || fault?.kind === 'lost') return undefined;
-    if (failed || fault?.kind === 'unserializable')
-      return { dispatched, ordered: NEVER, durable: NEVER };
+    if (failed || fault?.kind === 'unserializable') {
+      return { dispatched, ordered: NEVER, durable: NEVER, givenUp: Number.NEGATIVE_INFINITY };
+    }
     const tagged = firstBehind(i);
     if (!volatile) {
       const durable = Math.min(completed, from(completedFrom, tagged));
-      return { dispatched, ordered: Math.min(durable, dispatchOf(tagged)), durable };
+      return {
+        ...{ dispatched, durable, givenUp: NEVER },
+        ordered: Math.min(durable, dispatchOf(tagged)),
+      };
     }
     const later = completed === NEVER ? count : countUpTo(dispatches, completed);
     const covering = Math.min(tagged, later);
@@ -90,8 +99,17 @@ export function intervalsOf(
       forced ? Math.min(completed, from(completedFrom, tagged)) : NEVER,
     );
     const fenced = Math.min(from(fencedFrom, covering), forced ? dispatchOf(tagged) : NEVER);
-    const interval = { dispatched, ordered: Math.min(durable, fenced), durable };
-    return forced ? interval : drops.reduce(given, interval);
+    const interval = {
+      ...{ dispatched, durable, givenUp: NEVER },
+      ordered: Math.min(durable, fenced),
+    };
+    if (forced) return interval;
+    // A drop takes what was cached then: not what tags keep behind it, nor what a flush had taken before it.
+    const reached = drops.filter((drop) => {
+      if (tags(drop, i)) return false;
+      return !flushes.some((flush) => flush >= covering && works(flush) && tags(flush, drop));
+    });
+    return reached.reduce((left, drop) => given(left, at(drop)), interval);
   });
 }
 
@@ -113,14 +131,19 @@ export function isTaggedBehind(
 
 /** What a flush gives up that was not certain before it is never certain. */
 function given(interval: Interval, drop: DiskCommand): Interval {
-  const { dispatched, ordered, durable } = interval;
-  if (dispatched > drop.completed) return interval;
+  const { dispatched, ordered, durable, givenUp } = interval;
+  if (dispatched > drop.completed || durable <= drop.dispatched) return interval;
   const still = (time: number): number => (time <= drop.dispatched ? time : NEVER);
-  return { dispatched, ordered: still(ordered), durable: still(durable) };
+  return {
+    dispatched,
+    ordered: still(ordered),
+    durable: NEVER,
+    givenUp: Math.min(givenUp, drop.dispatched),
+  };
 }
 
 /** For each i the least of `value(i)`, `value(i + 1)`, ... */
-function suffixMin(count: number, value: (i: number) => number): number[] {
+export function suffixMin(count: number, value: (i: number) => number): number[] {
   const minima = new Array<number>(count);
   for (let i = count - 1, least = NEVER; i >= 0; i--) {
     least = Math.min(least, value(i));
