@@ -10,3 +10,4 @@ export * from './linux/index.js';
 export * from './qemu/index.js';
 export * from './stacks/index.js';
 export * from './virtio/index.js';
+export * from './xen/index.js';

@@ -1,0 +1,128 @@
+// What the two ends tell each other in xenstore, as values and as the text of its nodes.
+//
+// A node that is there with 1 says that the backend takes the operation; a node that is not there says the same as 0 to
+// most readers, and "a very old backend, which writes synchronously" to some (frontend-eras.ts). Even with 1 any such
+// request may come back as EOPNOTSUPP, at any time.
+//
+// The protocol has no word for a volatile cache that cannot be flushed. Without feature-flush-cache and feature-barrier
+// Linux takes the disk for one that writes through. So a backend here announces a flush wherever a flush can be
+// answered, also where nothing is volatile and it costs nothing; and what a frontend here makes of no flush at all is
+// for its owner to say.
+//
+// Source: the node documentation in xen/include/public/io/blkif.h; connect() in Linux drivers/block/xen-blkback/xenbus.c
+// and xen-blkfront.c.
+
+import { type IoScheduler, WriteBarrierError } from 'write-barrier';
+import { INDIRECT_PAGES_MAX, SECTOR_BYTES, SEGMENTS_PER_PAGE } from './wire.js';
+
+/** Nodes of xenstore, below the directory of one end. */
+export type XenNodes = Readonly<Record<string, string>>;
+
+/** What a backend takes. */
+export interface BlkFeatures {
+  /** WRITE_BARRIER: a full barrier, whose payload is durable when it is answered. */
+  readonly barrier: boolean;
+  /** FLUSH_DISKCACHE. */
+  readonly flush: boolean;
+  /** DISCARD. */
+  readonly discard: boolean;
+  /** Segments in an INDIRECT request at the most; 0 where it takes none. */
+  readonly indirectSegments: number;
+}
+
+/** What the protocol allows in an INDIRECT request. */
+export const INDIRECT_SEGMENTS_MAX: number = INDIRECT_PAGES_MAX * SEGMENTS_PER_PAGE;
+
+/** The part of a scheduler that decides what a backend over it can promise. */
+export type ServedDisk = Pick<IoScheduler, 'size' | 'capabilities' | 'guarantees'>;
+
+/**
+ * What a backend over this scheduler can keep its word on. Barriers only where the mode, on this device, keeps both sides
+ * to the barrier and makes it durable: guests take the answer to mean that.
+ */
+export function blkFeaturesOf({ capabilities, guarantees }: ServedDisk): BlkFeatures {
+  const { cache, flush, discard } = capabilities;
+  const { verdict } = guarantees;
+  return {
+    barrier: verdict === 'safe' || verdict === 'safe-without-errors',
+    flush: cache !== 'volatile' || flush,
+    discard: discard === true,
+    indirectSegments: 256,
+  };
+}
+
+/** In bytes: what a guest may address, a multiple of 512. */
+export function sectorSizeOf(blockSize: number): number {
+  const size = Math.max(blockSize, SECTOR_BYTES);
+  if (size % blockSize === 0 && size % SECTOR_BYTES === 0) return size;
+  throw new WriteBarrierError('INVALID_ARGUMENT', `blocks of ${blockSize} bytes are no sectors`);
+}
+
+/** The nodes that the backend writes. `sectors` counts in 512 bytes, whatever `sector-size` says. */
+export function xenNodes(
+  disk: Pick<ServedDisk, 'size' | 'capabilities'>,
+  features: BlkFeatures,
+): XenNodes {
+  const bit = (on: boolean): string => (on ? '1' : '0');
+  const sectorSize = sectorSizeOf(disk.capabilities.blockSize);
+  const size = disk.size - (disk.size % sectorSize);
+  return Object.freeze({
+    sectors: String(size / SECTOR_BYTES),
+    'sector-size': String(sectorSize),
+    'feature-barrier': bit(features.barrier),
+    'feature-flush-cache': bit(features.flush),
+    'feature-discard': bit(features.discard),
+    ...(features.indirectSegments > 0 && {
+      'feature-max-indirect-segments': String(features.indirectSegments),
+    }),
+  });
+}
+
+/** What a frontend has read. */
+export interface ReadXenNodes {
+  /** In bytes. */
+  readonly size: number;
+  /** In bytes. */
+  readonly sectorSize: number;
+  /** Undefined where the node is not there. */
+  readonly barrier: boolean | undefined;
+  readonly flush: boolean | undefined;
+  readonly discard: boolean | undefined;
+  readonly indirectSegments: number;
+}
+
+/**
+ * What the nodes of a backend say. A feature whose text is no number is as good as absent.
+ *
+ * @throws `INVALID_ARGUMENT` where the disk itself makes no sense: no size, a sector that is no multiple of 512 bytes, or
+ *   a size that is not whole sectors
+ */
+export function readXenNodes(nodes: XenNodes): ReadXenNodes {
+  const sectors = numberIn(nodes, 'sectors') ?? 0;
+  const sectorSize = numberIn(nodes, 'sector-size') ?? SECTOR_BYTES;
+  const size = sectors * SECTOR_BYTES;
+  const sound = sectorSize >= SECTOR_BYTES && sectorSize % SECTOR_BYTES === 0;
+  if (!sound || size === 0 || !Number.isSafeInteger(size) || size % sectorSize !== 0) {
+    const told = `${sectors} sectors, sector-size ${sectorSize}`;
+    throw new WriteBarrierError('INVALID_ARGUMENT', `the backend describes no disk: ${told}`);
+  }
+  const bit = (name: string): boolean | undefined => {
+    const value = numberIn(nodes, name);
+    return value === undefined ? undefined : value > 0;
+  };
+  const indirect = numberIn(nodes, 'feature-max-indirect-segments') ?? 0;
+  return {
+    size,
+    sectorSize,
+    barrier: bit('feature-barrier'),
+    flush: bit('feature-flush-cache'),
+    discard: bit('feature-discard'),
+    indirectSegments: Math.min(indirect, INDIRECT_SEGMENTS_MAX),
+  };
+}
+
+function numberIn(nodes: XenNodes, name: string): number | undefined {
+  const text = Object.hasOwn(nodes, name) ? nodes[name] : undefined;
+  if (text === undefined || !/^\d{1,15}$/.test(text)) return undefined;
+  return Number(text);
+}
