@@ -8,7 +8,17 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { IoScheduler } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
-import { VIRTIO_WRITEBACK_AT, VirtioBackend, virtioStorage } from 'write-barrier/systems';
+import {
+  BLKIF_OP,
+  BLKIF_STATUS,
+  type BlkifRequest,
+  type BlkifResponse,
+  blkback,
+  VIRTIO_WRITEBACK_AT,
+  VirtioBackend,
+  virtioStorage,
+  xenLoopbackOver,
+} from 'write-barrier/systems';
 import type { DiskTrace } from 'write-barrier/testing';
 import { loadRecording } from '../interop/ext4.js';
 
@@ -27,11 +37,17 @@ async function diskAt(name: string): Promise<{ path: string; scheduler: IoSchedu
   return { path, scheduler: new IoScheduler(await FileStorage.open(path)) };
 }
 
-/** As concurrent as the kernel was: nothing is sent before the answers that came before it. `between`: the way so far, from 0 to 1. */
+/**
+ * As concurrent as the kernel was: nothing is sent before the answers that came before it.
+ *
+ * @param between is told the way so far, from 0 to 1
+ * @param barriers as file systems did then: the write before a flush is a barrier, and there is no other flush
+ */
 async function replay(
   { commands }: DiskTrace,
   guest: IoScheduler,
   between: (done: number) => void,
+  { barriers = false } = {},
 ): Promise<void> {
   const events = commands
     .flatMap(({ dispatched, completed }, i) => [
@@ -48,9 +64,10 @@ async function replay(
       await answers[i];
     } else if (op === 'write') {
       expected.set(data as Uint8Array, offset);
-      answers[i] = guest.write(offset, data as Uint8Array);
+      const barrier = barriers && commands[i + 1]?.op === 'flush';
+      answers[i] = guest.write(offset, data as Uint8Array, { barrier });
     } else if (op === 'flush') {
-      answers[i] = guest.flush();
+      answers[i] = barriers ? guest.barrier() : guest.flush();
     } else {
       const then = expected.slice(offset, offset + length);
       answers[i] = guest
@@ -93,6 +110,53 @@ describe('virtio-blk driver, buffers, device, scheduler, file', () => {
       await guest.close();
       expect(device.inFlight).toBe(0);
       await scheduler.close();
+      await expectFinal(path);
+    },
+  );
+});
+
+describe('Xen frontend, ring, backend, scheduler, file', () => {
+  test.each(['x86-64', 'x86-32'] as const)(
+    'given a ring of %s, when a kernel writes through it and every feature is taken back and given again meanwhile, then the file is what the kernel left',
+    async (layout) => {
+      const { path, scheduler } = await diskAt(`xen-${layout}`);
+      let refuses = false;
+      const refused = { count: 0 };
+      const { frontend } = xenLoopbackOver(
+        (grants) => {
+          const backend = blkback(scheduler, { page: grants.page });
+          return {
+            nodes: backend.nodes,
+            serve: async (request: BlkifRequest): Promise<BlkifResponse> => {
+              const { operation, id } = request;
+              // As a backend whose disk has lost the feature: it says so at any time, and nothing of the payload is written.
+              if (
+                refuses &&
+                (operation === BLKIF_OP.WRITE_BARRIER || operation === BLKIF_OP.DISCARD)
+              ) {
+                refused.count += 1;
+                return { id, operation, status: BLKIF_STATUS.EOPNOTSUPP };
+              }
+              return backend.serve(request);
+            },
+          };
+        },
+        { layout },
+      );
+      const guest = new IoScheduler(frontend);
+      await replay(
+        trace,
+        guest,
+        timetable([
+          [0.3, () => (refuses = true)],
+          [0.6, () => (refuses = false)],
+        ]),
+        // A kernel of the time: every journal commit is a barrier.
+        { barriers: true },
+      );
+      await guest.close();
+      await scheduler.close();
+      expect(refused.count).toBeGreaterThan(0);
       await expectFinal(path);
     },
   );

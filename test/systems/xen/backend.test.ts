@@ -284,7 +284,7 @@ describe('given a malformed request, when it is served, then it is refused and n
 
 // The counter-example is blkback of Linux since 3.2, which waits before a barrier and not after it.
 describe('given a barrier that was issued and is not complete', () => {
-  test('when later writes come, then none of them is issued', async () => {
+  test('case 61: when later writes come, then none of them is issued', async () => {
     const { device, send } = manual();
     const asked = send('w0 b1 w2 b w3');
     await device.answer('w0');
@@ -351,7 +351,7 @@ describe('given a failure at the disk', () => {
 describe('given a request that was split below, when its parts fail differently', () => {
   const parts = fc.array(fc.constantFrom(0, -1, -2), { maxLength: 6 });
 
-  test('then an error wins over a refusal, and a refusal over success, in any order', () => {
+  test('case 60: then an error wins over a refusal, and a refusal over success, in any order', () => {
     expect(worstBlkifStatus([])).toBe(0);
     expect(worstBlkifStatus([-2, 0])).toBe(-2);
     expect([worstBlkifStatus([-1, -2]), worstBlkifStatus([-2, -1])]).toEqual([-1, -1]);

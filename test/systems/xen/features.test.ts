@@ -167,7 +167,7 @@ describe('given what the backend announces, a frontend chooses', () => {
     ['fork-2.6.37', 'NONE'],
     ['linux-3.x', 'NONE'],
     ['linux-5.x', 'NONE'],
-  ])('%s without feature-barrier: %s', (era, choice) => {
+  ])('case 57: %s without feature-barrier: %s', (era, choice) => {
     expect(chosen(era, 'absent')).toBe(choice);
   });
 
@@ -183,7 +183,7 @@ describe('given what the backend announces, a frontend chooses', () => {
     expect(chosen(era, 'off')).toBe('NONE');
   });
 
-  test('since 2.6.37 a flush where both are there, and then it marks no write as forced', () => {
+  test('case 58: since 2.6.37 a flush where both are there, and then it marks no write as forced', () => {
     for (const era of ['linux-3.x', 'linux-5.x'] as const) {
       expect(chosen(era, 'both')).toBe(`NONE flush by ${FLUSH_DISKCACHE}`);
       expect(chosen(era, 'flush')).toBe(`NONE flush by ${FLUSH_DISKCACHE}`);

@@ -187,7 +187,7 @@ describe('given a zero-segment request, when it is served', () => {
     return `${asked[0]?.status} ${device.log}`.trim();
   };
 
-  test('a barrier is a flush, or, in the oldest, an error', async () => {
+  test('case 59: a barrier is a flush, or, in the oldest, an error', async () => {
     expect(await outcome('xenlinux-2006', 'b')).toBe('-1');
     expect(await outcome('xenlinux-2.6.18', 'b')).toBe('0 F');
     expect(await outcome('linux-3.2', 'b')).toBe('0 F');

@@ -158,7 +158,7 @@ async function attached(way: SolarisFlushWay, options: Partial<SolarisOptions> =
 }
 
 describe('given the write cache', () => {
-  test('when it is disabled, then every write is a barrier; when it is enabled, a plain write', async () => {
+  test('case 75: when it is disabled, then every write is a barrier; when it is enabled, a plain write', async () => {
     const { bench, disk } = await attached('flush operation', { writeCache: false });
     const first = watch(disk.write(8 * 512, sector(1)));
     await bench.answer('b8');
