@@ -117,11 +117,11 @@ export class PosixAio {
     const { scheduler } = this;
     switch (request?.kind) {
       case 'read':
-        return data === undefined || data.byteLength === request.length
+        return data === undefined || fills(data, request.length)
           ? scheduler.read(request.offset, data ?? request.length, { signal })
           : Promise.reject(wrongLength(request.length));
       case 'write':
-        return data?.byteLength === request.length
+        return data !== undefined && fills(data, request.length)
           ? scheduler.write(request.offset, data, { ...flagsOf(request), signal })
           : Promise.reject(wrongLength(request.length));
       case 'discard':
@@ -144,6 +144,11 @@ function flagsOf({ barrier, preflush, fua }: Extract<Request, { kind: 'write' }>
   readonly fua: boolean | undefined;
 } {
   return { barrier, preflush, fua };
+}
+
+/** Whoever calls from JavaScript may hand in anything. */
+function fills(data: unknown, length: number): boolean {
+  return data instanceof Uint8Array && data.byteLength === length;
 }
 
 function wrongLength(length: number): WriteBarrierError {
