@@ -21,7 +21,7 @@ import {
   type SchedulerOptions,
   type Storage,
   type TraceEvent,
-  WriteBarrierError,
+  type WriteBarrierError,
 } from 'write-barrier';
 import type { CancelAnswer } from './aio.js';
 
@@ -119,11 +119,11 @@ export class PosixAio {
       case 'read':
         return data === undefined || fills(data, request.length)
           ? scheduler.read(request.offset, data ?? request.length, { signal })
-          : Promise.reject(wrongLength(request.length));
+          : Promise.reject(wrongLength());
       case 'write':
         return data !== undefined && fills(data, request.length)
           ? scheduler.write(request.offset, data, { ...flagsOf(request), signal })
-          : Promise.reject(wrongLength(request.length));
+          : Promise.reject(wrongLength());
       case 'discard':
         return scheduler.discard(request.offset, request.length, { signal });
       case 'writeZeroes':
@@ -151,8 +151,8 @@ function fills(data: unknown, length: number): boolean {
   return data instanceof Uint8Array && data.byteLength === length;
 }
 
-function wrongLength(length: number): WriteBarrierError {
-  return misuse(`a request of ${length} bytes needs a buffer of ${length}`);
+function wrongLength(): WriteBarrierError {
+  return misuse('the buffer is not as long as the request says');
 }
 
 function misuse(what: string): WriteBarrierError {
