@@ -21,7 +21,7 @@ import {
   type SchedulerOptions,
   type Storage,
   type TraceEvent,
-  type WriteBarrierError,
+  WriteBarrierError,
 } from 'write-barrier';
 import type { CancelAnswer } from './aio.js';
 
