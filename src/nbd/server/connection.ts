@@ -225,13 +225,16 @@ export function serve(raw: Socket, context: ConnectionContext): Connection {
       socket.resume();
     }
     clearTimeout(linger);
-    linger = setTimeout(() => destroy(why ?? 'the client did not take its last replies'), ms);
+    linger = setTimeout(() => {
+      why ??= 'the client did not take its last replies';
+      destroy(why);
+    }, ms);
     settle();
   }
 
   function destroy(reason: string): void {
-    why ??= reason;
-    closed = closed || socket.destroyed;
+    // What befalls the socket of a client that is leaving anyway is no news.
+    if (!finishing) why ??= reason;
     raw.destroy();
     socket.destroy();
   }
