@@ -14,12 +14,12 @@
 //   K5  Nothing is read between the answer to STARTTLS and TLS, and that answer is the last that goes without.
 
 import type { Socket } from 'node:net';
-import type { TLSSocket } from 'node:tls';
 import { COMMAND } from '../wire/index.js';
 import { carryOut, refusalFor } from './carry-out.js';
 import type { Export, Exports } from './exports.js';
 import type { Limits } from './options.js';
 import { type Outcome, ServerSession, type SessionEvent, type SessionRequest } from './session.js';
+import type { Upgrade } from './tls.js';
 
 /** Replies that wait to be taken, in bytes, before no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
@@ -31,7 +31,7 @@ export interface ConnectionContext {
   readonly exports: Exports;
   readonly limits: Limits;
   /** Puts TLS on a socket; undefined where there are no keys. */
-  readonly upgrade: ((socket: Socket) => TLSSocket) | undefined;
+  readonly upgrade: Upgrade | undefined;
   readonly counters: Counters;
   readonly onOpen: (name: string, tls: boolean) => void;
   /** Once, when the socket is closed and nothing of this client is at a scheduler any more. */
@@ -146,13 +146,21 @@ export function serve(raw: Socket, context: ConnectionContext): Connection {
     socket.removeAllListeners('data');
     flush();
     socket.write('', () => {
-      if (closed || !context.upgrade) return;
+      if (closed) return;
       raw.removeAllListeners('end');
       raw.removeAllListeners('drain');
-      const secure = context.upgrade(raw);
-      socket = secure;
-      secure.once('secure', () => session.tlsReady());
-      attach(secure);
+      context.upgrade?.(raw).then(
+        (secure) => {
+          if (finishing || closed) {
+            secure.destroy();
+            return;
+          }
+          socket = secure;
+          session.tlsReady();
+          attach(secure);
+        },
+        (error) => destroy(`TLS: ${error.message}`),
+      );
     });
   }
 

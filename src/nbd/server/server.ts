@@ -14,7 +14,7 @@ import { type Connection, type Counters, serve } from './connection.js';
 import { canFlush, type Exports, exportsOf } from './exports.js';
 import { listenOn, type NbdAddress, type NbdListenOptions } from './listen.js';
 import { type Limits, limitsOf, type NbdServerEvent, type NbdServerOptions } from './options.js';
-import { upgraderFor } from './tls.js';
+import { type Upgrade, upgradeWith } from './tls.js';
 
 /** What a server does, and has done. */
 export interface NbdServerStats extends Readonly<Counters> {
@@ -35,7 +35,7 @@ export interface NbdServerStats extends Readonly<Counters> {
 export class NbdServer implements AsyncDisposable {
   readonly #exports: Exports;
   readonly #limits: Limits;
-  readonly #upgrade: ReturnType<typeof upgraderFor> | undefined;
+  readonly #upgrade: Upgrade | undefined;
   readonly #observer: (event: NbdServerEvent) => void;
   readonly #listeners = new Set<Server>();
   readonly #connections = new Map<Connection, Promise<void>>();
@@ -56,7 +56,7 @@ export class NbdServer implements AsyncDisposable {
   constructor(options: NbdServerOptions) {
     this.#limits = limitsOf(options.limits);
     this.#exports = exportsOf(options, this.#limits);
-    this.#upgrade = options.tls && upgraderFor(options.tls);
+    this.#upgrade = options.tls && upgradeWith(options.tls);
     this.#observer = options.observer ?? (() => {});
   }
 
