@@ -166,12 +166,17 @@ describe('requests', () => {
   );
 
   test('wait for room in the queue of a scheduler that is full', async () => {
-    const scheduler = new IoScheduler(new MemoryStorage(SIZE), { depth: 1, maxQueued: 1 });
-    await serving(scheduler);
+    const storage = held(new MemoryStorage(SIZE));
+    await serving(new IoScheduler(storage, { depth: 1, maxQueued: 1 }));
     const client = await RawClient.open(path);
-    const writes = Array.from({ length: 50 }, (_, i) =>
-      client.ask(WRITE, { offset: i * 4096, data: block(i) }),
+    const writes = Array.from({ length: 20 }, (_, i) =>
+      client.ask(WRITE, { offset: i * 8192, data: block(i) }),
     );
+    for (let left = 20; left > 0; left -= 1) {
+      await until(() => storage.waiting.length === 1);
+      await pause(1);
+      storage.waiting.shift()?.release();
+    }
     expect((await Promise.all(writes)).every(({ error }) => error === 0)).toBe(true);
   });
 });
