@@ -23,6 +23,8 @@ const PIECE = 1024 * 1024;
 /** More pieces than this of a payload are joined: small ones cost more than a copy. */
 const PARTS_MAX = 64;
 
+const DONE: Outcome = Object.freeze({});
+
 /** Carries out a request that is legal. Rejects with what the scheduler says. */
 export function carryOut(request: SessionRequest, target: Export): Promise<Outcome> {
   switch (request.command) {
@@ -52,23 +54,20 @@ export function refusalFor(error: unknown): Refusal {
   return { error: errorNumber(error), message };
 }
 
-async function done(work: Promise<unknown>): Promise<Outcome> {
-  await work;
-  return {};
+function done(work: Promise<unknown>): Promise<Outcome> {
+  return work.then(() => DONE);
 }
 
-async function read({ offset, length }: SessionRequest, { scheduler }: Export): Promise<Outcome> {
-  return { data: await patient(scheduler, () => scheduler.read(offset, length)) };
+function read({ offset, length }: SessionRequest, { scheduler }: Export): Promise<Outcome> {
+  return patient(scheduler, () => scheduler.read(offset, length)).then((data) => ({ data }));
 }
 
-async function write({ offset, data, flags }: SessionRequest, target: Export): Promise<Outcome> {
-  const { scheduler } = target;
+function write({ offset, data, flags }: SessionRequest, { scheduler }: Export): Promise<Outcome> {
   const fua = (flags & COMMAND_FLAG.FUA) !== 0;
   const [only] = data;
-  const bytes =
-    only && data.length === 1 ? only : data.length > PARTS_MAX ? Buffer.concat(data) : data;
-  await patient(scheduler, () => scheduler.write(offset, bytes, { fua }));
-  return {};
+  const one = only && data.length === 1;
+  const payload = one ? only : data.length > PARTS_MAX ? Buffer.concat(data) : data;
+  return done(patient(scheduler, () => scheduler.write(offset, payload, { fua })));
 }
 
 async function trim({ offset, length, flags }: SessionRequest, target: Export): Promise<void> {
@@ -111,15 +110,12 @@ async function fill({ offset, length }: SessionRequest, { scheduler }: Export): 
 }
 
 /** C4. */
-async function patient<T>(scheduler: IoScheduler, submit: () => Promise<T>): Promise<T> {
-  for (;;) {
-    try {
-      return await submit();
-    } catch (error) {
-      if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
-      await scheduler.ready();
-    }
-  }
+function patient<T>(scheduler: IoScheduler, submit: () => Promise<T>): Promise<T> {
+  return submit().catch(async (error) => {
+    if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
+    await scheduler.ready();
+    return patient(scheduler, submit);
+  });
 }
 
 const NUMBERS: ReadonlyMap<string, number> = new Map([
