@@ -1,0 +1,95 @@
+// Goal: no client can do more than lose its connection. Method: 200,000 damaged conversations through the session, held
+// against a second reading of the same bytes; 2,000 of them through real sockets, left or cut wherever it comes. Then
+// the heap is where it was, the bytes around the exports are untouched, and a good client is served.
+
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { expect, test } from 'vitest';
+import { NbdServer } from '../../src/nbd/index.js';
+import { COMMAND } from '../../src/nbd/wire/index.js';
+import { bear, type Dice, diceOf, guarded, hostileStream } from '../nbd/fuzz.js';
+import { RawClient, temporaryFolder } from '../nbd/support.js';
+
+const CONVERSATIONS = 200_000;
+const THROUGH_SOCKETS = 2_000;
+const AT_ONCE = 16;
+const HEAP_SLACK = 8 << 20;
+
+setFlagsFromString('--expose_gc');
+const collect = runInNewContext('gc') as () => void;
+
+function heap(): number {
+  collect();
+  const { heapUsed, arrayBuffers } = process.memoryUsage();
+  return heapUsed + arrayBuffers;
+}
+
+test(`a session bears ${CONVERSATIONS} clients out of their mind, and its heap stays flat`, () => {
+  const disk = guarded();
+  let [opened, requests, before] = [0, 0, 0];
+  for (let seed = 0; seed < CONVERSATIONS; seed += 1) {
+    if (seed === CONVERSATIONS / 10) before = heap();
+    const random = diceOf(seed);
+    let trial: ReturnType<typeof bear>;
+    try {
+      trial = bear(hostileStream(random), disk, random);
+    } catch (cause) {
+      throw new Error(`seed ${seed}`, { cause });
+    }
+    opened += trial.opened ? 1 : 0;
+    requests += trial.requests;
+  }
+  expect(heap() - before).toBeLessThan(HEAP_SLACK);
+  expect(disk.intact()).toBe(true);
+  expect(opened).toBeGreaterThan(CONVERSATIONS / 3);
+  expect(requests).toBeGreaterThan(CONVERSATIONS);
+});
+
+test(`a server bears ${THROUGH_SOCKETS} of them through sockets, and serves the others`, async () => {
+  const disk = guarded();
+  const folder = await temporaryFolder();
+  const path = join(folder.path, 's');
+  const server = new NbdServer({
+    exports: { '': disk.storage, ro: { storage: disk.storage, readOnly: true } },
+    limits: { requestBytes: 64 * 1024, handshakeMs: 2_000 },
+  });
+  await server.listen({ path });
+  const good = await RawClient.open(path);
+  let [seed, before] = [0, 0];
+  const clients = Array.from({ length: AT_ONCE }, async () => {
+    while (seed < THROUGH_SOCKETS) {
+      if (seed === THROUGH_SOCKETS / 10) before = heap();
+      const random = diceOf(seed++);
+      await throughSocket(path, hostileStream(random), random);
+    }
+  });
+  await Promise.all(clients);
+  while (server.stats().connections > 1) await new Promise((resolve) => setTimeout(resolve, 10));
+  expect(heap() - before).toBeLessThan(HEAP_SLACK);
+  expect(disk.intact()).toBe(true);
+  expect((await good.ask(COMMAND.READ, { length: 4096 })).error).toBe(0);
+  expect(server.stats().accepted).toBe(THROUGH_SOCKETS + 1);
+  expect(server.stats().requests).toBeGreaterThan(THROUGH_SOCKETS / 2);
+  await server.close();
+  await folder.remove();
+});
+
+/** Says all of a stream in pieces, then leaves, is cut off, or waits to be sent away; reads, or does not. */
+function throughSocket(path: string, stream: Uint8Array, random: Dice): Promise<void> {
+  return new Promise((resolve) => {
+    const socket = connect({ path });
+    socket.on('error', () => {});
+    socket.on('close', () => resolve());
+    if (random(4) > 0) socket.resume();
+    const say = (at: number): void => {
+      if (at < stream.length) {
+        const end = at + 1 + random(3000);
+        socket.write(stream.subarray(at, end), () => setImmediate(say, end));
+      } else if (random(3) > 0) socket.end(() => socket.resume());
+      else socket.destroy();
+    };
+    say(0);
+  });
+}
