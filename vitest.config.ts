@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config';
 const at = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 // Unit tests read the sources; examples import the package as a user would, from `dist`.
 const sources = {
+  'write-barrier/nbd': at('./src/nbd/index.ts'),
   'write-barrier/node': at('./src/node/index.ts'),
   'write-barrier/systems': at('./src/systems/index.ts'),
   'write-barrier/testing': at('./src/testing/index.ts'),
