@@ -390,6 +390,19 @@ describe('limits', () => {
     }
   });
 
+  test('K1: requests without a payload count with the buffers that they take', async () => {
+    const storage = held(new MemoryStorage(16 << 20, { capabilities: { writeZeroes: false } }));
+    await serving(storage, { limits: { bytesInFlight: 3 << 20 } });
+    const client = await RawClient.open(path);
+    for (let i = 0; i < 8; i += 1) {
+      const command = i % 2 === 0 ? CACHE : WRITE_ZEROES;
+      client.ask(command, { offset: i << 20, length: 1 << 20 }).catch(() => {});
+    }
+    await until(() => storage.waiting.length === 3);
+    await pause(30);
+    expect(storage.calls.length).toBe(3);
+  });
+
   // A client that asks for 64 MiB and reads none of it: what was read for it stays a small multiple of the limits.
   test('K1: a client that does not read is not read for', async () => {
     const storage = held(new MemoryStorage(SIZE), ['read']);
