@@ -3,11 +3,19 @@ import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { type TLSSocket, connect as tlsConnect } from 'node:tls';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage, WriteBarrierError } from '../../src/index.js';
 import { NbdServer, type NbdServerEvent, type NbdServerOptions } from '../../src/nbd/index.js';
-import { COMMAND, COMMAND_FLAG, NBD_ERROR } from '../../src/nbd/wire/index.js';
+import {
+  COMMAND,
+  COMMAND_FLAG,
+  encodeOption,
+  NBD_ERROR,
+  OPTION,
+  SIZE as WIRE,
+} from '../../src/nbd/wire/index.js';
 import { bytes, FLAGS, go, RawClient, request, temporaryFolder } from './support.js';
 
 const { READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES } = COMMAND;
@@ -382,6 +390,19 @@ describe('limits', () => {
     }
   });
 
+  test('K1: requests without a payload count with the buffers that they take', async () => {
+    const storage = held(new MemoryStorage(16 << 20, { capabilities: { writeZeroes: false } }));
+    await serving(storage, { limits: { bytesInFlight: 3 << 20 } });
+    const client = await RawClient.open(path);
+    for (let i = 0; i < 8; i += 1) {
+      const command = i % 2 === 0 ? CACHE : WRITE_ZEROES;
+      client.ask(command, { offset: i << 20, length: 1 << 20 }).catch(() => {});
+    }
+    await until(() => storage.waiting.length === 3);
+    await pause(30);
+    expect(storage.calls.length).toBe(3);
+  });
+
   // A client that asks for 64 MiB and reads none of it: what was read for it stays a small multiple of the limits.
   test('K1: a client that does not read is not read for', async () => {
     const storage = held(new MemoryStorage(SIZE), ['read']);
@@ -475,6 +496,88 @@ describe('limits', () => {
     expect((await good.ask(WRITE, { data: block(1) })).error).toBe(0);
     expect((await good.ask(READ, { length: 4096 })).data).toEqual(block(1));
     expect(storage.bytes.subarray(4096).every((byte) => byte === 0)).toBe(true);
+  });
+});
+
+describe('TLS', () => {
+  const KEY = Buffer.alloc(32, 7);
+  const STARTTLS = encodeOption(OPTION.STARTTLS);
+
+  /** A client that has said STARTTLS and read the answer. */
+  async function asking(...more: readonly Uint8Array[]): Promise<Socket> {
+    const socket = connect({ path });
+    socket.on('error', () => {});
+    socket.write(bytes(FLAGS, STARTTLS, ...more));
+    let read = 0;
+    const answered = new Promise<void>((resolve) => {
+      const take = (chunk: Uint8Array): void => {
+        read += chunk.length;
+        if (read < WIRE.GREETING + WIRE.OPTION_REPLY_HEADER) return;
+        socket.off('data', take);
+        socket.pause();
+        resolve();
+      };
+      socket.on('data', take);
+      socket.on('close', () => resolve());
+    });
+    await answered;
+    return socket;
+  }
+
+  function secured(socket: Socket, psk: Uint8Array): Promise<TLSSocket> {
+    return new Promise((resolve, reject) => {
+      const secure = tlsConnect(
+        {
+          socket,
+          ciphers: 'PSK-AES128-GCM-SHA256:TLS_AES_128_GCM_SHA256',
+          checkServerIdentity: () => undefined,
+          pskCallback: () => ({ psk, identity: 'alice' }),
+        },
+        () => resolve(secure),
+      );
+      secure.on('error', reject);
+    });
+  }
+
+  test('K5: after STARTTLS everything goes through it, and it works in both directions', async () => {
+    const events: NbdServerEvent[] = [];
+    const tls = { psk: { alice: KEY } };
+    await serving(new MemoryStorage(SIZE), { tls, observer: (event) => events.push(event) });
+    const client = new RawClient(await secured(await asking(), KEY));
+    await client.negotiate();
+    const data = Uint8Array.from({ length: SIZE }, (_, i) => i % 253);
+    expect((await client.ask(WRITE, { data })).error).toBe(0);
+    const back = (await client.ask(READ, { length: SIZE })).data;
+    expect(Buffer.compare(back ?? block(0), data)).toBe(0);
+    expect(events.at(-1)).toMatchObject({ kind: 'opened', tls: true });
+  });
+
+  test('a wrong key, a stranger and plain text end the connection', async () => {
+    await serving(new MemoryStorage(SIZE), {
+      tls: { psk: (who) => (who === 'bob' ? KEY : undefined) },
+    });
+    await expect(secured(await asking(), KEY)).rejects.toThrow();
+    const plain = await asking();
+    plain.write(go());
+    plain.resume();
+    await until(() => server?.stats().connections === 0);
+    await expect(RawClient.open(path)).rejects.toThrow('gone');
+  });
+
+  test('what was sent behind STARTTLS is not taken for something that was sealed', async () => {
+    await serving(new MemoryStorage(SIZE), { tls: { psk: { alice: KEY } } });
+    const socket = await asking(go());
+    socket.resume();
+    await until(() => server?.stats().connections === 0);
+    expect(server?.stats()).toMatchObject({ accepted: 1, requests: 0 });
+  });
+
+  test('keys that are none are refused at once', () => {
+    const exports = { '': new MemoryStorage(SIZE) };
+    const misuse = expect.objectContaining({ code: 'INVALID_ARGUMENT' });
+    for (const tls of [{}, { key: 'x' }, { cert: 'x' }, { key: 'x', cert: 'x' }]) {
+      expect(() => new NbdServer({ exports, tls })).toThrow(misuse);
+    }
   });
 });
 

@@ -93,6 +93,11 @@ export class Answers {
     return this;
   }
 
+  /** The greeting was read elsewhere. */
+  greeted(): void {
+    this.#greeted = true;
+  }
+
   greeting(): Uint8Array | undefined {
     const greeting = this.#greeted ? undefined : this.reader.take(SIZE.GREETING);
     this.#greeted ||= greeting !== undefined;
@@ -194,15 +199,21 @@ export class RawClient {
     { name = '', structured = false }: { name?: string; structured?: boolean } = {},
   ): Promise<RawClient> {
     const client = new RawClient(connect({ path }));
-    const opened = new Promise<void>((resolve, reject) => {
-      client.#open = resolve;
-      client.closed.then(() => reject(new Error('the connection is gone')));
-    });
-    const { socket } = client;
-    socket.on('data', (chunk) => client.#receive(chunk));
-    socket.write(bytes(FLAGS, ...(structured ? [STRUCTURED] : []), go(name)));
-    await opened;
+    await client.negotiate(FLAGS, ...(structured ? [STRUCTURED] : []), go(name));
     return client;
+  }
+
+  /** Says this much; settles when an export is open. */
+  async negotiate(...said: readonly Uint8Array[]): Promise<void> {
+    const opened = new Promise<void>((resolve, reject) => {
+      this.#open = resolve;
+      this.closed.then(() => reject(new Error('the connection is gone')));
+    });
+    // Behind STARTTLS there is no second greeting.
+    if (said.length === 0) this.#answers.greeted();
+    this.socket.on('data', (chunk) => this.#receive(chunk));
+    this.socket.write(bytes(...(said.length === 0 ? [go()] : said)));
+    await opened;
   }
 
   /** Sends a request; answers with its reply. */

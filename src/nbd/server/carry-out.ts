@@ -25,6 +25,20 @@ const PARTS_MAX = 64;
 
 const DONE: Outcome = Object.freeze({});
 
+/** The buffers that a request holds while it is under way, in bytes. */
+export function costOf({ command, length }: SessionRequest): number {
+  switch (command) {
+    case COMMAND.READ:
+    case COMMAND.WRITE:
+      return length;
+    case COMMAND.CACHE:
+    case COMMAND.WRITE_ZEROES:
+      return Math.min(length, PIECE);
+    default:
+      return 0;
+  }
+}
+
 /** Carries out a request that is legal. Rejects with what the scheduler says. */
 export function carryOut(request: SessionRequest, target: Export): Promise<Outcome> {
   switch (request.command) {

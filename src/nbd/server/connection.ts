@@ -6,7 +6,7 @@
 //
 // Invariants, tested under these numbers:
 //   K1  The next request is asked for only while less than `requestsInFlight` requests and `bytesInFlight` bytes of
-//       payload are at the scheduler, and less than UNSENT_MAX bytes of replies wait for the client to take them.
+//       buffers are at the scheduler, and less than UNSENT_MAX bytes of replies wait for the client to take them.
 //       Otherwise the socket is not read either. So a client that does not read costs what these limits say.
 //   K2  A reply is one piece in the stream, whatever order replies come in.
 //   K3  Whatever a client does ends its own connection at worst.
@@ -15,7 +15,7 @@
 
 import type { Socket } from 'node:net';
 import { COMMAND } from '../wire/index.js';
-import { carryOut, refusalFor } from './carry-out.js';
+import { carryOut, costOf, refusalFor } from './carry-out.js';
 import type { Export, Exports } from './exports.js';
 import type { Limits } from './options.js';
 import { type Outcome, ServerSession, type SessionEvent, type SessionRequest } from './session.js';
@@ -167,7 +167,7 @@ export function serve(raw: Socket, context: ConnectionContext): Connection {
   // Requests
 
   function start(request: SessionRequest, to: Export): void {
-    const size = request.command === COMMAND.READ ? request.length : payloadOf(request);
+    const size = costOf(request);
     requests += 1;
     bytes += size;
     counters.requests += 1;
@@ -262,8 +262,4 @@ export function serve(raw: Socket, context: ConnectionContext): Connection {
     if (!finishing) why ??= 'the connection was lost';
     context.onGone(why);
   }
-}
-
-function payloadOf({ data }: SessionRequest): number {
-  return data.reduce((sum, { length }) => sum + length, 0);
 }

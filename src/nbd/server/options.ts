@@ -41,7 +41,7 @@ export interface NbdServerLimits {
   readonly requestBytes?: number;
   /** Requests of one connection that are carried out at once; 128 unless given. */
   readonly requestsInFlight?: number;
-  /** Payload of these, in bytes; 64 MiB unless given. One request always goes. */
+  /** Their buffers, in bytes; 64 MiB unless given. One request always goes. */
   readonly bytesInFlight?: number;
   /** How long `close` waits for clients to take their last replies; 5,000 unless given. */
   readonly closeMs?: number;

@@ -69,7 +69,9 @@ export class NbdServer implements AsyncDisposable {
    */
   async listen(options: NbdListenOptions): Promise<NbdAddress> {
     if (this.#closing) throw new WriteBarrierError('CLOSED', 'the server is closed');
-    const listener = createServer({ noDelay: true }, (socket) => this.#accept(socket));
+    const listener = createServer({ noDelay: true, keepAlive: true }, (socket) =>
+      this.#accept(socket),
+    );
     const address = await listenOn(listener, options);
     // While it was asked to close, it was not listening yet.
     if (this.#closing) {
