@@ -42,9 +42,13 @@ export interface ConnectionContext {
 export interface Counters {
   /** That have ended, well or badly. */
   requests: number;
+  /** Those among them that the storage failed. */
   failed: number;
+  /** Of reads that were answered well. */
   bytesRead: number;
+  /** Of writes that were answered well; zeroes do not count. */
   bytesWritten: number;
+  /** That were answered well. */
   flushes: number;
 }
 
