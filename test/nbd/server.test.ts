@@ -403,6 +403,20 @@ describe('limits', () => {
     expect(storage.calls.length).toBe(3);
   });
 
+  test('K1: what a client sends beyond that stays in its socket', async () => {
+    const storage = held(new MemoryStorage(SIZE));
+    await serving(storage, { limits: { requestsInFlight: 1, requestBytes: 65_536 } });
+    const client = await RawClient.open(path);
+    const writes = Array.from({ length: 300 }, (_, i) =>
+      client.ask(WRITE, { offset: (i % 32) * 16_384, data: block(i, 16_384) }),
+    );
+    await until(() => storage.waiting.length === 1);
+    await pause(30);
+    expect(client.socket.writableLength).toBeGreaterThan(2 << 20);
+    releaseAll();
+    expect((await Promise.all(writes)).every(({ error }) => error === 0)).toBe(true);
+  });
+
   // A client that asks for 64 MiB and reads none of it: what was read for it stays a small multiple of the limits.
   test('K1: a client that does not read is not read for', async () => {
     const storage = held(new MemoryStorage(SIZE), ['read']);
@@ -579,6 +593,20 @@ describe('TLS', () => {
       expect(() => new NbdServer({ exports, tls })).toThrow(misuse);
     }
   });
+});
+
+test('a client that takes its leave is told first how its requests have ended', async () => {
+  const storage = held(new MemoryStorage(SIZE));
+  await serving(storage);
+  const client = await RawClient.open(path);
+  const write = client.ask(WRITE, { data: block(1) });
+  await until(() => storage.waiting.length === 1);
+  client.socket.write(request(DISC, 99));
+  await pause(20);
+  expect(client.socket.readyState).toBe('open');
+  storage.waiting.shift()?.release();
+  expect((await write).error).toBe(0);
+  await client.closed;
 });
 
 describe('closing', () => {

@@ -38,228 +38,245 @@ export interface ConnectionContext {
   readonly onGone: (why: string | undefined) => void;
 }
 
-/** What the server has counted. */
+/** What the server has counted of requests that were carried out; what was refused as illegal is not among them. */
 export interface Counters {
+  /** That have ended, well or badly. */
   requests: number;
+  /** Those among them that the storage failed. */
   failed: number;
+  /** Of reads that were answered well. */
   bytesRead: number;
+  /** Of writes that were answered well; zeroes do not count. */
   bytesWritten: number;
+  /** That were answered well. */
   flushes: number;
 }
 
-/** A connection as the server sees it. */
-export interface Connection {
+/** See the head of this file. */
+export class Connection {
+  readonly #context: ConnectionContext;
+  readonly #session: ServerSession;
+  /** What the client connected with, and what speaks for it: the same until there is TLS. */
+  readonly #raw: Socket;
+  #socket: Socket;
+  #target: Export | undefined;
+  /** At the scheduler: how many, and their buffers in bytes. */
+  #requests = 0;
+  #bytes = 0;
+  #corked = false;
+  #finishing = false;
+  #closed = false;
+  #gone = false;
+  #why: string | undefined;
+  readonly #drained: (() => void)[] = [];
+  readonly #tooSlow: ReturnType<typeof setTimeout>;
+  #linger: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(socket: Socket, context: ConnectionContext) {
+    const { exports, limits, upgrade } = context;
+    this.#context = context;
+    this.#raw = socket;
+    this.#socket = socket;
+    this.#session = new ServerSession({ exports, tls: upgrade !== undefined }, limits.requestBytes);
+    const late = (): void => this.#destroy('the handshake took too long');
+    this.#tooSlow = setTimeout(late, limits.handshakeMs);
+    this.#attach(socket);
+    this.#pump();
+  }
+
   /** Answers what comes from now on with ESHUTDOWN; settles when nothing is under way. */
-  drain(): Promise<void>;
+  drain(): Promise<void> {
+    this.#session.shutdown();
+    if (this.#requests === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#drained.push(resolve));
+  }
+
   /** Ends it, and takes at most `ms` for the last replies. */
-  end(ms: number): void;
-}
-
-/** Serves a client on a socket. */
-export function serve(raw: Socket, context: ConnectionContext): Connection {
-  const { exports, limits, counters } = context;
-  const tls = context.upgrade !== undefined;
-  const session = new ServerSession({ exports, tls }, limits.requestBytes);
-  let socket = raw;
-  let target: Export | undefined;
-  let requests = 0;
-  let bytes = 0;
-  let corked = false;
-  let finishing = false;
-  let closed = false;
-  let gone = false;
-  let why: string | undefined;
-  const idle: (() => void)[] = [];
-
-  const tooSlow = setTimeout(() => destroy('the handshake took too long'), limits.handshakeMs);
-  let linger: ReturnType<typeof setTimeout> | undefined;
-
-  attach(socket);
-  pump();
-  return { drain, end };
-
-  function attach(to: Socket): void {
-    to.on('data', (chunk: Uint8Array) => {
-      session.receive(chunk);
-      pump();
-    });
-    to.on('drain', pump);
-    // The client has nothing more to say; what it has asked for is finished, and nobody will read it.
-    to.on('end', () => finish(session.ended ? undefined : 'the client left without a word'));
-    to.on('error', (error: Error) => destroy(error.message));
-    to.on('close', () => {
-      closed = true;
-      settle();
-    });
+  end(ms: number): void {
+    this.#finish('the server is closing', ms);
   }
 
   // Bytes in
 
-  function pump(): void {
-    while (!full()) {
-      const event = session.next();
+  #attach(socket: Socket): void {
+    socket.on('data', (chunk: Uint8Array) => {
+      this.#session.receive(chunk);
+      this.#pump();
+    });
+    socket.on('drain', () => this.#pump());
+    // The client has nothing more to say; what it has asked for is finished, and nobody will read it.
+    socket.on('end', () => {
+      this.#finish(this.#session.ended ? undefined : 'the client left without a word');
+    });
+    socket.on('error', (error: Error) => this.#destroy(error.message));
+    socket.on('close', () => {
+      this.#closed = true;
+      this.#settle();
+    });
+  }
+
+  #pump(): void {
+    while (!this.#full()) {
+      const event = this.#session.next();
       if (!event) break;
-      obey(event);
+      this.#obey(event);
     }
-    if (closed || finishing) return;
-    if (full()) socket.pause();
-    else if (socket.isPaused() && !upgrading()) socket.resume();
+    if (this.#closed || this.#finishing) return;
+    if (this.#full()) this.#socket.pause();
+    else if (this.#socket.isPaused() && !this.#upgrading()) this.#socket.resume();
   }
 
   /** K1. */
-  function full(): boolean {
+  #full(): boolean {
+    const { requestsInFlight, bytesInFlight } = this.#context.limits;
     return (
-      requests >= limits.requestsInFlight ||
-      bytes >= limits.bytesInFlight ||
-      socket.writableLength >= UNSENT_MAX
+      this.#requests >= requestsInFlight ||
+      this.#bytes >= bytesInFlight ||
+      this.#socket.writableLength >= UNSENT_MAX
     );
   }
 
-  function upgrading(): boolean {
-    return session.tls && socket === raw;
-  }
-
-  function obey(event: SessionEvent): void {
+  #obey(event: SessionEvent): void {
     switch (event.kind) {
       case 'send':
-        send(event.parts);
+        this.#send(event.parts);
         break;
       case 'startTls':
-        startTls();
+        this.#startTls();
         break;
       case 'open':
-        clearTimeout(tooSlow);
-        target = exports.get(event.name);
-        context.onOpen(event.name, session.tls);
+        clearTimeout(this.#tooSlow);
+        this.#target = this.#context.exports.get(event.name);
+        this.#context.onOpen(event.name, this.#session.tls);
         break;
       case 'request':
-        start(event.request, target as Export);
+        this.#start(event.request, this.#target as Export);
         break;
       case 'end':
-        finish(event.why);
+        this.#finish(event.why);
     }
   }
 
-  function startTls(): void {
-    // K5: the callback comes when the answer has left for the system, so TLS cannot overtake it.
-    socket.pause();
-    socket.removeAllListeners('data');
-    flush();
-    socket.write('', () => {
-      if (closed) return;
+  // TLS
+
+  #upgrading(): boolean {
+    return this.#session.tls && this.#socket === this.#raw;
+  }
+
+  /** K5: the callback comes when the answer has left for the system, so TLS cannot overtake it. */
+  #startTls(): void {
+    const raw = this.#raw;
+    raw.pause();
+    raw.removeAllListeners('data');
+    this.#uncork();
+    raw.write('', () => {
+      if (this.#closed) return;
       raw.removeAllListeners('end');
       raw.removeAllListeners('drain');
-      context.upgrade?.(raw).then(
-        (secure) => {
-          if (finishing || closed) {
-            secure.destroy();
-            return;
-          }
-          socket = secure;
-          session.tlsReady();
-          attach(secure);
-        },
-        (error) => destroy(`TLS: ${error.message}`),
+      this.#context.upgrade?.(raw).then(
+        (secure) => this.#secured(secure),
+        (error) => this.#destroy(`TLS: ${error.message}`),
       );
     });
   }
 
-  // Requests
-
-  function start(request: SessionRequest, to: Export): void {
-    const size = costOf(request);
-    requests += 1;
-    bytes += size;
-    counters.requests += 1;
-    const ended = (outcome: Outcome): void => {
-      requests -= 1;
-      bytes -= size;
-      count(request, outcome);
-      send(session.answer(request, outcome));
-      if (requests === 0) settle();
-      pump();
-    };
-    carryOut(request, to).then(ended, (error) => ended(refusalFor(error)));
+  #secured(secure: Socket): void {
+    if (this.#finishing || this.#closed) {
+      secure.destroy();
+      return;
+    }
+    this.#socket = secure;
+    this.#session.tlsReady();
+    this.#attach(secure);
   }
 
-  function count({ command, length }: SessionRequest, outcome: Outcome): void {
-    if ('error' in outcome) counters.failed += 1;
-    else if (command === COMMAND.READ) counters.bytesRead += length;
-    else if (command === COMMAND.WRITE) counters.bytesWritten += length;
-    else if (command === COMMAND.FLUSH) counters.flushes += 1;
+  // Requests
+
+  #start(request: SessionRequest, target: Export): void {
+    const cost = costOf(request);
+    this.#requests += 1;
+    this.#bytes += cost;
+    const ended = (outcome: Outcome): void => {
+      this.#requests -= 1;
+      this.#bytes -= cost;
+      count(this.#context.counters, request, outcome);
+      this.#send(this.#session.answer(request, outcome));
+      if (this.#requests === 0) this.#settle();
+      this.#pump();
+    };
+    carryOut(request, target).then(ended, (error) => ended(refusalFor(error)));
   }
 
   // Bytes out
 
-  function send(parts: readonly Uint8Array[]): void {
-    if (closed || socket.destroyed || socket.writableEnded) return;
-    if (!corked) {
-      corked = true;
+  #send(parts: readonly Uint8Array[]): void {
+    const socket = this.#socket;
+    if (this.#closed || socket.destroyed || socket.writableEnded) return;
+    if (!this.#corked) {
+      this.#corked = true;
       socket.cork(); // K4
-      process.nextTick(flush);
+      process.nextTick(() => this.#uncork());
     }
     for (const part of parts) socket.write(part);
   }
 
-  function flush(): void {
-    if (!corked) return;
-    corked = false;
-    socket.uncork();
+  #uncork(): void {
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#socket.uncork();
     // Corked bytes count as unsent, and nobody tells of their leaving where the system takes them at once.
-    if (!closed && !finishing && socket.isPaused()) pump();
+    if (!this.#closed && !this.#finishing && this.#socket.isPaused()) this.#pump();
   }
 
   // The end
 
-  function drain(): Promise<void> {
-    session.shutdown();
-    if (requests === 0) return Promise.resolve();
-    return new Promise((resolve) => idle.push(resolve));
-  }
-
-  function end(ms: number): void {
-    finish('the server is closing', ms);
-  }
-
   /** No more is read; the replies under way are sent, and then the socket is closed. */
-  function finish(reason: string | undefined, ms: number = LINGER_MS): void {
-    if (closed) return;
-    if (!finishing) {
-      finishing = true;
-      why = reason;
-      clearTimeout(tooSlow);
-      socket.removeAllListeners('data');
+  #finish(why: string | undefined, ms: number = LINGER_MS): void {
+    if (this.#closed) return;
+    if (!this.#finishing) {
+      this.#finishing = true;
+      this.#why = why;
+      clearTimeout(this.#tooSlow);
+      this.#socket.removeAllListeners('data');
       // What still comes is taken and dropped, or the end of the client would never be seen.
-      socket.resume();
+      this.#socket.resume();
     }
-    clearTimeout(linger);
-    linger = setTimeout(() => {
-      why ??= 'the client did not take its last replies';
-      destroy(why);
+    clearTimeout(this.#linger);
+    this.#linger = setTimeout(() => {
+      this.#why ??= 'the client did not take its last replies';
+      this.#destroy(this.#why);
     }, ms);
-    settle();
+    this.#settle();
   }
 
-  function destroy(reason: string): void {
+  #destroy(why: string): void {
     // What befalls the socket of a client that is leaving anyway is no news.
-    if (!finishing) why ??= reason;
-    raw.destroy();
-    socket.destroy();
+    if (!this.#finishing) this.#why ??= why;
+    this.#raw.destroy();
+    this.#socket.destroy();
   }
 
   /** Says what is over. */
-  function settle(): void {
-    if (requests > 0) return;
-    for (const resolve of idle.splice(0)) resolve();
-    if (finishing && !closed && !socket.writableEnded) {
-      flush();
-      socket.end(() => socket.destroySoon());
+  #settle(): void {
+    if (this.#requests > 0) return;
+    for (const resolve of this.#drained.splice(0)) resolve();
+    if (this.#finishing && !this.#closed && !this.#socket.writableEnded) {
+      this.#uncork();
+      this.#socket.end(() => this.#socket.destroySoon());
     }
-    if (!closed || gone) return;
-    gone = true;
-    clearTimeout(tooSlow);
-    clearTimeout(linger);
-    if (!finishing) why ??= 'the connection was lost';
-    context.onGone(why);
+    if (!this.#closed || this.#gone) return;
+    this.#gone = true;
+    clearTimeout(this.#tooSlow);
+    clearTimeout(this.#linger);
+    if (!this.#finishing) this.#why ??= 'the connection was lost';
+    this.#context.onGone(this.#why);
   }
+}
+
+function count(counters: Counters, { command, length }: SessionRequest, outcome: Outcome): void {
+  counters.requests += 1;
+  if ('error' in outcome) counters.failed += 1;
+  else if (command === COMMAND.READ) counters.bytesRead += length;
+  else if (command === COMMAND.WRITE) counters.bytesWritten += length;
+  else if (command === COMMAND.FLUSH) counters.flushes += 1;
 }

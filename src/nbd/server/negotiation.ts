@@ -61,134 +61,146 @@ export interface Offer {
 
 export const INITIAL: Agreement = { tls: false, structured: false, allocationOf: undefined };
 
-/** Answers an option. `closing`: the server takes its leave. */
-export function negotiate(
-  option: number,
-  data: Uint8Array,
-  agreement: Agreement,
-  offer: Offer,
-  flags: HandshakeFlags,
-  closing: boolean,
-): Verdict {
-  const refuse = (reply: number, why: string): Verdict => ({
-    answer: [encodeOptionReply(option, reply, utf8(why))],
-    agreement,
-    next: 'option',
-  });
-  const accept = (change: Partial<Agreement> = {}, ...before: Uint8Array[]): Verdict => ({
-    answer: [...before, encodeOptionReply(option, REPLY.ACK)],
-    agreement: { ...agreement, ...change },
-    next: 'option',
-  });
-  const end = (why: string): Verdict => ({ answer: [], agreement, next: 'end', why });
+/** An option, and all that bears on its answer. */
+export interface Asked {
+  readonly option: number;
+  readonly data: Uint8Array;
+  readonly agreement: Agreement;
+  readonly offer: Offer;
+  /** What both sides offered in the beginning. */
+  readonly flags: HandshakeFlags;
+  /** The server takes its leave. */
+  readonly closing: boolean;
+}
 
-  if (option === OPTION.EXPORT_NAME) return byName();
+/** Answers an option. */
+export function negotiate(asked: Asked): Verdict {
+  const { option, agreement, offer, flags, closing } = asked;
+  if (option === OPTION.EXPORT_NAME) return openByName(asked);
   // Without fixed newstyle there is no way to answer anything else.
-  if (!flags.fixedNewstyle) return end(`option ${option} without fixed newstyle`);
-  if (option === OPTION.ABORT) return { ...accept(), next: 'end' };
-  if (closing) return refuse(REPLY.ERR_SHUTDOWN, 'the server is closing');
+  if (!flags.fixedNewstyle) return end(asked, `option ${option} without fixed newstyle`);
+  if (option === OPTION.ABORT) return { ...accept(asked), next: 'end' };
+  if (closing) return refuse(asked, REPLY.ERR_SHUTDOWN, 'the server is closing');
   if (option !== OPTION.STARTTLS && mustUpgrade(agreement, offer)) {
-    return refuse(REPLY.ERR_TLS_REQD, 'TLS first'); // T1
+    return refuse(asked, REPLY.ERR_TLS_REQD, 'TLS first'); // T1
   }
   try {
-    return byOption();
+    return byOption(asked);
   } catch (error) {
-    if (WriteBarrierError.is(error) && error.code === 'SYNTAX') {
-      return refuse(REPLY.ERR_INVALID, error.message);
-    }
-    throw error;
-  }
-
-  function byOption(): Verdict {
-    switch (option) {
-      case OPTION.LIST:
-        if (data.length > 0) return refuse(REPLY.ERR_INVALID, 'LIST takes no data');
-        return accept(
-          {},
-          ...listed().map((entry) => told(REPLY.SERVER, encodeListedExport(entry))),
-        );
-      case OPTION.STARTTLS:
-        return startTls();
-      case OPTION.STRUCTURED_REPLY:
-        if (data.length > 0) return refuse(REPLY.ERR_INVALID, 'STRUCTURED_REPLY takes no data');
-        return accept({ structured: true });
-      case OPTION.INFO:
-      case OPTION.GO:
-        return describe();
-      case OPTION.LIST_META_CONTEXT:
-      case OPTION.SET_META_CONTEXT:
-        return contexts();
-      default:
-        return refuse(REPLY.ERR_UNSUP, `option ${option} is not known here`);
-    }
-  }
-
-  function byName(): Verdict {
-    if (closing) return end('the server is closing');
-    const found = exportFor(nameOf(data), agreement, offer);
-    if (!('flags' in found)) return end(`EXPORT_NAME: ${found.why}`);
-    const opened = open(found);
-    const answer = encodeExportNameReply({ size: found.size, flags: flagsOf(found) }, flags);
-    return { ...opened, answer: [answer] };
-  }
-
-  function startTls(): Verdict {
-    if (data.length > 0) return refuse(REPLY.ERR_INVALID, 'STARTTLS takes no data');
-    if (agreement.tls) return refuse(REPLY.ERR_INVALID, 'TLS is there already');
-    if (!offer.tls) return refuse(REPLY.ERR_POLICY, 'no TLS here');
-    return { ...accept(), agreement: { ...INITIAL, tls: true }, next: 'tls' }; // T3
-  }
-
-  function describe(): Verdict {
-    const { name, wants } = decodeInfoRequest(data);
-    const found = exportFor(name, agreement, offer);
-    if (!('flags' in found)) return refuse(found.reply, found.why);
-    const { size, description, blockSizes } = found;
-    const infos = [
-      encodeExportInfo({ kind: 'export', size, flags: flagsOf(found) }),
-      encodeExportInfo({ kind: 'blockSize', ...blockSizes }),
-    ];
-    if (wants.includes(INFO.NAME)) infos.push(encodeExportInfo({ kind: 'name', text: name }));
-    if (wants.includes(INFO.DESCRIPTION) && description !== '') {
-      infos.push(encodeExportInfo({ kind: 'description', text: description }));
-    }
-    const verdict = accept({}, ...infos.map((info) => told(REPLY.INFO, info)));
-    return option === OPTION.GO ? { ...open(found), answer: verdict.answer } : verdict;
-  }
-
-  function contexts(): Verdict {
-    const { name, queries } = decodeMetaContextRequest(data);
-    if (!agreement.structured) return refuse(REPLY.ERR_INVALID, 'structured replies first');
-    const found = exportFor(name, agreement, offer);
-    if (!('flags' in found)) return refuse(found.reply, found.why);
-    const list = option === OPTION.LIST_META_CONTEXT;
-    const chosen = list
-      ? queries.length === 0 || queries.some((query) => [BASE_ALLOCATION, 'base:'].includes(query))
-      : queries.includes(BASE_ALLOCATION);
-    const context = encodeMetaContext({ id: list ? 0 : ALLOCATION_ID, name: BASE_ALLOCATION });
-    const change = list ? {} : { allocationOf: chosen ? name : undefined };
-    return accept(change, ...(chosen ? [told(REPLY.META_CONTEXT, context)] : []));
-  }
-
-  function told(reply: number, payload: Uint8Array): Uint8Array {
-    return encodeOptionReply(option, reply, payload);
-  }
-
-  function listed(): ExportTerms[] {
-    return [...offer.exports.values()].filter(({ tls }) => allowed(tls, agreement)); // T2
-  }
-
-  function open(terms: ExportTerms): Verdict {
-    const { structured, allocationOf } = agreement;
-    const allocation = structured && allocationOf === terms.name; // T4
-    const opens = { ...terms, flags: flagsOf(terms) };
-    return { answer: [], agreement, next: 'open', opens, agreed: { structured, allocation } };
-  }
-
-  function flagsOf(terms: ExportTerms): number {
-    return terms.flags | (agreement.structured ? TRANSMISSION_FLAG.SEND_DF : 0);
+    if (!WriteBarrierError.is(error) || error.code !== 'SYNTAX') throw error;
+    return refuse(asked, REPLY.ERR_INVALID, error.message);
   }
 }
+
+function byOption(asked: Asked): Verdict {
+  switch (asked.option) {
+    case OPTION.LIST:
+      return withoutData(asked, list);
+    case OPTION.STARTTLS:
+      return withoutData(asked, startTls);
+    case OPTION.STRUCTURED_REPLY:
+      return withoutData(asked, () => accept(asked, { structured: true }));
+    case OPTION.INFO:
+    case OPTION.GO:
+      return describe(asked);
+    case OPTION.LIST_META_CONTEXT:
+    case OPTION.SET_META_CONTEXT:
+      return chooseContexts(asked);
+    default:
+      return refuse(asked, REPLY.ERR_UNSUP, `option ${asked.option} is not known here`);
+  }
+}
+
+function withoutData(asked: Asked, answer: (asked: Asked) => Verdict): Verdict {
+  if (asked.data.length === 0) return answer(asked);
+  return refuse(asked, REPLY.ERR_INVALID, `option ${asked.option} takes no data`);
+}
+
+function list(asked: Asked): Verdict {
+  const { agreement, offer } = asked;
+  const listed = [...offer.exports.values()].filter(({ tls }) => allowed(tls, agreement)); // T2
+  const entries = listed.map((terms) => told(asked, REPLY.SERVER, encodeListedExport(terms)));
+  return accept(asked, {}, entries);
+}
+
+function startTls(asked: Asked): Verdict {
+  const { agreement, offer } = asked;
+  if (agreement.tls) return refuse(asked, REPLY.ERR_INVALID, 'TLS is there already');
+  if (!offer.tls) return refuse(asked, REPLY.ERR_POLICY, 'no TLS here');
+  return { ...accept(asked), agreement: { ...INITIAL, tls: true }, next: 'tls' }; // T3
+}
+
+/** INFO and GO: the same words, and GO opens the export. */
+function describe(asked: Asked): Verdict {
+  const { name, wants } = decodeInfoRequest(asked.data);
+  const found = exportFor(name, asked);
+  if (!('flags' in found)) return refuse(asked, found.reply, found.why);
+  const { size, flags, description, blockSizes } = found;
+  const infos = [
+    encodeExportInfo({ kind: 'export', size, flags }),
+    encodeExportInfo({ kind: 'blockSize', ...blockSizes }),
+  ];
+  if (wants.includes(INFO.NAME)) infos.push(encodeExportInfo({ kind: 'name', text: name }));
+  if (wants.includes(INFO.DESCRIPTION) && description !== '') {
+    infos.push(encodeExportInfo({ kind: 'description', text: description }));
+  }
+  const answers = infos.map((info) => told(asked, REPLY.INFO, info));
+  const { answer, ...verdict } = accept(asked, {}, answers);
+  return asked.option === OPTION.GO ? open(asked, found, answer) : { ...verdict, answer };
+}
+
+function chooseContexts(asked: Asked): Verdict {
+  const { option, data, agreement } = asked;
+  const { name, queries } = decodeMetaContextRequest(data);
+  if (!agreement.structured) return refuse(asked, REPLY.ERR_INVALID, 'structured replies first');
+  const found = exportFor(name, asked);
+  if (!('flags' in found)) return refuse(asked, found.reply, found.why);
+  const lists = option === OPTION.LIST_META_CONTEXT;
+  const chosen = lists
+    ? queries.length === 0 || queries.some((query) => [BASE_ALLOCATION, 'base:'].includes(query))
+    : queries.includes(BASE_ALLOCATION);
+  const context = encodeMetaContext({ id: lists ? 0 : ALLOCATION_ID, name: BASE_ALLOCATION });
+  const change = lists ? {} : { allocationOf: chosen ? name : undefined };
+  return accept(asked, change, chosen ? [told(asked, REPLY.META_CONTEXT, context)] : []);
+}
+
+function openByName(asked: Asked): Verdict {
+  if (asked.closing) return end(asked, 'the server is closing');
+  const found = exportFor(nameOf(asked.data), asked);
+  if (!('flags' in found)) return end(asked, `EXPORT_NAME: ${found.why}`);
+  return open(asked, found, [encodeExportNameReply(found, asked.flags)]);
+}
+
+// Verdicts
+
+function refuse({ option, agreement }: Asked, reply: number, why: string): Verdict {
+  return { answer: [encodeOptionReply(option, reply, utf8(why))], agreement, next: 'option' };
+}
+
+function accept(
+  { option, agreement }: Asked,
+  change: Partial<Agreement> = {},
+  before: readonly Uint8Array[] = [],
+): Verdict {
+  const answer = [...before, encodeOptionReply(option, REPLY.ACK)];
+  return { answer, agreement: { ...agreement, ...change }, next: 'option' };
+}
+
+function open({ agreement }: Asked, opens: ExportTerms, answer: readonly Uint8Array[]): Verdict {
+  const { structured, allocationOf } = agreement;
+  const allocation = structured && allocationOf === opens.name; // T4
+  return { answer, agreement, next: 'open', opens, agreed: { structured, allocation } };
+}
+
+function end({ agreement }: Asked, why: string): Verdict {
+  return { answer: [], agreement, next: 'end', why };
+}
+
+function told({ option }: Asked, reply: number, payload: Uint8Array): Uint8Array {
+  return encodeOptionReply(option, reply, payload);
+}
+
+// Exports
 
 /** All exports require TLS, and there is none yet. */
 function mustUpgrade({ tls }: Agreement, { exports }: Offer): boolean {
@@ -199,14 +211,17 @@ function allowed(policy: ExportTerms['tls'], { tls }: Agreement): boolean {
   return policy === 'optional' || (policy === 'required') === tls;
 }
 
+/** The export of that name with the flags that hold for this client, or why it is not to be had. */
 function exportFor(
   name: string | undefined,
-  agreement: Agreement,
-  { exports }: Offer,
+  { agreement, offer }: Asked,
 ): ExportTerms | { readonly reply: number; readonly why: string } {
-  const found = name === undefined ? undefined : exports.get(name);
+  const found = name === undefined ? undefined : offer.exports.get(name);
   if (!found) return { reply: REPLY.ERR_UNKNOWN, why: 'no such export' };
-  if (allowed(found.tls, agreement)) return found;
+  if (allowed(found.tls, agreement)) {
+    const df = agreement.structured ? TRANSMISSION_FLAG.SEND_DF : 0;
+    return { ...found, flags: found.flags | df };
+  }
   return found.tls === 'required'
     ? { reply: REPLY.ERR_TLS_REQD, why: 'the export requires TLS' }
     : { reply: REPLY.ERR_POLICY, why: 'the export is not to be had over TLS' };

@@ -8,6 +8,7 @@ export type TlsPolicy = 'off' | 'optional' | 'required';
 
 /** An export with more to say than its storage. */
 export interface NbdExportOptions {
+  /** What is exported. */
   readonly storage: Storage | IoScheduler;
   /** Writes are refused; false unless given. */
   readonly readOnly?: boolean;
@@ -63,7 +64,9 @@ export type NbdServerEvent =
 export interface NbdServerOptions {
   /** By name; '' is the default export. */
   readonly exports: Readonly<Record<string, Storage | IoScheduler | NbdExportOptions>>;
+  /** Without keys there is no TLS. */
   readonly tls?: NbdTlsOptions;
+  /** What clients may cost. */
   readonly limits?: NbdServerLimits;
   /** Is told what happens to connections, synchronously. It must not throw. */
   readonly observer?: (event: NbdServerEvent) => void;

@@ -10,7 +10,7 @@
 
 import { createServer, type Server, type Socket } from 'node:net';
 import { WriteBarrierError } from 'write-barrier';
-import { type Connection, type Counters, serve } from './connection.js';
+import { Connection, type Counters } from './connection.js';
 import { canFlush, type Exports, exportsOf } from './exports.js';
 import { listenOn, type NbdAddress, type NbdListenOptions } from './listen.js';
 import { type Limits, limitsOf, type NbdServerEvent, type NbdServerOptions } from './options.js';
@@ -116,7 +116,7 @@ export class NbdServer implements AsyncDisposable {
     const gone = new Promise<void>((resolve) => {
       onGone = resolve;
     });
-    const served = serve(socket, {
+    const served = new Connection(socket, {
       exports: this.#exports,
       limits: this.#limits,
       upgrade: this.#upgrade,

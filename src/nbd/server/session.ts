@@ -227,14 +227,14 @@ export class ServerSession {
   }
 
   #option(option: number, data: Uint8Array): void {
-    const verdict = negotiate(
+    const verdict = negotiate({
       option,
       data,
-      this.#agreement,
-      this.#offer,
-      this.#flags,
-      this.#closing,
-    );
+      agreement: this.#agreement,
+      offer: this.#offer,
+      flags: this.#flags,
+      closing: this.#closing,
+    });
     this.#agreement = verdict.agreement;
     this.#state = { at: 'option' };
     this.#send(verdict.answer);
