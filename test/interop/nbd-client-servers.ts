@@ -32,7 +32,7 @@ export interface Server {
  */
 export function server(
   command: (socket: string) => readonly string[],
-  directory = scratch(),
+  directory: string = scratch(),
 ): Server {
   const path = join(directory, 'nbd.sock');
   let child: ChildProcess | undefined;
@@ -51,7 +51,8 @@ export function server(
     start: async () => {
       rmSync(path, { force: true });
       const [program = '', ...rest] = command(path);
-      const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` };
+      const { PATH = '', ...others } = process.env;
+      const env = { ...others, PATH: `${PATH}:/usr/sbin:/sbin` };
       const started = spawn(program, rest, { stdio: ['ignore', 'ignore', 'pipe'], env });
       child = started;
       let said = '';

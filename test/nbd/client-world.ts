@@ -1,6 +1,7 @@
 // The exchange against the worst server that keeps its promises: it carries out what is in flight in any order, answers
 // in any order, destages nothing before it must, lets a flush cover only what it has answered, and may lose its cache and
-// its connections at any moment. It may also fail a flush, and then forgets to write what that was to write.
+// its connections at any moment. It may also fail a flush or a forced write, and then forgets to write all that it had;
+// its next flush may succeed, but what has failed is answered first.
 //
 // A program is groups of commands, a group being submitted when the one before is answered: `w0 w1 | f | w0! r1`. Cells
 // are one byte; every write has a value of its own. What is checked, after every step:
@@ -18,7 +19,7 @@ import { COMMAND, COMMAND_FLAG } from '../../src/nbd/wire/index.js';
 export interface WorldOptions {
   /** How often the server is lost, at the most. */
   readonly crashes?: number;
-  /** How many flushes fail, at the most. */
+  /** How many flushes and forced writes fail, at the most. */
   readonly failures?: number;
   /** Of the log. */
   readonly bytesMax?: number;
@@ -97,7 +98,8 @@ class FakeServer {
 
   flush(): void {
     for (const [cell, versions] of this.pending.entries()) {
-      const last = versions.findLastIndex(({ replied, dropped }) => replied && !dropped);
+      const flushed = versions.map(({ replied, dropped }) => replied && !dropped);
+      const last = flushed.lastIndexOf(true);
       if (last < 0) continue;
       this.medium[cell] = versions[last]?.value as number;
       versions.splice(0, last + 1);
@@ -125,6 +127,11 @@ class FakeServer {
       this.pending[cell] = [];
     }
   }
+}
+
+/** Whether it waits for the medium, and so may be told of its failures. */
+function syncs({ command, flags }: Outgoing): boolean {
+  return command === COMMAND.FLUSH || (flags & COMMAND_FLAG.FUA) !== 0;
 }
 
 /** Runs a program once. Throws at what must not be; the answer is what happened, for a person. */
@@ -163,7 +170,8 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
 
   const submit = (op: Op): void => {
     const places: number[] = [];
-    const value = op.op === 'writeZeroes' ? 0 : (values += 1);
+    values += 1;
+    const value = op.op === 'writeZeroes' ? 0 : values;
     const changes = op.op === 'write' || op.op === 'writeZeroes' || op.op === 'discard';
     for (const cell of changes ? cellsOf(op) : []) {
       history[cell]?.values.push(op.op === 'discard' ? undefined : value);
@@ -277,7 +285,7 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
           execute(out);
           flight.done = true;
         });
-        if (out.command === COMMAND.FLUSH && failures > 0) {
+        if (syncs(out) && failures > 0) {
           actions.push(() => {
             story.push(`  fails ${out.ticket}`);
             failures -= 1;
@@ -286,7 +294,7 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
             flight.failed = true;
           });
         }
-      } else {
+      } else if (!syncs(out) || flight.failed || !flying.some(({ failed }) => failed)) {
         actions.push(() => {
           story.push(`  answer ${out.ticket}`);
           flying.splice(flying.indexOf(flight), 1);

@@ -1,5 +1,9 @@
-// One connection with its socket: dials, shakes hands, secures where asked, then carries requests and answers. Thin:
-// what bytes mean is session.ts.
+// One connection with its socket: dials, shakes hands, secures where asked, then carries requests and answers.
+//
+//   opening ──ready──▶ open ──close, destroy, the end of the socket, a server out of its mind──▶ over
+//
+// Whoever opens it hears of a failure by the promise; from `open` on the listener does, once, and after `close` or
+// `destroy` nobody. Thin: what bytes mean is session.ts, and what a lost connection means is exchange.ts.
 
 import { connect as connectSocket } from 'node:net';
 import type { Duplex } from 'node:stream';

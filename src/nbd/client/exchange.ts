@@ -19,7 +19,7 @@
 //       what came before an answered write, and nothing from the log lands on top of a newer write.
 //   E3  A failed flush makes nothing durable and nothing lost as long as the log has the data: it is sent again before
 //       the next flush. A server's second flush may succeed without having written what the first one lost, and so may
-//       a flush that was in flight beside it, or beside a forced write that failed; neither is believed.
+//       one that is answered after a forced write has failed beside it; neither is believed.
 //   E4  There is one flush in flight at the most. Those that wait share the next one.
 //   E5  A write that does not fit into the log is answered when a flush has covered it, which is sent for it. So the
 //       log's bound holds back answers, never bytes, and it cannot deadlock.
@@ -107,7 +107,7 @@ interface Flush {
 type Ticket =
   | { readonly kind: 'task'; readonly task: Task }
   | { readonly kind: 'flush'; readonly flush: Flush }
-  | { readonly kind: 'resend'; readonly entry: LogEntry };
+  | { readonly kind: 'resend' };
 
 /** TRIM and WRITE_ZEROES carry nothing, so only their 32 bits bound them. Any block size divides this. */
 const SPAN_MAX = 2 ** 30;
@@ -132,9 +132,8 @@ export class Exchange {
   readonly #tickets = new Map<number, Ticket>();
   /** A flush has failed: the log is to be sent again. */
   #drains = false;
-  /** What is still to be sent of the log, and how many requests of each entry are in flight. */
+  /** What is still to be sent of the log. */
   #resends: { readonly entry: LogEntry; sent: number }[] = [];
-  readonly #resent = new Map<LogEntry, number>();
 
   constructor(log: ResendLog, traits: ExchangeTraits) {
     this.log = log;
@@ -242,7 +241,7 @@ export class Exchange {
       case 'flush':
         return this.#answeredFlush(ticket.flush, error);
       case 'resend':
-        return this.#answeredResend(ticket.entry, error);
+        return this.#answeredResend(error);
     }
   }
 
@@ -296,12 +295,6 @@ export class Exchange {
     }
     if (!error) {
       this.log.flushed(mark);
-      for (const { command } of held) {
-        // It is durable, and older data to the same bytes must not be sent over it.
-        if (command.op !== 'read' && command.op !== 'flush') {
-          this.log.forget(command.offset, command.length);
-        }
-      }
       this.#held = this.#held.filter((task) => !held.includes(task));
       this.#wantsFlush = this.#held.length > 0;
       return [...tasks, ...held].map((task) => this.#end(task));
@@ -314,16 +307,12 @@ export class Exchange {
     return [...tasks, ...waiting].map((task) => this.#end(task, failure));
   }
 
-  #answeredResend(entry: LogEntry, error: Error | undefined): readonly Settled[] {
+  #answeredResend(error: Error | undefined): readonly Settled[] {
     if (error) return this.fail(error);
-    const out = (this.#resent.get(entry) ?? 0) - 1;
-    this.#resent.set(entry, out);
-    const waits = this.#resends[0]?.entry === entry;
-    if (out === 0 && !waits) {
-      this.#resent.delete(entry);
-      this.log.resent(entry);
+    if (this.#resends.length === 0 && this.#tickets.size === 0) {
+      this.log.resent();
+      this.#phase = 'up';
     }
-    if (this.#resends.length === 0 && this.#tickets.size === 0) this.#phase = 'up';
     return [];
   }
 
@@ -360,7 +349,6 @@ export class Exchange {
   // Requests
 
   #startResending(): void {
-    this.#resent.clear();
     this.#resends = this.log
       .lost()
       .filter(({ content }) => content !== undefined)
@@ -377,9 +365,8 @@ export class Exchange {
     const length = Math.min(left, zeroes ? SPAN_MAX : this.#traits.payloadMax);
     resend.sent += length;
     if (length === left) this.#resends.shift();
-    this.#resent.set(entry, (this.#resent.get(entry) ?? 0) + 1);
     const range = { offset: entry.start + sent, length, flags: 0 };
-    const ticket = this.#ticket({ kind: 'resend', entry });
+    const ticket = this.#ticket({ kind: 'resend' });
     if (!(entry.content instanceof Uint8Array)) {
       return { ticket, command: COMMAND.WRITE_ZEROES, ...range };
     }

@@ -1,4 +1,9 @@
-// How a client is told where to go and what to do when the server is gone.
+// How a client is told where to go, and what to do when the server is gone. Data, with its defaults and its checks.
+//
+// Three answers to "what if the server dies?", from the options alone:
+//   as they are              it is dialed again, and what no flush has covered is sent again
+//   `resendBytesMax: 0`      it is dialed again, if nothing was unflushed; else it is lost, and says which bytes
+//   `triesMax: 0`            it is lost, and says which bytes
 
 import type { Duplex } from 'node:stream';
 import type { ConnectionOptions } from 'node:tls';

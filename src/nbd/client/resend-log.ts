@@ -40,7 +40,7 @@ export interface LogEntry {
   /** As long as the range; undefined where the log keeps no data. */
   readonly content: Uint8Array | 'zeroes' | undefined;
   /** Its place in the order of acceptance. */
-  accepted: number;
+  readonly accepted: number;
   /** The server may not have it any more. */
   lost: boolean;
 }
@@ -129,11 +129,9 @@ export class ResendLog {
       .sort((one, other) => one.accepted - other.accepted);
   }
 
-  /** The server has answered an entry that was sent again. */
-  resent(entry: LogEntry): void {
-    this.#accepted += 1;
-    entry.accepted = this.#accepted;
-    entry.lost = false;
+  /** The server has answered all that was lost and has been sent again. */
+  resent(): void {
+    for (const entry of this.#entries) if (entry.content !== undefined) entry.lost = false;
   }
 
   /** Every byte in the log, as ranges that do not touch. */
