@@ -1,7 +1,7 @@
 // Real NBD servers for tests: started on a Unix socket, killed, and started again on the same medium.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -28,15 +28,19 @@ export interface Server {
 }
 
 /**
- * @param command the program and its arguments, which must keep it in the foreground; `socket` is where it is to listen
+ * @param command the program and its arguments; `socket` is where it is to listen. One that puts itself into the background
+ *   leads a process group, and writes its number into `${socket}.pid`
  */
-export function server(
-  command: (socket: string) => readonly string[],
-  directory: string = scratch(),
-): Server {
-  const path = join(directory, 'nbd.sock');
+export function server(command: (socket: string) => readonly string[]): Server {
+  const path = join(scratch(), 'nbd.sock');
+  const pidFile = `${path}.pid`;
   let child: ChildProcess | undefined;
   const kill = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
+    if (existsSync(pidFile)) {
+      process.kill(-Number(readFileSync(pidFile, 'utf8')), signal);
+      rmSync(pidFile);
+      while (await answers(path));
+    }
     const dying = child;
     child = undefined;
     if (dying?.exitCode !== null || dying.signalCode !== null) return;
@@ -60,7 +64,7 @@ export function server(
         said += bytes.toString();
       });
       for (let tries = 0; !(existsSync(path) && (await answers(path))); tries += 1) {
-        if (started.exitCode !== null || tries > 500) throw new Error(`${program}: ${said}`);
+        if ((started.exitCode ?? 0) !== 0 || tries > 500) throw new Error(`${program}: ${said}`);
         await new Promise((resolve) => setTimeout(resolve, 10));
       }
     },

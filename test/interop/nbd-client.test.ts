@@ -149,3 +149,62 @@ describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under lo
     expect(storage.state).toBe('connected');
   });
 });
+
+const PROGRAMS = {
+  'nbdkit file': (socket: string, path: string) => [
+    ...['nbdkit', '-f', '-U', socket, '--filter=blocksize-policy', 'file', path],
+    'blocksize-minimum=4096',
+    'blocksize-maximum=64K',
+    'blocksize-error-policy=error',
+  ],
+  'nbdkit file, delayed': (socket: string, path: string) => [
+    ...['nbdkit', '-f', '-U', socket, '--filter=delay', 'file', path],
+    ...['delay-write=3ms', 'delay-read=1ms'],
+  ],
+  'qemu-nbd': (socket: string, path: string) => [
+    ...['qemu-nbd', '-t', '-f', 'raw', '--cache=writeback', '-e', '8', '-k', socket, path],
+  ],
+  'nbd-server': (socket: string, path: string) => {
+    const config = `${path}.conf`;
+    const generic = `[generic]\nallowlist=true\nunixsock=${socket}\n`;
+    writeFileSync(
+      config,
+      `${generic}[disk]\nexportname=${path}\nflush=true\nfua=true\ntrim=true\n`,
+    );
+    return ['nbd-server', '-C', config, '-p', `${socket}.pid`];
+  },
+} as const;
+
+describe.each(Object.entries(PROGRAMS))('%s (skipped unless it is installed)', (name, command) => {
+  const [program = ''] = name.split(' ');
+  const exportName = program === 'nbd-server' ? 'disk' : '';
+
+  test.skipIf(!has(program))('holds what was written in any order, killed in between', async () => {
+    const path = image(4 * MIB);
+    const one = server((socket) => command(socket, path));
+    await one.start();
+    const options = { export: exportName, connections: 3, delayMs: 5, triesMax: 50 };
+    const storage = await connected(one.path, options);
+    expect(storage.size).toBe(4 * MIB);
+    expect(storage.capabilities).toMatchObject({ flush: true, fua: true, cache: 'volatile' });
+    const expected = new Uint8Array(4 * MIB);
+    for (let round = 1; round <= 5; round += 1) {
+      const writes = Array.from({ length: 64 }, (_, i) => {
+        const at = ((i * 37 + round * 11) % 512) * 8192;
+        const data = stamped(round * 1000 + i);
+        expected.set(data, at);
+        return storage.write(at, data, { fua: i % 8 === 0, tag: 'simple' });
+      });
+      const dying = round % 2 === 0 ? one.kill().then(() => one.start()) : undefined;
+      await Promise.all(writes);
+      await storage.writeZeroes?.(round * 65536, 65536);
+      expected.fill(0, round * 65536, (round + 1) * 65536);
+      await dying;
+      await storage.flush(SIMPLE);
+    }
+    const into = new Uint8Array(4 * MIB).fill(1);
+    await storage.read(0, into);
+    expect(Buffer.compare(into, expected)).toBe(0);
+    expect(Buffer.compare(readFileSync(path), expected)).toBe(0);
+  });
+});
