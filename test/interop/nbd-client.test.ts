@@ -1,11 +1,15 @@
 // The client against servers that nobody here wrote. Each is started by the test, on a Unix socket.
 
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { IoScheduler } from '../../src/index.js';
-import { NbdStorage, type NbdStorageOptions } from '../../src/nbd/client/index.js';
-import { storageContract } from '../storage/contract.js';
+import { NbdLostError, NbdStorage, type NbdStorageOptions } from '../../src/nbd/client/index.js';
+import { COMMAND } from '../../src/nbd/wire/index.js';
+import { crashSpace, DiskRecorder } from '../../src/testing/index.js';
+import { ALL, MemoryServer } from '../nbd/client-server.js';
+import { errorThrown, storageContract } from '../storage/contract.js';
 import { has, type Server, scratch, server } from './nbd-client-servers.js';
 
 const PLAIN = { fua: false, tag: 'simple' } as const;
@@ -206,5 +210,157 @@ describe.each(Object.entries(PROGRAMS))('%s (skipped unless it is installed)', (
     await storage.read(0, into);
     expect(Buffer.compare(into, expected)).toBe(0);
     expect(Buffer.compare(readFileSync(path), expected)).toBe(0);
+  });
+});
+
+describe.skipIf(!nbdkit)('the filters of nbdkit (skipped unless it is installed)', () => {
+  // What comes of a plain write, a forced one and a flush, as the plugin below sees it.
+  test.each([
+    ['no', [], { fua: false, flush: true }, ['write', 'write', 'flush', 'flush']],
+    [
+      'emulate',
+      ['fuamode=emulate'],
+      { fua: true, flush: true },
+      ['write', 'write', 'flush', 'flush'],
+    ],
+    ['native', ['fuamode=native'], { fua: true, flush: true }, ['write', 'write!', 'flush']],
+    ['pass', ['fuamode=pass'], { fua: true, flush: true }, ['write', 'write!', 'flush']],
+    ['force', ['fuamode=force'], { fua: true, flush: true }, ['write!', 'write!']],
+    ['discard', ['fuamode=discard'], { fua: true, flush: true }, ['write', 'write']],
+  ])('fua, mode %s: says what it can, and a scheduler gets by', async (_mode, mode, can, below) => {
+    const log = join(scratch(), 'log');
+    const filters = ['--filter=fua', '--filter=log', 'memory', '1M', `logfile=${log}`];
+    const { path } = await started(...filters, ...mode);
+    const storage = await connected(path);
+    expect(storage.capabilities).toMatchObject(can);
+    const scheduler = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+    await scheduler.write(0, stamped(1));
+    await scheduler.write(4096, stamped(2), { fua: true });
+    await scheduler.flush();
+    const seen = readFileSync(log, 'utf8')
+      .split('\n')
+      .filter((line) => /Write|Flush/.test(line) && !line.includes('return'))
+      .map((line) => (line.includes('Flush') ? 'flush' : /fua=1/.test(line) ? 'write!' : 'write'));
+    expect(seen).toEqual(below);
+  });
+
+  test('error: what fails is told, and the rest goes on', async () => {
+    const args = ['--filter=error', 'memory', '1M', 'error-pwrite=ENOSPC', 'error-pwrite-rate=50%'];
+    const { path } = await started(...args);
+    const storage = await connected(path);
+    const outcomes = await Promise.all(
+      Array.from({ length: 100 }, (_, i) =>
+        errorThrown(() => storage.write(i * BLOCK, stamped(i), PLAIN)),
+      ),
+    );
+    const errors = outcomes.filter((error) => error !== undefined);
+    expect(errors.length).toBeGreaterThan(10);
+    expect(errors.length).toBeLessThan(90);
+    for (const error of errors) {
+      expect(error).toMatchObject({ code: 'IO_FAILED', cause: { code: 'ENOSPC' } });
+    }
+    await storage.flush(SIMPLE);
+    const into = new Uint8Array(100 * BLOCK);
+    await storage.read(0, into);
+    for (const [i, stamp] of stampsOf(into).entries()) if (!outcomes[i]) expect(stamp).toBe(i);
+  });
+
+  test.each([
+    ['disable', 1],
+    ['emulate', 4],
+  ])('multi-conn, mode %s: %i connections', async (mode, connections) => {
+    const { path } = await started(
+      '--filter=multi-conn',
+      'memory',
+      '1M',
+      `multi-conn-mode=${mode}`,
+    );
+    const storage = await connected(path, { connections: 4 });
+    expect(storage.connections).toBe(connections);
+    await Promise.all(
+      Array.from({ length: 64 }, (_, i) => storage.write(i * BLOCK, stamped(i), PLAIN)),
+    );
+    await storage.flush(SIMPLE);
+    const into = new Uint8Array(64 * BLOCK);
+    await storage.read(0, into);
+    expect(stampsOf(into)).toEqual(Array.from({ length: 64 }, (_, i) => i));
+  });
+
+  test('cache: without the log, a killed server loses what it accepted, and it is said', async () => {
+    const file = image(1 * MIB);
+    const one = server((socket) => [
+      ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', file, 'cache=writeback'],
+    ]);
+    await one.start();
+    const storage = await connected(one.path, { resendBytesMax: 0 });
+    await storage.write(0, stamped(7), PLAIN);
+    await storage.flush(SIMPLE);
+    await storage.write(0, stamped(8), PLAIN);
+    await one.kill();
+    await one.start();
+    const error = await errorThrown(() => storage.read(0, new Uint8Array(BLOCK)));
+    expect(error).toBeInstanceOf(NbdLostError);
+    expect(error).toMatchObject({ atRisk: [{ start: 0, end: BLOCK }] });
+    expect(stampsOf(readFileSync(file))[0]).toBe(7);
+  });
+});
+
+// Goal: a disk that lies is found out. Method: qemu-nbd stands on a server in this process that writes down what it is
+// asked, as the trace of a disk with a volatile cache; the crash space of that trace has every image that a power cut may
+// leave. A record, a flush, a commit: no image may have the commit without the record.
+describe.skipIf(!has('qemu-nbd'))('qemu-nbd (skipped unless it is installed)', () => {
+  async function imagesWithoutRecord(cache: string): Promise<{ broken: number; all: number }> {
+    const directory = scratch();
+    const below = new MemoryServer({ size: 65536, flags: ALL });
+    const recorder = new DiskRecorder(below.size);
+    below.heard = ({ command, offset, length, flags }, data) => {
+      const op =
+        command === COMMAND.WRITE ? 'write' : command === COMMAND.FLUSH ? 'flush' : undefined;
+      if (!op) return;
+      const request = { op, offset, length, tag: 'simple', fua: (flags & 1) !== 0 } as const;
+      recorder.complete(
+        recorder.dispatch(request, op === 'write' ? new Uint8Array(data) : undefined),
+      );
+    };
+    const listener = createServer((socket) => {
+      const inside = below.dial();
+      socket.on('error', () => inside.destroy());
+      socket.pipe(inside).pipe(socket);
+    });
+    const bottom = join(directory, 'bottom.sock');
+    await new Promise<void>((resolve) => listener.listen(bottom, resolve));
+    onTestFinished(() => void listener.close());
+    const one = server((socket) => [
+      ...['qemu-nbd', '-t', '-f', 'raw', `--cache=${cache}`, '-k', socket],
+      `nbd+unix:///?socket=${bottom}`,
+    ]);
+    await one.start();
+    const storage = await connected(one.path);
+    expect(storage.capabilities).toMatchObject({ cache: 'volatile', flush: true, fua: true });
+    const scheduler = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+    await scheduler.write(0, new Uint8Array(512).fill(1));
+    await scheduler.flush();
+    await scheduler.write(4096, new Uint8Array(512).fill(2));
+    await scheduler.flush();
+    await storage.close();
+    await one.kill();
+    let [broken, all] = [0, 0];
+    for (const state of crashSpace(recorder.trace)) {
+      const image = state.image();
+      all += 1;
+      if (image[4096] === 2 && image[0] !== 1) broken += 1;
+    }
+    return { broken, all };
+  }
+
+  test('given cache=writeback, then no power cut leaves a commit without its record', async () => {
+    const { broken, all } = await imagesWithoutRecord('writeback');
+    expect(broken).toBe(0);
+    expect(all).toBeGreaterThan(2);
+  });
+
+  test('given cache=unsafe, which says that it flushes, then a power cut leaves just that', async () => {
+    const { broken } = await imagesWithoutRecord('unsafe');
+    expect(broken).toBeGreaterThan(0);
   });
 });
