@@ -45,7 +45,8 @@ export function server(command: (socket: string) => readonly string[]): Server {
     child = undefined;
     if (dying?.exitCode !== null || dying.signalCode !== null) return;
     const dead = new Promise((resolve) => dying.once('exit', resolve));
-    dying.kill(signal);
+    // Whoever it has started goes with it.
+    process.kill(-Number(dying.pid), signal);
     await dead;
   };
   onTestFinished(() => kill());
@@ -57,7 +58,11 @@ export function server(command: (socket: string) => readonly string[]): Server {
       const [program = '', ...rest] = command(path);
       const { PATH = '', ...others } = process.env;
       const env = { ...others, PATH: `${PATH}:/usr/sbin:/sbin` };
-      const started = spawn(program, rest, { stdio: ['ignore', 'ignore', 'pipe'], env });
+      const started = spawn(program, rest, {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env,
+        detached: true,
+      });
       child = started;
       let said = '';
       started.stderr?.on('data', (bytes: Buffer) => {

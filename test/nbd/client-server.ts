@@ -45,8 +45,6 @@ export class MemoryServer {
   readonly requests: NbdRequest[] = [];
   /** Answers a request with this error, where it says one. */
   fails: (request: NbdRequest) => number = () => 0;
-  /** Hears every request before it is answered. */
-  heard: (request: NbdRequest, data: Uint8Array) => void = () => {};
   /** Nobody gets in. */
   down = false;
   #cuts: number[];
@@ -192,7 +190,6 @@ export class MemoryServer {
           const now = request;
           request = undefined;
           this.requests.push(now);
-          this.heard(now, data);
           for (const bytes of this.#answer(now, data, structured)) send(bytes);
           return true;
         }
