@@ -1,0 +1,334 @@
+// One connection without its socket, against servers that are cut up, broken, or hostile. The rules are at the heads of
+// src/nbd/client/session.ts (C), handshake.ts (H) and replies.ts (R).
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { type ClientEvent, ClientSession } from '../../src/nbd/client/session.js';
+import {
+  type Chunk,
+  COMMAND,
+  encodeChunk,
+  encodeExportInfo,
+  encodeExportNameReply,
+  encodeGreeting,
+  encodeListedExport,
+  encodeOptionReply,
+  encodeSimpleReply,
+  OPTION,
+  OPTION_REPLY,
+} from '../../src/nbd/wire/index.js';
+
+const GREETING = encodeGreeting({ fixedNewstyle: true, noZeroes: true });
+const FACTS = { size: 1 << 20, flags: 1 } as const;
+const ack = (option: number): Uint8Array => encodeOptionReply(option, OPTION_REPLY.ACK);
+const info = (data: Uint8Array): Uint8Array =>
+  encodeOptionReply(OPTION.GO, OPTION_REPLY.INFO, data);
+const EXPORT = info(encodeExportInfo({ kind: 'export', ...FACTS }));
+const HANDSHAKE = [GREETING, ack(OPTION.STRUCTURED_REPLY), EXPORT, ack(OPTION.GO)];
+const PLAN = { export: 'disk', tls: false, goal: 'use' } as const;
+
+function bytesOf(parts: readonly Uint8Array[]): Uint8Array {
+  return new Uint8Array(Buffer.concat(parts));
+}
+
+function kindsOf(events: readonly ClientEvent[]): string[] {
+  return events.map((event) => (event.kind === 'failed' ? event.error.code : event.kind));
+}
+
+/** A session with an export in use, structured replies or not. */
+function ready(structured = true): ClientSession {
+  const session = new ClientSession(PLAN);
+  const refused = encodeOptionReply(OPTION.STRUCTURED_REPLY, OPTION_REPLY.ERR_UNSUP);
+  const [greeting, agreed, ...rest] = HANDSHAKE;
+  session.receive(bytesOf([greeting as Uint8Array, structured ? (agreed as Uint8Array) : refused]));
+  expect(kindsOf(session.receive(bytesOf(rest)))).toEqual(['ready']);
+  return session;
+}
+
+function read(session: ClientSession, cookie: bigint, into: Uint8Array, offset = 0): void {
+  session.request({ command: COMMAND.READ, flags: 0, cookie, offset, length: into.length, into });
+}
+
+function chunked(cookie: bigint, ...chunks: readonly Chunk[]): Uint8Array {
+  return bytesOf(chunks.flatMap((chunk, i) => encodeChunk(cookie, i === chunks.length - 1, chunk)));
+}
+
+describe('C2: given a stream, cut up anyhow', () => {
+  test('then the events are the same', () => {
+    const data = new Uint8Array(100).map((_, at) => at + 1);
+    const replies = [
+      chunked(
+        1n,
+        { kind: 'data', offset: 60, data: data.subarray(60) },
+        { kind: 'hole', offset: 0, length: 60 },
+      ),
+      encodeSimpleReply({ cookie: 2n, error: 0 }),
+      chunked(3n, { kind: 'error', error: 5, message: 'no' }),
+    ];
+    const stream = bytesOf([...HANDSHAKE, ...replies]);
+    const played = (cuts: readonly number[]): { events: ClientEvent[]; into: Uint8Array } => {
+      const session = new ClientSession(PLAN);
+      const into = new Uint8Array(100).fill(0xee);
+      const events: ClientEvent[] = [];
+      const marks = [...cuts, stream.length].sort((one, other) => one - other);
+      let at = 0;
+      for (const mark of marks) {
+        for (const event of session.receive(new Uint8Array(stream.subarray(at, mark)))) {
+          events.push(event);
+          if (event.kind !== 'ready') continue;
+          read(session, 1n, into);
+          for (const [cookie, command] of [
+            [2n, COMMAND.WRITE],
+            [3n, COMMAND.FLUSH],
+          ] as const) {
+            session.request({ command, flags: 0, cookie, offset: 0, length: 0 });
+          }
+        }
+        at = mark;
+      }
+      return { events, into };
+    };
+    // Requests are made when the handshake is over, so one cut is there.
+    const border = bytesOf(HANDSHAKE).length;
+    const whole = played([border]);
+    expect(kindsOf(whole.events).slice(-4)).toEqual(['ready', 'answer', 'answer', 'answer']);
+    expect(whole.into).toEqual(new Uint8Array(100).fill(0).map((_, at) => (at < 60 ? 0 : at + 1)));
+    fc.assert(
+      fc.property(fc.array(fc.nat(stream.length), { maxLength: 30 }), (cuts) => {
+        expect(played([border, ...cuts])).toEqual(whole);
+      }),
+    );
+    expect(played(Array.from({ length: stream.length }, (_, at) => at))).toEqual(whole);
+  });
+});
+
+describe('a handshake', () => {
+  const heard = (...parts: readonly Uint8Array[]): string[] =>
+    kindsOf(new ClientSession(PLAN).receive(bytesOf(parts)));
+
+  test('falls back to EXPORT_NAME where GO is unknown, and where options are', () => {
+    const old = encodeExportNameReply(FACTS, { fixedNewstyle: true, noZeroes: true });
+    const unknown = encodeOptionReply(OPTION.GO, OPTION_REPLY.ERR_UNSUP);
+    const asked = heard(GREETING, ack(OPTION.STRUCTURED_REPLY), unknown, old);
+    expect(asked).toEqual(['send', 'send', 'send', 'send', 'ready']);
+    const plain = encodeGreeting({ fixedNewstyle: false, noZeroes: false });
+    const zeroes = encodeExportNameReply(FACTS, { fixedNewstyle: false, noZeroes: false });
+    expect(heard(plain, zeroes)).toEqual(['send', 'send', 'ready']);
+  });
+
+  test('H1: asks for nothing before TLS, and takes nothing that came before it', () => {
+    const plan = { ...PLAN, tls: true };
+    const session = new ClientSession(plan);
+    expect(kindsOf(session.receive(GREETING))).toEqual(['send', 'send']);
+    expect(kindsOf(session.receive(ack(OPTION.STARTTLS)))).toEqual(['startTls']);
+    expect(kindsOf(session.secured())).toEqual(['send']);
+    const injected = bytesOf([GREETING, ack(OPTION.STARTTLS), ack(OPTION.STRUCTURED_REPLY)]);
+    expect(kindsOf(new ClientSession(plan).receive(injected)).at(-1)).toBe('SYNTAX');
+  });
+
+  test.each([
+    ['no magic', [new Uint8Array(18)]],
+    ['an answer to another option', [GREETING, ack(OPTION.LIST)]],
+    ['an answer of the wrong kind', [GREETING, encodeOptionReply(8, OPTION_REPLY.SERVER)]],
+    ['GO without an export', [GREETING, ack(8), ack(OPTION.GO)]],
+    ['half an info', [GREETING, ack(8), info(new Uint8Array(3))]],
+    [
+      'odd blocks',
+      [
+        GREETING,
+        ack(8),
+        info(encodeExportInfo({ kind: 'blockSize', minimum: 3, preferred: 3, maximum: 9 })),
+      ],
+    ],
+    ['an endless answer', [GREETING, encodeOptionReply(8, 1, new Uint8Array(1 << 20))]],
+    ['endless information', [GREETING, ack(8), ...Array(100).fill(EXPORT)]],
+  ])('H2, H3: with %s fails with SYNTAX', (_what, parts) => {
+    expect(heard(...parts).at(-1)).toBe('SYNTAX');
+  });
+
+  test('H3: a list without an end fails', () => {
+    const session = new ClientSession({ ...PLAN, goal: 'list' });
+    session.receive(GREETING);
+    const name = 'x'.repeat(4096);
+    const entry = encodeListedExport({ name, description: '' });
+    const reply = encodeOptionReply(OPTION.LIST, OPTION_REPLY.SERVER, entry);
+    let kinds: string[] = [];
+    for (let i = 0; i < 2000 && kinds.length === 0; i += 1) kinds = kindsOf(session.receive(reply));
+    expect(kinds).toEqual(['SYNTAX']);
+  });
+
+  test('says what the server refuses', () => {
+    const refusals = [
+      [OPTION_REPLY.ERR_UNKNOWN, 'INVALID_ARGUMENT'],
+      [OPTION_REPLY.ERR_TLS_REQD, 'EOPNOTSUPP'],
+      [OPTION_REPLY.ERR_POLICY, 'EOPNOTSUPP'],
+    ] as const;
+    for (const [reply, code] of refusals) {
+      const answer = encodeOptionReply(OPTION.GO, reply, new TextEncoder().encode('why'));
+      expect(heard(GREETING, ack(8), answer).at(-1)).toBe(code);
+    }
+  });
+});
+
+describe('a reply', () => {
+  const data = (offset: number, length: number): Chunk => ({
+    ...{ kind: 'data', offset, data: new Uint8Array(length).fill(7) },
+  });
+  const none: Chunk = { kind: 'none' };
+
+  test.each([
+    ['R1: to a request that was never made', [chunked(9n, none)]],
+    ['R1: for the second time', [chunked(1n, data(0, 512)), chunked(1n, data(0, 512))]],
+    ['R2: with less than was asked', [chunked(1n, data(0, 511))]],
+    ['R2: with nothing of it', [chunked(1n, none)]],
+    ['R2: with a byte twice', [chunked(1n, data(0, 300), data(299, 213))]],
+    [
+      'R2: with a hole over data',
+      [chunked(1n, data(0, 512), { kind: 'hole', offset: 5, length: 1 })],
+    ],
+    ['R2: with more than was asked', [chunked(1n, data(0, 513))]],
+    ['R2: from another place', [chunked(1n, data(512, 512))]],
+    [
+      'with extents',
+      [chunked(1n, { kind: 'status', context: 1, extents: [{ length: 1, flags: 0 }] })],
+    ],
+    ['to a read, simple, against the agreement', [encodeSimpleReply({ cookie: 1n, error: 0 })]],
+    ['without a magic', [new Uint8Array(20)]],
+  ])('%s fails with SYNTAX', (_what, parts) => {
+    const session = ready();
+    read(session, 1n, new Uint8Array(512));
+    const kinds = kindsOf(session.receive(bytesOf(parts)));
+    expect(kinds.at(-1)).toBe('SYNTAX');
+    expect(session.receive(bytesOf(HANDSHAKE))).toEqual([]);
+  });
+
+  test('structured, where that was not agreed on, fails with SYNTAX', () => {
+    const session = ready(false);
+    read(session, 1n, new Uint8Array(512));
+    expect(kindsOf(session.receive(chunked(1n, data(0, 512))))).toEqual(['SYNTAX']);
+  });
+
+  test('R2: in any pieces, in any order, mixed with others, fills just its buffer', () => {
+    const cuts = fc.uniqueArray(fc.integer({ min: 1, max: 63 }), { maxLength: 12 });
+    fc.assert(
+      fc.property(cuts, cuts, fc.infiniteStream(fc.nat()), (one, other, order) => {
+        const session = ready();
+        const around = new Uint8Array(192).fill(0xee);
+        const want = (base: number): Uint8Array => new Uint8Array(64).map((_, at) => base + at);
+        read(session, 1n, around.subarray(0, 64), 4096);
+        read(session, 2n, around.subarray(128), 8192);
+        const pieces = (list: readonly number[], base: number, offset: number): Chunk[] => {
+          const marks = [0, ...[...list].sort((a, b) => a - b), 64];
+          return marks.slice(1).map((end, i) => ({
+            kind: 'data',
+            offset: offset + (marks[i] as number),
+            data: want(base).subarray(marks[i], end),
+          }));
+        };
+        const queues = [pieces(one, 10, 4096), pieces(other, 100, 8192)];
+        let answers = 0;
+        while (queues.some(({ length }) => length > 0)) {
+          const open = queues.flatMap(({ length }, i) => (length > 0 ? [i] : []));
+          const i = open[(order.next().value as number) % open.length] as number;
+          const queue = queues[i] as Chunk[];
+          const [chunk] = queue.splice((order.next().value as number) % queue.length, 1);
+          const bytes = bytesOf(encodeChunk(BigInt(i + 1), queue.length === 0, chunk as Chunk));
+          answers += kindsOf(session.receive(bytes)).filter((kind) => kind === 'answer').length;
+        }
+        expect(answers).toBe(2);
+        expect(around).toEqual(
+          new Uint8Array([...want(10), ...Array(64).fill(0xee), ...want(100)]),
+        );
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('an end in the middle of it is a lost connection', () => {
+    const session = ready();
+    read(session, 1n, new Uint8Array(512));
+    session.receive(chunked(1n, data(0, 512)).subarray(0, 100));
+    expect(kindsOf(session.ended())).toEqual(['IO_FAILED']);
+    expect(session.ended()).toEqual([]);
+  });
+});
+
+// Goal: no exception out of nowhere, no answer to what was not asked, no byte outside of a buffer, whatever comes. Method:
+// legal streams with bytes changed, taken out, put in and cut.
+test('given any server, then a session fails with SYNTAX or goes on, and answers only what was asked', () => {
+  const chunk = fc.oneof(
+    fc.record({
+      kind: fc.constant('data' as const),
+      offset: fc.nat(600),
+      data: fc.uint8Array({ minLength: 1, maxLength: 300 }),
+    }),
+    fc.record({
+      kind: fc.constant('hole' as const),
+      offset: fc.nat(600),
+      length: fc.integer({ min: 1, max: 600 }),
+    }),
+    fc.record({ kind: fc.constant('none' as const) }),
+    fc.record({
+      kind: fc.constant('error' as const),
+      error: fc.integer({ min: 1, max: 200 }),
+      message: fc.constant('e'),
+    }),
+  );
+  const reply = fc.oneof(
+    fc
+      .record({ cookie: fc.bigInt(0n, 4n), error: fc.constantFrom(0, 5) })
+      .map((simple) => encodeSimpleReply(simple)),
+    fc
+      .tuple(fc.bigInt(0n, 4n), fc.boolean(), chunk)
+      .map(([cookie, done, one]) => bytesOf(encodeChunk(cookie, done, one))),
+  );
+  const edit = fc.record({
+    at: fc.nat(),
+    kind: fc.constantFrom('set', 'cut', 'insert', 'none'),
+    value: fc.nat(255),
+  });
+  fc.assert(
+    fc.property(
+      fc.array(reply, { maxLength: 8 }),
+      fc.array(edit, { maxLength: 4 }),
+      fc.boolean(),
+      fc.boolean(),
+      (replies, edits, early, structured) => {
+        let stream = bytesOf([...(early ? HANDSHAKE : []), ...replies]);
+        for (const { at, kind, value } of edits) {
+          const place = at % (stream.length + 1);
+          const [before, behind] = [stream.subarray(0, place), stream.subarray(place)];
+          if (kind === 'set')
+            stream = bytesOf([before, new Uint8Array([value]), behind.subarray(1)]);
+          if (kind === 'cut') stream = bytesOf([before, behind.subarray(value)]);
+          if (kind === 'insert') stream = bytesOf([before, new Uint8Array(value % 9), behind]);
+        }
+        const session = early ? new ClientSession(PLAN) : ready(structured);
+        const around = new Uint8Array(1024).fill(0xee);
+        if (!early) {
+          read(session, 1n, around.subarray(256, 768), 64);
+          for (const [cookie, command] of [
+            [2n, COMMAND.WRITE],
+            [3n, COMMAND.FLUSH],
+          ] as const) {
+            session.request({ command, flags: 0, cookie, offset: 0, length: 0 });
+          }
+        }
+        const events = [...session.receive(stream), ...session.ended()];
+        const answers = events.flatMap((event) => (event.kind === 'answer' ? [event.answer] : []));
+        expect(new Set(answers.map(({ cookie }) => cookie)).size).toBe(answers.length);
+        for (const { cookie } of answers) expect([1n, 2n, 3n]).toContain(cookie);
+        expect(around.subarray(0, 256).every((byte) => byte === 0xee)).toBe(true);
+        expect(around.subarray(768).every((byte) => byte === 0xee)).toBe(true);
+        const last = events.at(-1);
+        expect(last?.kind).toBe('failed');
+        if (last?.kind === 'failed') {
+          expect(['SYNTAX', 'IO_FAILED', 'EOPNOTSUPP', 'INVALID_ARGUMENT']).toContain(
+            last.error.code,
+          );
+        }
+      },
+    ),
+    { numRuns: 20_000 },
+  );
+});
