@@ -1,9 +1,10 @@
 /**
- * NBD, the network block device protocol: a server for storages.
+ * NBD, the network block device protocol: a server for storages, and an export of any server as a storage.
  *
  * @module write-barrier/nbd
  */
 
+export * from './client/index.js';
 export type { NbdAddress, NbdListenOptions } from './server/listen.js';
 export type {
   NbdExportOptions,

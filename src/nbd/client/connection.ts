@@ -11,13 +11,13 @@ import { type ConnectionOptions, connect as connectTls } from 'node:tls';
 import { WriteBarrierError } from 'write-barrier';
 import { COMMAND, type ListedExport } from '../wire/index.js';
 import type { HandshakePlan, NbdExport } from './handshake.js';
-import type { NbdAddress, NbdTls } from './options.js';
+import type { NbdRoute, NbdTls } from './options.js';
 import type { Answer } from './replies.js';
 import { type ClientEvent, type ClientRequest, ClientSession } from './session.js';
 
 /** How to get there. */
 export interface Route {
-  readonly address: NbdAddress;
+  readonly address: NbdRoute;
   readonly tls: NbdTls | undefined;
   /** For dialing and shaking hands together. */
   readonly timeoutMs: number;
@@ -174,7 +174,7 @@ function corked(socket: Duplex, pieces: readonly Uint8Array[]): void {
   for (const bytes of pieces) socket.write(bytes);
 }
 
-async function dial(address: NbdAddress): Promise<Duplex> {
+async function dial(address: NbdRoute): Promise<Duplex> {
   if ('dial' in address) {
     try {
       return await address.dial();

@@ -1,10 +1,11 @@
 // The client of NBD: an export of any server as a Storage.
 
+export type { ListedExport } from '../wire/index.js';
 export { NbdLostError } from './errors.js';
 export { listExports, NbdStorage } from './nbd-storage.js';
 export type {
-  NbdAddress,
   NbdEvent,
+  NbdRoute,
   NbdRouteOptions,
   NbdStorageOptions,
   NbdTls,

@@ -52,6 +52,7 @@ export class NbdStorage implements Storage, AsyncDisposable {
   readonly size: number;
   /** From the flags and block sizes of the export. */
   readonly capabilities: Required<Capabilities>;
+  /** Writes are refused. */
   readonly readOnly: boolean;
 
   declare readonly discard?: (offset: number, length: number) => Promise<void>;
@@ -104,6 +105,7 @@ export class NbdStorage implements Storage, AsyncDisposable {
     }
   }
 
+  /** Whether the server is there. */
   get state(): 'connected' | 'reconnecting' | 'failed' | 'closed' {
     if (this.#closed) return 'closed';
     const { phase } = this.#exchange;

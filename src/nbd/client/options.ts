@@ -10,32 +10,69 @@ import type { ConnectionOptions } from 'node:tls';
 import { type ByteRange, WriteBarrierError } from 'write-barrier';
 
 /** Where the server is: a Unix socket, a port (10809 unless given), or whatever `dial` connects to. */
-export type NbdAddress =
-  | { readonly path: string }
-  | { readonly host: string; readonly port?: number }
-  | { readonly dial: () => Duplex | Promise<Duplex> };
+export type NbdRoute =
+  | {
+      /** Of a unix socket. */
+      readonly path: string;
+    }
+  | {
+      /** Its name or address. */
+      readonly host: string;
+      /** 10809 unless given. */
+      readonly port?: number;
+    }
+  | {
+      /** Makes a connection, and another one whenever that is lost. */
+      readonly dial: () => Duplex | Promise<Duplex>;
+    };
 
 /**
  * TLS, as `node:tls` has it (`ca`, `cert`, `key`, `servername`, ...), or by a key that both sides have. A server on a Unix
  * socket has no name to check its certificate against: give it as `servername`.
  */
 export type NbdTls = Omit<ConnectionOptions, 'socket' | 'path' | 'host' | 'port'> & {
-  readonly psk?: { readonly identity: string; readonly key: Uint8Array };
+  /** A key that both sides have. */
+  readonly psk?: {
+    /** What the server knows it by. */
+    readonly identity: string;
+    /** The key itself. */
+    readonly key: Uint8Array;
+  };
 };
 
 /** What happens to the connection. */
 export type NbdEvent =
-  /** The server is gone, or so it seems. */
-  | { readonly kind: 'lost'; readonly error: Error }
-  /** A try to reconnect has failed. */
-  | { readonly kind: 'retry'; readonly tries: number; readonly error: unknown }
-  /** It is back; so many bytes are sent again before anything else. */
-  | { readonly kind: 'reconnected'; readonly resentBytes: number }
-  /** Given up; `atRisk` may be lost. */
-  | { readonly kind: 'failed'; readonly error: unknown; readonly atRisk: readonly ByteRange[] };
+  | {
+      /** The server is gone, or so it seems. */
+      readonly kind: 'lost';
+      /** How that showed. */
+      readonly error: Error;
+    }
+  | {
+      /** A try to reconnect has failed. */
+      readonly kind: 'retry';
+      /** How many have, one after the other. */
+      readonly tries: number;
+      /** Why. */
+      readonly error: unknown;
+    }
+  | {
+      /** It is back. */
+      readonly kind: 'reconnected';
+      /** So many bytes are sent again before anything else. */
+      readonly resentBytes: number;
+    }
+  | {
+      /** Given up. */
+      readonly kind: 'failed';
+      /** Why. */
+      readonly error: unknown;
+      /** What may be lost. */
+      readonly atRisk: readonly ByteRange[];
+    };
 
 /** How a server is reached. */
-export type NbdRouteOptions = NbdAddress & {
+export type NbdRouteOptions = NbdRoute & {
   /** Nothing goes over the wire in plain text once it is given: a server that has no TLS is refused. */
   readonly tls?: NbdTls;
   /** For connecting and shaking hands, in milliseconds; 10,000 unless given. */
@@ -72,7 +109,7 @@ export type NbdStorageOptions = NbdRouteOptions & {
 
 /** The options, with their defaults. */
 export interface Settings {
-  readonly address: NbdAddress;
+  readonly address: NbdRoute;
   readonly tls: NbdTls | undefined;
   readonly export: string;
   readonly connections: number;

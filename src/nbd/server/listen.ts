@@ -12,7 +12,10 @@ import { misuse } from './options.js';
 
 /** Where to listen. */
 export type NbdListenOptions =
-  | { readonly path: string }
+  | {
+      /** Of a unix socket, 1 to 107 bytes. */
+      readonly path: string;
+    }
   | {
       /** 127.0.0.1 unless given. */
       readonly host?: string;
@@ -24,8 +27,16 @@ export type NbdListenOptions =
 
 /** Where a server is to be found. */
 export type NbdAddress =
-  | { readonly path: string }
-  | { readonly host: string; readonly port: number };
+  | {
+      /** Of a unix socket. */
+      readonly path: string;
+    }
+  | {
+      /** An address of this machine. */
+      readonly host: string;
+      /** The one that was given, or was free. */
+      readonly port: number;
+    };
 
 /** What `sun_path` takes on Linux, without its NUL. */
 const PATH_MAX = 107;

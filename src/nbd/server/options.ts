@@ -48,17 +48,32 @@ export interface NbdServerLimits {
   readonly closeMs?: number;
 }
 
-/** What happens to connections; they are numbered from 0. */
+/** What happens to connections. */
 export type NbdServerEvent =
-  | { readonly kind: 'connected'; readonly connection: number }
   | {
-      readonly kind: 'opened';
+      /** A client has come. */
+      readonly kind: 'connected';
+      /** Its number, from 0. */
       readonly connection: number;
+    }
+  | {
+      /** It has chosen. */
+      readonly kind: 'opened';
+      /** Its number. */
+      readonly connection: number;
+      /** The name of the export. */
       readonly export: string;
+      /** Whether it speaks TLS. */
       readonly tls: boolean;
     }
-  /** `why` in words; undefined where the client took its leave as it should. */
-  | { readonly kind: 'ended'; readonly connection: number; readonly why: string | undefined };
+  | {
+      /** It is gone. */
+      readonly kind: 'ended';
+      /** Its number. */
+      readonly connection: number;
+      /** In words; undefined where the client took its leave as it should. */
+      readonly why: string | undefined;
+    };
 
 /** What a server serves, and how. */
 export interface NbdServerOptions {

@@ -82,6 +82,7 @@ export interface MetaContextRequest {
 
 /** An entry of a list of exports. */
 export interface ListedExport {
+  /** What a client asks for; '' is the default. */
   readonly name: string;
   /** For people; often ''. */
   readonly description: string;

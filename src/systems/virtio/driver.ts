@@ -141,15 +141,21 @@ function copyOf(list: readonly Uint8Array[]): Uint8Array {
 function turnstile(places: number): <T>(run: () => T | Promise<T>) => Promise<T> {
   let free = places;
   const line: (() => void)[] = [];
-  return async (run) => {
-    if (free > 0) free -= 1;
-    else await new Promise<void>((resolve) => line.push(resolve));
-    try {
-      return await run();
-    } finally {
-      const next = line.shift();
-      if (next) next();
-      else free += 1;
-    }
+  const leave = (): void => {
+    const next = line.shift();
+    // The next one goes in here and now: were it only woken, somebody who comes meanwhile could be faster.
+    if (next) next();
+    else free += 1;
   };
+  return <T>(run: () => T | Promise<T>) =>
+    new Promise<T>((resolve, reject) => {
+      const enter = (): void => {
+        new Promise<T>((ran) => ran(run())).finally(leave).then(resolve, reject);
+      };
+      if (free === 0) line.push(enter);
+      else {
+        free -= 1;
+        enter();
+      }
+    });
 }

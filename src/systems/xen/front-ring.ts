@@ -32,7 +32,7 @@ import {
 export interface BlkFrontRingOptions {
   /** What is written into the node `protocol`. */
   readonly layout: BlkifLayout;
-  /** Tells the backend that there are requests: the event channel. */
+  /** Tells the backend that there are requests: the event channel. If it throws, the ring is given up. */
   notify(): void;
 }
 
@@ -100,7 +100,13 @@ export class BlkFrontRing {
       const old = this.#reqProd;
       this.#reqProd = indexAfter(old);
       this.#ring.reqProd = this.#reqProd;
-      if (mustNotify(old, this.#reqProd, this.#ring.reqEvent)) this.#notify();
+      if (!mustNotify(old, this.#reqProd, this.#ring.reqEvent)) return;
+      try {
+        this.#notify();
+      } catch {
+        // The request is on the ring and may be served at any time, so nobody can be told how it ends.
+        this.#breaks('its event channel has failed');
+      }
     });
   };
 

@@ -238,11 +238,12 @@ export class SolarisDisk {
   async #sendWrite(operation: number, offset: number, data: Uint8Array): Promise<number> {
     while (this.#held) await this.#held;
     this.#forget(offset, data.byteLength);
+    // As it is sent: what the caller does to his buffer later is no part of it.
+    const bytes = new Uint8Array(data.subarray(0, this.#sectorSize));
     const answer = this.#transfer(operation, offset, data);
     this.#sent.add(answer);
     try {
       const status = await answer;
-      const bytes = new Uint8Array(data.subarray(0, this.#sectorSize));
       if (status === BLKIF_STATUS.OKAY) this.#kept = { offset, bytes };
       return status;
     } finally {

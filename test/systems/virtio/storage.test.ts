@@ -445,3 +445,38 @@ describe('a hostile device', () => {
     );
   });
 });
+
+test('given more commands than places, when two end together and another one comes a moment later, then they go in the order of their coming', async () => {
+  for (let moment = 0; moment < 8; moment++) {
+    const backend = new VirtioBackend(new IoScheduler(new MemoryStorage(SIZE)));
+    const sent: number[] = [];
+    const held: (() => void)[] = [];
+    const transport: VirtioTransport = {
+      features: backend.features,
+      negotiate: (bits) => backend.negotiate(bits),
+      readConfig: () => backend.readConfig(),
+      writeConfig: (offset, bytes) => backend.writeConfig(offset, bytes),
+      reset: () => backend.reset(),
+      submit: async (chain) => {
+        sent.push(Number(decodeVirtioHeader(chain.readable[0] as Uint8Array, 'little')?.sector));
+        const used = await backend.submit(chain);
+        await new Promise<void>((resolve) => held.push(resolve));
+        return used;
+      },
+    };
+    const storage = await virtioStorage(transport, { queueSize: 2 });
+    const write = (sector: number) => storage.write(sector * 512, new Uint8Array(512), PLAIN);
+    const all = [write(0), write(1), write(2)];
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    for (const answer of held.splice(0)) answer();
+    for (let turn = 0; turn < moment; turn++) await undefined;
+    all.push(write(3));
+    const done = Promise.all(all);
+    const answering = setInterval(() => {
+      for (const answer of held.splice(0)) answer();
+    }, 1);
+    await done;
+    clearInterval(answering);
+    expect(sent).toEqual([0, 1, 2, 3]);
+  }
+});
