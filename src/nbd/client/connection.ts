@@ -134,7 +134,8 @@ async function carried<T>(
         socket = connectTls(options, () => handle(session.secured()));
       } catch (error) {
         // Keys and certificates are looked at here.
-        return lose(failure(`TLS cannot begin: ${String(error)}`, error));
+        lose(failure(`TLS cannot begin: ${String(error)}`, error));
+        return;
       }
       listen();
     };
