@@ -77,6 +77,7 @@ describe.skipIf(!able)('nbdkit with TLS (skipped unless it is installed, with gn
       [{ ca, ...own, servername: 'elsewhere' }, /altnames/],
       [{ ...own, servername: 'localhost' }, /certificate|unable to/],
       [{ ca, servername: 'localhost' }, /./],
+      [{ ca, ...own, key: 'no key', servername: 'localhost' }, /TLS cannot begin/],
     ] as const) {
       const error = await errorThrown(() => NbdStorage.connect({ path: one.path, tls: wrong }));
       expect(error).toMatchObject({ code: 'IO_FAILED', message: expect.stringMatching(why) });

@@ -129,7 +129,14 @@ async function carried<T>(
     const secure = (): void => {
       const plain = socket;
       plain.removeListener('data', onData);
-      socket = connectTls({ ...tlsOptions(route), socket: plain }, () => handle(session.secured()));
+      try {
+        const options = { ...tlsOptions(route), socket: plain };
+        socket = connectTls(options, () => handle(session.secured()));
+      } catch (error) {
+        // Keys and certificates are looked at here.
+        lose(failure(`TLS cannot begin: ${String(error)}`, error));
+        return;
+      }
       listen();
     };
     const open = (facts: NbdExport): Connection => ({
