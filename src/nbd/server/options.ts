@@ -1,4 +1,9 @@
-// What a server is told, and what it is held to.
+// What a server is told, and what it is held to: data, with its defaults, its bounds and its checks.
+//
+// Everything that a client can make the server spend has a limit here: places, time to shake hands, the length of a
+// request, requests and bytes in flight, the time that `close` waits for it. What is wrong is refused when the server
+// is made, before anybody can connect. What may be promised to clients is no option: it follows from the storage
+// (exports.ts).
 
 import { type IoScheduler, type Storage, WriteBarrierError } from 'write-barrier';
 import { PAYLOAD_MAX } from '../wire/index.js';
