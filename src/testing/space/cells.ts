@@ -94,8 +94,8 @@ interface Piece {
 }
 
 /**
- * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile, for a write without its data, and
- *   for pieces that have more than a hundred thousand versions in one cell
+ * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or outside of the disk, for a write
+ *   without its data, for contents of another size than the disk, and for a cell whose versions come to more than 64 MiB
  */
 export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
   const { sectorSize } = profile;
@@ -140,6 +140,21 @@ export function possible({ versions }: Cell, after: number, bound: number): numb
     if (Math.max(from, after) < Math.min(to, bound)) found.push(version);
   }
   return found;
+}
+
+/** The versions that can be there at a moment. */
+export function possibleAt({ versions }: Cell, time: number): number[] {
+  const found: number[] = [];
+  for (const [version, { after, ordered }] of versions.entries()) {
+    if (after <= time && time < ordered) found.push(version);
+  }
+  return found;
+}
+
+/** The moments at which something came to the disk that may be left, ascending. */
+export function momentsOf({ cells }: CellMap): number[] {
+  const all = cells.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
+  return [...new Set(all)].sort((a, b) => a - b);
 }
 
 // Pieces
