@@ -1,0 +1,165 @@
+// What becomes of requests when a connection or the server ends at the worst of moments. The rules are at the heads of
+// src/nbd/server/connection.ts (K) and server.ts.
+
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { IoScheduler, MemoryStorage, type Storage } from '../../src/index.js';
+import { NbdServer, type NbdServerEvent, type NbdServerOptions } from '../../src/nbd/index.js';
+import { COMMAND, NBD_ERROR } from '../../src/nbd/wire/index.js';
+import { bytes, FLAGS, go, RawClient, request, temporaryFolder } from './support.js';
+
+const { WRITE, WRITE_ZEROES } = COMMAND;
+const MIB = 1 << 20;
+const block = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte);
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+let folder: Awaited<ReturnType<typeof temporaryFolder>>;
+let path = '';
+
+beforeEach(async () => {
+  folder = await temporaryFolder();
+  path = join(folder.path, 'socket');
+});
+afterEach(() => folder.remove());
+
+/** A volatile storage whose commands wait in line, each until it is let go. */
+class Gated implements Storage {
+  readonly inner: MemoryStorage;
+  readonly size: number;
+  readonly capabilities: Storage['capabilities'];
+  readonly calls: string[] = [];
+  readonly waiting: (() => void)[] = [];
+  open = false;
+
+  constructor(size = MIB, writeZeroes = true) {
+    this.inner = new MemoryStorage(size, { capabilities: { cache: 'volatile', writeZeroes } });
+    this.size = size;
+    this.capabilities = { ...this.inner.capabilities, writev: false };
+  }
+
+  readonly read = (offset: number, into: Uint8Array): Promise<void> =>
+    this.#call(`read ${offset}`, () => this.inner.read(offset, into));
+  readonly write: Storage['write'] = (offset, data, flags) =>
+    this.#call(`write ${offset}`, () => this.inner.write(offset, data, flags));
+  readonly flush = (): Promise<void> => this.#call('flush', () => {});
+  readonly discard = (offset: number, length: number): Promise<void> =>
+    this.#call(`discard ${offset}`, () => this.inner.discard?.(offset, length));
+  readonly writeZeroes = (offset: number, length: number): Promise<void> =>
+    this.#call(`zeroes ${offset}`, () => this.inner.writeZeroes?.(offset, length));
+  readonly close = (): void => {};
+
+  /** The next command goes through once it is there. */
+  async release(): Promise<void> {
+    while (this.waiting.length === 0) await pause(1);
+    this.waiting.shift()?.();
+  }
+
+  /** From now on everything goes through. */
+  releaseAll(): void {
+    this.open = true;
+    for (const go of this.waiting.splice(0)) go();
+  }
+
+  async #call(what: string, run: () => unknown): Promise<void> {
+    this.calls.push(what);
+    if (!this.open) await new Promise<void>((resolve) => this.waiting.push(resolve));
+    await run();
+  }
+}
+
+async function serving(
+  storage: Gated | IoScheduler,
+  options: Omit<NbdServerOptions, 'exports'> = {},
+): Promise<NbdServer> {
+  const server = new NbdServer({ exports: { '': storage }, ...options });
+  await server.listen({ path });
+  onTestFinished(() => {
+    if (storage instanceof Gated) storage.releaseAll();
+    return server.close().catch(() => {});
+  });
+  return server;
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await pause(1);
+}
+
+/** Says so much on a socket of its own. */
+function saying(...said: readonly Uint8Array[]): ReturnType<typeof connect> {
+  const socket = connect({ path });
+  socket.on('error', () => {});
+  socket.resume();
+  socket.write(bytes(FLAGS, go(), ...said));
+  return socket;
+}
+
+describe('a server that closes', () => {
+  // Otherwise its success would be told behind the last flush, which has not covered it.
+  test('refuses a write whose payload was not complete when it began to', async () => {
+    const storage = new Gated();
+    const server = await serving(storage);
+    const client = await RawClient.open(path);
+    const write = client.ask(WRITE, { length: 4096 });
+    client.socket.write(block(1).subarray(0, 1000));
+    await pause(20);
+    const closing = server.close();
+    await until(() => storage.calls.includes('flush'));
+    client.socket.write(block(1).subarray(1000));
+    expect((await write).error).toBe(NBD_ERROR.ESHUTDOWN);
+    storage.releaseAll();
+    await closing;
+    expect(storage.calls).toEqual(['flush']);
+  });
+});
+
+describe('a client that is gone', () => {
+  test('K6: has nothing begun for it any more, and no more than was at the storage is done', async () => {
+    const events: NbdServerEvent[] = [];
+    const storage = new Gated();
+    const limits = { requestsInFlight: 2 };
+    const server = await serving(storage, { limits, observer: (event) => events.push(event) });
+    const writes = Array.from({ length: 6 }, (_, i) =>
+      request(WRITE, i, { offset: i * 8192, data: block(1) }),
+    );
+    const socket = saying(...writes);
+    await until(() => storage.calls.length === 2);
+    socket.destroy();
+    await pause(20);
+    storage.releaseAll();
+    await until(() => server.stats().connections === 0);
+    await pause(20);
+    expect(storage.calls).toEqual(['write 0', 'write 8192']);
+    expect(events.at(-1)).toMatchObject({ kind: 'ended' });
+  });
+
+  // It may have come back, and have written something newer behind them.
+  test('K6: has no further piece of its zeroes written', async () => {
+    const storage = new Gated(8 * MIB, false);
+    await serving(storage);
+    const socket = saying(request(WRITE_ZEROES, 1, { length: 4 * MIB }));
+    await until(() => storage.calls.length === 1);
+    socket.destroy();
+    await pause(20);
+    storage.releaseAll();
+    await pause(50);
+    expect(storage.calls).toEqual(['write 0']);
+  });
+
+  test('K6: has nothing put into a queue that had no room for it', async () => {
+    const storage = new Gated();
+    const server = await serving(new IoScheduler(storage, { depth: 1, maxQueued: 1 }));
+    const writes = Array.from({ length: 4 }, (_, i) =>
+      request(WRITE, i, { offset: i * 8192, data: block(1) }),
+    );
+    const socket = saying(...writes);
+    await until(() => storage.calls.length === 1);
+    await pause(20);
+    socket.destroy();
+    await pause(20);
+    storage.releaseAll();
+    await until(() => server.stats().connections === 0);
+    // One was at the storage, and one in the queue.
+    expect(storage.calls).toEqual(['write 0', 'write 8192']);
+  });
+});
