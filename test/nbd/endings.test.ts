@@ -3,7 +3,7 @@
 
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from '../../src/index.js';
 import { NbdServer, type NbdServerEvent, type NbdServerOptions } from '../../src/nbd/index.js';
 import { COMMAND, NBD_ERROR } from '../../src/nbd/wire/index.js';
@@ -144,6 +144,23 @@ describe('a client that is gone', () => {
     storage.releaseAll();
     await pause(50);
     expect(storage.calls).toEqual(['write 0']);
+  });
+
+  test('politely, is not cut off while the storage takes its time', async () => {
+    const storage = new Gated();
+    await serving(storage);
+    const client = await RawClient.open(path);
+    const write = client.ask(WRITE, { data: block(1) });
+    await until(() => storage.calls.length === 1);
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
+    client.socket.write(request(COMMAND.DISC, 99));
+    for (let turns = 0; turns < 50; turns += 1) await new Promise(setImmediate);
+    vi.advanceTimersByTime(60_000);
+    for (let turns = 0; turns < 50; turns += 1) await new Promise(setImmediate);
+    storage.releaseAll();
+    expect((await write).error).toBe(0);
+    await client.closed;
   });
 
   test('K6: has nothing put into a queue that had no room for it', async () => {

@@ -25,7 +25,7 @@ import type { Upgrade } from './tls.js';
 
 /** Replies that wait to be taken, in bytes, before no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
-/** How long a client may take for its last bytes when it ends the connection itself, or must be sent away. */
+/** How long a client may take for its last replies when it ends the connection itself, or must be sent away. */
 const LINGER_MS = 5_000;
 
 /** What a connection needs to know. */
@@ -73,6 +73,7 @@ export class Connection {
   readonly #drained: (() => void)[] = [];
   readonly #tooSlow: ReturnType<typeof setTimeout>;
   #linger: ReturnType<typeof setTimeout> | undefined;
+  #lingerMs = LINGER_MS;
 
   constructor(socket: Socket, context: ConnectionContext) {
     const { exports, limits, upgrade } = context;
@@ -252,10 +253,8 @@ export class Connection {
       this.#socket.resume();
     }
     clearTimeout(this.#linger);
-    this.#linger = setTimeout(() => {
-      this.#why ??= 'the client did not take its last replies';
-      this.#destroy(this.#why);
-    }, ms);
+    this.#linger = undefined;
+    this.#lingerMs = ms;
     this.#settle();
   }
 
@@ -270,16 +269,24 @@ export class Connection {
   #settle(): void {
     if (this.#requests > 0) return;
     for (const resolve of this.#drained.splice(0)) resolve();
-    if (this.#finishing && !this.#closed && !this.#socket.writableEnded) {
-      this.#uncork();
-      this.#socket.end(() => this.#socket.destroySoon());
-    }
+    if (this.#finishing && !this.#closed) this.#takeLeave();
     if (!this.#closed || this.#gone) return;
     this.#gone = true;
     clearTimeout(this.#tooSlow);
     clearTimeout(this.#linger);
     if (!this.#finishing) this.#why ??= 'the connection was lost';
     this.#context.onGone(this.#why);
+  }
+
+  /** The last reply is written, and the client has so long to take it. */
+  #takeLeave(): void {
+    this.#linger ??= setTimeout(() => {
+      this.#why ??= 'the client did not take its last replies';
+      this.#destroy(this.#why);
+    }, this.#lingerMs);
+    if (this.#socket.writableEnded) return;
+    this.#uncork();
+    this.#socket.end(() => this.#socket.destroySoon());
   }
 }
 
