@@ -194,7 +194,7 @@ export class Exchange {
   /** Gives up. Whatever waits fails, and whatever comes later. */
   fail(cause: unknown): readonly Settled[] {
     if (this.#failure) return [];
-    this.#failure = new NbdLostError('IO_FAILED', this.atRisk, cause);
+    this.#failure = new NbdLostError('CONNECTION_LOST', this.atRisk, cause);
     this.#phase = 'failed';
     this.#tickets.clear();
     const settled = [...this.#tasks.keys()].map((command) => ({ command, error: this.#failure }));
