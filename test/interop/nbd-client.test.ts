@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { IoScheduler } from '../../src/index.js';
+import { IoScheduler, type ModeName } from '../../src/index.js';
 import { NbdLostError, NbdStorage, type NbdStorageOptions } from '../../src/nbd/client/index.js';
 import { crashSpace, DiskRecorder } from '../../src/testing/index.js';
 import { errorThrown, storageContract } from '../storage/contract.js';
@@ -12,6 +12,8 @@ import { has, type Server, scratch, server } from './nbd-client-servers.js';
 
 const PLAIN = { fua: false, tag: 'simple' } as const;
 const SIMPLE = { tag: 'simple' } as const;
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 const nbdkit = has('nbdkit');
 
@@ -90,16 +92,45 @@ function stamped(value: number): Uint8Array {
 // a scheduler writes numbers in groups with a barrier behind each, while the server is killed again and again. After
 // each kill the medium is looked at: it must have all of every group but the last that it has anything of, and all of
 // what was flushed. In the end it must have everything.
-describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under load', () => {
-  test('at 50 moments loses nothing that it has accepted, and keeps the order', async () => {
+type Volatile = (socket: string, path: string) => readonly string[];
+
+const nbdkitCache: Volatile = (socket, path) => [
+  ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', path, 'cache=writeback'],
+];
+
+/** Ours, made a program of its own. */
+function ownServer(): Volatile {
+  const program = join(scratch(), 'volatile-server.mjs');
+  execFileSync('node_modules/.bin/esbuild', [
+    ...['test/interop/volatile-server.ts', '--bundle', '--platform=node', '--format=esm'],
+    ...[`--outfile=${program}`, '--log-level=error'],
+    ...['--alias:write-barrier/nbd=./src/nbd/index.ts', '--alias:write-barrier=./src/index.ts'],
+  ]);
+  return (socket, path) => [process.execPath, program, socket, path];
+}
+
+describe('a server with a volatile cache that is killed under load', () => {
+  test.skipIf(!nbdkit)('nbdkit: loses nothing at 50 moments, and keeps the order', () =>
+    killed(nbdkitCache, 'DRAIN_FLUSH', 1),
+  );
+
+  test.each([
+    ['DRAIN_FLUSH', 1],
+    ['DRAIN_FUA', 4],
+  ] as const)(
+    'ours, %s, %i connections: loses nothing at 50 moments, and keeps the order',
+    (mode, connections) => killed(ownServer(), mode, connections),
+  );
+
+  async function killed(program: Volatile, mode: ModeName, connections: number): Promise<void> {
     const path = image(16 * MIB);
     const blocks = (16 * MIB) / BLOCK;
-    const one = server((socket) => [
-      ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', path, 'cache=writeback'],
-    ]);
+    const one = server((socket) => program(socket, path));
     await one.start();
-    const storage = await connected(one.path, { delayMs: 5, delayMsMax: 100, triesMax: 100 });
-    const scheduler = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+    const patient = { delayMs: 5, delayMsMax: 20, triesMax: 200 };
+    const storage = await connected(one.path, { ...patient, connections });
+    expect(storage.connections).toBe(connections);
+    const scheduler = new IoScheduler(storage, { mode });
 
     /** What each block was given, with the group. */
     const history: { readonly stamp: number; readonly group: number }[][] = [];
@@ -117,7 +148,7 @@ describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under lo
           stamp += 1;
           groupOf.set(stamp, group);
           history[block]?.push({ stamp, group });
-          writes.push(scheduler.write(block * BLOCK, stamped(stamp)));
+          writes.push(scheduler.write(block * BLOCK, stamped(stamp), { fua: i % 8 === 0 }));
         }
         const barrier = scheduler.barrier();
         await Promise.all([...writes, barrier]);
@@ -136,7 +167,8 @@ describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under lo
 
     const running = load();
     for (let kills = 0; kills < 50; kills += 1) {
-      await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 60));
+      while (storage.state !== 'connected') await pause(1);
+      await pause(Math.random() * 60);
       await one.kill();
       // What is answered is answered before the kill; the medium is as the kill left it.
       check(stampsOf(readFileSync(path)), flushedGroup);
@@ -149,7 +181,7 @@ describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under lo
     expect(stampsOf(readFileSync(path))).toEqual(last);
     expect(stamp).toBeGreaterThan(1000);
     expect(storage.state).toBe('connected');
-  });
+  }
 });
 
 const PROGRAMS = {
