@@ -9,7 +9,7 @@ import { NbdServer, type NbdServerEvent, type NbdServerOptions } from '../../src
 import { COMMAND, NBD_ERROR } from '../../src/nbd/wire/index.js';
 import { bytes, FLAGS, go, RawClient, request, temporaryFolder } from './support.js';
 
-const { WRITE, WRITE_ZEROES } = COMMAND;
+const { FLUSH, WRITE, WRITE_ZEROES } = COMMAND;
 const MIB = 1 << 20;
 const block = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte);
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -31,6 +31,8 @@ class Gated implements Storage {
   readonly calls: string[] = [];
   readonly waiting: (() => void)[] = [];
   open = false;
+  /** What a flush fails with. */
+  failing: Error | undefined;
 
   constructor(size = MIB, writeZeroes = true) {
     this.inner = new MemoryStorage(size, { capabilities: { cache: 'volatile', writeZeroes } });
@@ -42,7 +44,10 @@ class Gated implements Storage {
     this.#call(`read ${offset}`, () => this.inner.read(offset, into));
   readonly write: Storage['write'] = (offset, data, flags) =>
     this.#call(`write ${offset}`, () => this.inner.write(offset, data, flags));
-  readonly flush = (): Promise<void> => this.#call('flush', () => {});
+  readonly flush = (): Promise<void> =>
+    this.#call('flush', () => {
+      if (this.failing) throw this.failing;
+    });
   readonly discard = (offset: number, length: number): Promise<void> =>
     this.#call(`discard ${offset}`, () => this.inner.discard?.(offset, length));
   readonly writeZeroes = (offset: number, length: number): Promise<void> =>
@@ -178,5 +183,44 @@ describe('a client that is gone', () => {
     await until(() => server.stats().connections === 0);
     // One was at the storage, and one in the queue.
     expect(storage.calls).toEqual(['write 0', 'write 8192']);
+  });
+});
+
+describe('after a flush that failed', () => {
+  // The storage may have dropped what it could not write, and flush with success from then on.
+  test('no flush is answered with success before what was lost is written anew', async () => {
+    const storage = new Gated();
+    storage.open = true;
+    const scheduler = new IoScheduler(storage);
+    const server = await serving(scheduler);
+    const [one, other] = [await RawClient.open(path), await RawClient.open(path)];
+    await one.ask(WRITE, { data: block(1) });
+    storage.failing = new Error('EIO');
+    expect((await other.ask(FLUSH)).error).toBe(NBD_ERROR.EIO);
+    storage.failing = undefined;
+    await scheduler.recover();
+    expect((await one.ask(FLUSH)).error).toBe(NBD_ERROR.EIO);
+    expect((await other.ask(WRITE, { offset: 4096, data: block(2) })).error).toBe(0);
+    expect((await other.ask(FLUSH)).error).toBe(NBD_ERROR.EIO);
+    await one.ask(WRITE, { data: block(1) });
+    expect((await one.ask(FLUSH)).error).toBe(0);
+    await server.close();
+  });
+
+  test('a server does not close with success before what was lost is written anew', async () => {
+    const storage = new Gated();
+    storage.open = true;
+    const scheduler = new IoScheduler(storage);
+    const server = await serving(scheduler);
+    const client = await RawClient.open(path);
+    await client.ask(WRITE, { data: block(1) });
+    storage.failing = new Error('EIO');
+    await client.ask(FLUSH);
+    storage.failing = undefined;
+    await scheduler.recover();
+    await expect(server.close()).rejects.toMatchObject({
+      code: 'FLUSH_FAILED',
+      atRisk: [{ start: 0, end: 4096 }],
+    });
   });
 });

@@ -1,7 +1,7 @@
 // From a request of the protocol to calls of a scheduler, and from its errors to those of the protocol.
 //
 //   C1  A flush is the scheduler's flush. It covers whatever was submitted before, on every connection, and so all that
-//       was replied to.
+//       was replied to. What an earlier flush has lost it does not: until that is written anew, flushes fail.
 //   C2  What carries FUA ends when its own bytes are durable: a write by the scheduler's FUA, a trim and zeroes by a
 //       flush behind them. Where nothing can be flushed, zeroes are written as data with FUA, and a trim, which is
 //       advice, is not carried out.
@@ -12,7 +12,7 @@
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Ordering of messages and writes", "Error values".
 
-import { WriteBarrierError } from 'write-barrier';
+import { FlushFailedError, type IoScheduler, WriteBarrierError } from 'write-barrier';
 import { COMMAND, COMMAND_FLAG, NBD_ERROR } from '../wire/index.js';
 import type { Refusal } from './check-request.js';
 import { canFlush, type Export } from './exports.js';
@@ -53,7 +53,7 @@ export function carryOut(request: SessionRequest, target: Work): Promise<Outcome
     case COMMAND.WRITE:
       return write(request, target);
     case COMMAND.FLUSH:
-      return done(patient(target, () => target.scheduler.flush()));
+      return done(patient(target, () => flushed(target.scheduler)));
     case COMMAND.TRIM:
       return done(trim(request, target));
     case COMMAND.CACHE:
@@ -66,6 +66,14 @@ export function carryOut(request: SessionRequest, target: Work): Promise<Outcome
     default:
       return Promise.reject(new Error(`N2: command ${request.command} was handed out`));
   }
+}
+
+/** Settles when all is durable that was written before (C1). @throws `FLUSH_FAILED`, `FAILED` with what is not */
+export function flushed(scheduler: IoScheduler): Promise<void> {
+  const { atRisk } = scheduler;
+  if (atRisk.length === 0 || scheduler.state !== 'running') return scheduler.flush();
+  const cause = new Error('an earlier flush has failed, and this was not written since');
+  return Promise.reject(new FlushFailedError(atRisk, cause));
 }
 
 /** What the client is told about a failure (C5). */
