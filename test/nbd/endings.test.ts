@@ -3,6 +3,7 @@
 
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from '../../src/index.js';
 import { NbdServer, type NbdServerEvent, type NbdServerOptions } from '../../src/nbd/index.js';
@@ -116,6 +117,103 @@ describe('a server that closes', () => {
     await closing;
     expect(storage.calls).toEqual(['flush']);
   });
+});
+
+// Goal: what `close` promises, at whatever moment it comes. Method: clients in every state, some of which write without a
+// pause; a disk with delays of its own, whose writes are on the medium when a flush that was called after them has ended.
+// Whatever was answered well, whenever that was, must be there when `close` has settled.
+test('given clients in any state, when a server closes, then all that it ever answered well is durable', async () => {
+  const BLOCKS = 16;
+  const state = fc.constantFrom(
+    'writes',
+    'writes',
+    'halves',
+    'shakes',
+    'leaves',
+    'is deaf',
+    'cuts',
+  );
+  const world = fc.record({
+    clients: fc.array(state, { minLength: 1, maxLength: 5 }),
+    turns: fc.array(fc.nat(6), { minLength: 30, maxLength: 30 }),
+    closesAfter: fc.nat(40),
+  });
+  await fc.assert(
+    fc.asyncProperty(world, async ({ clients, turns, closesAfter }) => {
+      let turn = 0;
+      const delay = async (): Promise<void> => {
+        turn += 1;
+        for (let left = turns[turn % 30] ?? 0; left > 0; left -= 1) {
+          await new Promise(setImmediate);
+        }
+      };
+      const [cache, medium] = [new Map<number, number>(), new Map<number, number>()];
+      const disk: Storage = {
+        size: BLOCKS * 512,
+        capabilities: {
+          ...{ blockSize: 512, flush: true, fua: false, orderedTags: false },
+          cache: 'volatile',
+        },
+        read: (_, into) => void into.fill(0),
+        write: async (offset, data) => {
+          await delay();
+          cache.set(offset, new DataView(data.buffer, data.byteOffset).getUint32(0));
+          await delay();
+        },
+        flush: async () => {
+          const dirty = [...cache];
+          await delay();
+          for (const [at, version] of dirty) medium.set(at, version);
+        },
+        close: () => {},
+      };
+      const server = new NbdServer({ exports: { '': disk }, limits: { closeMs: 20 } });
+      const where = join(folder.path, `s${Math.random()}`);
+      await server.listen({ path: where });
+      const answered = new Map<number, number>();
+      let version = 0;
+      const write = async (client: RawClient, offset: number): Promise<void> => {
+        version += 1;
+        const mine = version;
+        const data = new Uint8Array(512);
+        new DataView(data.buffer).setUint32(0, mine);
+        const { error } = await client.ask(WRITE, { offset, data });
+        if (error === 0) answered.set(offset, mine);
+      };
+      const sockets: ReturnType<typeof connect>[] = [];
+      const running = clients.map(async (what, i) => {
+        if (what === 'shakes' || what === 'is deaf') {
+          const socket = connect({ path: where });
+          sockets.push(socket.on('error', () => {}));
+          const reads = Array.from({ length: 300 }, (_, k) =>
+            request(COMMAND.READ, k, { length: BLOCKS * 512 }),
+          );
+          socket.write(what === 'shakes' ? FLAGS : bytes(FLAGS, go(), ...reads));
+          return;
+        }
+        const client = await RawClient.open(where);
+        sockets.push(client.socket);
+        for (let n = 0; n < 50; n += 1) {
+          const writes = [0, 1].map((k) => write(client, (i * 3 + k) * 512));
+          await Promise.all(writes);
+          if (what === 'halves' && n === 3) {
+            client.socket.write(request(WRITE, 99, { length: 512 }).subarray(0, 20 + i));
+            return;
+          }
+          if (what === 'leaves' && n === 3) client.socket.write(request(COMMAND.DISC, 99));
+          if (what === 'cuts' && n === 3) client.socket.destroy();
+        }
+      });
+      const ends = Promise.allSettled(running);
+      for (let left = closesAfter; left > 0; left -= 1) await new Promise(setImmediate);
+      await Promise.all([server.close(), server.close()]);
+      for (const socket of sockets) socket.destroy();
+      await ends;
+      for (const [at, mine] of answered) expect(medium.get(at) ?? 0).toBeGreaterThanOrEqual(mine);
+      expect(server.stats().connections).toBe(0);
+    }),
+    { numRuns: 150 },
+  );
 });
 
 describe('a client that is gone', () => {
