@@ -260,7 +260,7 @@ export class Exchange {
     switch (command.op) {
       case 'read':
       case 'flush':
-        break;
+        return [this.#end(task)];
       case 'discard':
         this.log.forget(command.offset, command.length);
         break;
@@ -278,10 +278,10 @@ export class Exchange {
           return [];
         }
         this.log.accept(command.offset, command.length, isWrite ? command.data : 'zeroes');
-        // Ahead of the bound, so that it is seldom met.
-        if (this.log.bytesMax > 0 && this.log.cost * 2 > this.log.bytesMax) this.#wantsFlush = true;
       }
     }
+    // Ahead of the bound, so that it is seldom met.
+    if (this.log.bytesMax > 0 && this.log.cost * 2 > this.log.bytesMax) this.#wantsFlush = true;
     return [this.#end(task)];
   }
 
