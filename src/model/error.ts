@@ -26,6 +26,7 @@ export type ErrorCode =
   | 'SHORT_TRANSFER'
   | 'FLUSH_FAILED'
   | 'CLOSE_TIMEOUT'
+  | 'CONNECTION_LOST'
   | 'POWER_CUT';
 
 const BRAND = Symbol.for('write-barrier.error');

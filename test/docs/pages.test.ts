@@ -27,6 +27,7 @@ const CODES: Readonly<Record<ErrorCode, true>> = {
   SHORT_TRANSFER: true,
   FLUSH_FAILED: true,
   CLOSE_TIMEOUT: true,
+  CONNECTION_LOST: true,
   POWER_CUT: true,
 };
 

@@ -36,7 +36,8 @@ describe.skipIf(absent.length > 0)(titled('an RBD image behind qemu-nbd', absent
       await succeeds('mv', [`${file}.new`, file]);
       return readFileSync(file);
     };
-    const { written, lossy } = await killUnderLoad({ storage, server: one, medium, kills: 10 });
+    const kills = { server: one, mode: 'DRAIN_FLUSH', medium, kills: 10 } as const;
+    const { written, lossy } = await killUnderLoad({ storage, ...kills });
     expect(written).toBeGreaterThan(100);
     expect(lossy).toBeGreaterThan(0);
   });

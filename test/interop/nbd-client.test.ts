@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { IoScheduler } from '../../src/index.js';
+import { IoScheduler, type ModeName } from '../../src/index.js';
 import { NbdLostError, NbdStorage, type NbdStorageOptions } from '../../src/nbd/client/index.js';
 import { crashSpace, DiskRecorder } from '../../src/testing/index.js';
 import { errorThrown, storageContract } from '../storage/contract.js';
@@ -73,20 +73,50 @@ function image(size: number): string {
   return path;
 }
 
-describe.skipIf(!nbdkit)('a server with a volatile cache that is killed under load', () => {
-  test('at 50 moments loses nothing that it has accepted, and keeps the order', async () => {
+type Volatile = (socket: string, path: string) => readonly string[];
+
+const nbdkitCache: Volatile = (socket, path) => [
+  ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', path, 'cache=writeback'],
+];
+
+/** Ours, made a program of its own. */
+function ownServer(): Volatile {
+  const program = join(scratch(), 'volatile-server.mjs');
+  execFileSync('node_modules/.bin/esbuild', [
+    ...['test/interop/volatile-server.ts', '--bundle', '--platform=node', '--format=esm'],
+    ...[`--outfile=${program}`, '--log-level=error'],
+    ...['--alias:write-barrier/nbd=./src/nbd/index.ts', '--alias:write-barrier=./src/index.ts'],
+  ]);
+  return (socket, path) => [process.execPath, program, socket, path];
+}
+
+describe('a server with a volatile cache that is killed under load', () => {
+  test.skipIf(!nbdkit)('nbdkit: loses nothing at 50 moments, and keeps the order', () =>
+    killed(nbdkitCache, 'DRAIN_FLUSH', 1),
+  );
+
+  test.each([
+    ['DRAIN_FLUSH', 1],
+    ['DRAIN_FUA', 4],
+  ] as const)(
+    'ours, %s, %i connections: loses nothing at 50 moments, and keeps the order',
+    (mode, connections) => killed(ownServer(), mode, connections),
+  );
+
+  async function killed(program: Volatile, mode: ModeName, connections: number): Promise<void> {
     const path = image(16 * MIB);
-    const one = server((socket) => [
-      ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', path, 'cache=writeback'],
-    ]);
+    const one = server((socket) => program(socket, path));
     await one.start();
-    const storage = await connected(one.path, { delayMs: 5, delayMsMax: 100, triesMax: 100 });
+    const patient = { delayMs: 5, delayMsMax: 20, triesMax: 200 };
+    const storage = await connected(one.path, { ...patient, connections });
+    expect(storage.connections).toBe(connections);
     const medium = (): Uint8Array => readFileSync(path);
-    const { written, lossy } = await killUnderLoad({ storage, server: one, medium, kills: 50 });
+    const kills = { server: one, medium, mode, kills: 50 };
+    const { written, lossy } = await killUnderLoad({ storage, ...kills });
     expect(written).toBeGreaterThan(100);
     expect(lossy).toBeGreaterThan(0);
     expect(storage.state).toBe('connected');
-  });
+  }
 });
 
 const PROGRAMS = {

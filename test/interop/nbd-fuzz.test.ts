@@ -9,6 +9,7 @@ import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
 import { NbdServer } from '../../src/nbd/index.js';
 import { COMMAND } from '../../src/nbd/wire/index.js';
+import { bearServers } from '../nbd/client-fuzz.js';
 import { bear, type Dice, diceOf, guarded, hostileStream } from '../nbd/fuzz.js';
 import { RawClient, temporaryFolder } from '../nbd/support.js';
 
@@ -45,6 +46,10 @@ test(`a session bears ${CONVERSATIONS} clients out of their mind, and its heap s
   expect(disk.intact()).toBe(true);
   expect(opened).toBeGreaterThan(CONVERSATIONS / 3);
   expect(requests).toBeGreaterThan(CONVERSATIONS);
+});
+
+test(`a client bears ${CONVERSATIONS} servers out of their mind`, () => {
+  bearServers(CONVERSATIONS);
 });
 
 test(`a server bears ${THROUGH_SOCKETS} of them through sockets, and serves the others`, async () => {

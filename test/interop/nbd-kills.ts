@@ -4,11 +4,12 @@
 // group but the last that it has anything of, and all of what was flushed. In the end it must have everything.
 
 import { expect } from 'vitest';
-import { IoScheduler, type Storage } from '../../src/index.js';
+import { IoScheduler, type ModeName } from '../../src/index.js';
+import type { NbdStorage } from '../../src/nbd/client/index.js';
 import type { Server } from './nbd-client-servers.js';
 
 export const BLOCK = 4096;
-/** Writes between two barriers. */
+/** Writes between two barriers; every eighth of them has FUA. */
 const GROUP = 40;
 
 /** The number that a block was filled with. */
@@ -26,8 +27,9 @@ export function stamped(value: number): Uint8Array {
 
 /** What is killed, and how its medium is looked at. */
 export interface Killing {
-  readonly storage: Storage;
+  readonly storage: NbdStorage;
   readonly server: Server;
+  readonly mode: ModeName;
   /** All bytes of the medium, while the server is dead. */
   medium(): Uint8Array | Promise<Uint8Array>;
   readonly kills: number;
@@ -41,9 +43,12 @@ export interface Met {
   readonly lossy: number;
 }
 
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 /** @throws where something that was accepted is lost in the end, or the order is broken after any kill */
-export async function killUnderLoad({ storage, server, medium, kills }: Killing): Promise<Met> {
-  const scheduler = new IoScheduler(storage, { mode: 'DRAIN_FLUSH' });
+export async function killUnderLoad(killing: Killing): Promise<Met> {
+  const { storage, server, mode, medium, kills } = killing;
+  const scheduler = new IoScheduler(storage, { mode });
   const blocks = storage.size / BLOCK;
   /** What each block was given, with the group. */
   const history: { readonly stamp: number; readonly group: number }[][] = [];
@@ -64,7 +69,7 @@ export async function killUnderLoad({ storage, server, medium, kills }: Killing)
         const mine = stamp;
         groupOf.set(mine, group);
         history[block]?.push({ stamp: mine, group });
-        const write = scheduler.write(block * BLOCK, stamped(mine));
+        const write = scheduler.write(block * BLOCK, stamped(mine), { fua: i % 8 === 0 });
         writes.push(write.then(() => void answered.set(block, mine)));
       }
       await Promise.all([...writes, scheduler.barrier()]);
@@ -84,7 +89,8 @@ export async function killUnderLoad({ storage, server, medium, kills }: Killing)
   const running = load();
   let lossy = 0;
   for (let kill = 0; kill < kills; kill += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 5 + Math.random() * 60));
+    while (storage.state !== 'connected') await pause(1);
+    await pause(Math.random() * 60);
     await server.kill();
     // What is answered is answered before the kill; the medium is as the kill left it.
     const [flushed, before] = [flushedGroup, new Map(answered)];

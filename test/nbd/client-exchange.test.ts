@@ -3,6 +3,9 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { type Command, Exchange } from '../../src/nbd/client/exchange.js';
+import { ResendLog } from '../../src/nbd/client/resend-log.js';
+import { COMMAND } from '../../src/nbd/wire/index.js';
 import { everyRun, run } from './client-world.js';
 
 describe('given a server that may be lost at any moment', () => {
@@ -51,6 +54,51 @@ describe('given a log that holds next to nothing', () => {
     expect(everyRun(program, { crashes, failures, bytesMax })).toBeGreaterThan(1);
   });
 });
+
+// The worlds above would find it, too, among all else.
+test('case 66: a write that has no reply when a flush is sent is not covered by it', () => {
+  const traits = { volatile: true, flush: true, payloadMax: 512, depth: 16 };
+  const exchange = new Exchange(new ResendLog(1 << 20), traits);
+  const data = [new Uint8Array(1)];
+  exchange.connected(traits);
+  const [write, flush] = [
+    exchange.submit({ op: 'write', offset: 7, length: 1, data, fua: false }),
+    exchange.submit({ op: 'flush' }),
+  ];
+  const sent = [exchange.next(), exchange.next()];
+  const ticketOf = (command: number): number =>
+    sent.find((one) => one?.command === command)?.ticket ?? -1;
+  expect(exchange.answered(ticketOf(COMMAND.WRITE))).toEqual([{ command: write }]);
+  expect(exchange.answered(ticketOf(COMMAND.FLUSH))).toEqual([{ command: flush }]);
+  expect(exchange.atRisk).toEqual([{ start: 7, end: 8 }]);
+  exchange.lost(new Error('gone'));
+  exchange.connected(traits);
+  expect(exchange.next()).toMatchObject({ command: COMMAND.WRITE, offset: 7, length: 1 });
+});
+
+// Each of them makes two entries of one, which costs something even where there is no data.
+test.each(['discard', 'write'] as const)(
+  'forced writes and discards in the middle of what the log holds make it flush at half, too: %s',
+  (op) => {
+    const traits = { volatile: true, flush: true, payloadMax: 512, depth: 16 };
+    const exchange = new Exchange(new ResendLog(4096), traits);
+    exchange.connected(traits);
+    const carriedOut = (command: Command): number | undefined => {
+      exchange.submit(command);
+      const sent = exchange.next();
+      if (sent) exchange.answered(sent.ticket);
+      return sent?.command;
+    };
+    carriedOut({ op: 'writeZeroes', offset: 0, length: 1000 });
+    const flushed = Array.from({ length: 40 }, (_, i) => {
+      const place = { offset: 5 + 10 * i, length: 1 };
+      const data = [new Uint8Array(1)];
+      return carriedOut(op === 'write' ? { op, ...place, data, fua: true } : { op, ...place });
+    });
+    expect(flushed).toContain(COMMAND.FLUSH);
+    expect(exchange.log.cost).toBeLessThan(4096);
+  },
+);
 
 // Groups of commands that do not touch each other's cells, as a storage is asked for.
 const groups = fc

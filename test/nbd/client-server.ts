@@ -28,6 +28,8 @@ export interface MemoryServerOptions {
   readonly size: number;
   readonly flags?: number;
   readonly structured?: boolean;
+  /** A flush is for what came over the same connection. */
+  readonly cachePerConnection?: boolean;
   /** Once so many bytes went over the wire, in either direction, counted from `arm`. */
   readonly cuts?: readonly number[];
 }
@@ -45,8 +47,11 @@ export class MemoryServer {
   readonly requests: NbdRequest[] = [];
   /** Answers a request with this error, where it says one. */
   fails: (request: NbdRequest) => number = () => 0;
+  /** Takes a request and forgets it. */
+  hangs: (request: NbdRequest) => boolean = () => false;
   /** Nobody gets in. */
   down = false;
+  readonly #cachePerConnection: boolean;
   #cuts: number[];
   #bytes = 0;
   #armed = false;
@@ -54,7 +59,9 @@ export class MemoryServer {
   readonly #sockets = new Set<Duplex>();
   crashes = 0;
 
-  constructor({ size, flags = ALL, structured = true, cuts = [] }: MemoryServerOptions) {
+  constructor(options: MemoryServerOptions) {
+    const { size, flags = ALL, structured = true, cuts = [] } = options;
+    this.#cachePerConnection = options.cachePerConnection ?? false;
     this.size = size;
     this.flags = flags;
     this.structured = structured;
@@ -140,6 +147,7 @@ export class MemoryServer {
 
   #session(send: (bytes: Uint8Array) => void): (bytes: Uint8Array) => void {
     const reader = new ByteReader(1 << 28);
+    const own = this.#cachePerConnection ? new Uint8Array(this.medium) : undefined;
     let state: 'new' | 'flags' | 'options' | 'export' = 'new';
     let option: ReturnType<typeof decodeOptionHeader> | undefined;
     let request: NbdRequest | undefined;
@@ -190,7 +198,8 @@ export class MemoryServer {
           const now = request;
           request = undefined;
           this.requests.push(now);
-          for (const bytes of this.#answer(now, data, structured)) send(bytes);
+          const cache = own ?? this.cache;
+          for (const bytes of this.#answer(now, data, structured, cache)) send(bytes);
           return true;
         }
       }
@@ -201,20 +210,26 @@ export class MemoryServer {
     };
   }
 
-  #answer(request: NbdRequest, data: Uint8Array, structured: boolean): readonly Uint8Array[] {
+  #answer(
+    request: NbdRequest,
+    data: Uint8Array,
+    structured: boolean,
+    cache: Uint8Array,
+  ): readonly Uint8Array[] {
     const { command, cookie, flags, offset, length } = request;
+    if (this.hangs(request)) return [];
     const error = this.fails(request);
     const [start, end] = [offset, offset + length];
     if (error === 0) {
-      if (command === COMMAND.WRITE) this.cache.set(data, offset);
-      if (command === COMMAND.WRITE_ZEROES) this.cache.fill(0, start, end);
-      if (command === COMMAND.TRIM) this.cache.fill(0xdd, start, end);
-      if (command === COMMAND.FLUSH) this.medium.set(this.cache);
-      if (flags & COMMAND_FLAG.FUA) this.medium.set(this.cache.subarray(start, end), start);
+      if (command === COMMAND.WRITE) cache.set(data, offset);
+      if (command === COMMAND.WRITE_ZEROES) cache.fill(0, start, end);
+      if (command === COMMAND.TRIM) cache.fill(0xdd, start, end);
+      if (command === COMMAND.FLUSH) this.medium.set(cache);
+      if (flags & COMMAND_FLAG.FUA) this.medium.set(cache.subarray(start, end), start);
     }
     if (command === COMMAND.DISC) return [];
     const isRead = command === COMMAND.READ;
-    const bytes = new Uint8Array(this.cache.subarray(start, end));
+    const bytes = new Uint8Array(cache.subarray(start, end));
     if (!structured || (!isRead && error !== NBD_ERROR.EIO)) {
       const simple = encodeSimpleReply({ cookie, error });
       return isRead && error === 0 ? [simple, bytes] : [simple];

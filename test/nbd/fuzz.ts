@@ -152,6 +152,7 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
   const replied: bigint[] = [];
   let fed = 0;
   let openedAt: number | undefined;
+  let readOnly = false;
   let named = false;
 
   const sent = (parts: readonly Uint8Array[]): void => {
@@ -170,9 +171,12 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
     for (let event = session.next(); event; event = session.next()) {
       if (event.kind === 'send') sent(event.parts);
       else if (event.kind === 'startTls') session.tlsReady();
-      else if (event.kind === 'open') openedAt = fed - session.unread;
-      else if (event.kind === 'request') {
+      else if (event.kind === 'open') {
+        openedAt = fed - session.unread;
+        readOnly = event.name === 'ro';
+      } else if (event.kind === 'request') {
         expect(openedAt).toBeDefined();
+        expectLegal(event.request, readOnly);
         pending.push(event.request);
       }
       while (pending.length > 3) answerOne();
@@ -196,6 +200,15 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
   return { opened: openedAt !== undefined, requests: expected.length };
 }
 
+/** Inside of the export, and no change to one that is read-only. */
+function expectLegal({ command, offset, length }: SessionRequest, readOnly: boolean): void {
+  const inside = offset >= 0 && length >= 0 && offset + length <= SIZE;
+  const changes = [COMMAND.WRITE, COMMAND.TRIM, COMMAND.WRITE_ZEROES] as readonly number[];
+  if (!inside || (readOnly && changes.includes(command))) {
+    throw new Error(`command ${command} at ${offset} for ${length} bytes was handed out`);
+  }
+}
+
 /** What the storage makes of a request; it throws at whatever is not inside. */
 function performed(
   { command, offset, length, data }: SessionRequest,
@@ -214,6 +227,7 @@ function performed(
     case COMMAND.BLOCK_STATUS:
       return { extents: [{ length, flags: 0 }] };
     case COMMAND.FLUSH:
+    case COMMAND.CACHE:
       return {};
     default:
       storage.writeZeroes?.(offset, length);

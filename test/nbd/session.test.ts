@@ -22,7 +22,17 @@ import {
   OPTION_REPLY as REPLY,
   TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
-import { Answers, BOTH, bytes, FLAGS, go, request, STRUCTURED, setContexts } from './support.js';
+import {
+  Answers,
+  BOTH,
+  bytes,
+  FLAGS,
+  go,
+  type OptionAnswer,
+  request,
+  STRUCTURED,
+  setContexts,
+} from './support.js';
 
 const SIZE = 64 * 1024;
 const REQUEST_MAX = 128 * 1024;
@@ -304,11 +314,25 @@ describe('TLS', () => {
     expect(replies(plain)).toEqual([REPLY.ACK]);
     plain.session.tlsReady();
     expect(names(plain)).toEqual(['r', 'o']);
-    plain.say(STARTTLS, go('p'));
-    expect(replies(plain)).toEqual([REPLY.ERR_INVALID, REPLY.ERR_POLICY]);
+    plain.say(STARTTLS, go('p'), go('nothing'));
+    expect(replies(plain)).toEqual([REPLY.ERR_INVALID, REPLY.ERR_POLICY, REPLY.ERR_UNKNOWN]);
     const byName = converse(exports, { tls: true });
     byName.say(FLAGS, encodeOption(OPTION.EXPORT_NAME, Buffer.from('r')));
     expect(byName.ended()).toEqual(expect.any(String));
+  });
+
+  test('T2: without TLS nobody can tell an export that requires it from none', () => {
+    const exports = new Map([terms('r', 'required'), terms('o', 'optional')]);
+    const talk = converse(exports, { tls: true });
+    const asked = (name: string): OptionAnswer[] => {
+      const info = encodeOption(OPTION.INFO, encodeInfoRequest({ name, wants: [INFO.NAME] }));
+      const contexts = encodeMetaContextRequest({ name, queries: [] });
+      talk.say(go(name), info, encodeOption(OPTION.LIST_META_CONTEXT, contexts));
+      return talk.answers.options();
+    };
+    talk.say(FLAGS, STRUCTURED);
+    talk.answers.options();
+    expect(asked('r')).toEqual(asked('nothing'));
   });
 
   test('T3: what was agreed before it is forgotten', () => {
@@ -326,6 +350,14 @@ describe('TLS', () => {
   test('T4: a context counts for its export only', () => {
     const talk = converse();
     talk.say(FLAGS, STRUCTURED, setContexts('ro', BASE_ALLOCATION), go());
+    talk.answers.options();
+    talk.answers.opened();
+    expect(errorOf(talk, request(BLOCK_STATUS, 1, { length: 512 }))).toBe(EINVAL);
+  });
+
+  test('T4: a choice of contexts that is refused takes the earlier one with it', () => {
+    const talk = converse();
+    talk.say(FLAGS, STRUCTURED, setContexts('', BASE_ALLOCATION), setContexts('none'), go());
     talk.answers.options();
     talk.answers.opened();
     expect(errorOf(talk, request(BLOCK_STATUS, 1, { length: 512 }))).toBe(EINVAL);

@@ -21,6 +21,8 @@ export interface Route {
   readonly tls: NbdTls | undefined;
   /** For dialing and shaking hands together. */
   readonly timeoutMs: number;
+  /** Ends both when nobody wants a connection any more. */
+  readonly signal?: AbortSignal;
 }
 
 /** Who hears of a connection, from the moment it is open. */
@@ -81,14 +83,34 @@ async function carried<T>(
   listener: Listener,
   wanted: (event: ClientEvent, open: (facts: NbdExport) => Connection) => T | undefined,
 ): Promise<T> {
+  const { address, timeoutMs, signal } = route;
+  const stop = new AbortController();
+  const late = (): void => stop.abort(failure(`no NBD handshake within ${timeoutMs} ms`));
+  const unwanted = (): void => stop.abort(failure('nobody wants the connection any more'));
+  const timer = setTimeout(late, timeoutMs);
+  signal?.addEventListener('abort', unwanted);
+  try {
+    if (signal?.aborted) unwanted();
+    const socket = await dial(address, stop.signal);
+    return await shaken(socket, route, plan, listener, wanted, stop.signal);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', unwanted);
+  }
+}
+
+function shaken<T>(
+  dialed: Duplex,
+  route: Route,
+  plan: HandshakePlan,
+  listener: Listener,
+  wanted: (event: ClientEvent, open: (facts: NbdExport) => Connection) => T | undefined,
+  stop: AbortSignal,
+): Promise<T> {
   const session = new ClientSession(plan);
-  let socket = await dial(route.address);
+  let socket = dialed;
   return new Promise<T>((resolve, reject) => {
     let state: 'opening' | 'open' | 'over' = 'opening';
-    const timer = setTimeout(
-      () => lose(failure(`no NBD handshake within ${route.timeoutMs} ms`)),
-      route.timeoutMs,
-    );
     const lose = (error: Error): void => {
       const before = state;
       finish();
@@ -97,7 +119,6 @@ async function carried<T>(
     };
     const finish = (): void => {
       state = 'over';
-      clearTimeout(timer);
       socket.destroy();
     };
     const handle = (events: readonly ClientEvent[]): void => {
@@ -111,7 +132,6 @@ async function carried<T>(
           const made = wanted(event, open);
           if (made === undefined) continue;
           state = 'open';
-          clearTimeout(timer);
           resolve(made);
         }
       }
@@ -165,6 +185,8 @@ async function carried<T>(
       destroy: finish,
     });
     listen();
+    stop.addEventListener('abort', () => lose(stop.reason));
+    if (stop.aborted) lose(stop.reason);
   });
 }
 
@@ -181,27 +203,35 @@ function corked(socket: Duplex, pieces: readonly Uint8Array[]): void {
   for (const bytes of pieces) socket.write(bytes);
 }
 
-async function dial(address: NbdRoute): Promise<Duplex> {
-  if ('dial' in address) {
-    try {
-      return await address.dial();
-    } catch (error) {
-      throw failure('dialing failed', error);
-    }
-  }
+/** A socket that is connected before `stop` says that it is too late; one that comes later is hung up. */
+function dial(address: NbdRoute, stop: AbortSignal): Promise<Duplex> {
   return new Promise((resolve, reject) => {
+    const refuse = (): void => reject(stop.reason);
+    if (stop.aborted) return refuse();
+    stop.addEventListener('abort', refuse);
+    if ('dial' in address) {
+      const made = async (): Promise<void> => {
+        const socket = await address.dial();
+        resolve(socket);
+        if (stop.aborted) socket.on('error', () => {}).destroy();
+      };
+      made().catch((error) => reject(failure('dialing failed', error)));
+      return;
+    }
     const where =
       'path' in address
         ? { path: address.path }
         : { host: address.host, port: address.port ?? 10809, keepAlive: true, noDelay: true };
+    const name = 'path' in address ? address.path : `${where.host}:${where.port}`;
     const socket = connectSocket(where);
-    const refuse = (error: Error): void => {
-      const name = 'path' in address ? address.path : `${where.host}:${where.port}`;
+    const failed = (error: Error): void =>
       reject(failure(`no connection to ${name}: ${error.message}`, error));
-    };
-    socket.once('error', refuse);
+    const hangUp = (): unknown => socket.destroy();
+    stop.addEventListener('abort', hangUp);
+    socket.once('error', failed);
     socket.once('connect', () => {
-      socket.removeListener('error', refuse);
+      socket.removeListener('error', failed);
+      stop.removeEventListener('abort', hangUp);
       resolve(socket);
     });
   });

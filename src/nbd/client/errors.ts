@@ -5,15 +5,15 @@ import { COMMAND, NBD_ERROR } from '../wire/index.js';
 
 /**
  * The connection is lost for good, or nothing can be vouched for any more: the server did not come back in time, came
- * back as another one, has broken the protocol, or refused what was sent again. What was waiting fails with `IO_FAILED`,
- * and everything later with `FAILED`.
+ * back as another one, has broken the protocol, or refused what was sent again. What was waiting fails with
+ * `CONNECTION_LOST`, and everything later with `FAILED`. Where one request fails and the export goes on, it is `IO_FAILED`.
  */
 export class NbdLostError extends WriteBarrierError {
   override readonly name = 'NbdLostError';
   /** What was written and answered, and may be lost: no flush has covered it. */
   readonly atRisk: readonly ByteRange[];
 
-  constructor(code: 'IO_FAILED' | 'FAILED', atRisk: readonly ByteRange[], cause: unknown) {
+  constructor(code: 'CONNECTION_LOST' | 'FAILED', atRisk: readonly ByteRange[], cause: unknown) {
     const bytes = atRisk.reduce((sum, { start, end }) => sum + (end - start), 0);
     const why = cause instanceof Error ? cause.message : String(cause);
     super(code, `the NBD export is lost, ${bytes} answered bytes may be lost with it: ${why}`, {

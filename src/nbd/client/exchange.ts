@@ -194,7 +194,7 @@ export class Exchange {
   /** Gives up. Whatever waits fails, and whatever comes later. */
   fail(cause: unknown): readonly Settled[] {
     if (this.#failure) return [];
-    this.#failure = new NbdLostError('IO_FAILED', this.atRisk, cause);
+    this.#failure = new NbdLostError('CONNECTION_LOST', this.atRisk, cause);
     this.#phase = 'failed';
     this.#tickets.clear();
     const settled = [...this.#tasks.keys()].map((command) => ({ command, error: this.#failure }));
@@ -260,7 +260,7 @@ export class Exchange {
     switch (command.op) {
       case 'read':
       case 'flush':
-        break;
+        return [this.#end(task)];
       case 'discard':
         this.log.forget(command.offset, command.length);
         break;
@@ -278,10 +278,10 @@ export class Exchange {
           return [];
         }
         this.log.accept(command.offset, command.length, isWrite ? command.data : 'zeroes');
-        // Ahead of the bound, so that it is seldom met.
-        if (this.log.bytesMax > 0 && this.log.cost * 2 > this.log.bytesMax) this.#wantsFlush = true;
       }
     }
+    // Ahead of the bound, so that it is seldom met.
+    if (this.log.bytesMax > 0 && this.log.cost * 2 > this.log.bytesMax) this.#wantsFlush = true;
     return [this.#end(task)];
   }
 

@@ -9,13 +9,16 @@
 //       counts as unanswered. The server may have been restarted, and that cannot be told from one that was not.
 //   N2  Who comes back must be what it was: size, and whatever was relied on. Otherwise nothing is sent, and it fails.
 //   N3  A server that breaks the protocol is not tried again: whoever cannot count replies cannot be trusted with data.
-//   N4  Tries to reconnect are counted until a command is answered, or a connection has lived for a while. So a server
-//       that dies of what it is sent is given up, too.
-//   N5  `close` waits for what is in flight, and does not flush (S10).
+//   N4  Tries to reconnect are counted until a command is answered, or a connection has lived for a while with nothing to
+//       answer. So a server that dies of what it is sent, or hangs, is given up, too.
+//   N5  `close` waits for what is in flight, and does not flush (S10). Then nothing is left of it, no timer and no socket
+//       that is being dialed.
+//   N6  A connection on which a request has no answer for `requestTimeoutMs` is lost.
 //
 // What it does not do: tell a server that hangs from one that is slow. TCP connections are kept alive by the system and
-// fail when the other side is gone; a server that is there and says nothing is waited for.
+// fail when the other side is gone; a server that is there and says nothing is waited for, unless there is a limit (N6).
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type ByteRange,
   type Capabilities,
@@ -26,7 +29,7 @@ import {
   type WriteFlags,
 } from 'write-barrier';
 import { type ListedExport, NBD_ERROR } from '../wire/index.js';
-import { askForExports, type Connection, openConnection } from './connection.js';
+import { askForExports, type Connection, openConnection, type Route } from './connection.js';
 import { serverError } from './errors.js';
 import { type Command, Exchange, type ExchangeTraits, type Settled } from './exchange.js';
 import { brokenPromise, type ExportTraits, traitsOf } from './export-traits.js';
@@ -63,12 +66,14 @@ export class NbdStorage implements Storage, AsyncDisposable {
   readonly #exchange: Exchange;
   readonly #waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   #connections: readonly Connection[] = [];
-  /** Which request went out under a ticket. */
-  readonly #sent = new Map<number, number>();
+  /** Which request went out under a ticket, and when, by `performance.now()`; the oldest one first. */
+  readonly #sent = new Map<number, { readonly command: number; readonly at: number }>();
+  #watch: ReturnType<typeof setTimeout> | undefined;
   #tries = 0;
   /** In milliseconds, of `performance.now()`. */
   #connectedAt = 0;
-  #onWake: (() => void) | undefined;
+  /** Nobody waits for a connection any more. */
+  readonly #over = new AbortController();
   #onIdle: (() => void) | undefined;
   #closed: Promise<void> | undefined;
 
@@ -122,7 +127,10 @@ export class NbdStorage implements Storage, AsyncDisposable {
     return this.#connections.length;
   }
 
-  /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `IO_FAILED`; `FAILED` once the server is lost for good */
+  /**
+   * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `IO_FAILED` for what the server failed
+   * @throws `CONNECTION_LOST` when the server is lost for good, and `FAILED` from then on
+   */
   read(offset: number, into: Uint8Array): Promise<void> {
     return this.#command({ op: 'read', offset, into }, offset, into.length);
   }
@@ -196,14 +204,36 @@ export class NbdStorage implements Storage, AsyncDisposable {
       const request = this.#exchange.next();
       if (!request) return;
       const { ticket, ...rest } = request;
-      this.#sent.set(ticket, rest.command);
+      this.#sent.set(ticket, { command: rest.command, at: performance.now() });
       connection.send({ ...rest, cookie: BigInt(ticket) });
+      this.#watch ??= this.#watched();
     }
+  }
+
+  /** N6: looks again when the oldest request has waited too long, if it is the oldest then. */
+  #watched(): ReturnType<typeof setTimeout> | undefined {
+    const { requestTimeoutMs } = this.#settings;
+    if (requestTimeoutMs === Number.POSITIVE_INFINITY) return undefined;
+    const [oldest] = this.#sent.values();
+    if (!oldest) return undefined;
+    const left = oldest.at + requestTimeoutMs - performance.now();
+    if (left <= 0) {
+      const what = `the NBD server has not answered a request for ${requestTimeoutMs} ms`;
+      this.#lost(new WriteBarrierError('IO_FAILED', what));
+      return undefined;
+    }
+    return setTimeout(
+      () => {
+        this.#watch = undefined;
+        this.#watch = this.#watched();
+      },
+      Math.min(Math.ceil(left), 2 ** 31 - 1),
+    );
   }
 
   #answered({ cookie, error, message }: Answer): void {
     const ticket = Number(cookie);
-    const command = this.#sent.get(ticket) ?? 0;
+    const command = this.#sent.get(ticket)?.command ?? 0;
     // A server that shuts down has not done it and will not: its successor may.
     if (error === NBD_ERROR.ESHUTDOWN) {
       this.#lost(serverError(command, error, message));
@@ -252,7 +282,10 @@ export class NbdStorage implements Storage, AsyncDisposable {
     hangUp(this.#connections);
     this.#connections = [];
     this.#sent.clear();
-    if (performance.now() - this.#connectedAt > this.#settings.delayMsMax) this.#tries = 0;
+    clearTimeout(this.#watch);
+    this.#watch = undefined;
+    const livedMs = performance.now() - this.#connectedAt;
+    if (this.#exchange.inFlight === 0 && livedMs > this.#settings.delayMsMax) this.#tries = 0; // N4
     this.#settings.observer({ kind: 'lost', error });
     const settled = this.#exchange.lost(error);
     if (this.#exchange.phase === 'failed') this.#gaveUp(error, settled);
@@ -262,25 +295,27 @@ export class NbdStorage implements Storage, AsyncDisposable {
 
   async #reconnect(cause: unknown): Promise<void> {
     const { triesMax, delayMs, delayMsMax, observer } = this.#settings;
+    const { signal } = this.#over;
     let last = cause;
-    while (this.#tries < triesMax) {
-      await this.#sleep(Math.min(delayMs * 2 ** this.#tries, delayMsMax));
-      if (this.#mayEnd()) return;
+    while (this.#tries < triesMax && !(last instanceof AnotherExportError)) {
+      const handover = new Handover();
+      const delay = Math.min(delayMs * 2 ** this.#tries, delayMsMax);
       this.#tries += 1;
-      try {
-        const handover = new Handover();
-        const { connections, traits } = await dialAll(this.#settings, this.#traits, handover);
-        if (this.#mayEnd()) return hangUp(connections);
-        const resent = this.atRisk.reduce((sum, { start, end }) => sum + (end - start), 0);
-        observer({ kind: 'reconnected', resentBytes: resent });
-        return this.#use(connections, traits, handover);
-      } catch (error) {
-        last = error;
-        observer({ kind: 'retry', tries: this.#tries, error });
-        if (error instanceof AnotherExportError) break;
+      const dialed = await sleep(delay, undefined, { signal })
+        .then(() => dialAll({ ...this.#settings, signal }, this.#traits, handover))
+        .catch((error: unknown) => ({ error }));
+      if (signal.aborted) return 'error' in dialed ? undefined : hangUp(dialed.connections);
+      if ('error' in dialed) {
+        last = dialed.error;
+        observer({ kind: 'retry', tries: this.#tries, error: last });
+        continue;
       }
+      const resent = this.atRisk.reduce((sum, { start, end }) => sum + (end - start), 0);
+      observer({ kind: 'reconnected', resentBytes: resent });
+      this.#use(dialed.connections, dialed.traits, handover);
+      return;
     }
-    if (!this.#mayEnd()) this.#giveUp(last);
+    this.#giveUp(last);
   }
 
   #giveUp(error: unknown): void {
@@ -292,21 +327,6 @@ export class NbdStorage implements Storage, AsyncDisposable {
     this.#answer(settled);
   }
 
-  /** Closed, and nobody waits for anything. */
-  #mayEnd(): boolean {
-    return this.#closed !== undefined && this.#exchange.size === 0;
-  }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.#onWake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
-  }
-
   async #close(): Promise<void> {
     // After `#closed` is set, so that nothing new can come.
     await Promise.resolve();
@@ -315,7 +335,8 @@ export class NbdStorage implements Storage, AsyncDisposable {
         this.#onIdle = resolve;
       });
     }
-    this.#onWake?.();
+    this.#over.abort();
+    clearTimeout(this.#watch);
     const connections = this.#connections;
     this.#connections = [];
     await Promise.all(connections.map((connection) => connection.close()));
@@ -355,7 +376,7 @@ class Handover {
 
 /** Opens the connections, as many as are wanted and allowed; all or none. */
 async function dialAll(
-  settings: Settings,
+  settings: Settings & Pick<Route, 'signal'>,
   before: ExportTraits | undefined,
   handover: Handover,
 ): Promise<{ readonly connections: readonly Connection[]; readonly traits: ExportTraits }> {

@@ -83,7 +83,7 @@ export type NbdRouteOptions = NbdRoute & {
 export type NbdStorageOptions = NbdRouteOptions & {
   /** The name of the export; the default one, '', unless given. */
   readonly export?: string;
-  /** How many connections at the most; 1 unless given. It stays at one where the export has no multi-conn. */
+  /** How many connections at the most; 1 unless given, and no more than 1024. It stays at one where the export has no multi-conn. */
   readonly connections?: number;
   /** In bytes, a multiple of the server's minimum; 512 or the server's minimum unless given. */
   readonly blockSize?: number;
@@ -103,6 +103,12 @@ export type NbdStorageOptions = NbdRouteOptions & {
   readonly delayMs?: number;
   /** The longest it waits before a try, in milliseconds; 5,000 unless given. */
   readonly delayMsMax?: number;
+  /**
+   * How long a request may be without an answer, in milliseconds, before the connection is taken for lost; for ever unless
+   * given. Longer than the slowest flush of the server, and only where it ends what it has begun for a connection before
+   * it serves the next one: of a server that hangs, and then goes on, an old write may land on top of a newer one.
+   */
+  readonly requestTimeoutMs?: number;
   /** Hears what happens to the connection. Called synchronously; it must not throw. */
   readonly observer?: (event: NbdEvent) => void;
 };
@@ -120,6 +126,7 @@ export interface Settings {
   readonly delayMs: number;
   readonly delayMsMax: number;
   readonly timeoutMs: number;
+  readonly requestTimeoutMs: number;
   readonly observer: (event: NbdEvent) => void;
 }
 
@@ -139,6 +146,7 @@ export function settingsOf(options: NbdStorageOptions): Settings {
     delayMs: options.delayMs ?? 50,
     delayMsMax: options.delayMsMax ?? 5000,
     timeoutMs: options.timeoutMs ?? 10_000,
+    requestTimeoutMs: options.requestTimeoutMs ?? POSITIVE_INFINITY,
     observer: options.observer ?? (() => {}),
   };
   const ways = ['path', 'host', 'dial'].filter((name) => name in options);
@@ -149,22 +157,30 @@ export function settingsOf(options: NbdStorageOptions): Settings {
   if (settings.cache !== undefined && settings.cache !== 'none') {
     throw misuse(`cache can only be stated as 'none'`);
   }
-  for (const [name, least] of LEAST) {
+  for (const [name, [least, most]] of Object.entries(BOUNDS) as [keyof typeof BOUNDS, Bounds][]) {
     const value = settings[name];
     const whole = Number.isSafeInteger(value) || value === Number.POSITIVE_INFINITY;
-    if (!whole || value < least) throw misuse(`${name} ${value} is not a number from ${least} on`);
+    if (whole && value >= least && value <= most) continue;
+    throw misuse(`${name} must be a whole number from ${least} to ${most}, not ${value}`);
   }
   return settings;
 }
 
-const LEAST = [
-  ['connections', 1],
-  ['resendBytesMax', 0],
-  ['triesMax', 0],
-  ['delayMs', 0],
-  ['delayMsMax', 0],
-  ['timeoutMs', 1],
-] as const;
+type Bounds = readonly [least: number, most: number];
+
+const { POSITIVE_INFINITY } = Number;
+/** What a timer takes. */
+const MS_MAX = 2 ** 31 - 1;
+
+const BOUNDS = {
+  connections: [1, 1024],
+  resendBytesMax: [0, POSITIVE_INFINITY],
+  triesMax: [0, POSITIVE_INFINITY],
+  delayMs: [0, MS_MAX],
+  delayMsMax: [0, MS_MAX],
+  timeoutMs: [1, MS_MAX],
+  requestTimeoutMs: [1, POSITIVE_INFINITY],
+} as const;
 
 function misuse(what: string): WriteBarrierError {
   return new WriteBarrierError('INVALID_ARGUMENT', what);

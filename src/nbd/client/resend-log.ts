@@ -19,7 +19,8 @@
 //   L2  A flush takes out what was accepted before it was sent, and nothing that was accepted later.
 //   L3  A forced write takes its bytes out when it is answered, so that nothing older is ever sent over it. So does a
 //       discard: its bytes may read as anything.
-//   L4  What is held costs at most `bytesMax`: bytes of data, and a constant for each entry. Zeroes have no data.
+//   L4  What is held costs at most `bytesMax`: bytes of data, and a constant for each entry. Zeroes have no data. What is
+//       left of an entry that was partly overwritten keeps at most as much again alive.
 //   L5  Data is a copy; nobody else's buffer is kept.
 //
 // A log that keeps no data (`bytesMax` 0, or a server without a flush) has ranges only: enough to say what is at risk,

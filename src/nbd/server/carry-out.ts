@@ -1,7 +1,7 @@
 // From a request of the protocol to calls of a scheduler, and from its errors to those of the protocol.
 //
 //   C1  A flush is the scheduler's flush. It covers whatever was submitted before, on every connection, and so all that
-//       was replied to.
+//       was replied to. What an earlier flush has lost it does not: until that is written anew, flushes fail.
 //   C2  What carries FUA ends when its own bytes are durable: a write by the scheduler's FUA, a trim and zeroes by a
 //       flush behind them. Where nothing can be flushed, zeroes are written as data with FUA, and a trim, which is
 //       advice, is not carried out.
@@ -12,7 +12,7 @@
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Ordering of messages and writes", "Error values".
 
-import { type IoScheduler, WriteBarrierError } from 'write-barrier';
+import { FlushFailedError, type IoScheduler, WriteBarrierError } from 'write-barrier';
 import { COMMAND, COMMAND_FLAG, NBD_ERROR } from '../wire/index.js';
 import type { Refusal } from './check-request.js';
 import { canFlush, type Export } from './exports.js';
@@ -24,6 +24,12 @@ const PIECE = 1024 * 1024;
 const PARTS_MAX = 64;
 
 const DONE: Outcome = Object.freeze({});
+
+/** Where a request goes. */
+export interface Work extends Export {
+  /** The client is gone: what is not yet at the scheduler does not go there (K6 of connection.ts). */
+  abandoned(): boolean;
+}
 
 /** The buffers that a request holds while it is under way, in bytes. */
 export function costOf({ command, length }: SessionRequest): number {
@@ -40,14 +46,14 @@ export function costOf({ command, length }: SessionRequest): number {
 }
 
 /** Carries out a request that is legal. Rejects with what the scheduler says. */
-export function carryOut(request: SessionRequest, target: Export): Promise<Outcome> {
+export function carryOut(request: SessionRequest, target: Work): Promise<Outcome> {
   switch (request.command) {
     case COMMAND.READ:
       return read(request, target);
     case COMMAND.WRITE:
       return write(request, target);
     case COMMAND.FLUSH:
-      return done(patient(target.scheduler, () => target.scheduler.flush()));
+      return done(patient(target, () => flushed(target.scheduler)));
     case COMMAND.TRIM:
       return done(trim(request, target));
     case COMMAND.CACHE:
@@ -62,6 +68,14 @@ export function carryOut(request: SessionRequest, target: Export): Promise<Outco
   }
 }
 
+/** Settles when all is durable that was written before (C1). @throws `FLUSH_FAILED`, `FAILED` with what is not */
+export function flushed(scheduler: IoScheduler): Promise<void> {
+  const { atRisk } = scheduler;
+  if (atRisk.length === 0 || scheduler.state !== 'running') return scheduler.flush();
+  const cause = new Error('an earlier flush has failed, and this was not written since');
+  return Promise.reject(new FlushFailedError(atRisk, cause));
+}
+
 /** What the client is told about a failure (C5). */
 export function refusalFor(error: unknown): Refusal {
   const message = WriteBarrierError.is(error) ? error.code : 'IO_FAILED';
@@ -72,27 +86,27 @@ function done(work: Promise<unknown>): Promise<Outcome> {
   return work.then(() => DONE);
 }
 
-function read({ offset, length }: SessionRequest, { scheduler }: Export): Promise<Outcome> {
-  return patient(scheduler, () => scheduler.read(offset, length)).then((data) => ({ data }));
+function read({ offset, length }: SessionRequest, target: Work): Promise<Outcome> {
+  return patient(target, () => target.scheduler.read(offset, length)).then((data) => ({ data }));
 }
 
-function write({ offset, data, flags }: SessionRequest, { scheduler }: Export): Promise<Outcome> {
+function write({ offset, data, flags }: SessionRequest, target: Work): Promise<Outcome> {
   const fua = (flags & COMMAND_FLAG.FUA) !== 0;
   const [only] = data;
   const one = only && data.length === 1;
   const payload = one ? only : data.length > PARTS_MAX ? Buffer.concat(data) : data;
-  return done(patient(scheduler, () => scheduler.write(offset, payload, { fua })));
+  return done(patient(target, () => target.scheduler.write(offset, payload, { fua })));
 }
 
-async function trim({ offset, length, flags }: SessionRequest, target: Export): Promise<void> {
+async function trim({ offset, length, flags }: SessionRequest, target: Work): Promise<void> {
   const { scheduler } = target;
   const fua = (flags & COMMAND_FLAG.FUA) !== 0;
   if (fua && !canFlush(target)) return;
-  await patient(scheduler, () => scheduler.discard(offset, length));
-  if (fua) await patient(scheduler, () => scheduler.flush());
+  await patient(target, () => scheduler.discard(offset, length));
+  if (fua) await patient(target, () => scheduler.flush());
 }
 
-async function writeZeroes(request: SessionRequest, target: Export): Promise<Outcome> {
+async function writeZeroes(request: SessionRequest, target: Work): Promise<Outcome> {
   const { offset, length, flags } = request;
   const { scheduler } = target;
   const fua = (flags & COMMAND_FLAG.FUA) !== 0;
@@ -106,29 +120,30 @@ async function writeZeroes(request: SessionRequest, target: Export): Promise<Out
     const zeroes = new Uint8Array(Math.min(length, PIECE));
     for (let at = 0; at < length; at += PIECE) {
       const piece = zeroes.subarray(0, Math.min(PIECE, length - at));
-      await patient(scheduler, () => scheduler.write(offset + at, piece, { fua: forced }));
+      await patient(target, () => scheduler.write(offset + at, piece, { fua: forced }));
     }
   } else {
-    await patient(scheduler, () => scheduler.writeZeroes(offset, length));
+    await patient(target, () => scheduler.writeZeroes(offset, length));
   }
-  if (fua && !forced) await patient(scheduler, () => scheduler.flush());
+  if (fua && !forced) await patient(target, () => scheduler.flush());
   return {};
 }
 
-async function fill({ offset, length }: SessionRequest, { scheduler }: Export): Promise<void> {
+async function fill({ offset, length }: SessionRequest, target: Work): Promise<void> {
   const into = new Uint8Array(Math.min(length, PIECE));
   for (let at = 0; at < length; at += PIECE) {
     const piece = into.subarray(0, Math.min(PIECE, length - at));
-    await patient(scheduler, () => scheduler.read(offset + at, piece));
+    await patient(target, () => target.scheduler.read(offset + at, piece));
   }
 }
 
 /** C4. */
-function patient<T>(scheduler: IoScheduler, submit: () => Promise<T>): Promise<T> {
+function patient<T>(target: Work, submit: () => Promise<T>): Promise<T> {
+  if (target.abandoned()) return Promise.reject(new WriteBarrierError('CLOSED', 'nobody waits'));
   return submit().catch(async (error) => {
     if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
-    await scheduler.ready();
-    return patient(scheduler, submit);
+    await target.scheduler.ready();
+    return patient(target, submit);
   });
 }
 

@@ -12,10 +12,12 @@
 //   K3  Whatever a client does ends its own connection at worst.
 //   K4  Replies of one turn leave together.
 //   K5  Nothing is read between the answer to STARTTLS and TLS, and that answer is the last that goes without.
+//   K6  For a client that is gone nothing is begun, and of a request that takes several calls no further one is made. It
+//       may have come back over another connection, and written something newer there.
 
 import type { Socket } from 'node:net';
 import { COMMAND } from '../wire/index.js';
-import { carryOut, costOf, refusalFor } from './carry-out.js';
+import { carryOut, costOf, refusalFor, type Work } from './carry-out.js';
 import type { Export, Exports } from './exports.js';
 import type { Limits } from './options.js';
 import { type Outcome, ServerSession, type SessionEvent, type SessionRequest } from './session.js';
@@ -23,7 +25,7 @@ import type { Upgrade } from './tls.js';
 
 /** Replies that wait to be taken, in bytes, before no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
-/** How long a client may take for its last bytes when it ends the connection itself, or must be sent away. */
+/** How long a client may take for its last replies when it ends the connection itself, or must be sent away. */
 const LINGER_MS = 5_000;
 
 /** What a connection needs to know. */
@@ -59,7 +61,7 @@ export class Connection {
   /** What the client connected with, and what speaks for it: the same until there is TLS. */
   readonly #raw: Socket;
   #socket: Socket;
-  #target: Export | undefined;
+  #work: Work | undefined;
   /** At the scheduler: how many, and their buffers in bytes. */
   #requests = 0;
   #bytes = 0;
@@ -71,6 +73,7 @@ export class Connection {
   readonly #drained: (() => void)[] = [];
   readonly #tooSlow: ReturnType<typeof setTimeout>;
   #linger: ReturnType<typeof setTimeout> | undefined;
+  #lingerMs = LINGER_MS;
 
   constructor(socket: Socket, context: ConnectionContext) {
     const { exports, limits, upgrade } = context;
@@ -116,14 +119,19 @@ export class Connection {
   }
 
   #pump(): void {
-    while (!this.#full()) {
+    while (!this.#leaving && !this.#full()) {
       const event = this.#session.next();
       if (!event) break;
       this.#obey(event);
     }
-    if (this.#closed || this.#finishing) return;
+    if (this.#leaving) return;
     if (this.#full()) this.#socket.pause();
     else if (this.#socket.isPaused() && !this.#upgrading()) this.#socket.resume();
+  }
+
+  /** K6 */
+  get #leaving(): boolean {
+    return this.#finishing || this.#closed;
   }
 
   /** K1. */
@@ -146,11 +154,14 @@ export class Connection {
         break;
       case 'open':
         clearTimeout(this.#tooSlow);
-        this.#target = this.#context.exports.get(event.name);
+        this.#work = {
+          ...(this.#context.exports.get(event.name) as Export),
+          abandoned: () => this.#closed,
+        };
         this.#context.onOpen(event.name, this.#session.tls);
         break;
       case 'request':
-        this.#start(event.request, this.#target as Export);
+        this.#start(event.request, this.#work as Work);
         break;
       case 'end':
         this.#finish(event.why);
@@ -192,7 +203,7 @@ export class Connection {
 
   // Requests
 
-  #start(request: SessionRequest, target: Export): void {
+  #start(request: SessionRequest, work: Work): void {
     const cost = costOf(request);
     this.#requests += 1;
     this.#bytes += cost;
@@ -204,7 +215,7 @@ export class Connection {
       if (this.#requests === 0) this.#settle();
       this.#pump();
     };
-    carryOut(request, target).then(ended, (error) => ended(refusalFor(error)));
+    carryOut(request, work).then(ended, (error) => ended(refusalFor(error)));
   }
 
   // Bytes out
@@ -242,10 +253,8 @@ export class Connection {
       this.#socket.resume();
     }
     clearTimeout(this.#linger);
-    this.#linger = setTimeout(() => {
-      this.#why ??= 'the client did not take its last replies';
-      this.#destroy(this.#why);
-    }, ms);
+    this.#linger = undefined;
+    this.#lingerMs = ms;
     this.#settle();
   }
 
@@ -260,16 +269,24 @@ export class Connection {
   #settle(): void {
     if (this.#requests > 0) return;
     for (const resolve of this.#drained.splice(0)) resolve();
-    if (this.#finishing && !this.#closed && !this.#socket.writableEnded) {
-      this.#uncork();
-      this.#socket.end(() => this.#socket.destroySoon());
-    }
+    if (this.#finishing && !this.#closed) this.#takeLeave();
     if (!this.#closed || this.#gone) return;
     this.#gone = true;
     clearTimeout(this.#tooSlow);
     clearTimeout(this.#linger);
     if (!this.#finishing) this.#why ??= 'the connection was lost';
     this.#context.onGone(this.#why);
+  }
+
+  /** The last reply is written, and the client has so long to take it. */
+  #takeLeave(): void {
+    this.#linger ??= setTimeout(() => {
+      this.#why ??= 'the client did not take its last replies';
+      this.#destroy(this.#why);
+    }, this.#lingerMs);
+    if (this.#socket.writableEnded) return;
+    this.#uncork();
+    this.#socket.end(() => this.#socket.destroySoon());
   }
 }
 

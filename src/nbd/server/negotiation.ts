@@ -2,9 +2,11 @@
 // agreed so far is a value that goes in and comes out. Where options and data come from is the session's business.
 //
 //   T1  With TLS required everywhere, nothing but STARTTLS and ABORT is answered before it.
-//   T2  An export that requires TLS is not listed, described or opened without; one with TLS `off` not with it.
+//   T2  An export that requires TLS is not listed, described or opened without, and cannot be told from one that is not
+//       there; one with TLS `off` is not opened with it.
 //   T3  STARTTLS forgets whatever was agreed before: a stranger in the middle may have said it.
-//   T4  A context counts for the export that it was chosen for, and only with structured replies.
+//   T4  A context counts for the export that it was chosen for, and only with structured replies. A new choice replaces
+//       the one before, also where it is refused.
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Option types", "TLS support", "Metadata querying".
 
@@ -74,7 +76,8 @@ export interface Asked {
 }
 
 /** Answers an option. */
-export function negotiate(asked: Asked): Verdict {
+export function negotiate(given: Asked): Verdict {
+  const asked = given.option === OPTION.SET_META_CONTEXT ? withoutChoice(given) : given; // T4
   const { option, agreement, offer, flags, closing } = asked;
   if (option === OPTION.EXPORT_NAME) return openByName(asked);
   // Without fixed newstyle there is no way to answer anything else.
@@ -90,6 +93,10 @@ export function negotiate(asked: Asked): Verdict {
     if (!WriteBarrierError.is(error) || error.code !== 'SYNTAX') throw error;
     return refuse(asked, REPLY.ERR_INVALID, error.message);
   }
+}
+
+function withoutChoice(asked: Asked): Asked {
+  return { ...asked, agreement: { ...asked.agreement, allocationOf: undefined } };
 }
 
 function byOption(asked: Asked): Verdict {
@@ -202,9 +209,16 @@ function told({ option }: Asked, reply: number, payload: Uint8Array): Uint8Array
 
 // Exports
 
+const isRequired = ({ tls }: ExportTerms): boolean => tls === 'required';
+
 /** All exports require TLS, and there is none yet. */
 function mustUpgrade({ tls }: Agreement, { exports }: Offer): boolean {
-  return !tls && [...exports.values()].every((terms) => terms.tls === 'required');
+  return !tls && [...exports.values()].every(isRequired);
+}
+
+/** T2: some exports require TLS, and there is none yet. */
+function conceals({ tls }: Agreement, { exports }: Offer): boolean {
+  return !tls && [...exports.values()].some(isRequired);
 }
 
 function allowed(policy: ExportTerms['tls'], { tls }: Agreement): boolean {
@@ -217,14 +231,16 @@ function exportFor(
   { agreement, offer }: Asked,
 ): ExportTerms | { readonly reply: number; readonly why: string } {
   const found = name === undefined ? undefined : offer.exports.get(name);
-  if (!found) return { reply: REPLY.ERR_UNKNOWN, why: 'no such export' };
-  if (allowed(found.tls, agreement)) {
+  if (found && allowed(found.tls, agreement)) {
     const df = agreement.structured ? TRANSMISSION_FLAG.SEND_DF : 0;
     return { ...found, flags: found.flags | df };
   }
-  return found.tls === 'required'
-    ? { reply: REPLY.ERR_TLS_REQD, why: 'the export requires TLS' }
-    : { reply: REPLY.ERR_POLICY, why: 'the export is not to be had over TLS' };
+  if (found?.tls === 'off') {
+    return { reply: REPLY.ERR_POLICY, why: 'the export is not to be had over TLS' };
+  }
+  return conceals(agreement, offer)
+    ? { reply: REPLY.ERR_TLS_REQD, why: 'not to be had without TLS, if it is there' }
+    : { reply: REPLY.ERR_UNKNOWN, why: 'no such export' };
 }
 
 /** Undefined for what can be no name. */

@@ -10,6 +10,7 @@
 
 import { createServer, type Server, type Socket } from 'node:net';
 import { WriteBarrierError } from 'write-barrier';
+import { flushed } from './carry-out.js';
 import { Connection, type Counters } from './connection.js';
 import { canFlush, type Exports, exportsOf } from './exports.js';
 import { listenOn, type NbdAddress, type NbdListenOptions } from './listen.js';
@@ -142,7 +143,7 @@ export class NbdServer implements AsyncDisposable {
         .map(({ scheduler }) => scheduler)
         .filter(({ state }) => state !== 'closed'),
     );
-    const flushes = await Promise.allSettled([...schedulers].map((each) => each.flush()));
+    const flushes = await Promise.allSettled([...schedulers].map(flushed));
     const gone = [...this.#connections.values()];
     for (const connection of this.#connections.keys()) connection.end(this.#limits.closeMs);
     await Promise.all([...gone, ...stopped]);

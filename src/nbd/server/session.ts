@@ -177,10 +177,13 @@ export class ServerSession {
       case 'request':
         return this.#on(SIZE.REQUEST, (bytes) => this.#request(decodeRequest(bytes)));
       case 'payload': {
-        const data = this.#reader.takeParts(state.request.length);
+        const { request } = state;
+        const data = this.#reader.takeParts(request.length);
         if (!data) return false;
         this.#state = { at: 'request' };
-        this.#handOut(state.request, data);
+        // What was not complete when the server began to close is behind its last flush.
+        if (this.#closing) this.#send(this.#reply(request, CLOSING));
+        else this.#handOut(request, data);
         return true;
       }
       case 'skip': {

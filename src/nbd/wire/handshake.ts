@@ -157,15 +157,8 @@ function flagsOf(mask: number): HandshakeFlags {
 
 // Options and their answers
 
-/** Head and data. */
 export function encodeOption(option: number, data: Uint8Array = NOTHING): Uint8Array {
-  const bytes = bytesOf(SIZE.OPTION_HEADER + data.length, (view) => {
-    view.setBigUint64(0, OPTION_MAGIC);
-    view.setUint32(8, option);
-    view.setUint32(12, data.length);
-  });
-  bytes.set(data, SIZE.OPTION_HEADER);
-  return bytes;
+  return message(OPTION_MAGIC, option, data.length, data);
 }
 
 export function decodeOptionHeader(bytes: Uint8Array): OptionHeader {
@@ -174,20 +167,12 @@ export function decodeOptionHeader(bytes: Uint8Array): OptionHeader {
   return { option: view.getUint32(8), length: view.getUint32(12) };
 }
 
-/** Head and data. */
 export function encodeOptionReply(
   option: number,
   reply: number,
   data: Uint8Array = NOTHING,
 ): Uint8Array {
-  const bytes = bytesOf(SIZE.OPTION_REPLY_HEADER + data.length, (view) => {
-    view.setBigUint64(0, OPTION_REPLY_MAGIC);
-    view.setUint32(8, option);
-    view.setUint32(12, reply);
-    view.setUint32(16, data.length);
-  });
-  bytes.set(data, SIZE.OPTION_REPLY_HEADER);
-  return bytes;
+  return message(OPTION_REPLY_MAGIC, option, reply, data.length, data);
 }
 
 export function decodeOptionReplyHeader(bytes: Uint8Array): OptionReplyHeader {
@@ -197,6 +182,14 @@ export function decodeOptionReplyHeader(bytes: Uint8Array): OptionReplyHeader {
 }
 
 const NOTHING = new Uint8Array(0);
+
+/** The magic, and what stands behind it. */
+function message(magic: bigint, ...pieces: readonly (number | Uint8Array)[]): Uint8Array {
+  return packed(
+    bytesOf(8, (view) => view.setBigUint64(0, magic)),
+    ...pieces,
+  );
+}
 
 /** The answer to EXPORT_NAME. */
 export function encodeExportNameReply(
