@@ -19,17 +19,10 @@ import type { Storage } from '../../storage/index.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import type { Random } from '../device/random.js';
-import {
-  type Cell,
-  type CellMap,
-  cellsOf,
-  momentsOf,
-  newestUntil,
-  possibleAt,
-  type Version,
-} from './cells.js';
+import { type Cell, type CellMap, cellsOf, momentsOf, newestUntil, possibleAt } from './cells.js';
 import { type Crash, crashesOf, type ExploreOptions, SettledDisk } from './explore.js';
 import { countUpTo } from './intervals.js';
+import type { Version } from './versions.js';
 
 /** One state that a power cut may leave. */
 export class CrashState {

@@ -17,8 +17,9 @@ import { WriteBarrierError } from '../../model/index.js';
 import { copyOf } from '../../storage/bytes.js';
 import { rangeFault } from '../../storage/checks.js';
 import type { Capabilities, Storage } from '../../storage/index.js';
-import { type CellMap, possible, possibleAt, type Version } from './cells.js';
+import { type CellMap, possible, possibleAt } from './cells.js';
 import { type Guide, guidesOf } from './guides.js';
+import type { Version } from './versions.js';
 
 /** Two runs on the same disk read otherwise: what they came to says nothing. */
 export class UnsteadyRecoveryError extends WriteBarrierError {

@@ -19,14 +19,8 @@
 // Source: measurements of strategies on traces of SQLite; small deviations first as in Chipmunk.
 
 import { type Random, seededRandom } from '../device/random.js';
-import {
-  type Cell,
-  type CellMap,
-  momentsOf,
-  newestUntil,
-  possibleAt,
-  type Version,
-} from './cells.js';
+import { type Cell, type CellMap, momentsOf, newestUntil, possibleAt } from './cells.js';
+import type { Version } from './versions.js';
 
 /** What one recovery should see. */
 export interface Guide {
