@@ -124,6 +124,10 @@ describe('given nodes that anybody may have written', () => {
     [{ sectors: '9'.repeat(15) }],
     [{ sectors: '8', 'sector-size': '0' }],
     [{ sectors: '8', 'sector-size': '520' }],
+    [{ sectors: '8', 'sector-size': '-4096' }],
+    [{ sectors: '8', 'sector-size': '0x1000' }],
+    [{ sectors: '8', 'sector-size': ' 4096' }],
+    [{ sectors: '8', 'sector-size': '' }],
     [{ sectors: '9', 'sector-size': '4096' }],
   ])('when they describe no disk, %j, then they are refused', async (nodes) => {
     expect(await codeThrown(() => readXenNodes(nodes))).toBe('INVALID_ARGUMENT');
