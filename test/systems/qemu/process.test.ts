@@ -353,6 +353,25 @@ test('case 29: given an fdatasync that fails, when the barrier is told as done, 
 
 // Answers
 
+test.each([
+  ['its first sync', 'b0', 'F'],
+  ['a write before it', 'w0 b1', 'w0'],
+])(
+  'given a barrier, when %s fails, then the patch writes it, which is found, and the repaired queue does not',
+  async (_, program, fails) => {
+    for (const profile of [QEMU_2009, QEMU_REPAIRED]) {
+      const { device, guest } = qemu({ profile });
+      guest.submit(program);
+      await device.fail(fails);
+      await device.drain();
+      const found = checkTrace(guest.events, { mode: 'DRAIN_FLUSH', errorPolicy: 'abort' });
+      const rules = found.map(({ rule }) => rule);
+      if (profile === QEMU_2009) expect(rules).toContain('C15');
+      else expect(rules).toEqual([]);
+    }
+  },
+);
+
 describe('the errors', () => {
   const repaired = { profile: QEMU_REPAIRED };
 
@@ -641,7 +660,7 @@ test('given any program, cancellations, workers and disk, when the repaired queu
   await fc.assert(
     fc.asyncProperty(words, moves, pools, async (letters, history, pool) => {
       const events = await play(QEMU_REPAIRED, letters, history, pool);
-      expect(checkTrace(events, 'DRAIN_FLUSH')).toEqual([]);
+      expect(checkTrace(events, { mode: 'DRAIN_FLUSH', errorPolicy: 'abort' })).toEqual([]);
     }),
     { numRuns: 2000 },
   );
