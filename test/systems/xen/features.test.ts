@@ -75,6 +75,14 @@ describe('what a backend announces', () => {
     });
   });
 
+  test('no more segments than the pages of an indirect request hold, whatever its owner says', () => {
+    const backend = blkback(schedulerOf({}), {
+      page: () => undefined,
+      offer: { indirectSegments: 1_000_000 },
+    });
+    expect(backend.nodes['feature-max-indirect-segments']).toBe('4096');
+  });
+
   test('whole sectors: the blocks of the disk where they are larger than 512 bytes', async () => {
     const disk = schedulerOf({ blockSize: 4096 });
     const { nodes } = blkback(disk, { page: () => undefined });

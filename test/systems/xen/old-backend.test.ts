@@ -345,6 +345,12 @@ describe('given a barrier whose bios fail differently, when they end in either o
   });
 });
 
+test.each([0, -1, 1.5, Number.NaN])('given a bio of %d pages, then that is misuse', (bioPages) => {
+  expect(() => manual(XENLINUX, { bioPages })).toThrow(
+    expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+  );
+});
+
 test('given a disk with larger blocks, when half a block is written, then it is an error and touches nothing', async () => {
   for (const era of [XENLINUX, LINUX_3_2]) {
     const device = new ManualStorage(DEVICE);
