@@ -131,9 +131,18 @@ function judged(
   request: BlkifRequest,
   grounds: Parameters<typeof planOf>[1],
 ): Plan {
-  const plan = planOf(request, grounds);
-  if (plan.kind !== 'barrier' || era.emptyBarrier === 'taken') return plan;
-  return { kind: 'refuse', status: BLKIF_STATUS.ERROR, reason: 'no segments' };
+  const wrong = (reason: string): Refusal => ({
+    kind: 'refuse',
+    status: BLKIF_STATUS.ERROR,
+    reason,
+  });
+  try {
+    const plan = planOf(request, grounds);
+    const unknown = plan.kind === 'barrier' && era.emptyBarrier === 'error';
+    return unknown ? wrong('no segments') : plan;
+  } catch (error) {
+    return wrong(`its pages: ${error}`);
+  }
 }
 
 function requestOf(plan: Sent): Request {
