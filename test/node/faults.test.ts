@@ -5,7 +5,7 @@ import * as fs from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { WriteBarrierError, type WriteFlags } from 'write-barrier';
+import { IoScheduler, WriteBarrierError, type WriteFlags } from 'write-barrier';
 import { type FileCalls, FileStorage } from 'write-barrier/node';
 import { codeThrown, errorThrown } from '../storage/contract.js';
 import { temporaryDirectory } from './support.js';
@@ -332,6 +332,60 @@ describe('F4: calls that wait for the medium at the same time', () => {
     await forced;
     expect(await plain).toBe('IO_FAILED');
   });
+});
+
+test('case 73: given two who have the file open, when writing back fails once, then each hears it, and its later successes are not believed', async () => {
+  // As Linux since 4.13: an error is told to every descriptor that was open then, by its next sync.
+  let errors = 0;
+  const told = new Map<number, number>();
+  const answers: string[] = [];
+  const path = join(temporaryDirectory(), 'disk.img');
+  const opened = async (): Promise<FileStorage> =>
+    FileStorage.open(path, {
+      size: SIZE,
+      lock: 'none',
+      fs: {
+        fdatasync: (fd, done) => {
+          const fresh = errors > (told.get(fd) ?? 0);
+          told.set(fd, errors);
+          answers.push(fresh ? 'EIO' : 'success');
+          done(fresh ? systemError('EIO') : null);
+        },
+      },
+    });
+  await using one = await opened();
+  await using other = await opened();
+  await one.write(0, filled(1), PLAIN);
+  errors += 1;
+  const codes: (string | undefined)[] = [];
+  for (const storage of [one, other, one, other]) {
+    codes.push(await codeThrown(() => storage.flush(SIMPLE)));
+  }
+  expect(codes).toEqual(Array.from({ length: 4 }, () => 'FLUSH_FAILED'));
+  expect(answers).toEqual(['EIO', 'EIO']);
+});
+
+test('case 70: given a write and a flush started together over a pool of threads, then the sync waits for the write', async () => {
+  const calls: string[] = [];
+  let answer = (): void => {};
+  const storage = await open({
+    write: (_fd, _data, _offset, length, _position, done) => {
+      calls.push('write');
+      answer = () => done(null, length);
+    },
+    fdatasync: (_fd, done) => {
+      calls.push('sync');
+      done(null);
+    },
+  });
+  const disk = new IoScheduler(storage);
+  const write = disk.write(0, filled(1));
+  const flush = disk.flush();
+  await new Promise(setImmediate);
+  expect(calls).toEqual(['write']);
+  answer();
+  await Promise.all([write, flush]);
+  expect(calls).toEqual(['write', 'sync']);
 });
 
 /** The bytes in pieces of the given lengths, empty ones too, and the rest. */

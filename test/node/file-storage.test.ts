@@ -198,7 +198,7 @@ describe('creating a file', () => {
     return { calls, options };
   }
 
-  test('puts its size and then its name on the medium, before it is written to', async () => {
+  test('case 72: puts its size and then its name on the medium, before it is written to', async () => {
     const path = fs.realpathSync(temporaryDirectory()).concat('/disk.img');
     const { calls, options } = recorded(path);
     await using storage = await FileStorage.open(path, options);

@@ -160,6 +160,22 @@ test('given a fair source, when images are drawn, then each comes about as often
   }
 });
 
+test('case 68: given a write larger than the atomic unit, when the power fails, then any mix of old and new sectors is left', () => {
+  const leftOf = (offset: number, sectors: number): string[] => {
+    const recorder = new DiskRecorder(4 * SECTOR);
+    const data = new Uint8Array(sectors * SECTOR).fill(1);
+    const what = { op: 'write', offset, length: data.length, tag: 'simple', fua: false } as const;
+    recorder.dispatch(what, data);
+    const space = crashSpace(recorder.trace, { sectorSize: SECTOR, atomicWriteUnit: 2 * SECTOR });
+    return sorted(
+      [...space].map((state) => [0, 1, 2, 3].map((i) => state.image()[i * SECTOR]).join('')),
+    );
+  };
+  expect(leftOf(0, 2)).toEqual(['0000', '1100']);
+  expect(leftOf(SECTOR, 2)).toEqual(['0000', '0010', '0100', '0110']);
+  expect(leftOf(0, 4)).toHaveLength(16);
+});
+
 describe('given Buffers of Node, whose slices share their memory', () => {
   const initial = Buffer.alloc(3 * SECTOR, 9);
   const payload = Buffer.alloc(SECTOR, 1);
