@@ -14,8 +14,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { type CrashSpace, DiskRecorder, type DiskTrace, type Random } from 'write-barrier/testing';
-import { newestUntil, possible, type Version } from '../../src/testing/space/cells.js';
+import { newestUntil, possible } from '../../src/testing/space/cells.js';
 import { CrashState } from '../../src/testing/space/crash-space.js';
+import type { Version } from '../../src/testing/space/versions.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
 

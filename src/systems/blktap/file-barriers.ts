@@ -108,8 +108,8 @@ export class SyncFileBarriers {
   }
 
   /** Writes; with a flag, or as a barrier, see `SyncWriteOptions`. */
-  write(offset: number, data: Uint8Array, options: SyncWriteOptions = {}): void {
-    const { barrier = false, preflush = false, fua = false } = options;
+  write(offset: number, data: Uint8Array, options?: SyncWriteOptions): void {
+    const { barrier = false, preflush = false, fua = false } = options ?? {};
     const length = lengthOf(data);
     if ([barrier, preflush, fua].some((flag) => typeof flag !== 'boolean')) {
       throw new WriteBarrierError('INVALID_ARGUMENT', 'a flag is true or false');
@@ -157,13 +157,20 @@ export class SyncFileBarriers {
   #call(step: Step, data: Uint8Array | undefined): void {
     if (step.kind !== 'command') return;
     const { op, offset, length } = step;
+    if (op !== 'flush' && data?.byteLength !== length) {
+      // A sync goes before, and runs code that is not ours.
+      throw new WriteBarrierError('INVALID_ARGUMENT', 'the buffer has another size by now');
+    }
     const moved = this.#perform(op, offset, data as Uint8Array);
     if (typeof (moved as Promise<void> | undefined)?.then === 'function') {
+      Promise.resolve(moved).catch(() => {});
       const told = `the file answers a ${op} with a promise, and nobody here can wait`;
-      throw new WriteBarrierError('INVALID_ARGUMENT', told);
+      const error = new WriteBarrierError('INVALID_ARGUMENT', told);
+      if (op === 'flush') this.#failure = error; // How it ends nobody will hear.
+      throw error;
     }
-    if (op === 'flush' || typeof moved !== 'number' || moved === length) return;
-    const told = `the file answered ${moved} for a ${op} of ${length} bytes at ${offset}`;
+    if (op === 'flush' || moved === undefined || moved === null || moved === length) return;
+    const told = `the file answered ${String(moved)} for a ${op} of ${length} bytes at ${offset}`;
     throw new WriteBarrierError('SHORT_TRANSFER', told);
   }
 

@@ -73,7 +73,8 @@ export class PosixAio {
     const controller = new AbortController();
     const progress: Progress = { state: 'refused' };
     this.#submitting = progress;
-    const result = this.#call(request, data, controller.signal);
+    // An async function, so that whatever a request's getters throw is a rejection too.
+    const result = (async () => this.#call(request, data, controller.signal))();
     this.#submitting = undefined;
     result.catch(() => {});
     const handle = Object.freeze({ result });

@@ -1,6 +1,6 @@
 // The backend's end of a ring: takes requests out of shared bytes and puts responses back.
 //
-//   serving ──indices run away──▶ broken          serving ──close()──▶ closed
+//   serving ──indices run away, the event channel fails──▶ broken          serving ──close()──▶ closed
 //
 //   K1  A request is copied out of the ring before it is looked at, once: the frontend may go on writing there.
 //   K2  Every request that was taken has one response, in whatever order they are ready.
@@ -26,9 +26,9 @@ export interface BlkBackRingOptions {
   readonly layout: BlkifLayout;
   /** Answers a request and never rejects: `backend.serve`. */
   serve(request: BlkifRequest): Promise<BlkifResponse>;
-  /** Tells the frontend that there are responses: the event channel. */
+  /** Tells the frontend that there are responses: the event channel. If it throws, the ring is given up. */
   notify(): void;
-  /** Is told once, in words, that the frontend's indices make no sense and this ring is not served any more. */
+  /** Is told once, in words, why this ring is not served any more. It must not throw. */
   readonly broken?: (reason: string) => void;
 }
 
@@ -62,7 +62,17 @@ export function blkBackRing(shared: Uint8Array, options: BlkBackRingOptions): Bl
     ring.slot(old).set(encodeBlkifResponse(response, layout));
     rspProd = indexAfter(old);
     ring.rspProd = rspProd;
-    if (mustNotify(old, rspProd, ring.rspEvent)) notify();
+    if (!mustNotify(old, rspProd, ring.rspEvent)) return;
+    try {
+      notify();
+    } catch (error) {
+      breaks(`its event channel has failed: ${error}`);
+    }
+  };
+
+  const breaks = (reason: string): void => {
+    state = 'broken';
+    broken?.(reason);
   };
 
   const waiting = (): number => {
@@ -74,10 +84,8 @@ export function blkBackRing(shared: Uint8Array, options: BlkBackRingOptions): Bl
       capacity: ring.slots,
     });
     if (count !== 'broken') return count;
-    state = 'broken';
-    broken?.(
-      `the frontend says ${produced} with ${reqCons} taken and ${rspProd} answered, of ${ring.slots} slots`,
-    );
+    const heard = `${reqCons} taken and ${rspProd} answered, of ${ring.slots} slots`;
+    breaks(`the frontend says ${produced} with ${heard}`);
     return 0;
   };
 

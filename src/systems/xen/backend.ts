@@ -116,7 +116,7 @@ function carryOut(disk: IoScheduler, plan: Exclude<Plan, { kind: 'refuse' }>): P
   switch (plan.kind) {
     case 'read': {
       const { offset, length, pieces } = plan;
-      // A page that was taken away meanwhile takes no bytes any more, and says so by throwing.
+      // The pages are those that were granted when the request came: they are lent until it is answered.
       return disk.read(offset, length).then((bytes) => scattered(bytes, pieces));
     }
     case 'write': {

@@ -36,7 +36,12 @@ export interface BlkFrontRingOptions {
   notify(): void;
 }
 
-/** Sends one request and has its response. Its id is chosen on the way. */
+/**
+ * Sends one request and has its response. Its id is chosen on the way.
+ *
+ * What throws has not sent anything. A promise that rejects has: the backend may be at work on the request, and on its
+ * pages, for as long as it likes.
+ */
 export type BlkifSend = (request: BlkifRequest) => Promise<BlkifResponse>;
 
 interface Out {
@@ -82,10 +87,12 @@ export class BlkFrontRing {
   /**
    * Sends a request.
    *
-   * @throws `QUEUE_FULL` where no slot is free; `IO_FAILED` on a broken ring, also for what is out when it breaks;
-   *   `CLOSED` after `close`; `INVALID_ARGUMENT` for what does not fit the ring
+   * Rejects with `IO_FAILED` where the ring breaks, with `CLOSED` where it is closed, before there is a response.
+   *
+   * @throws `QUEUE_FULL` where no slot is free; `IO_FAILED` on a broken ring; `CLOSED` after `close`;
+   *   `INVALID_ARGUMENT` for what does not fit the ring
    */
-  readonly send: BlkifSend = async (request) => {
+  readonly send: BlkifSend = (request) => {
     if (this.#end) throw this.#end.error;
     const id = this.#ids.at(-1);
     if (id === undefined) {

@@ -15,7 +15,8 @@
 // refusal never becomes a success; where nothing is left to keep the promise with, the command fails with EOPNOTSUPP.
 //
 // At most as many requests are out as the ring has slots and the grant table has pages. Commands beyond that wait here;
-// how many is for the caller to bound, as a scheduler does with its depth.
+// how many is for the caller to bound, as a scheduler does with its depth. Pages of requests that a ring took with it
+// unanswered stay lent (grants.ts).
 //
 // Not here: persistent grants, several rings, resuming after a migration.
 //
@@ -37,7 +38,7 @@ import {
   type PartSizes,
   type Wanted,
 } from './front-order.js';
-import type { BlkFrontRing } from './front-ring.js';
+import type { BlkFrontRing, BlkifSend } from './front-ring.js';
 import { borrow, type GrantTable, type Loan, pagesFor } from './grants.js';
 import {
   BLKIF_OP,
@@ -54,7 +55,7 @@ export interface BlkFrontendOptions {
   readonly nodes: XenNodes;
   /** The ring; nobody else sends on it. */
   readonly ring: Pick<BlkFrontRing, 'free' | 'send' | 'state'>;
-  /** The pages to lend to the backend; nobody else grants them. 32 full requests take 352 of them. */
+  /** The pages to lend to the backend; nobody else lends them from now on. 32 full requests take 352 of them. */
   readonly grants: GrantTable;
   /** The number of the disk; 0 unless given. Nothing here depends on it. */
   readonly handle?: number;
@@ -88,12 +89,12 @@ export class BlkFrontend implements Storage {
   #closed = false;
   #pumping = false;
 
-  /** @throws `INVALID_ARGUMENT` for nodes that describe no disk, and for fewer pages than one of its sectors takes */
+  /** @throws `INVALID_ARGUMENT` for nodes that describe no disk, and for fewer free pages than one of its sectors takes */
   constructor(options: BlkFrontendOptions) {
     this.#options = options;
     const nodes = readXenNodes(options.nodes);
     const { barrier = false, flush = false, discard = false, sectorSize } = nodes;
-    const sizes = partSizes(sectorSize, nodes.indirectSegments, options.grants.size);
+    const sizes = partSizes(sectorSize, nodes.indirectSegments, options.grants.free);
     const indirect = sizes.indirect > sizes.direct;
     this.#order = new FrontOrder({ barrier, flush, discard, indirect }, sizes);
     this.size = nodes.size;
@@ -179,8 +180,8 @@ export class BlkFrontend implements Storage {
   /** A broken ring has no room, and yet takes everything: to say that it is broken. */
   #fits({ length, indirect, operation }: Part<Client>): boolean {
     const { ring, grants } = this.#options;
-    if (ring.free === 0 && ring.state === 'open') return false;
-    return isBare(operation) || pagesFor(length, indirect) <= grants.free;
+    if (ring.state !== 'open') return true;
+    return ring.free > 0 && (isBare(operation) || pagesFor(length, indirect) <= grants.free);
   }
 
   #send(part: Part<Client>): void {
@@ -191,21 +192,35 @@ export class BlkFrontend implements Storage {
       return;
     }
     const { ring, grants, handle = 0 } = this.#options;
-    const loan = isBare(operation) ? undefined : borrow(grants, length, indirect);
-    if (operation !== BLKIF_OP.READ) loan?.fill(pieces);
-    const answered = (status: number, cause?: unknown): void => {
-      const read = operation === BLKIF_OP.READ && status === BLKIF_STATUS.OKAY;
-      const into = read ? piecesOf(part) : [];
-      if (into?.[0]) loan?.collect(into[0]);
+    let loan: Loan | undefined;
+    let response: ReturnType<BlkifSend>;
+    try {
+      if (!isBare(operation) && ring.state === 'open') {
+        loan = borrow(grants, length, indirect);
+        if (!loan) throw new WriteBarrierError('QUEUE_FULL', 'the grant table has lent too much');
+        if (operation !== BLKIF_OP.READ) loan.fill(pieces);
+      }
+      response = ring.send(requestOf(part, loan, handle));
+    } catch (unsent) {
       loan?.end();
-      if (cause !== undefined || !into) this.#fail(part, cause ?? resized());
-      else this.#order.complete(part, status);
-      this.#pump();
-    };
-    // Without an answer nobody knows whether anything was done.
-    ring.send(requestOf(part, loan, handle)).then(
-      ({ status }) => answered(status),
-      (cause) => answered(BLKIF_STATUS.ERROR, cause),
+      this.#fail(part, unsent);
+      return;
+    }
+    response.then(
+      ({ status }) => {
+        const read = operation === BLKIF_OP.READ && status === BLKIF_STATUS.OKAY;
+        const into = read ? piecesOf(part) : [];
+        if (into?.[0]) loan?.collect(into[0]);
+        loan?.end();
+        if (into) this.#order.complete(part, status);
+        else this.#fail(part, resized());
+        this.#pump();
+      },
+      (cause) => {
+        // Nobody knows whether anything was done, or will be: the pages stay lent.
+        this.#fail(part, cause);
+        this.#pump();
+      },
     );
   }
 
@@ -224,7 +239,7 @@ function partSizes(sectorSize: number, indirectSegments: number, pages: number):
   let segments = Math.min(indirectSegments, pages);
   while (pagesFor(segments * PAGE_BYTES, true) > pages) segments -= 1;
   if (direct > 0) return { direct, indirect: whole(segments) };
-  const told = `${pages} pages are too few for sectors of ${sectorSize} bytes`;
+  const told = `${pages} free pages are too few for sectors of ${sectorSize} bytes`;
   throw new WriteBarrierError('INVALID_ARGUMENT', told);
 }
 

@@ -5,7 +5,12 @@
 // its list of segments besides.
 //
 // What a backend does to a lent page is its affair: the bytes may be anything until the page is taken back, and callers
-// copy in and out. Not here: persistent grants, which stay with the backend from one request to the next.
+// copy in and out. A page is taken back when the request that it was lent for has been answered, and never otherwise: a
+// backend whose ring is gone may still be at work, and what its disk answers then would land in somebody else's
+// request. So pages of requests that nobody will answer stay lent for good, as Linux leaks what is still mapped
+// (gnttab_end_foreign_access); a table that has lost too many is replaced by a new one.
+//
+// Not here: persistent grants, which stay with the backend from one request to the next.
 
 import { WriteBarrierError } from 'write-barrier';
 import {
@@ -81,7 +86,7 @@ export interface Loan {
   fill(data: readonly Uint8Array[]): void;
   /** Copies data out. */
   collect(into: Uint8Array): void;
-  /** Takes the pages back. */
+  /** Takes the pages back: the request was answered, or has never been sent. */
   end(): void;
 }
 

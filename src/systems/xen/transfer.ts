@@ -15,7 +15,7 @@ export interface Transfer {
 }
 
 /**
- * Sends one direct request and answers with its status.
+ * Sends one direct request and answers with its status. Where there is no response, the pages stay lent (grants.ts).
  *
  * @throws `QUEUE_FULL` where too few pages are free; what `send` throws
  */
@@ -26,12 +26,19 @@ export async function transferOnce(
 ): Promise<number> {
   const loan = borrow(grants, data.byteLength);
   if (!loan) throw new WriteBarrierError('QUEUE_FULL', 'no pages are left to grant');
+  let response: ReturnType<BlkifSend>;
   try {
     if (!collect) loan.fill([data]);
     const { segments } = loan;
     const sector = BigInt(offset / SECTOR_BYTES);
     const common = { operation, nrSegments: segments.length, handle: 0, id: 0n, sector, segments };
-    const { status } = await send({ kind: 'transfer', ...common });
+    response = send({ kind: 'transfer', ...common });
+  } catch (unsent) {
+    loan.end();
+    throw unsent;
+  }
+  const { status } = await response;
+  try {
     if (collect && status === BLKIF_STATUS.OKAY) loan.collect(data);
     return status;
   } finally {

@@ -5,9 +5,10 @@
 // are those of the real one, so both have the same cells, and a state of the one can be looked for in the other.
 
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
-import type { Cell, Version } from '../space/cells.js';
+import type { Cell } from '../space/cells.js';
 import { type CrashSpace, CrashState } from '../space/crash-space.js';
 import { countUpTo } from '../space/intervals.js';
+import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */
 export interface Gap {

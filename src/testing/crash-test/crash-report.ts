@@ -7,8 +7,9 @@
 
 import { inWords } from '../../model/error.js';
 import type { DiskCommand } from '../device/disk-trace.js';
-import { newestUntil, type Version } from '../space/cells.js';
+import { newestUntil } from '../space/cells.js';
 import { type CrashSpace, type CrashState, crashSpace } from '../space/crash-space.js';
+import type { Version } from '../space/versions.js';
 import { gapsOf, sameState, withBarriers } from './barriers.js';
 import {
   type CrashFailure,

@@ -9,8 +9,8 @@
 // report says how many of how many. Only when all are covered it says `proved`; what is proved is this workload, in
 // the orders in which these seeds made the disk answer, on this device.
 //
-// What was acknowledged at the latest moment when the power can have been cut must be there; what had not begun at the
-// earliest such moment must not.
+// One image may be left at several moments, and the journal says something else at each: what was acknowledged by then
+// must be there, and what had not begun must not. Each is judged (trial.ts).
 //
 // A failure is made small in two ways (shrink.ts): steps of the program that it does without are left out, and every
 // lost sector that need not be lost is given back. It is reported by the number of its image, which brings it back:
@@ -41,9 +41,9 @@ import {
  *   that reads otherwise in a second run, and for a `replay` that is no image
  */
 export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Promise<CrashReport> {
+  checkOptions(test);
   if (test.replay !== undefined) return replayed(test, test.replay);
   const { seed = 0, seeds = 1, trace } = test;
-  checkOptions(test);
   const reports: CrashReport[] = [];
   // A trace that is given is one order of answers, whatever the seed, and no other steps can be taken.
   for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {

@@ -15,7 +15,7 @@
 //       was on its way there half of either, or worse.
 //   D5  A piece reaches the medium as a whole, and with it all that it was written over.
 //
-// The axioms (intervals.ts, cells.ts) say the same about traces; neither is made from the other, and a test compares
+// The axioms (intervals.ts, versions.ts) say the same about traces; neither is made from the other, and a test compares
 // them. A device may lie: it then claims a flush, FUA or tags and passes over them, or claims to have no cache.
 
 import { copyOf } from '../../storage/bytes.js';

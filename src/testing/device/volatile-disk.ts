@@ -6,7 +6,8 @@
 //
 // Time is virtual. Every command takes as long as the seed says, and answers come when they are due, in whatever order
 // that is; where tags make a command wait for another one, it is answered when it is done. The clock goes on only when
-// an answer is due or a sleeper wakes, and what the host does in between takes no time. A turn is a microtask.
+// an answer is due or a sleeper wakes, and what the host does in between takes no time. A turn is a microtask; now and
+// then one is a macrotask, so that a host that never pauses starves nobody.
 //
 // Its trace is what the crash space is made of. `powerCut` ends it at one of the states that the space holds.
 
@@ -90,7 +91,7 @@ export class VolatileDisk implements Storage {
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
   readonly #sleepers = new Set<Sleeper>();
-  /** Where the commands came from, by their number; only where somebody looks. */
+  /** Where the commands came from, by their number. */
   readonly #sites: (CallSite | undefined)[] = [];
   #site: CallSite | undefined;
   #nowUs = 0;

@@ -19,9 +19,10 @@ import type { Storage } from '../../storage/index.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import type { Random } from '../device/random.js';
-import { type Cell, type CellMap, cellsOf, newestUntil, possible, type Version } from './cells.js';
+import { type Cell, type CellMap, cellsOf, momentsOf, newestUntil, possibleAt } from './cells.js';
 import { type Crash, crashesOf, type ExploreOptions, SettledDisk } from './explore.js';
 import { countUpTo } from './intervals.js';
+import type { Version } from './versions.js';
 
 /** One state that a power cut may leave. */
 export class CrashState {
@@ -173,9 +174,7 @@ export class CrashSpace {
   sampleAt(time: number, loss: number, random: Random): CrashState {
     const versions = this.map.cells.map((cell) => {
       if (random() >= loss) return newestUntil(cell, time, true);
-      const choices = possible(cell, time, NEVER).filter(
-        (version) => versionAt(cell, version).after <= time,
-      );
+      const choices = possibleAt(cell, time);
       return choices[Math.floor(random() * choices.length)] as number;
     });
     return new CrashState(this.map, Int32Array.from(versions));
@@ -183,8 +182,7 @@ export class CrashSpace {
 
   /** The moments at which something came to the disk that may be left, ascending. */
   get moments(): readonly number[] {
-    const all = this.map.cells.flatMap(({ versions }) => versions.map(({ after }) => after));
-    return [...new Set(all)].filter((time) => time > -NEVER).sort((a, b) => a - b);
+    return momentsOf(this.map);
   }
 
   /** How many versions there are besides what was there before. @internal */

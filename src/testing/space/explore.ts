@@ -17,8 +17,9 @@ import { WriteBarrierError } from '../../model/index.js';
 import { copyOf } from '../../storage/bytes.js';
 import { rangeFault } from '../../storage/checks.js';
 import type { Capabilities, Storage } from '../../storage/index.js';
-import { type CellMap, possible, type Version } from './cells.js';
+import { type CellMap, possible, possibleAt } from './cells.js';
 import { type Guide, guidesOf } from './guides.js';
+import type { Version } from './versions.js';
 
 /** Two runs on the same disk read otherwise: what they came to says nothing. */
 export class UnsteadyRecoveryError extends WriteBarrierError {
@@ -271,7 +272,7 @@ export function imagesWithin(
 ): bigint {
   const free = map.cells.filter((_, place) => !decided.has(place));
   /** How many versions each free cell has, of those that are there at the moment. */
-  const choices = free.map((cell) => BigInt(countAt(cell.versions, after)));
+  const choices = free.map((cell) => BigInt(possibleAt(cell, after).length));
   let product = choices.reduce((all, of) => all * of, 1n);
   let count = product;
 
@@ -291,11 +292,5 @@ export function imagesWithin(
     choices[i] = of + (ends ? -1n : 1n);
     product *= choices[i] as bigint;
   }
-  return count;
-}
-
-function countAt(versions: readonly Version[], time: number): number {
-  let count = 0;
-  for (const { after, ordered } of versions) if (after <= time && time < ordered) count += 1;
   return count;
 }

@@ -19,7 +19,8 @@
 // Source: measurements of strategies on traces of SQLite; small deviations first as in Chipmunk.
 
 import { type Random, seededRandom } from '../device/random.js';
-import { type Cell, type CellMap, newestUntil, possible, type Version } from './cells.js';
+import { type Cell, type CellMap, momentsOf, newestUntil, possibleAt } from './cells.js';
+import type { Version } from './versions.js';
 
 /** What one recovery should see. */
 export interface Guide {
@@ -96,11 +97,7 @@ function* doubtsAt(map: CellMap, moments: readonly number[]): Generator<Doubt> {
 }
 
 function doubtAt({ cells }: CellMap, time: number): Doubt {
-  const at = cells.map((cell) =>
-    possible(cell, time, Number.POSITIVE_INFINITY).filter(
-      (version) => (cell.versions[version] as Version).after <= time,
-    ),
-  );
+  const at = cells.map((cell) => possibleAt(cell, time));
   return {
     newest: cells.map((cell) => newestUntil(cell, time, true)),
     oldest: at.map(([first]) => first as number),
@@ -164,11 +161,6 @@ function atRandom(map: CellMap, moments: readonly number[], random: Random): Tar
     if (random() < loss) target[place] = versions[Math.floor(random() * versions.length)] as number;
   }
   return target;
-}
-
-function momentsOf({ cells }: CellMap): number[] {
-  const all = cells.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
-  return [...new Set(all)].sort((a, b) => a - b);
 }
 
 /** The same values, so that those at the beginning lie as far apart as those at the end. */

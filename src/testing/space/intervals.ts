@@ -21,7 +21,7 @@
 // A failed write is certain at no time, and neither is an unserializable one. A failed flush proves nothing; what was dispatched behind it in a tag mode
 // is there all the same.
 //
-// Not here: in which order writes land that are at the device together and overlap (cells.ts), a hazard that the checker
+// Not here: in which order writes land that are at the device together and overlap (versions.ts), a hazard that the checker
 // of traces reports.
 
 import type { DiskCommand } from '../device/disk-trace.js';

@@ -485,11 +485,30 @@ describe('a plain file whose calls are over when they return', () => {
     const short = open({ write: () => 1, read: () => 0 });
     expect(codeOf(() => short.file.write(0, block))).toBe('SHORT_TRANSFER');
     expect(codeOf(() => short.file.read(0, new Uint8Array(BLOCK)))).toBe('SHORT_TRANSFER');
+    const odd = open({ write: () => 0n as never });
+    expect(codeOf(() => odd.file.write(0, block))).toBe('SHORT_TRANSFER');
   });
 
-  test('given a file that answers with promises, then that is misuse, and never taken for success', () => {
+  test('given a file that answers with promises, then that is misuse, and never taken for success', async () => {
     const { file } = open({ sync: () => Promise.resolve() });
     expect(codeOf(() => file.flush())).toBe('INVALID_ARGUMENT');
+    expect(codeOf(() => file.write(0, block))).toBe('FAILED');
+    const failing = open({ sync: () => Promise.reject(new Error('EIO')) });
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown): void => void unhandled.push(reason);
+    process.on('unhandledRejection', note);
+    expect(codeOf(() => failing.file.flush())).toBe('INVALID_ARGUMENT');
+    await settled();
+    process.off('unhandledRejection', note);
+    expect([failing.file.state, unhandled]).toEqual(['failed', []]);
+  });
+
+  test('given a buffer that is handed on while the sync before it runs, then nothing is written, and that is told', () => {
+    const data = new Uint8Array(BLOCK);
+    const sync = (): void => void structuredClone(data, { transfer: [data.buffer] });
+    const { calls, file } = open({ sync });
+    expect(codeOf(() => file.write(0, data, { barrier: true }))).toBe('INVALID_ARGUMENT');
+    expect(calls).toEqual([]);
   });
 
   test('given ranges that are none, then nothing is done', () => {
@@ -500,5 +519,6 @@ describe('a plain file whose calls are over when they return', () => {
     expect(codeOf(() => file.write(0, 'x' as never))).toBe('INVALID_ARGUMENT');
     expect(codeOf(() => file.write(0, block, { barrier: 1 as never }))).toBe('INVALID_ARGUMENT');
     expect(calls).toEqual([]);
+    expect(codeOf(() => file.write(0, block, null as never))).toBe('done');
   });
 });

@@ -130,6 +130,19 @@ describe('submit', () => {
     });
     expect(guest.events).toEqual([]);
   });
+
+  test('given a request whose kind cannot be asked for, then that is told as a rejection, and the next one is served', async () => {
+    const { guest, aio, device } = manual();
+    const odd = {
+      get kind(): never {
+        throw new Error('no kind');
+      },
+    };
+    await expect(aio.submit(odd).result).rejects.toThrow('no kind');
+    guest.submit('w0');
+    await device.drain();
+    expect(guest.outcomes).toBe('w0:done');
+  });
 });
 
 test('given two disks, when a barrier hangs on the one, then the other goes on', async () => {

@@ -519,6 +519,27 @@ describe.each(LAYOUTS)('given a ring of the layout %s', (layout) => {
     expect([ring.state, view.rspProd, ring.inFlight]).toEqual(['closed', 0, 1]);
   });
 
+  test('when its event channel throws, then the ring is given up, and nobody else hears of it', async () => {
+    const { backend, grants } = memory();
+    const shared = new Uint8Array(4096);
+    initialiseRing(shared);
+    const view = ringView(shared, layout);
+    const broken: string[] = [];
+    const notify = (): void => {
+      throw new Error('no such port');
+    };
+    const { serve } = backend;
+    const ring = blkBackRing(shared, { layout, serve, notify, broken: (why) => broken.push(why) });
+    for (const [at, text] of ['w1', 'w2'].entries()) {
+      view.slot(at).set(encodeBlkifRequest(messageOf(text, grants).request, layout));
+    }
+    view.reqProd = 2;
+    ring.notified();
+    await settled();
+    expect([ring.state, view.rspProd]).toEqual(['broken', 1]);
+    expect(broken).toEqual(['its event channel has failed: Error: no such port']);
+  });
+
   test('when the frontend wants no events, then none are sent', async () => {
     const { ring, put, view, events, grants } = ringed();
     view.rspEvent = 1000;

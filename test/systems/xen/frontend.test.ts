@@ -389,9 +389,61 @@ describe('given a backend that breaks the ring', () => {
       expect(outcomes).toEqual(['IO_FAILED', 'IO_FAILED', 'IO_FAILED', 'IO_FAILED']);
       const later = bench.frontend.write(0, bytes(1), PLAIN);
       await expect(later).rejects.toThrow(/has broken the ring/);
-      expect(bench.grants.free).toBe(64);
     },
   );
+
+  test('when requests are out, then their pages are never lent again, and other requests keep none', async () => {
+    const bench = new Bench(ALL, { pages: 8 });
+    const answered = bench.write(0, 8);
+    bench.write(8, 16);
+    bench.watch(bench.frontend.read(24 * 512, bytes(8)));
+    await bench.answer('W0+8');
+    const lent = bench.requests.flatMap((request) =>
+      request.kind === 'transfer' ? request.segments.map(({ gref }) => gref) : [],
+    );
+    bench.ring.close();
+    await settled();
+    expect(answered.outcome).toBe('done');
+    await expect(bench.frontend.write(0, bytes(8), PLAIN)).rejects.toThrow('the ring is closed');
+    expect([lent.length, bench.grants.free]).toEqual([3, 5]);
+    expect(lent.filter((gref) => bench.grants.lend(1)?.includes(gref))).toEqual([]);
+  });
+
+  test('when a new ring starts over the same pages, then it makes do with those that are left', async () => {
+    const bench = new Bench(ALL, { pages: 3 });
+    bench.write(0, 16);
+    bench.ring.close();
+    await settled();
+    const { grants } = bench;
+    const ring = new BlkFrontRing(new Uint8Array(4096), { layout: 'x86-64', notify: () => {} });
+    const frontend = new BlkFrontend({ nodes: ALL, ring, grants });
+    void frontend.write(0, new Uint8Array(16 * 512), PLAIN).catch(() => {});
+    expect([grants.free, ring.free]).toEqual([0, 31]);
+    ring.close();
+    const none = await codeThrown(() => new BlkFrontend({ nodes: ALL, ring, grants }));
+    expect(none).toBe('INVALID_ARGUMENT');
+  });
+
+  test('when the grant table lends nothing although it could, then that is an error, and no request without data', async () => {
+    const ring = new BlkFrontRing(new Uint8Array(4096), { layout: 'x86-64', notify: () => {} });
+    const grants = { ...grantTable(8), free: 8, lend: () => undefined };
+    const frontend = new BlkFrontend({ nodes: ALL, ring, grants });
+    await expect(frontend.write(0, bytes(1), PLAIN)).rejects.toMatchObject({ code: 'QUEUE_FULL' });
+    expect(ring.free).toBe(32);
+  });
+
+  test('when the grant table throws, then whoever asked is told, and the next request is served', async () => {
+    const bench = new Bench();
+    const { lend } = bench.grants;
+    bench.grants.lend = () => {
+      throw new Error('out of references');
+    };
+    await expect(bench.frontend.write(0, bytes(1), PLAIN)).rejects.toThrow('out of references');
+    bench.grants.lend = lend;
+    const next = bench.write(8, 1);
+    await bench.answer('W8+1');
+    expect([next.outcome, bench.grants.free]).toEqual(['done', 64]);
+  });
 
   test('when it answers the same request twice, then the ring is broken', async () => {
     const bench = new Bench();

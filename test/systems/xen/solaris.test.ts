@@ -7,6 +7,7 @@ import { VolatileDisk } from 'write-barrier/testing';
 import { blkback } from '../../../src/systems/xen/backend.js';
 import { BLKBACK_ERAS, type BlkbackEraName } from '../../../src/systems/xen/backend-eras.js';
 import type { BlkFeatures, XenNodes } from '../../../src/systems/xen/features.js';
+import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
 import { type GrantTable, grantTable } from '../../../src/systems/xen/grants.js';
 import type { BlkifServing } from '../../../src/systems/xen/loopback.js';
 import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
@@ -325,6 +326,23 @@ test('given a transfer of more than a request, when it is moved, then nothing is
   await disk.read(512, into);
   expect(into).toEqual(data);
   expect(grants.free).toBe(32);
+});
+
+test('given a request that could not be sent, or was not answered, then the pages of the first come back', async () => {
+  const { nodes } = blkback(new IoScheduler(new VolatileDisk({ size: 1 << 16 })), {
+    page: () => undefined,
+  });
+  const ring = new BlkFrontRing(new Uint8Array(64 + 112), { layout: 'x86-64', notify: () => {} });
+  const grants = grantTable(8);
+  const attach = { nodes, send: ring.send, grants, ways: [] };
+  const disk = await SolarisDisk.attach(attach);
+  const unanswered = disk.write(0, sector(1));
+  expect(await codeThrown(() => disk.write(0, sector(1)))).toBe('QUEUE_FULL');
+  expect(grants.free).toBe(7);
+  ring.close();
+  expect(await codeThrown(() => unanswered)).toBe('CLOSED');
+  expect(await codeThrown(() => disk.write(0, sector(1)))).toBe('CLOSED');
+  expect(grants.free).toBe(7);
 });
 
 // Power cuts

@@ -6,9 +6,13 @@
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type ModeName, type SchedulerOptions, type TraceEvent } from 'write-barrier';
 import { checkTrace, type VolatileDisk } from 'write-barrier/testing';
+import { blkBackRing } from '../../../src/systems/xen/back-ring.js';
 import { blkback } from '../../../src/systems/xen/backend.js';
 import { BLKBACK_ERAS, type BlkbackEraName } from '../../../src/systems/xen/backend-eras.js';
 import type { BlkFeatures } from '../../../src/systems/xen/features.js';
+import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
+import { BlkFrontend } from '../../../src/systems/xen/frontend.js';
+import { grantTable } from '../../../src/systems/xen/grants.js';
 import {
   type BlkifServing,
   type XenLoopbackOptions,
@@ -16,6 +20,7 @@ import {
   xenLoopbackOver,
 } from '../../../src/systems/xen/loopback.js';
 import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
+import { PAGE_BYTES } from '../../../src/systems/xen/wire.js';
 import { storageContract } from '../../storage/contract.js';
 import { cachedDisk, EVERYTHING } from '../../testing/cached-disk.js';
 import {
@@ -28,6 +33,7 @@ import {
   recordAt,
   sector,
 } from './log.js';
+import { settled } from './support.js';
 
 // The contract of a storage
 
@@ -128,6 +134,48 @@ function stackOn(disk: VolatileDisk, { guestMode, hostMode, takesBack }: Setup) 
 
 const HOST_MODES: readonly ModeName[] = ['DRAIN_FLUSH', 'DRAIN_FUA', 'TAG_FLUSH', 'TAG_FUA'];
 const GUEST_MODES: readonly ModeName[] = ['DRAIN_FLUSH', 'TAG_FLUSH'];
+
+// A ring that goes while its requests are at the disk: what the disk answers late must not land in somebody else's.
+test('given a ring that was closed, when the disk answers its read late, then no request of the next ring has that data', async () => {
+  const size = 2 * PAGE_BYTES;
+  const late: (() => void)[] = [];
+  const host = new IoScheduler({
+    size,
+    capabilities: { blockSize: 512, cache: 'none', flush: false, fua: false, orderedTags: false },
+    read: (offset, into) =>
+      new Promise<void>((resolve) => {
+        late.push(() => {
+          into.fill(1 + offset / PAGE_BYTES);
+          resolve();
+        });
+      }),
+    write: () => {},
+    flush: () => {},
+    close: () => {},
+  });
+  const grants = grantTable(2);
+  const { serve, nodes } = blkback(host, { page: grants.page });
+  const connect = () => {
+    const shared = new Uint8Array(PAGE_BYTES);
+    const front = new BlkFrontRing(shared, { layout: 'x86-64', notify: () => back.notified() });
+    const notify = (): void => front.notified();
+    const back = blkBackRing(shared, { layout: 'x86-64', serve, notify });
+    const withoutFlush = 'none' as const;
+    return { front, frontend: new BlkFrontend({ nodes, ring: front, grants, withoutFlush }) };
+  };
+  const first = connect();
+  const unanswered = first.frontend.read(0, new Uint8Array(PAGE_BYTES));
+  first.front.close();
+  await expect(unanswered).rejects.toMatchObject({ code: 'CLOSED' });
+  const into = new Uint8Array(PAGE_BYTES);
+  const answered = connect().frontend.read(PAGE_BYTES, into);
+  await settled();
+  const [stale, fresh] = late;
+  fresh?.();
+  stale?.();
+  await answered;
+  expect([...new Set(into)]).toEqual([2]);
+});
 
 describe('given a log in a guest, when the power fails at any moment', () => {
   test.each(HOST_MODES.flatMap((host) => GUEST_MODES.map((guest) => [guest, host] as const)))(
