@@ -1,23 +1,22 @@
 // Goal: real load through whole stacks, byte for byte. Method: what a kernel's ext4 sent to its disk is sent again by a
-// guest's scheduler, through a driver, the bytes of its protocol and a device, to a scheduler over a file; features go
-// and come while it runs. The file must be what the kernel left, and every read what the kernel read.
+// guest's scheduler, through a driver, the bytes of its protocol and a device, to a scheduler over a file. From a third
+// of the way to two thirds the device takes features back: by the protocol's word for "not supported", or as that
+// protocol has it. The file must be what the kernel left, and every read what the kernel read.
 
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { IoScheduler } from 'write-barrier';
+import { IoScheduler, type SchedulerOptions, WriteBarrierError } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import {
   BLKIF_OP,
-  BLKIF_STATUS,
-  type BlkifRequest,
-  type BlkifResponse,
-  blkback,
+  type BlkFeatures,
   VIRTIO_WRITEBACK_AT,
   VirtioBackend,
+  type VirtioStorageOptions,
   virtioStorage,
-  xenLoopbackOver,
+  xenLoopback,
 } from 'write-barrier/systems';
 import type { DiskTrace } from 'write-barrier/testing';
 import { loadRecording } from '../interop/ext4.js';
@@ -31,24 +30,34 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 /** A file with the disk as it was before the trace, under a scheduler. */
-async function diskAt(name: string): Promise<{ path: string; scheduler: IoScheduler }> {
+async function diskAt(
+  name: string,
+  options: SchedulerOptions = {},
+): Promise<{ path: string; scheduler: IoScheduler }> {
   const path = join(folder, name);
   await writeFile(path, trace.initial ?? new Uint8Array(trace.size));
-  return { path, scheduler: new IoScheduler(await FileStorage.open(path)) };
+  return { path, scheduler: new IoScheduler(await FileStorage.open(path), options) };
+}
+
+/** Who sends the trace. */
+interface Guest {
+  /** It may change on the way. */
+  readonly queue: IoScheduler;
+  /** As file systems did until 2.6.36: the write before a flush is a barrier, and there is no other flush. */
+  readonly barriers?: boolean;
 }
 
 /**
  * As concurrent as the kernel was: nothing is sent before the answers that came before it.
  *
- * @param between is told the way so far, from 0 to 1
- * @param barriers as file systems did then: the write before a flush is a barrier, and there is no other flush
+ * @param change is called on the way, at a third and at two thirds of it
+ * @returns how many barriers came back as not supported, and were sent again without, as jbd does
  */
 async function replay(
   { commands }: DiskTrace,
-  guest: IoScheduler,
-  between: (done: number) => void,
-  { barriers = false } = {},
-): Promise<void> {
+  guest: Guest,
+  change: readonly [taken: () => unknown, givenBack: () => unknown],
+): Promise<number> {
   const events = commands
     .flatMap(({ dispatched, completed }, i) => [
       { time: dispatched, i, sends: true },
@@ -57,32 +66,37 @@ async function replay(
     .sort((a, b) => a.time - b.time);
   const expected = trace.initial?.slice() ?? new Uint8Array(trace.size);
   const answers: Promise<unknown>[] = [];
+  let again = 0;
+  const commit = (offset: number, data: Uint8Array): Promise<void> =>
+    guest.queue.write(offset, data, { barrier: true }).catch((error) => {
+      const { cause } = error;
+      if (!WriteBarrierError.is(cause) || cause.code !== 'EOPNOTSUPP') throw error;
+      again += 1;
+      return guest.queue.write(offset, data);
+    });
+  const { barriers = false } = guest;
   for (const [n, { i, sends }] of events.entries()) {
-    between(n / events.length);
+    if (n === Math.floor(events.length / 3)) await change[0]();
+    if (n === Math.floor((events.length * 2) / 3)) await change[1]();
     const { op, offset, length, data } = commands[i] as DiskTrace['commands'][number];
     if (!sends) {
       await answers[i];
     } else if (op === 'write') {
       expected.set(data as Uint8Array, offset);
-      const barrier = barriers && commands[i + 1]?.op === 'flush';
-      answers[i] = guest.write(offset, data as Uint8Array, { barrier });
+      const last = barriers && commands[i + 1]?.op === 'flush';
+      answers[i] = last
+        ? commit(offset, data as Uint8Array)
+        : guest.queue.write(offset, data as Uint8Array);
     } else if (op === 'flush') {
-      answers[i] = barriers ? guest.barrier() : guest.flush();
+      answers[i] = barriers ? guest.queue.barrier() : guest.queue.flush();
     } else {
       const then = expected.slice(offset, offset + length);
-      answers[i] = guest
+      answers[i] = guest.queue
         .read(offset, length)
         .then((bytes) => expect(Buffer.compare(bytes, then)).toBe(0));
     }
   }
-}
-
-/** Calls each at its part of the way, once. */
-function timetable(entries: readonly (readonly [at: number, call: () => void])[]) {
-  const left = [...entries];
-  return (done: number): void => {
-    while (left[0] && done >= left[0][0]) left.shift()?.[1]();
-  };
+  return again;
 }
 
 async function expectFinal(path: string): Promise<void> {
@@ -90,73 +104,108 @@ async function expectFinal(path: string): Promise<void> {
 }
 
 describe('virtio-blk driver, buffers, device, scheduler, file', () => {
-  test.each(['afterPatch', 'linuxToday', 'specification'] as const)(
-    'given the driver %s, when a kernel writes through it and the cache mode is toggled meanwhile, then the file is what the kernel left',
+  test.each(['linuxToday', 'specification'] as const)(
+    'given the driver %s, when the cache is write-through for a while, then the file is what the kernel left',
     async (era) => {
       const { path, scheduler } = await diskAt(`virtio-${era}`);
       const device = new VirtioBackend(scheduler);
       const storage = await virtioStorage(device, { era });
-      const guest = new IoScheduler(storage, { mode: storage.ordering.mode, allowUnsafe: true });
-      const writeback = (value: number) => () =>
+      const queue = new IoScheduler(storage, { mode: storage.ordering.mode, allowUnsafe: true });
+      const writeback = (value: number) => () => {
         device.writeConfig(VIRTIO_WRITEBACK_AT, Uint8Array.of(value));
-      await replay(
-        trace,
-        guest,
-        timetable([
-          [0.3, writeback(0)],
-          [0.6, writeback(1)],
-        ]),
-      );
-      await guest.close();
+        expect(device.readConfig()[VIRTIO_WRITEBACK_AT]).toBe(value);
+      };
+      await replay(trace, { queue }, [writeback(0), writeback(1)]);
+      await queue.close();
       expect(device.inFlight).toBe(0);
       await scheduler.close();
       await expectFinal(path);
     },
   );
+
+  test('when the device is reset and its driver does without FLUSH for a while, then the file is what the kernel left', async () => {
+    const { path, scheduler } = await diskAt('virtio-reset');
+    const device = new VirtioBackend(scheduler);
+    const modes: string[] = [];
+    const open = async (options: VirtioStorageOptions): Promise<IoScheduler> => {
+      const storage = await virtioStorage(device, options);
+      modes.push(storage.ordering.mode);
+      return new IoScheduler(storage, { mode: storage.ordering.mode });
+    };
+    const guest = { queue: await open({}) };
+    const reopen = (options: VirtioStorageOptions) => async () => {
+      await guest.queue.close();
+      guest.queue = await open(options);
+    };
+    await replay(trace, guest, [reopen({ decline: ['FLUSH', 'CONFIG_WCE'] }), reopen({})]);
+    await guest.queue.close();
+    await scheduler.close();
+    expect(modes).toEqual(['DRAIN_FLUSH', 'DRAIN', 'DRAIN_FLUSH']);
+    await expectFinal(path);
+  });
+
+  test('given a driver of 2010 and its barriers, when these are UNSUPP for a while, then the file is what the kernel left', async () => {
+    const { path, scheduler } = await diskAt('virtio-barriers', { allowUnsafe: true });
+    const { mode } = scheduler;
+    const device = new VirtioBackend(scheduler, { features: ['BARRIER', 'SEG_MAX', 'SIZE_MAX'] });
+    const storage = await virtioStorage(device, { era: 'afterPatch' });
+    const queue = new IoScheduler(storage, { mode: storage.ordering.mode });
+    const again = await replay(trace, { queue, barriers: true }, [
+      () => scheduler.setMode('NONE'),
+      () => scheduler.setMode(mode),
+    ]);
+    await queue.close();
+    await scheduler.close();
+    expect([storage.ordering.mode, again > 10]).toEqual(['TAG', true]);
+    await expectFinal(path);
+  });
 });
 
 describe('Xen frontend, ring, backend, scheduler, file', () => {
-  test.each(['x86-64', 'x86-32'] as const)(
-    'given a ring of %s, when a kernel writes through it and every feature is taken back and given again meanwhile, then the file is what the kernel left',
-    async (layout) => {
-      const { path, scheduler } = await diskAt(`xen-${layout}`);
-      let refuses = false;
-      const refused = { count: 0 };
-      const { frontend } = xenLoopbackOver(
-        (grants) => {
-          const backend = blkback(scheduler, { page: grants.page });
-          return {
-            nodes: backend.nodes,
-            serve: async (request: BlkifRequest): Promise<BlkifResponse> => {
-              const { operation, id } = request;
-              // As a backend whose disk has lost the feature: it says so at any time, and nothing of the payload is written.
-              if (
-                refuses &&
-                (operation === BLKIF_OP.WRITE_BARRIER || operation === BLKIF_OP.DISCARD)
-              ) {
-                refused.count += 1;
-                return { id, operation, status: BLKIF_STATUS.EOPNOTSUPP };
-              }
-              return backend.serve(request);
-            },
-          };
-        },
-        { layout },
-      );
-      const guest = new IoScheduler(frontend);
-      await replay(
-        trace,
-        guest,
-        timetable([
-          [0.3, () => (refuses = true)],
-          [0.6, () => (refuses = false)],
-        ]),
-        // A kernel of the time: every journal commit is a barrier.
-        { barriers: true },
-      );
-      await guest.close();
+  interface Taken {
+    readonly name: string;
+    readonly barriers: boolean;
+    readonly offer: Partial<BlkFeatures>;
+    readonly operation: number;
+  }
+  const TAKEN: readonly Taken[] = [
+    {
+      // A kernel of the time: every journal commit is a barrier.
+      name: 'barriers',
+      barriers: true,
+      offer: { barrier: false },
+      operation: BLKIF_OP.WRITE_BARRIER,
+    },
+    {
+      name: 'flushes',
+      barriers: false,
+      offer: { flush: false },
+      operation: BLKIF_OP.FLUSH_DISKCACHE,
+    },
+  ];
+  const rings = (['x86-64', 'x86-32'] as const).flatMap((layout) =>
+    TAKEN.map((taken) => ({ ...taken, layout })),
+  );
+
+  test.each(rings)(
+    'given a kernel that uses $name over a ring of $layout, when the backend does not take them for a while, then the file is what the kernel left',
+    async ({ name, barriers, offer, operation, layout }) => {
+      const { path, scheduler } = await diskAt(`xen-${name}-${layout}`);
+      const refused: number[] = [];
+      const { frontend, backend } = xenLoopback(scheduler, {
+        layout,
+        refused: (request) => refused.push(request.operation),
+      });
+      const queue = new IoScheduler(frontend);
+      const { barrier, flush } = backend.features;
+      const again = await replay(trace, { queue, barriers }, [
+        () => backend.offer(offer),
+        () => backend.offer({ barrier, flush }),
+      ]);
+      await queue.close();
       await scheduler.close();
-      expect(refused.count).toBeGreaterThan(0);
+      // The frontend makes up for it, and tells nobody.
+      expect([new Set(refused), again]).toEqual([new Set([operation]), 0]);
       await expectFinal(path);
     },
   );

@@ -156,10 +156,11 @@ async function play(
   return events;
 }
 
-const optionsOf = ({ mode, device, readsPassBarriers }: Setup): CheckOptions => ({
+const optionsOf = ({ mode, device, readsPassBarriers, errorPolicy }: Setup): CheckOptions => ({
   mode,
   device,
   readsPass: readsPassBarriers,
+  errorPolicy,
 });
 
 async function isClean(setup: Setup, program: Request[], seed: number): Promise<void> {
@@ -209,6 +210,7 @@ test('given commands that a storage does not answer, when close() gives up on th
 
 const TAG: CheckOptions = { mode: 'TAG', device: STABLE };
 const DRAIN: CheckOptions = { mode: 'DRAIN', device: STABLE };
+const ABORTS: CheckOptions = { mode: 'DRAIN_FLUSH', errorPolicy: 'abort' };
 
 test.each<[string, ModeName | CheckOptions, string]>([
   ['nothing', 'NONE', '+w0 >w0:0 .0 =0'],
@@ -247,6 +249,26 @@ test.each<[string, ModeName | CheckOptions, string]>([
     'a flush that fails, and all who are refused for it',
     'DRAIN_FLUSH',
     '+w0 >w0:0 .0 =0 +f >F:1 +w1 x1 =1:FLUSH_FAILED =2:FAILED',
+  ],
+  [
+    'a failed write, for a kernel',
+    'DRAIN_FLUSH',
+    '+w0 +b1 >w0:0 x0 =0:IO_FAILED >F:1.pre .1 >w1:1.bar .2 >F:1.post .3 =1',
+  ],
+  [
+    'a failed write that was answered before the barrier came',
+    ABORTS,
+    '+w0 >w0:0 x0 =0:IO_FAILED +b1 >F:1.pre .1 >w1:1.bar .2 >F:1.post .3 =1',
+  ],
+  [
+    'a failed write that was written over before the barrier',
+    ABORTS,
+    '+w0 +w0 +b1 >w0:0 x0 =0:IO_FAILED >w0:1 .1 =1 >F:2.pre .2 >w1:2.bar .3 >F:2.post .4 =2',
+  ],
+  [
+    'a failed write that the barrier writes itself',
+    ABORTS,
+    '+w0 +b0 >w0:0 x0 =0:IO_FAILED >F:1.pre .1 >w0:1.bar .2 >F:1.post .3 =1',
   ],
   ['a flush that serves two', 'NONE', '+w0 >w0:0 .0 =0 +f +f >F:1,2 .1 =1 =2'],
   [
@@ -423,6 +445,18 @@ test.each<[TraceRule, string, ModeName | CheckOptions, string]>([
   ['C14', 'a request that nobody answers', 'NONE', '+w0 >w0:0 .0'],
   ['C14', 'a request that nobody dispatches', 'NONE', '+w0'],
   ['C14', 'a command without an answer', 'DRAIN_FLUSH', '+fw0 >F:0 =0:c'],
+  [
+    'C15',
+    'a barrier that is written although its preflush has failed',
+    ABORTS,
+    '+b0 >F:0.pre x0 >w0:0.bar .1 >F:0.post .2 =0:IO_FAILED',
+  ],
+  [
+    'C15',
+    'a barrier that is written although a write before it has failed',
+    ABORTS,
+    '+w0 +b1 >w0:0 x0 =0:IO_FAILED >F:1.pre .1 >w1:1.bar .2 >F:1.post .3 =1',
+  ],
 ])(
   'given a trace that breaks %s, %s, when it is checked, then that comes first',
   (rule, _, options, text) => {

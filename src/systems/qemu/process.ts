@@ -72,6 +72,8 @@ interface Queue {
   readonly state: AioState;
   readonly disks: TracedDisk[];
   readonly asked: Map<number, Waiting>;
+  /** Workers take their steps. An observer that submits or cancels does not begin that a second time. */
+  running: boolean;
 }
 
 interface Waiting {
@@ -127,7 +129,7 @@ export class QemuProcess {
   #newQueue(): Queue {
     const state = aioState(this.#profile, this.#threadsMax);
     state.aborted = this.#queues[0]?.state.aborted ?? null;
-    const queue = { state, disks: [], asked: new Map() };
+    const queue = { state, disks: [], asked: new Map(), running: false };
     this.#queues.push(queue);
     return queue;
   }
@@ -174,20 +176,30 @@ export class QemuProcess {
 
   /** Lets workers take steps until none can. */
   #run(queue: Queue): void {
-    const { state, asked } = queue;
-    for (;;) {
-      const workers = runnableWorkers(state);
-      if (workers.length === 0) break;
-      const worker = workers[this.#pick(workers.length)] as number;
-      const returned = stepAio(state, worker);
-      if (returned) {
-        const ended = asked.get(returned.block) as Waiting;
-        if (!(returned.block in state.blocks)) asked.delete(returned.block);
-        if (!returned.answered) ended.disk.answer(ended.asked, returned.outcome);
+    if (queue.running) return;
+    const { state } = queue;
+    queue.running = true;
+    try {
+      for (;;) {
+        const workers = runnableWorkers(state);
+        if (workers.length === 0) break;
+        this.#step(queue, workers[this.#pick(workers.length)] as number);
       }
-      this.#call(queue, worker);
+    } finally {
+      queue.running = false;
     }
     if (state.aborted !== null) this.#die(state.aborted);
+  }
+
+  #step(queue: Queue, worker: number): void {
+    const { state, asked } = queue;
+    const returned = stepAio(state, worker);
+    if (returned) {
+      const ended = asked.get(returned.block) as Waiting;
+      if (!(returned.block in state.blocks)) asked.delete(returned.block);
+      if (!returned.answered) ended.disk.answer(ended.asked, returned.outcome);
+    }
+    this.#call(queue, worker);
   }
 
   #die(reason: string): void {

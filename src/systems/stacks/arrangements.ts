@@ -154,8 +154,11 @@ const ERA = { readsPassBarriers: false } as const;
 /**
  * The bytes from `offset` on as a storage of their own, for reads, writes and flushes. Closing it closes nothing:
  * others have the rest. A flush is one of the whole.
+ *
+ * @throws `OUT_OF_RANGE`, `UNALIGNED` for a part that the storage does not have
  */
 export function sliceOf(storage: Storage, offset: number, size: number): Storage {
+  checkRange(storage, offset, size);
   const { blockSize, cache, flush, fua, orderedTags } = storage.capabilities;
   const slice: Storage = {
     size,

@@ -4,7 +4,8 @@
 //   - A feature is offered only if the scheduler can back it: FLUSH where there is nothing volatile or it can be flushed,
 //     BARRIER where there is an order, DISCARD where the storage has it, nothing that writes on a read-only disk.
 //   - What is offered unless the caller says otherwise is all of that but BARRIER, which only an old driver believes in.
-//   - Every limit is told to the driver, and held against it (request.ts), so the memory of a device is bounded.
+//   - Every limit is held against the driver (request.ts), so the memory of a device is bounded. A driver is told of those
+//     whose features are offered: without SIZE_MAX and SEG_MAX it must guess.
 //
 // The old defect is data: VIRTIO_HOSTS.
 

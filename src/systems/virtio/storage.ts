@@ -254,7 +254,7 @@ function limitsOf(
   const blockSize = has('BLK_SIZE') ? config.blkSize : VIRTIO_SECTOR;
   // As Linux: one segment where the device does not say, and where it says none.
   const segMax = has('SEG_MAX') ? Math.max(config.segMax, 1) : 1;
-  const sizeMax = has('SIZE_MAX') ? config.sizeMax : DESCRIPTOR_MAX;
+  const sizeMax = has('SIZE_MAX') ? config.sizeMax : Math.max(UNTOLD_SIZE_MAX, blockSize);
   if (blockSize < VIRTIO_SECTOR || blockSize % VIRTIO_SECTOR !== 0) {
     throw unusable(`blocks of ${blockSize} bytes`);
   }
@@ -264,8 +264,11 @@ function limitsOf(
   return { blockSize, segMax, sizeMax };
 }
 
-/** The length of a descriptor has 32 bits. */
-const DESCRIPTOR_MAX = 2 ** 32 - 1;
+/**
+ * In bytes, of a segment where the device does not say. One that has a limit and does not tell it answers what is larger
+ * with IOERR, however often it is sent; this much `VirtioBackend` takes unless its owner wants less.
+ */
+const UNTOLD_SIZE_MAX = 65_536;
 
 /** @throws `INVALID_STORAGE` */
 function sizeOf({ capacity }: VirtioConfig, blockSize: number): number {

@@ -25,6 +25,7 @@ import type { IoScheduler } from 'write-barrier';
 import {
   type BlkFeatures,
   blkFeaturesOf,
+  INDIRECT_SEGMENTS_MAX,
   sectorSizeOf,
   type XenNodes,
   xenNodes,
@@ -75,7 +76,11 @@ export function blkback(disk: IoScheduler, options: BlkBackendOptions): BlkBacke
       barrier: able.barrier && barrier,
       flush: able.flush && flush,
       discard: able.discard && discard,
-      indirectSegments: offered.indirectSegments ?? able.indirectSegments,
+      // More than their pages hold nobody could send.
+      indirectSegments: Math.min(
+        offered.indirectSegments ?? able.indirectSegments,
+        INDIRECT_SEGMENTS_MAX,
+      ),
     };
   };
 

@@ -97,16 +97,18 @@ export interface ReadXenNodes {
 /**
  * What the nodes of a backend say. A feature whose text is no number is as good as absent.
  *
- * @throws `INVALID_ARGUMENT` where the disk itself makes no sense: no size, a sector that is no multiple of 512 bytes, or
- *   a size that is not whole sectors
+ * @throws `INVALID_ARGUMENT` where the disk itself makes no sense: no size, a sector that is no number or no multiple of
+ *   512 bytes, or a size that is not whole sectors
  */
 export function readXenNodes(nodes: XenNodes): ReadXenNodes {
   const sectors = numberIn(nodes, 'sectors') ?? 0;
-  const sectorSize = numberIn(nodes, 'sector-size') ?? SECTOR_BYTES;
+  // Whoever has larger sectors says so. One that says something else has sectors that nobody knows.
+  const { 'sector-size': sectorText = String(SECTOR_BYTES) } = nodes;
+  const sectorSize = numberOf(sectorText) ?? 0;
   const size = sectors * SECTOR_BYTES;
   const sound = sectorSize >= SECTOR_BYTES && sectorSize % SECTOR_BYTES === 0;
   if (!sound || size === 0 || !Number.isSafeInteger(size) || size % sectorSize !== 0) {
-    const told = `${sectors} sectors, sector-size ${sectorSize}`;
+    const told = `${sectors} sectors, sector-size ${sectorText}`;
     throw new WriteBarrierError('INVALID_ARGUMENT', `the backend describes no disk: ${told}`);
   }
   const bit = (name: string): boolean | undefined => {
@@ -125,7 +127,10 @@ export function readXenNodes(nodes: XenNodes): ReadXenNodes {
 }
 
 function numberIn(nodes: XenNodes, name: string): number | undefined {
-  const text = Object.hasOwn(nodes, name) ? nodes[name] : undefined;
+  return Object.hasOwn(nodes, name) ? numberOf(nodes[name]) : undefined;
+}
+
+function numberOf(text: string | undefined): number | undefined {
   if (text === undefined || !/^\d{1,15}$/.test(text)) return undefined;
   return Number(text);
 }

@@ -24,7 +24,7 @@
 //
 // Not here: merging and plugging; overlapping requests in flight, which the disk may carry out in any order.
 
-import type { Observer, Request, Storage } from 'write-barrier';
+import { type Observer, type Request, type Storage, WriteBarrierError } from 'write-barrier';
 import type { BlkbackEra } from './backend-eras.js';
 import { type BlkFeatures, type XenNodes, xenNodes } from './features.js';
 import { type Bio, hardBarriers, OUTCOMES, preflushes } from './old-queues.js';
@@ -36,7 +36,7 @@ import { BLKIF_OP, BLKIF_STATUS, type BlkifRequest, type BlkifResponse } from '.
 export interface OldBlkbackOptions {
   /** As for `blkback`. */
   page(gref: number): Uint8Array | undefined;
-  /** Pages in one bio, as the disk below takes them; 11 unless given, so that no request is split. */
+  /** Pages in one bio, as the disk below takes them, 1 or more; 11 unless given, so that no direct request is split. */
   readonly bioPages?: number;
   /** Is told every event: requests are those of the ring, commands those at the storage. */
   readonly observer?: Observer;
@@ -50,13 +50,20 @@ export interface OldBlkback {
   serve(request: BlkifRequest, ring?: number): Promise<BlkifResponse>;
 }
 
-/** A backend of that era over a storage. */
+/**
+ * A backend of that era over a storage.
+ *
+ * @throws `INVALID_ARGUMENT` for a bio without pages
+ */
 export function oldBlkback(
   era: BlkbackEra,
   storage: Storage,
   options: OldBlkbackOptions,
 ): OldBlkback {
   const { page, bioPages = 11, observer } = options;
+  if (!Number.isSafeInteger(bioPages) || bioPages < 1) {
+    throw new WriteBarrierError('INVALID_ARGUMENT', `there is no bio of ${bioPages} pages`);
+  }
   const { capabilities, size } = storage;
   const { blockSize } = capabilities;
   const threads = new RingThreads(era);
@@ -124,9 +131,18 @@ function judged(
   request: BlkifRequest,
   grounds: Parameters<typeof planOf>[1],
 ): Plan {
-  const plan = planOf(request, grounds);
-  if (plan.kind !== 'barrier' || era.emptyBarrier === 'taken') return plan;
-  return { kind: 'refuse', status: BLKIF_STATUS.ERROR, reason: 'no segments' };
+  const wrong = (reason: string): Refusal => ({
+    kind: 'refuse',
+    status: BLKIF_STATUS.ERROR,
+    reason,
+  });
+  try {
+    const plan = planOf(request, grounds);
+    const unknown = plan.kind === 'barrier' && era.emptyBarrier === 'error';
+    return unknown ? wrong('no segments') : plan;
+  } catch (error) {
+    return wrong(`its pages: ${error}`);
+  }
 }
 
 function requestOf(plan: Sent): Request {

@@ -8,8 +8,8 @@
 // The checker reads one event after the other and remembers what is open. A trace that breaks C1 is checked up to
 // there: what follows would be guesswork. A trace that breaks another rule is read on as if it had been right.
 //
-// Not here: changes of the mode within a trace; whether a device keeps its word, ordered tags included; which barriers
-// an error policy aborts; whether reads return the right bytes.
+// Not here: changes of the mode within a trace; whether a device keeps its word, ordered tags included; whether reads
+// return the right bytes.
 //
 // Source: start_ordered() and blk_do_ordered() in Linux 2.6.36 block/blk-barrier.c; Documentation/block/barrier.txt;
 // the patch for barriers in QEMU's posix-aio (May 2009), for what a cancelled barrier must not do.
@@ -46,7 +46,8 @@ export type TraceRule =
   | 'C11'
   | 'C12'
   | 'C13'
-  | 'C14';
+  | 'C14'
+  | 'C15';
 
 /** What a trace must keep to, by the number of the rule. */
 export const TRACE_RULES: Readonly<Record<TraceRule, string>> = Object.freeze({
@@ -64,6 +65,7 @@ export const TRACE_RULES: Readonly<Record<TraceRule, string>> = Object.freeze({
   C12: 'A FUA write is done when it is on the medium: forced by its own command, or by a flush that covers it as in C11.',
   C13: 'What is cancelled, refused or answered is not dispatched.',
   C14: 'At the end every request is answered, whoever was cancelled or has failed, and so is every command.',
+  C15: 'By drain, where failures abort: the own write of a barrier is not dispatched when its preflush has failed, or a write before it whose failure had not been answered when the barrier was submitted, and over which nobody has written since.',
 });
 
 /** A rule that a trace breaks, and where. Plain JSON. */
@@ -89,6 +91,11 @@ export interface CheckOptions {
   readonly device?: DeviceTraits;
   /** Whether reads that overlap nothing earlier may go ahead of a barrier; true unless given. */
   readonly readsPass?: boolean;
+  /**
+   * What a failure means to a barrier that covers it, as for a scheduler: with `abort` C15 holds, with `kernel` nothing is
+   * said. `kernel` unless given: a trace does not tell what was wanted.
+   */
+  readonly errorPolicy?: 'abort' | 'kernel';
   /** The trace goes to the end of the run, so nothing may be open; true unless given. */
   readonly ended?: boolean;
 }
@@ -117,14 +124,22 @@ class Checker {
   readonly violations: Violation[] = [];
   readonly #reported = new Set<string>();
   readonly #readsPass: boolean;
+  readonly #aborts: boolean;
   readonly #ended: boolean;
   readonly #account: TraceAccount;
   /** Somebody was told that the device did not answer. */
   #timedOut = false;
 
-  constructor({ mode, device = DEVICE, readsPass = true, ended = true }: CheckOptions) {
+  constructor({
+    mode,
+    device = DEVICE,
+    readsPass = true,
+    errorPolicy,
+    ended = true,
+  }: CheckOptions) {
     this.#account = new TraceAccount(mode, device);
     this.#readsPass = readsPass;
+    this.#aborts = errorPolicy === 'abort';
     this.#ended = ended;
   }
 
@@ -238,7 +253,24 @@ class Checker {
       const text = `${told} while the sequence of ${nameOf(sequence)} runs`;
       this.#report('C6', asked.number, sequence.dispatched, text);
     }
-    if (what.op !== 'flush') this.#checkOverlap(asked, what, told);
+    if (what.op === 'flush') return;
+    this.#checkOverlap(asked, what, told);
+    if (this.#aborts && asked.expected.drains) this.#checkCertified(asked, told);
+  }
+
+  /** C15. */
+  #checkCertified(asked: Asked, told: string): void {
+    const { number, failed, submitted, start, end } = asked;
+    const { failure } = this.#account;
+    // What it writes itself it mends, or fails to.
+    const beyond = failure && (failure.start < start || failure.end > end);
+    const covered = beyond && failure.number < number && failure.settled > submitted;
+    if (failed !== NEVER) {
+      this.#report('C15', number, failed, `${told} although its preflush has failed`);
+    } else if (covered) {
+      const text = `${told} although ${nameOf(failure)}, which it covers, has failed`;
+      this.#report('C15', number, failure.failed, text);
+    }
   }
 
   /** C3 by drain. */

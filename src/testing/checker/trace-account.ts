@@ -78,6 +78,8 @@ export class TraceAccount {
   lastOrdered: number = NEVER;
   /** The barrier that has dispatched something last. */
   sequence: Asked | undefined;
+  /** The last one that writes, has failed and was answered, unless something was written over it. */
+  failure: Asked | undefined;
   flushFailed = false;
 
   /** @throws `EINVAL` */
@@ -148,7 +150,7 @@ export class TraceAccount {
         asked.dataInFlight -= 1;
         asked.completed = this.at;
         this.#dataGone(asked);
-        if (ok && asked.mutates) this.coverage.wrote(asked);
+        if (ok && asked.mutates) this.#wrote(asked);
       }
       this.#forget(asked);
     }
@@ -157,6 +159,7 @@ export class TraceAccount {
 
   settle(asked: Asked, outcome: SettleEvent['outcome']): void {
     asked.settled = this.at;
+    if (asked.failed !== NEVER && asked.mutates) this.failure = asked;
     if (asked.dataInFlight === 0) this.#dataGone(asked);
     if (asked.barrier) this.#barrierSettled(asked, outcome);
     this.#forget(asked);
@@ -193,6 +196,12 @@ export class TraceAccount {
     asked.dataDispatched = this.at;
     asked.forced = fua;
     this.undispatched.delete(asked);
+  }
+
+  #wrote(asked: Asked): void {
+    this.coverage.wrote(asked);
+    const { failure } = this;
+    if (failure && asked.start < failure.end && failure.start < asked.end) this.failure = undefined;
   }
 
   /** Somebody younger is past them: they issue nothing more. */

@@ -438,4 +438,37 @@ describe('the checker of traces', () => {
     if (rule === undefined) expect(found).toEqual([]);
     else expect(rules).toContain(rule);
   });
+
+  // F1 and F3 of the litmus tables: a barrier certifies what has failed.
+  const FAILURES = [
+    ['its preflush', 'b0', 'F'],
+    ['a write before it', 'w0 b1', 'w0'],
+  ] as const;
+
+  test.each(FAILURES)(
+    'a barrier that is written although %s has failed is found in a kernel, and not in the scheduler',
+    async (_, program, fails) => {
+      for (const era of ['2.6.24', '2.6.32', '2.6.36', 'ours'] as const) {
+        const events: TraceEvent[] = [];
+        const observer = (event: TraceEvent): void => void events.push(event);
+        const device = new ManualStorage();
+        const mode = 'DRAIN_FLUSH';
+        const queue =
+          era === 'ours' ? undefined : new LinuxBarrierQueue(device, { era, mode, observer });
+        const ours = new IoScheduler(device, { mode, ...(!queue && { observer }) });
+        for (const request of parseProgram(program)) {
+          if (request.kind !== 'write') throw new Error('the programs only write');
+          const { offset, barrier = false } = request;
+          const data = dataFor(request) as Uint8Array;
+          const answer = queue?.submit(request, data) ?? ours.write(offset, data, { barrier });
+          answer.catch(ignore);
+        }
+        await settled();
+        await device.fail(fails);
+        await device.drain();
+        const found = checkTrace(events, { mode, device: VOLATILE, errorPolicy: 'abort' });
+        expect(found.map(({ rule }) => rule)).toEqual(queue ? ['C15'] : []);
+      }
+    },
+  );
 });

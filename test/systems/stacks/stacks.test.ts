@@ -248,6 +248,18 @@ describe('a slice of a storage', () => {
     expect(() => whole.flush({ tag: 'simple' })).not.toThrow();
   });
 
+  test('of bytes that are not there, or of no whole blocks, is refused before anybody uses it', () => {
+    const whole = new MemoryStorage(8 * SECTOR);
+    for (const [offset, size] of [
+      [-SECTOR, SECTOR],
+      [7 * SECTOR, 2 * SECTOR],
+      [0, Number.NaN],
+    ] as const) {
+      expect(() => sliceOf(whole, offset, size)).toThrow('not inside');
+    }
+    expect(() => sliceOf(whole, SECTOR, SECTOR / 2)).toThrow('not whole blocks');
+  });
+
   test('has what every scheduler needs and nothing that it would not pass on', () => {
     const { writev, discard, capabilities } = sliceOf(new MemoryStorage(SECTOR), 0, SECTOR);
     expect([writev, discard, capabilities.writev]).toEqual([undefined, undefined, undefined]);

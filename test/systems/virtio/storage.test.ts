@@ -226,13 +226,28 @@ describe('what is sent', () => {
     ]);
   });
 
-  test('given a device that names no limits, one segment of any size is sent', async () => {
+  test('given a device that names no limits, one segment of a moderate size is sent', async () => {
     const { transport, asked } = recorder(['FLUSH']);
     const storage = await virtioStorage(transport);
     const list = [new Uint8Array(100), new Uint8Array(412), new Uint8Array(10 * SECTOR)];
     await storage.writev?.(0, list, PLAIN);
     expect(asked.map(({ readable }) => readable)).toEqual([[11 * SECTOR]]);
   });
+
+  test.each<[readonly VirtioFeature[]]>([[[]], [['FLUSH']], [['SEG_MAX']], [['SIZE_MAX']]])(
+    'given our own device that offers no more than %j, and its limits untold, a transfer beyond them is sent in parts',
+    async (features) => {
+      const memory = new MemoryStorage(32 << 20, { capabilities: { cache: 'none' } });
+      const device = new VirtioBackend(new IoScheduler(memory), { features });
+      const storage = await virtioStorage(device);
+      const data = new Uint8Array(16 << 20).fill(7);
+      await storage.write(1 << 20, data, PLAIN);
+      const into = new Uint8Array(data.length);
+      await storage.read(1 << 20, into);
+      expect(Buffer.compare(into, data)).toBe(0);
+      expect(Buffer.compare(memory.bytes.subarray(1 << 20, 17 << 20), data)).toBe(0);
+    },
+  );
 
   test('given discards and zeroes, each is cut into segments of whole blocks', async () => {
     const { transport, segments } = recorder(['DISCARD', 'WRITE_ZEROES', 'BLK_SIZE'], {

@@ -75,6 +75,14 @@ describe('what a backend announces', () => {
     });
   });
 
+  test('no more segments than the pages of an indirect request hold, whatever its owner says', () => {
+    const backend = blkback(schedulerOf({}), {
+      page: () => undefined,
+      offer: { indirectSegments: 1_000_000 },
+    });
+    expect(backend.nodes['feature-max-indirect-segments']).toBe('4096');
+  });
+
   test('whole sectors: the blocks of the disk where they are larger than 512 bytes', async () => {
     const disk = schedulerOf({ blockSize: 4096 });
     const { nodes } = blkback(disk, { page: () => undefined });
@@ -124,6 +132,10 @@ describe('given nodes that anybody may have written', () => {
     [{ sectors: '9'.repeat(15) }],
     [{ sectors: '8', 'sector-size': '0' }],
     [{ sectors: '8', 'sector-size': '520' }],
+    [{ sectors: '8', 'sector-size': '-4096' }],
+    [{ sectors: '8', 'sector-size': '0x1000' }],
+    [{ sectors: '8', 'sector-size': ' 4096' }],
+    [{ sectors: '8', 'sector-size': '' }],
     [{ sectors: '9', 'sector-size': '4096' }],
   ])('when they describe no disk, %j, then they are refused', async (nodes) => {
     expect(await codeThrown(() => readXenNodes(nodes))).toBe('INVALID_ARGUMENT');

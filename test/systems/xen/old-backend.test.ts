@@ -345,6 +345,31 @@ describe('given a barrier whose bios fail differently, when they end in either o
   });
 });
 
+test.each([0, -1, 1.5, Number.NaN])('given a bio of %d pages, then that is misuse', (bioPages) => {
+  expect(() => manual(XENLINUX, { bioPages })).toThrow(
+    expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+  );
+});
+
+test('given a grant table that throws, when a request needs a page, then that is an error, and the next one is served', async () => {
+  const grants = grantTable(64);
+  let broken = true;
+  const page = (gref: number): Uint8Array | undefined => {
+    if (broken) throw new Error('no such table');
+    return grants.page(gref);
+  };
+  const device = new ManualStorage(DEVICE);
+  const backend = oldBlkback(LINUX_3_2, device, { page });
+  const [gref] = grants.lend(1) as [number];
+  const segments = [{ gref, first: 0, last: 7 }];
+  const read = { kind: 'transfer', operation: 0, nrSegments: 1, handle: 0, sector: 0n } as const;
+  expect((await backend.serve({ ...read, id: 1n, segments })).status).toBe(-1);
+  broken = false;
+  const served = backend.serve({ ...read, id: 2n, segments });
+  await device.drain();
+  expect(await served).toMatchObject({ id: 2n, status: 0 });
+});
+
 test('given a disk with larger blocks, when half a block is written, then it is an error and touches nothing', async () => {
   for (const era of [XENLINUX, LINUX_3_2]) {
     const device = new ManualStorage(DEVICE);
