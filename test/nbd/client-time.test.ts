@@ -20,6 +20,7 @@ import {
   encodeOptionReply,
   OPTION,
   OPTION_REPLY,
+  TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
 import { codeThrown, errorThrown } from '../storage/contract.js';
 import { ALL, MemoryServer } from './client-server.js';
@@ -101,6 +102,33 @@ describe('connecting', () => {
     expect(await codeThrown(() => listExports({ dial, timeoutMs: 20 }))).toBe('IO_FAILED');
     arrive(late);
     await once(late, 'close');
+  });
+
+  test('makes do with the connections that there are, when it asks for more and when it comes back', async () => {
+    const flags = ALL | TRANSMISSION_FLAG.CAN_MULTI_CONN;
+    const server = new MemoryServer({ size: 4096, flags });
+    let places = 3;
+    const dial = (): Duplex => {
+      if (server.connections >= places) throw new Error('no place left');
+      return server.dial();
+    };
+    const storage = await connected(server, { dial, connections: 4 } as Partial<NbdStorageOptions>);
+    expect(storage.connections).toBe(3);
+    await storage.write(0, block(1), PLAIN);
+    places = 1;
+    server.crash();
+    await storage.flush(SIMPLE);
+    expect(storage.connections).toBe(1);
+    expect(server.medium.subarray(0, 512)).toEqual(block(1));
+  });
+
+  test('over another connection to another export fails', async () => {
+    const flags = ALL | TRANSMISSION_FLAG.CAN_MULTI_CONN;
+    const servers = [4096, 8192].map((size) => new MemoryServer({ size, flags }));
+    let dials = 0;
+    const dial = (): Duplex => (servers[dials++] as MemoryServer).dial();
+    const code = codeThrown(() => NbdStorage.connect({ dial, connections: 2 }));
+    expect(await code).toBe('INVALID_STORAGE');
   });
 
   test('with a dialer that throws fails', async () => {

@@ -374,7 +374,7 @@ class Handover {
   }
 }
 
-/** Opens the connections, as many as are wanted and allowed; all or none. */
+/** Opens the connections, as many as are wanted and allowed, and to be had. */
 async function dialAll(
   settings: Settings & Pick<Route, 'signal'>,
   before: ExportTraits | undefined,
@@ -386,7 +386,9 @@ async function dialAll(
     const [first] = connections as [Connection];
     const traits = checked(first, settings, before);
     while (traits.multiConn && connections.length < settings.connections) {
-      const next = await dial();
+      // A server may have fewer places than we want, and one is enough.
+      const next = await dial().catch(() => undefined);
+      if (!next) break;
       connections.push(next);
       checked(next, settings, traits);
     }
