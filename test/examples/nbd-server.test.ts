@@ -1,9 +1,11 @@
 // Goal: the server among the examples is one that can be used. Method: it runs as a process, as its user starts it, and
 // the library's own client is its client; NBD's other programs have a test of their own, with a kernel (test/interop).
 
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
 import { NbdStorage } from 'write-barrier/nbd';
@@ -106,6 +108,37 @@ test('given SIGKILL, the trace tells all that a client knew, on top of the disk 
   ]);
   expect(commands.every(({ completed }) => completed < Number.POSITIVE_INFINITY)).toBe(true);
   await disk.close().catch(() => {});
+});
+
+test('the commands and the code on its page do what the page says', async () => {
+  const folder = await emptyFolder();
+  const page = readFileSync(
+    new URL('../../examples/07-nbd-server/README.md', import.meta.url),
+    'utf8',
+  );
+  const commands = Array.from(
+    page.matchAll(/^ {4}npm run example -- nbd-server (.+)$/gm),
+    ([, words]) =>
+      (words ?? '').split(' ').map((word) => (/^disk\./.test(word) ? join(folder, word) : word)),
+  );
+  expect(commands.length).toBe(2);
+  for (const words of commands) {
+    const server = await serve(...words);
+    const disk = await NbdStorage.connect({ path: join(folder, 'disk.sock') });
+    expect(disk.size).toBe(64 << 20);
+    await disk.write(0, block(5), { fua: false, tag: 'simple' });
+    await disk.close();
+    expect(await server.kill('SIGTERM')).toBe(0);
+  }
+  const [, code] = /^```js\n([\s\S]*?)^```$/m.exec(page) ?? [];
+  mkdirSync(join(folder, 'node_modules'));
+  symlinkSync(
+    fileURLToPath(new URL('../../', import.meta.url)),
+    join(folder, 'node_modules/write-barrier'),
+  );
+  writeFileSync(join(folder, 'page.mjs'), `${code}\nconsole.log(image.length, image[0]);`);
+  const said = execFileSync(process.execPath, ['page.mjs'], { cwd: folder, encoding: 'utf8' });
+  expect(said).toBe(`${64 << 20} 5\n`);
 });
 
 test('the lock of a server that was killed keeps no other one out', async () => {
