@@ -5,7 +5,7 @@
 //   W3  A storage that answers at once still does, unless the wrapper itself takes time.
 
 import type { DeviceCommand, Operation, Tag } from '../model/index.js';
-import { totalLength } from './bytes.js';
+import { joined, totalLength } from './bytes.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
 /**
@@ -13,9 +13,14 @@ import type { Storage, Transfer, WriteFlags } from './storage.js';
  *
  * @param run executes it at the wrapped storage; with a number (reads and writes only), just its
  *   first so many bytes
+ * @param data the payload of a write, in one piece; the caller may change it once it is answered
  * @returns what the caller is answered
  */
-export type Around = (command: DeviceCommand, run: (length?: number) => Transfer) => Transfer;
+export type Around = (
+  command: DeviceCommand,
+  run: (length?: number) => Transfer,
+  data?: () => Uint8Array,
+) => Transfer;
 
 /** The storage, with `around` about every command of it. */
 export function wrap(storage: Storage, around: Around): Storage {
@@ -28,8 +33,10 @@ export function wrap(storage: Storage, around: Around): Storage {
         storage.read(offset, first(into, length)),
       ),
     write: (offset, data, flags) =>
-      around(command('write', offset, data.length, flags), (length) =>
-        storage.write(offset, first(data, length), flags),
+      around(
+        command('write', offset, data.length, flags),
+        (length) => storage.write(offset, first(data, length), flags),
+        () => data,
       ),
     flush: (flags) =>
       nothing(around(command('flush', 0, 0, { ...flags, fua: false }), () => storage.flush(flags))),
@@ -37,8 +44,10 @@ export function wrap(storage: Storage, around: Around): Storage {
   };
   if (storage.writev) {
     wrapper.writev = (offset, data, flags) => {
-      return around(command('write', offset, totalLength(data), flags), (length) =>
-        storage.writev?.(offset, firstOf(data, length), flags),
+      return around(
+        command('write', offset, totalLength(data), flags),
+        (length) => storage.writev?.(offset, firstOf(data, length), flags),
+        () => joined(data),
       );
     };
   }

@@ -38,6 +38,7 @@ export type {
   Journal,
   Loss,
 } from './crash-test/trial.js';
+export { decodeTrace, encodeTrace, TraceWriter } from './device/compact.js';
 export type { DiskFault, FaultAt } from './device/disk-faults.js';
 export {
   type DiskCommand,
@@ -47,7 +48,7 @@ export {
   type Mark,
   type TracedFault,
 } from './device/disk-trace.js';
-export { decodeTrace, encodeTrace, readLogWrites, writeLogWrites } from './device/formats.js';
+export { readLogWrites, writeLogWrites } from './device/log-writes.js';
 export {
   type DeviceProfile,
   type DiscardReads,
@@ -59,6 +60,7 @@ export {
   type Tear,
 } from './device/profile.js';
 export { type Random, seededRandom } from './device/random.js';
+export { recording } from './device/recording.js';
 export { VolatileDisk, type VolatileDiskOptions } from './device/volatile-disk.js';
 export {
   FAULT_LITMUS,

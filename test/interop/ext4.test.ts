@@ -7,25 +7,14 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type CrashSpace, crashSpace, seededRandom } from 'write-barrier/testing';
 import { CrashState } from '../../src/testing/space/crash-space.js';
-import {
-  Bench,
-  BLOCK,
-  type Cut,
-  cutsOf,
-  FILES,
-  loadRecording,
-  markedBefore,
-  missingTools,
-  type Verdict,
-} from './ext4.js';
+import { Bench, BLOCK, type Cut, cutsOf, endOf, FILES, judgeCuts, loadRecording } from './ext4.js';
+import { missingTools, type Verdict } from './ext4-judge.js';
 
 const SEED = 1;
 /** ext4 asks for no more than that a block is written as a whole. */
 const DISK = { cache: 'volatile', sectorSize: BLOCK } as const;
 
 const { trace, final } = loadRecording();
-/** After the last event. */
-const end = Math.max(...trace.commands.map(({ completed }) => completed)) + 1;
 const honest = crashSpace(trace, DISK);
 const liar = crashSpace(trace, { ...DISK, lies: ['ignoreFlush'] });
 const missing = await missingTools();
@@ -45,7 +34,7 @@ describe('given the trace of ext4', () => {
 
   test('a cut is one that the space knows, and what is judged is its image', () => {
     for (const space of [honest, liar]) {
-      using bench = new Bench(space);
+      using bench = new Bench(space, FILES);
       for (const { moment, state } of take(cuts(space), 100)) {
         expect(state.isPossible).toBe(true);
         expect(state.after).toBeLessThan(moment);
@@ -63,13 +52,21 @@ describe.skipIf(missing.length > 0)(
   "the judgement of ext4's tools (skipped unless e2fsck and debugfs, of e2fsprogs, are there)",
   () => {
     test('given a disk that honours flushes, no power cut does any harm', async () => {
-      const judged = await judgeAll(honest, 600, ({ state }) => state.before);
-      expect(judged.filter(({ verdict }) => verdict.kind !== 'sound').map(text)).toEqual([]);
+      const judged = await judgeCuts({
+        ...{ trace, space: honest, seed: SEED, count: 600, files: FILES },
+        knownUntil: ({ state }) => state.before,
+      });
+      expect(judged.length).toBe(600);
+      const harmed = judged.filter(({ verdict }) => verdict.kind !== 'sound');
+      expect(harmed.map(({ text }) => text)).toEqual([]);
     });
 
     // Once the disk lies, the host never knows that something is lost: `before` is no help.
     test('given a disk that ignores flushes, much is damaged and much is lost', async () => {
-      const judged = await judgeAll(liar, 100, ({ moment }) => moment);
+      const judged = await judgeCuts({
+        ...{ trace, space: liar, seed: SEED, count: 100, files: FILES },
+        knownUntil: ({ moment }) => moment,
+      });
       const count = (kind: Verdict['kind']): number =>
         judged.filter(({ verdict }) => verdict.kind === kind).length;
       expect(count('damaged') + count('lost')).toBeGreaterThanOrEqual(30);
@@ -79,44 +76,12 @@ describe.skipIf(missing.length > 0)(
   },
 );
 
-interface Judged {
-  readonly space: CrashSpace;
-  readonly cut: Cut;
-  readonly verdict: Verdict;
-}
-
-/** Two at a time. `knownUntil`: what was marked before that has to be there. */
-async function judgeAll(
-  space: CrashSpace,
-  count: number,
-  knownUntil: (cut: Cut) => number,
-): Promise<readonly Judged[]> {
-  const queue = take(cuts(space), count);
-  const judged: Judged[] = [];
-  const work = async (): Promise<void> => {
-    using bench = new Bench(space);
-    for (const cut of queue) {
-      const verdict = await bench.judge(cut.state, markedBefore(trace, knownUntil(cut)));
-      judged.push({ space, cut, verdict });
-    }
-  };
-  await Promise.all([work(), work()]);
-  expect(judged.length).toBe(count);
-  return judged;
-}
-
 function cuts(space: CrashSpace): Generator<Cut, never> {
-  return cutsOf(space, end, seededRandom(SEED));
+  return cutsOf(space, endOf(trace), seededRandom(SEED));
 }
 
 function* take<T>(values: Iterator<T>, count: number): Generator<T, void> {
   for (let i = 0; i < count; i++) yield values.next().value;
-}
-
-/** `space.at(...)` of the number makes the same image again. */
-function text({ space, cut: { moment, state }, verdict }: Judged): string {
-  const where = `seed ${SEED}, state ${space.indexOf(state)}, cut at ${moment}`;
-  return verdict.kind === 'sound' ? where : `${where}: ${verdict.kind}: ${verdict.why}`;
 }
 
 function sameBytes(one: Uint8Array, other: Uint8Array): boolean {

@@ -1,5 +1,5 @@
-// What the ext4 test rests on: the recorded block trace of a kernel as a DiskTrace, power cuts spread over all of it,
-// and a verdict on what they leave by the file system's own tools.
+// What the tests of ext4's traces rest on: the recorded block trace of a kernel as a DiskTrace, and power cuts spread
+// over all of a trace, to be judged by the file system's own tools (ext4-judge.ts).
 //
 // The guest, for i = 0, 1, ... 59: writes the file d(i mod 5)/f(i), calls fsync on it and on its directory, and then
 // writes "mark i" to a second disk. Where i mod 9 is 8 it renames the file to g(i), without fsync. So once a mark
@@ -7,16 +7,22 @@
 //
 // Not here: the second disk as a disk. What it holds after a power cut says less than what the guest knew before.
 
-import { execFile } from 'node:child_process';
 import * as fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import { type CrashSpace, DiskRecorder, type DiskTrace, type Random } from 'write-barrier/testing';
+import {
+  type CrashSpace,
+  DiskRecorder,
+  type DiskTrace,
+  type Random,
+  seededRandom,
+} from 'write-barrier/testing';
 import { newestUntil, possible } from '../../src/testing/space/cells.js';
 import { CrashState } from '../../src/testing/space/crash-space.js';
 import type { Version } from '../../src/testing/space/versions.js';
+import { judgeDisk, type Verdict } from './ext4-judge.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
 
@@ -139,18 +145,58 @@ function choiceOf(draw: number, open: readonly number[], random: Random): Choice
   return choices[draw % (2 * choices.length)] ?? some;
 }
 
-/** How many files had their marks before that moment: the first ones, since the guest made one after the other. */
-export function markedBefore({ marks }: DiskTrace, moment: number): number {
-  return marks.filter(({ time }) => time < moment).length;
+/** The files that had their marks before that moment. */
+function markedBefore({ marks }: DiskTrace, moment: number): ReadonlySet<unknown> {
+  return new Set(marks.filter(({ time }) => time < moment).map(({ value }) => value));
 }
 
-/**
- * - `damaged`: the file system contradicts itself.
- * - `lost`: it does not, but a file is not what the guest could rely on.
- */
-export type Verdict =
-  | { readonly kind: 'sound' }
-  | { readonly kind: 'damaged' | 'lost'; readonly why: string };
+/** What was judged, and what came of it. */
+export interface Judged {
+  readonly cut: Cut;
+  readonly verdict: Verdict;
+  /** To find it again. */
+  readonly text: string;
+}
+
+/** Which images are judged, and what has to be in them. */
+export interface Trial {
+  readonly trace: DiskTrace;
+  readonly space: CrashSpace;
+  readonly seed: number;
+  readonly count: number;
+  /** How many files the guest wrote. */
+  readonly files: number;
+  /** What was marked before that moment has to be there. */
+  readonly knownUntil: (cut: Cut) => number;
+}
+
+/** Two at a time. */
+export async function judgeCuts(trial: Trial): Promise<readonly Judged[]> {
+  const { trace, space, seed, count, files, knownUntil } = trial;
+  const cuts = cutsOf(space, endOf(trace), seededRandom(seed));
+  const judged: Judged[] = [];
+  let left = count;
+  const work = async (): Promise<void> => {
+    using bench = new Bench(space, files);
+    while (left-- > 0) {
+      const cut = cuts.next().value;
+      const marked = markedBefore(trace, knownUntil(cut));
+      const verdict = await bench.judge(cut.state, (file) => marked.has(file));
+      // `space.at(...)` of the number makes the same image again.
+      const where = `seed ${seed}, state ${space.indexOf(cut.state)}, cut at ${cut.moment}`;
+      const text = verdict.kind === 'sound' ? '' : `: ${verdict.kind}: ${verdict.why}`;
+      judged.push({ cut, verdict, text: where + text });
+    }
+  };
+  await Promise.all([work(), work()]);
+  return judged;
+}
+
+/** After the last answer. */
+export function endOf({ commands }: DiskTrace): number {
+  const answered = commands.filter(({ completed }) => completed < Number.POSITIVE_INFINITY);
+  return Math.max(...answered.map(({ completed }) => completed)) + 1;
+}
 
 /** A file for one image after the other, in memory where the system has a place for that. */
 export class Bench implements Disposable {
@@ -158,46 +204,26 @@ export class Bench implements Disposable {
   readonly #folder: string;
   readonly #disk: string;
   readonly #file: number;
+  readonly #files: number;
   /** The offsets of the blocks that are not all zeroes before the trace. */
   readonly #used: readonly number[];
 
-  constructor(space: CrashSpace) {
+  /** @param files how many files the guest wrote */
+  constructor(space: CrashSpace, files: number) {
     this.#space = space;
+    this.#files = files;
     const memory = '/dev/shm';
     const parent = fs.existsSync(memory) ? memory : tmpdir();
     this.#folder = fs.mkdtempSync(join(parent, 'write-barrier-'));
     this.#disk = join(this.#folder, 'disk.img');
     this.#file = fs.openSync(this.#disk, 'w');
-    fs.writeFileSync(join(this.#folder, 'commands'), COMMANDS);
     const offsets = Array.from({ length: space.map.size / BLOCK }, (_, block) => block * BLOCK);
     this.#used = offsets.filter((offset) => this.#before(offset).some((byte) => byte !== 0));
   }
 
-  /** Recovers the journal, as a mount would, and then looks for damage and for the first `marked` files. */
-  async judge(state: CrashState, marked: number): Promise<Verdict> {
-    this.lay(state);
-    for (const options of [['-E', 'journal_only', '-y'], ['-fn']]) {
-      const { code, output } = await run('e2fsck', [...options, this.#disk]);
-      if (code === 0) continue;
-      return { kind: 'damaged', why: `e2fsck ${options.join(' ')} ends with ${code}\n${output}` };
-    }
-    const { code, output } = await run('debugfs', [
-      '-f',
-      join(this.#folder, 'commands'),
-      this.#disk,
-    ]);
-    const found = filesIn(output);
-    for (let file = 0; file < FILES; file++) {
-      const contents = namesOf(file).map((name) => found.get(name) ?? '');
-      // Together: a rename has happened or it has not, so no file is there twice.
-      const content = contents.join('');
-      if (content === contentOf(file)) continue;
-      // With data=ordered a file that is not there yet may be empty, and nothing else.
-      if (file >= marked && content === '' && code === 0) continue;
-      const shown = JSON.stringify(contents).slice(0, 100);
-      return { kind: 'lost', why: `debugfs ends with ${code}, file ${file} is ${shown}` };
-    }
-    return { kind: 'sound' };
+  /** See `judgeDisk`. */
+  judge(state: CrashState, isSafe: (file: number) => boolean): Promise<Verdict> {
+    return judgeDisk(this.lay(state), this.#files, isSafe);
   }
 
   /** Writes `state.image()` to a file, with holes where it has zeroes, which takes less time. */
@@ -223,58 +249,4 @@ export class Bench implements Disposable {
   #before(offset: number): Uint8Array {
     return this.#space.map.initial?.subarray(offset, offset + BLOCK) ?? new Uint8Array(BLOCK);
   }
-}
-
-function namesOf(file: number): readonly string[] {
-  const folder = `/d${file % 5}`;
-  return file % 9 === 8 ? [`${folder}/f${file}`, `${folder}/g${file}`] : [`${folder}/f${file}`];
-}
-
-function contentOf(file: number): string {
-  return String.fromCharCode(65 + (file % 26)).repeat(100 + 37 * file);
-}
-
-const PROMPT = 'debugfs: cat ';
-const COMMANDS = Array.from({ length: FILES }, (_, file) => namesOf(file))
-  .flat()
-  .map((name) => `cat ${name}\n`)
-  .join('');
-
-/** debugfs repeats each command before its output, and has none for a file that is not there. */
-function filesIn(output: string): ReadonlyMap<string, string> {
-  const answers = output.split(PROMPT).map((answer): [string, string] => {
-    const nameEnd = answer.indexOf('\n');
-    return [answer.slice(0, nameEnd), answer.slice(nameEnd + 1)];
-  });
-  return new Map(answers);
-}
-
-/** The tools of e2fsprogs that are not to be found. */
-export async function missingTools(): Promise<readonly string[]> {
-  const missing: string[] = [];
-  for (const tool of ['e2fsck', 'debugfs']) {
-    const { code } = await run(tool, ['-V']);
-    if (code !== 0) missing.push(tool);
-  }
-  return missing;
-}
-
-interface Ended {
-  /** Of a tool that could be started and ended by itself. */
-  readonly code: number | string;
-  readonly output: string;
-}
-
-// Users other than root often have no such tools on their path.
-const { PATH = '' } = process.env;
-const ENVIRONMENT = { PATH: `${PATH}:/usr/sbin:/sbin`, LC_ALL: 'C' };
-
-function run(tool: string, words: readonly string[]): Promise<Ended> {
-  const options = { env: ENVIRONMENT, encoding: 'latin1', timeout: 30_000 } as const;
-  return new Promise((resolve) => {
-    execFile(tool, words, options, (error, stdout, stderr) => {
-      if (!error) return resolve({ code: 0, output: stdout });
-      resolve({ code: error.code ?? error.signal ?? 'nothing', output: `${stdout}${stderr}` });
-    });
-  });
 }

@@ -79,16 +79,10 @@ const nbdkitCache: Volatile = (socket, path) => [
   ...['nbdkit', '-f', '-U', socket, '--filter=cache', 'file', path, 'cache=writeback'],
 ];
 
-/** Ours, made a program of its own. */
-function ownServer(): Volatile {
-  const program = join(scratch(), 'volatile-server.mjs');
-  execFileSync('node_modules/.bin/esbuild', [
-    ...['test/interop/volatile-server.ts', '--bundle', '--platform=node', '--format=esm'],
-    ...[`--outfile=${program}`, '--log-level=error'],
-    ...['--alias:write-barrier/nbd=./src/nbd/index.ts', '--alias:write-barrier=./src/index.ts'],
-  ]);
-  return (socket, path) => [process.execPath, program, socket, path];
-}
+const exampleServer: Volatile = (socket, path) => [
+  ...[process.execPath, 'examples/run.mjs', 'nbd-server', '--volatile-cache'],
+  ...['--file', path, '--socket', socket],
+];
 
 describe('a server with a volatile cache that is killed under load', () => {
   test.skipIf(!nbdkit)('nbdkit: loses nothing at 50 moments, and keeps the order', () =>
@@ -100,7 +94,7 @@ describe('a server with a volatile cache that is killed under load', () => {
     ['DRAIN_FUA', 4],
   ] as const)(
     'ours, %s, %i connections: loses nothing at 50 moments, and keeps the order',
-    (mode, connections) => killed(ownServer(), mode, connections),
+    (mode, connections) => killed(exampleServer, mode, connections),
   );
 
   async function killed(program: Volatile, mode: ModeName, connections: number): Promise<void> {

@@ -10,6 +10,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type TraceEvent } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { NbdServer, type NbdServerOptions } from '../../src/nbd/index.js';
+import { serve } from '../examples/nbd-server.js';
 import { temporaryFolder } from '../nbd/support.js';
 import { missing, PYTHON, run, succeeds, titled } from './nbd-programs.js';
 
@@ -467,6 +468,21 @@ describe.skipIf(keys.length > 0)(titled('TLS', keys), () => {
       ]);
       expect(said).toContain('read 1048576/1048576');
     }
+  });
+
+  test('the example server takes its keys from files, of both kinds', async () => {
+    await makeKeys();
+    const image = ['--file', join(folder.path, 'disk'), '--size', '64K'];
+    const files = ['cert', 'key'].flatMap((kind) => [
+      `--tls-${kind}`,
+      join(pki, `server-${kind}.pem`),
+    ]);
+    const others = ['--tls-ca', join(pki, 'ca-cert.pem'), '--tls-psk', join(pki, 'keys.psk')];
+    const example = await serve(...image, '--socket', socket, ...files, ...others);
+    expect(await succeeds('nbdinfo', [secure()])).toContain('newstyle-fixed with TLS');
+    expect(await succeeds('nbdinfo', [psk()])).toContain('newstyle-fixed with TLS');
+    expect((await run('nbdinfo', [uri])).code).not.toBe(0);
+    expect(await example.kill('SIGTERM')).toBe(0);
   });
 
   test.skipIf(missing('nbdcopy').length > 0)('data go through TLS and back unharmed', async () => {

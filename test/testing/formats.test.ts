@@ -2,13 +2,11 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { MemoryStorage } from '../../src/storage/index.js';
+import { decodeTrace, encodeTrace, TraceWriter } from '../../src/testing/device/compact.js';
 import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
-import {
-  decodeTrace,
-  encodeTrace,
-  readLogWrites,
-  writeLogWrites,
-} from '../../src/testing/device/formats.js';
+import { readLogWrites, writeLogWrites } from '../../src/testing/device/log-writes.js';
+import { recording } from '../../src/testing/device/recording.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
 import { hosts, playedBy, profiles, SECTOR } from './traces.js';
 
@@ -47,19 +45,134 @@ describe('the compact form', () => {
       }),
       { numRuns: 300 },
     );
-    const trace = { ...recorded(), initial: new Uint8Array(8 * SECTOR).fill(9) };
+    const initial = new Uint8Array(8 * SECTOR).fill(9);
+    const trace = { ...recorded(), initial, unreadable: [SECTOR] };
     expect(decodeTrace(encodeTrace(trace))).toEqual(trace);
+  });
+
+  test('cut off anywhere behind its beginning is the same run, ended earlier', () => {
+    const trace = recorded();
+    const bytes = encodeTrace(trace);
+    const beginning = encodeTrace({ ...trace, commands: [], marks: [] }).length;
+    const times = new Set<number>();
+    for (let end = beginning; end <= bytes.length; end++) {
+      const { commands, marks } = decodeTrace(bytes.subarray(0, end));
+      const known = [...commands.flatMap(momentsOf), ...marks.map(({ time }) => time)];
+      const now = 1 + Math.max(-1, ...known);
+      expect(known.length).toBe(now);
+      if (!times.has(now)) expect({ commands, marks }).toEqual(until(trace, now));
+      times.add(now);
+    }
+    expect(times.size).toBe(1 + trace.marks.length + trace.commands.flatMap(momentsOf).length);
   });
 
   test.each([
     ['nothing', new Uint8Array(0)],
     ['something else', new TextEncoder().encode('PNG\n{}\n')],
-    ['no JSON', new TextEncoder().encode('write-barrier-trace 1\n{\n')],
-    ['other JSON', new TextEncoder().encode('write-barrier-trace 1\n[]\n')],
-    ['a cut trace', encodeTrace(recorded()).subarray(0, -1)],
-    ['a trace with more behind it', Uint8Array.of(...encodeTrace(recorded()), 0)],
+    ['an older form', new TextEncoder().encode('write-barrier-trace 1\n{"size":512}\n')],
+    ['a disk without a size', told('{}')],
+    ['a beginning that is cut off', told('{"size":512}').subarray(0, -1)],
+    ['an initial image that is cut off', told('{"size":512,"payload":512}')],
+    ['a line that is no JSON', told('{"size":512}', '{')],
+    ['a line that is no object', told('{"size":512}', '7')],
+    ['an event that is none', told('{"size":512}', '{}')],
+    ['a payload without a length', told('{"size":512}', '{"dispatched":0,"payload":-1}')],
+    ['an answer to nothing', told('{"size":512}', '{"completed":0,"command":0}')],
   ])('%s is refused', (_, bytes) => {
     expect(() => decodeTrace(bytes)).toThrow(expect.objectContaining({ code: 'SYNTAX' }));
+  });
+});
+
+function told(...lines: readonly string[]): Uint8Array {
+  return new TextEncoder().encode(`write-barrier-trace 2\n${lines.join('\n')}\n`);
+}
+
+function momentsOf({ dispatched, completed }: DiskTrace['commands'][number]): number[] {
+  return completed === Number.POSITIVE_INFINITY ? [dispatched] : [dispatched, completed];
+}
+
+/** What had happened by then. That a command was to fail is in its dispatch. */
+function until({ commands, marks }: DiskTrace, now: number): Pick<DiskTrace, 'commands' | 'marks'> {
+  return {
+    commands: commands
+      .filter(({ dispatched }) => dispatched < now)
+      .map((command) =>
+        command.completed < now ? command : { ...command, completed: Number.POSITIVE_INFINITY },
+      ),
+    marks: marks.filter(({ time }) => time < now),
+  };
+}
+
+describe('a writer of traces', () => {
+  const BYTES = 8 * SECTOR;
+
+  test('given the same run, writes at once what a recorder keeps', () => {
+    const pieces: Uint8Array[] = [];
+    const initial = new Uint8Array(BYTES).fill(3);
+    const recorder = new DiskRecorder(BYTES, initial);
+    const writer = new TraceWriter(BYTES, (piece) => void pieces.push(piece), initial);
+    for (const each of [recorder, writer]) {
+      const first = each.dispatch(write(0), new Uint8Array(SECTOR).fill(1));
+      const second = each.dispatch(FLUSH);
+      each.complete(second, true);
+      each.mark({ file: 1 });
+      each.complete(first);
+      each.dispatch(write(SECTOR, true), new Uint8Array(SECTOR).fill(2));
+      expect(decodeTrace(Buffer.concat(pieces)).commands.length).toBe(each === writer ? 3 : 0);
+    }
+    expect(decodeTrace(Buffer.concat(pieces))).toEqual(recorder.trace);
+  });
+
+  test('takes no answer twice, and none to what it has not seen', () => {
+    const writer = new TraceWriter(BYTES, () => {});
+    writer.complete(writer.dispatch(FLUSH));
+    expect(() => writer.complete(0)).toThrow(/waits for no answer/);
+    expect(() => writer.complete(1)).toThrow(/waits for no answer/);
+  });
+});
+
+describe('a recording', () => {
+  test('tells every command before the storage gets it, with its bytes, and every answer', async () => {
+    const recorder = new DiskRecorder(8 * SECTOR);
+    const seen: number[] = [];
+    const memory = new MemoryStorage(8 * SECTOR, { capabilities: { cache: 'volatile' } });
+    const disk = recording(memory, {
+      dispatch: (what, data) => {
+        const into = new Uint8Array(SECTOR);
+        memory.read(0, into);
+        seen.push(into[0] as number);
+        return recorder.dispatch(what, data);
+      },
+      complete: (command, failed) => recorder.complete(command, failed),
+    });
+    const flags = { tag: 'simple', fua: false } as const;
+    const data = new Uint8Array(SECTOR).fill(1);
+    await disk.write(0, data, flags);
+    data.fill(9);
+    await disk.writev?.(SECTOR, [new Uint8Array(100).fill(2), new Uint8Array(412).fill(3)], flags);
+    await disk.flush(flags);
+    await disk.writeZeroes?.(0, SECTOR);
+    await expect(async () => disk.write(8 * SECTOR, data, flags)).rejects.toThrow();
+    const { commands } = recorder.trace;
+    expect(
+      commands.map(({ op, offset, failed, data }) => [op, offset, failed, data?.[0], data?.[511]]),
+    ).toEqual([
+      ['write', 0, false, 1, 1],
+      ['write', SECTOR, false, 2, 3],
+      ['flush', 0, false, undefined, undefined],
+      ['writeZeroes', 0, false, undefined, undefined],
+      ['write', 8 * SECTOR, true, 9, 9],
+    ]);
+    expect(seen).toEqual([0, 1, 1, 1, 0]);
+    expect(commands.every(({ completed }) => completed < Number.POSITIVE_INFINITY)).toBe(true);
+  });
+
+  test('takes a transfer that comes short for a failure', async () => {
+    const recorder = new DiskRecorder(8 * SECTOR);
+    const short = { ...new MemoryStorage(8 * SECTOR), size: 8 * SECTOR, write: () => 511 };
+    const disk = recording(short as unknown as MemoryStorage, recorder);
+    expect(disk.write(0, new Uint8Array(SECTOR), { tag: 'simple', fua: false })).toBe(511);
+    expect(recorder.trace.commands[0]).toMatchObject({ failed: true });
   });
 });
 

@@ -1,95 +1,15 @@
-// Traces as bytes: our own compact form, and the log of Linux' dm-log-writes target, which QEMU's blklogwrites driver
-// writes as well.
+// The log of Linux' dm-log-writes target, which QEMU's blklogwrites driver writes as well, there and back.
 //
-// The compact form keeps everything: a line of JSON with all but the payloads, and the payloads behind it.
-//
-// A log of dm-log-writes keeps less. It is written in the order of completion: an entry is a write, a discard, a flush
-// or a mark, or a flush and a write in one. What was in flight together cannot be told any more, so reading it makes a
-// trace in which every command completes before the next one starts. What is asked of such a trace is what a missing
-// flush costs, and that is what the log is for. Reads are not in it, and neither are failures.
+// It keeps less than our own form (compact.ts). It is written in the order of completion: an entry is a write, a discard,
+// a flush or a mark, or a flush and a write in one. What was in flight together cannot be told any more, so reading it
+// makes a trace in which every command completes before the next one starts. What is asked of such a trace is what a
+// missing flush costs, and that is what the log is for. Reads are not in it, and neither are failures.
 //
 // Source: drivers/md/dm-log-writes.c and Documentation/admin-guide/device-mapper/log-writes.rst of Linux.
 
 import { WriteBarrierError } from '../../model/index.js';
-import { copyOf, joined } from '../../storage/bytes.js';
+import { joined } from '../../storage/bytes.js';
 import { type DiskCommand, DiskRecorder, type DiskTrace } from './disk-trace.js';
-
-/** The first line of the compact form. */
-const COMPACT = 'write-barrier-trace 1';
-
-/** The compact form of a trace. Marks must be values that JSON can tell. */
-export function encodeTrace({ size, initial, commands, marks }: DiskTrace): Uint8Array {
-  const told = commands.map(({ data, completed, ...command }) => ({
-    ...command,
-    ...(completed !== Number.POSITIVE_INFINITY && { completed }),
-    ...(data && { data: data.length }),
-  }));
-  const head = { size, initial: initial?.length, commands: told, marks };
-  const text = new TextEncoder().encode(`${COMPACT}\n${JSON.stringify(head)}\n`);
-  return joined([
-    text,
-    ...(initial ? [initial] : []),
-    ...commands.flatMap(({ data }) => data ?? []),
-  ]);
-}
-
-/** @throws `SYNTAX` for bytes that `encodeTrace` did not make */
-export function decodeTrace(bytes: Uint8Array): DiskTrace {
-  const first = bytes.indexOf(NEWLINE);
-  const second = bytes.indexOf(NEWLINE, first + 1);
-  const text = (from: number, to: number): string =>
-    new TextDecoder().decode(bytes.subarray(from, to));
-  if (first < 0 || second < 0 || text(0, first) !== COMPACT) throw syntax(`not a ${COMPACT}`);
-  const head = parsed(text(first + 1, second));
-  let at = second + 1;
-  const take = (length: number): Uint8Array => {
-    const part = copyOf(bytes, at, at + length);
-    if (part.length !== length) throw syntax('payloads are missing');
-    at += length;
-    return part;
-  };
-  const initial = head.initial === undefined ? {} : { initial: take(head.initial) };
-  const commands = head.commands.map(
-    ({ data, completed, ...command }): DiskCommand => ({
-      ...command,
-      completed: completed ?? Number.POSITIVE_INFINITY,
-      ...(data !== undefined && { data: take(data) }),
-    }),
-  );
-  if (at !== bytes.length) throw syntax('there is more than the payloads');
-  return { size: head.size, ...initial, commands, marks: head.marks };
-}
-
-const NEWLINE = 10;
-
-interface Head {
-  readonly size: number;
-  readonly initial?: number;
-  readonly commands: readonly (Omit<DiskCommand, 'data' | 'completed'> & {
-    readonly data?: number;
-    readonly completed?: number;
-  })[];
-  readonly marks: DiskTrace['marks'];
-}
-
-function parsed(text: string): Head {
-  let head: Partial<Head>;
-  try {
-    head = JSON.parse(text);
-  } catch (cause) {
-    throw syntax('the second line is not JSON', cause);
-  }
-  const { size, commands, marks } = head ?? {};
-  const all = [commands, marks].every(
-    (list) => Array.isArray(list) && list.every((entry) => typeof entry === 'object' && entry),
-  );
-  if (Number.isSafeInteger(size) && all) {
-    return head as Head;
-  }
-  throw syntax('the second line is not that of a trace');
-}
-
-// dm-log-writes
 
 const MAGIC = 0x006a_7366_7773_6872n;
 const VERSION = 1n;
@@ -198,8 +118,8 @@ function headerOf(sector: number, sectors: number, flags: bigint, length: number
   return new Uint8Array(header.buffer);
 }
 
-function syntax(what: string, cause?: unknown): WriteBarrierError {
-  return new WriteBarrierError('SYNTAX', `this is no trace: ${what}`, { cause });
+function syntax(what: string): WriteBarrierError {
+  return new WriteBarrierError('SYNTAX', `this is no trace: ${what}`);
 }
 
 function misuse(what: string): WriteBarrierError {

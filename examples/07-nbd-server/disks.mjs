@@ -1,0 +1,118 @@
+// @ts-check
+// Two disks for experiments: one that forgets, and one that lies.
+
+import { setTimeout } from 'node:timers/promises';
+import { seededRandom } from 'write-barrier/testing';
+
+/** @import { Storage } from 'write-barrier' */
+
+/** What the cache holds, in bytes, before writes have to go past it. */
+const CACHE_BYTES = 16 << 20;
+/** What a flush takes, as on a disk: whoever is answered too early can be caught. */
+const FLUSH_MS = 5;
+
+/**
+ * The storage behind a volatile cache, in the memory of this process: a flush writes it out, and SIGKILL empties it. Of
+ * the writes some go straight to the storage, past others that wait, as they may in any disk. For one scheduler, which
+ * has one flush at the storage at a time.
+ *
+ * @param {Storage} storage
+ * @param {number} [seed]
+ * @returns {Storage}
+ */
+export function volatileCache(storage, seed = 1) {
+  const { size, capabilities } = storage;
+  const { blockSize } = capabilities;
+  const random = seededRandom(seed);
+  /** By offset. @type {Map<number, Uint8Array>} */
+  const cached = new Map();
+  /** Writes on their way past the cache. @type {Set<Promise<unknown>>} */
+  const passing = new Set();
+  let flushing = false;
+  const plain = /** @type {const} */ ({ tag: 'simple', fua: false });
+
+  return {
+    size,
+    // A forced write is left to the scheduler: it is a write and a flush.
+    capabilities: { blockSize, cache: 'volatile', flush: true, fua: false, orderedTags: false },
+
+    async read(offset, into) {
+      await whole(storage.read(offset, into), into.length);
+      for (let at = 0; at < into.length; at += blockSize) {
+        const block = cached.get(offset + at);
+        if (block) into.set(block, at);
+      }
+    },
+
+    async write(offset, data) {
+      const full = cached.size * blockSize >= CACHE_BYTES;
+      // A flush is writing out what was there when it began; nothing may overtake it to the same place.
+      if (flushing || (!full && random() < 0.7)) {
+        for (let at = 0; at < data.length; at += blockSize) {
+          cached.set(offset + at, data.slice(at, at + blockSize));
+        }
+        return;
+      }
+      const pass = async () => {
+        await whole(storage.write(offset, data, plain), data.length);
+        for (let at = 0; at < data.length; at += blockSize) cached.delete(offset + at);
+      };
+      const passed = pass();
+      passing.add(passed);
+      try {
+        await passed;
+      } finally {
+        passing.delete(passed);
+      }
+    },
+
+    async flush(flags) {
+      flushing = true;
+      try {
+        await setTimeout(FLUSH_MS);
+        await Promise.allSettled(passing);
+        const covered = [...cached];
+        await Promise.all(
+          covered.map(async ([offset, block]) =>
+            whole(storage.write(offset, block, plain), block.length),
+          ),
+        );
+        await storage.flush(flags);
+        for (const [offset, block] of covered) {
+          if (cached.get(offset) === block) cached.delete(offset);
+        }
+      } finally {
+        flushing = false;
+      }
+    },
+
+    close: () => storage.close(),
+  };
+}
+
+/**
+ * A storage that answers every flush, and does none.
+ *
+ * @param {Storage} storage
+ * @returns {Storage}
+ */
+export function ignoringFlushes(storage) {
+  const { size, capabilities } = storage;
+  return {
+    size,
+    capabilities: { ...capabilities, writev: false, discard: false, writeZeroes: false },
+    read: (offset, into) => storage.read(offset, into),
+    write: (offset, data, { tag }) => storage.write(offset, data, { tag, fua: false }),
+    flush: () => {},
+    close: () => storage.close(),
+  };
+}
+
+/**
+ * @param {ReturnType<Storage['read']>} moved
+ * @param {number} length
+ */
+async function whole(moved, length) {
+  const bytes = await moved;
+  if (typeof bytes === 'number' && bytes !== length) throw new Error('a transfer came short');
+}

@@ -1,0 +1,320 @@
+// Goal: the server among the examples is one that can be used. Method: it runs as a process, as its user starts it, and
+// the library's own client is its client; NBD's other programs have a test of their own, with a kernel (test/interop).
+
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
+import { NbdStorage } from 'write-barrier/nbd';
+import { decodeTrace, seededRandom } from 'write-barrier/testing';
+import { ignoringFlushes, volatileCache } from '../../examples/07-nbd-server/disks.mjs';
+import { emptyFolder } from './folder.js';
+import { serve } from './nbd-server.js';
+import { runExample } from './run.js';
+
+const BLOCK = 4096;
+
+const block = (fill: number): Uint8Array => new Uint8Array(BLOCK).fill(fill);
+
+test.each(['SIGINT', 'SIGTERM'] as const)(
+  'it serves a new file, tells what it did, and after %s everything is in the file',
+  async (signal) => {
+    const folder = await emptyFolder();
+    const [file, path] = [join(folder, 'disk.img'), join(folder, 'sock')];
+    const server = await serve('--file', file, '--size', '1M', '--socket', path, '--interval', '1');
+    expect(server.lines[0]).toMatch(/disk\.img: 1048576 bytes in DRAIN_F(UA|LUSH), nbd\+unix:/);
+    expect(server.uri).toBe(`nbd+unix:///?socket=${path}`);
+    const disk = await NbdStorage.connect({ path });
+    await disk.write(BLOCK, block(7), { fua: false, tag: 'simple' });
+    await disk.flush({ tag: 'simple' });
+    expect(
+      await server.says(/^clients 1 of 1; requests 2, failed 0; bytes read 0, written 4096; /),
+    ).toMatch(/flushes 1; at the disk: reads 0, writes 1, flushes 1, in flight 0$/);
+    await disk.write(0, block(8), { fua: false, tag: 'simple' });
+    await disk.close();
+    expect(await server.kill(signal)).toBe(0);
+    expect(server.lines).toContain(`${signal}: completing what is under way`);
+    expect(server.lines.at(-1)).toMatch(/^clients 0 of 1; requests \d+, failed 0; .*writes 2, /);
+    expect(
+      [...readFileSync(file).subarray(0, 2 * BLOCK)].filter((_, i) => i % BLOCK === 0),
+    ).toEqual([8, 7]);
+    for (const left of [path, `${file}.lock`]) expect(existsSync(left), left).toBe(false);
+  },
+);
+
+test('it listens on a port as well, and in the mode that it is told', async () => {
+  const folder = await emptyFolder();
+  const path = join(folder, 'sock');
+  const server = await serve(
+    ...['--file', join(folder, 'disk.img'), '--size', '65536', '--mode', 'drain_flush'],
+    ...['--socket', path, '--port', '0'],
+  );
+  const [, port] = /nbd:\/\/127\.0\.0\.1:(\d+)$/.exec(server.lines[0] ?? '') ?? [];
+  expect(server.lines[0]).toContain('in DRAIN_FLUSH, ');
+  expect(server.lines.join()).not.toContain('unsafe');
+  for (const address of [{ path }, { host: '127.0.0.1', port: Number(port) }]) {
+    const disk = await NbdStorage.connect(address);
+    expect(disk.size).toBe(65536);
+    await disk.close();
+  }
+});
+
+test('a mode that is unsafe for barriers is told and taken, and a disk that lies is told', async () => {
+  const folder = await emptyFolder();
+  const words = ['--file', join(folder, 'disk.img'), '--size', '64K', '--ignore-flushes'];
+  const server = await serve(...words, '--mode', 'NONE', '--socket', join(folder, 'sock'));
+  expect(await server.says(/^NONE is unsafe for barriers: /)).toBeTruthy();
+  expect(await server.says(/loses data\.$/)).toBeTruthy();
+});
+
+test('with a pre-shared key only those are served who have it', async () => {
+  const folder = await emptyFolder();
+  const [path, keys] = [join(folder, 'sock'), join(folder, 'keys.psk')];
+  writeFileSync(keys, `alice:${'ab'.repeat(32)}\n`);
+  const disk = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+  await serve(...disk, '--socket', path, '--tls-psk', keys);
+  const psk = { identity: 'alice', key: Buffer.from('ab'.repeat(32), 'hex') };
+  const opened = await NbdStorage.connect({ path, tls: { psk } });
+  expect(opened.size).toBe(65536);
+  await opened.close();
+  await expect(NbdStorage.connect({ path })).rejects.toThrow();
+});
+
+test('given SIGKILL, the trace tells all that a client knew, on top of the disk as it was', async () => {
+  const folder = await emptyFolder();
+  const [file, path, trace] = ['disk.img', 'sock', 'trace'].map((name) => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ];
+  writeFileSync(file, Buffer.concat([block(3), block(4)]));
+  const server = await serve('--file', file, '--socket', path, '--trace', trace);
+  const disk = await NbdStorage.connect({ path });
+  await disk.write(0, block(1), { fua: false, tag: 'simple' });
+  await disk.flush({ tag: 'simple' });
+  await disk.write(BLOCK, block(2), { fua: true, tag: 'simple' });
+  expect(await server.kill('SIGKILL')).toBe('SIGKILL');
+  const { size, initial, commands } = decodeTrace(readFileSync(trace));
+  expect([size, initial?.[0], initial?.[BLOCK]]).toEqual([2 * BLOCK, 3, 4]);
+  const told = commands.map(({ op, offset, data, fua }) => ({ op, offset, fill: data?.[0], fua }));
+  const forced = process.platform === 'linux';
+  expect(told.slice(0, 3)).toEqual([
+    { op: 'write', offset: 0, fill: 1, fua: false },
+    { op: 'flush', offset: 0, fill: undefined, fua: false },
+    { op: 'write', offset: BLOCK, fill: 2, fua: forced },
+  ]);
+  expect(commands.every(({ completed }) => completed < Number.POSITIVE_INFINITY)).toBe(true);
+  await disk.close().catch(() => {});
+});
+
+test('the commands and the code on its page do what the page says', async () => {
+  const folder = await emptyFolder();
+  const page = readFileSync(
+    new URL('../../examples/07-nbd-server/README.md', import.meta.url),
+    'utf8',
+  );
+  const commands = Array.from(
+    page.matchAll(/^ {4}npm run example -- nbd-server (.+)$/gm),
+    ([, words]) =>
+      (words ?? '').split(' ').map((word) => (/^disk\./.test(word) ? join(folder, word) : word)),
+  );
+  expect(commands.length).toBe(2);
+  for (const words of commands) {
+    const server = await serve(...words);
+    const disk = await NbdStorage.connect({ path: join(folder, 'disk.sock') });
+    expect(disk.size).toBe(64 << 20);
+    await disk.write(0, block(5), { fua: false, tag: 'simple' });
+    await disk.close();
+    expect(await server.kill('SIGTERM')).toBe(0);
+  }
+  const [, code] = /^```js\n([\s\S]*?)^```$/m.exec(page) ?? [];
+  mkdirSync(join(folder, 'node_modules'));
+  symlinkSync(
+    fileURLToPath(new URL('../../', import.meta.url)),
+    join(folder, 'node_modules/write-barrier'),
+  );
+  writeFileSync(join(folder, 'page.mjs'), `${code}\nconsole.log(image.length, image[0]);`);
+  const said = execFileSync(process.execPath, ['page.mjs'], { cwd: folder, encoding: 'utf8' });
+  expect(said).toBe(`${64 << 20} 5\n`);
+});
+
+test('the lock of a server that was killed keeps no other one out', async () => {
+  const folder = await emptyFolder();
+  const words = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+  const path = join(folder, 'sock');
+  const first = await serve(...words, '--socket', path);
+  await first.kill('SIGKILL');
+  const second = await serve(...words, '--socket', path);
+  expect(await second.kill('SIGTERM')).toBe(0);
+});
+
+describe('what makes no sense is told, and not how it came about', () => {
+  test.each([
+    [2, '--file is missing', []],
+    [2, '--socket or --port is missing', ['--file', 'disk.img']],
+    [2, "Unknown option '--sise'", ['--file', 'disk.img', '--sise', '1M']],
+    [2, '--size takes bytes, as 1048576 or 64M, not 12X', ['--size', '12X']],
+    [2, '--size takes bytes', ['--size', '0']],
+    [2, '--mode LAZY is none: there are auto, NONE', ['--mode', 'LAZY']],
+    [2, '--port takes a whole number up to 65535, not 65536', ['--port', '65536']],
+    [2, '--interval takes a whole number', ['--interval', 'soon']],
+    [2, '--host goes with --port', ['--host', '::1']],
+    [2, '--tls-cert and --tls-key go together', ['--tls-cert', 'cert.pem']],
+    [2, '--tls-ca goes with --tls-cert', ['--tls-ca', 'ca.pem']],
+    [1, 'no such file', ['--tls-psk', 'nowhere.psk']],
+    [1, 'is not this machine', ['--host', '192.0.2.1', '--port', '0']],
+    [1, 'listening on /nowhere/sock failed', ['--socket', '/nowhere/sock']],
+  ])('exit code %i, %s', async (code, message, words) => {
+    const folder = await emptyFolder();
+    const given = (name: string): boolean => words.includes(name);
+    const rest = [
+      ...(given('--file') || words.length === 0 ? [] : ['--file', join(folder, 'disk.img')]),
+      ...(given('--size') ? [] : ['--size', '64K']),
+      ...(given('--socket') || given('--host') || given('--file')
+        ? []
+        : ['--socket', join(folder, 's')]),
+    ];
+    const ended = await runExample(['nbd-server', ...words, ...(words.length > 0 ? rest : [])]);
+    expect(ended).toMatchObject({ code, stdout: '' });
+    expect(ended.stderr.toLowerCase()).toContain(message.toLowerCase());
+    expect(ended.stderr).toMatch(/^nbd-server: .*\n$/);
+    expect(existsSync(join(folder, 'disk.img.lock'))).toBe(false);
+  });
+
+  test('a disk that another server has, and a trace that is there already, are left alone', async () => {
+    const folder = await emptyFolder();
+    const [file, trace] = [join(folder, 'disk.img'), join(folder, 'trace')];
+    writeFileSync(trace, 'precious');
+    const words = ['--file', file, '--size', '64K', '--socket', join(folder, 's')];
+    const told = await runExample(['nbd-server', ...words, '--trace', trace]);
+    expect(told).toMatchObject({ code: 1 });
+    expect(told.stderr).toContain('EEXIST');
+    expect(readFileSync(trace, 'utf8')).toBe('precious');
+    await serve(...words);
+    const other = ['--file', file, '--socket', join(folder, 'other')];
+    expect(await runExample(['nbd-server', ...other])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('nbd-server: '),
+    });
+  });
+
+  test('help is no mistake', async () => {
+    const { code, stdout } = await runExample(['nbd-server', '--help']);
+    expect(code).toBe(0);
+    for (const option of ['--file', '--trace', '--tls-psk', '--ignore-flushes']) {
+      expect(stdout).toContain(`  ${option} `);
+    }
+  });
+});
+
+describe('the disks for experiments', () => {
+  const SIZE = 16 * BLOCK;
+  const SIMPLE = { tag: 'simple', fua: false } as const;
+  const medium = (): { bytes: Uint8Array; storage: Storage } => {
+    const bytes = new Uint8Array(SIZE);
+    return {
+      bytes,
+      storage: new MemoryStorage(bytes, { capabilities: { cache: 'volatile' } }),
+    };
+  };
+
+  test('behind the volatile cache a write is read at once, and on the medium after a flush', async () => {
+    let [early, late] = [0, 0];
+    for (let seed = 0; seed < 20; seed++) {
+      const { bytes, storage } = medium();
+      const disk = volatileCache(storage, seed);
+      for (const version of [1, 2]) {
+        await disk.write(BLOCK, block(version), SIMPLE);
+        const into = block(0);
+        await disk.read(BLOCK, into);
+        expect(into).toEqual(block(version));
+        if (bytes[BLOCK] === version) early += 1;
+        else late += 1;
+      }
+      await disk.flush({ tag: 'simple' });
+      expect(bytes.subarray(BLOCK, 2 * BLOCK)).toEqual(block(2));
+    }
+    expect(early).toBeGreaterThan(5);
+    expect(late).toBeGreaterThan(15);
+  });
+
+  /** A disk that answers in any order, and keeps nothing that was not flushed. */
+  const lazyDisk = (random: () => number): { medium: () => Uint8Array; storage: Storage } => {
+    const content = new Uint8Array(SIZE);
+    let medium = content.slice();
+    const flags = { flush: true, fua: false, orderedTags: false };
+    const storage: Storage = {
+      size: SIZE,
+      capabilities: { blockSize: BLOCK, cache: 'volatile', ...flags },
+      read: (offset, into) => into.set(content.subarray(offset, offset + into.length)),
+      write: async (offset, data) => {
+        await setTimeout(12 * random());
+        content.set(data, offset);
+      },
+      flush: async () => {
+        const covered = content.slice();
+        await setTimeout(2 * random());
+        medium = covered;
+      },
+      close: () => {},
+    };
+    return { medium: () => medium, storage };
+  };
+
+  // Goal: whatever overtakes what, a flush covers all that was answered before it, and nothing older comes back. Method:
+  // four clients, each with two blocks of its own, and a look at the medium whenever a flush returns.
+  test('under many clients at once it loses nothing that was flushed', async () => {
+    const trial = async (seed: number): Promise<void> => {
+      const random = seededRandom(seed);
+      const { medium, storage } = lazyDisk(random);
+      const scheduler = new IoScheduler(volatileCache(storage, seed));
+      const newest = new Array<number>(8).fill(0);
+      const work = async (client: number): Promise<void> => {
+        for (let version = 1; version <= 12; version++) {
+          const place = 2 * client + (version % 2);
+          await scheduler.write(place * BLOCK, block(version));
+          newest[place] = version;
+          if ((version + client) % 3 === 0) {
+            const covered = [...newest];
+            await scheduler.flush();
+            for (const [at, each] of covered.entries()) {
+              expect(medium()[at * BLOCK], `seed ${seed}, block ${at}`).toBeGreaterThanOrEqual(
+                each,
+              );
+            }
+          }
+          const [found] = await scheduler.read(place * BLOCK, BLOCK);
+          expect(found, `seed ${seed}, block ${place}`).toBe(version);
+          if (random() < 0.4) await setTimeout(6 * random());
+        }
+      };
+      await Promise.all([0, 1, 2, 3].map(work));
+      await scheduler.flush();
+      expect(newest.map((_, at) => medium()[at * BLOCK])).toEqual(newest);
+    };
+    await Promise.all(Array.from({ length: 100 }, (_, seed) => trial(seed)));
+  });
+
+  test('the liar answers flushes and forced writes, and hands neither on', async () => {
+    const asked: string[] = [];
+    const { storage } = medium();
+    const disk = ignoringFlushes({
+      size: SIZE,
+      capabilities: storage.capabilities,
+      read: (offset, into) => storage.read(offset, into),
+      write: (offset, data, { fua }) => {
+        asked.push(`write ${fua}`);
+        return storage.write(offset, data, SIMPLE);
+      },
+      flush: () => void asked.push('flush'),
+      close: () => storage.close(),
+    });
+    expect(disk.capabilities).toMatchObject({ flush: true, fua: true, cache: 'volatile' });
+    await disk.write(0, block(1), { tag: 'simple', fua: true });
+    await disk.flush({ tag: 'simple' });
+    expect(asked).toEqual(['write false']);
+  });
+});

@@ -1,0 +1,57 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { onTestFinished } from 'vitest';
+
+const RUN = fileURLToPath(new URL('../../examples/run.mjs', import.meta.url));
+
+/** A server that runs. */
+export interface Server {
+  /** What it has printed. */
+  readonly lines: readonly string[];
+  /** Where its only, or its first, address is. */
+  readonly uri: string;
+  /** Settles with the line when it has printed such a one. */
+  says(pattern: RegExp): Promise<string>;
+  /** Settles with its exit code, or with the signal that ended it. */
+  kill(signal: NodeJS.Signals): Promise<number | string>;
+}
+
+/** Starts `nbd-server` with these arguments; settles when it listens. It ends with the test at the latest. */
+export async function serve(...words: readonly string[]): Promise<Server> {
+  const child: ChildProcess = spawn(process.execPath, [RUN, 'nbd-server', ...words], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const ended = new Promise<number | string>((resolve) => {
+    child.once('close', (code, signal) => resolve(code ?? signal ?? 'nothing'));
+  });
+  onTestFinished(async () => {
+    child.kill('SIGKILL');
+    await ended;
+  });
+  const lines: string[] = [];
+  const waiting = new Set<() => void>();
+  for (const input of [child.stdout, child.stderr]) {
+    if (!input) continue;
+    createInterface({ input }).on('line', (line) => {
+      lines.push(line);
+      for (const look of waiting) look();
+    });
+  }
+  const says = (pattern: RegExp): Promise<string> =>
+    new Promise((resolve, reject) => {
+      const look = (): void => {
+        const line = lines.find((each) => pattern.test(each));
+        if (line !== undefined) resolve(line);
+      };
+      waiting.add(look);
+      look();
+      ended.then((how) => reject(new Error(`it ends with ${how}: ${lines.join('\n')}`)));
+    });
+  const first = await says(/nbd(\+unix)?:\/\//);
+  const kill = (signal: NodeJS.Signals): Promise<number | string> => {
+    child.kill(signal);
+    return ended;
+  };
+  return { lines, uri: /nbd\S+?:\/\/[^\s,]+/.exec(first)?.[0] ?? '', says, kill };
+}
