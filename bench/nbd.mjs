@@ -30,6 +30,7 @@ const SERVERS = [
       fileURLToPath(new URL('nbd-server.mjs', import.meta.url)),
       file,
       socket,
+      '65536',
     ],
   },
   {

@@ -240,6 +240,27 @@ describe('a flush and FUA', () => {
     expect(storage.calls).toEqual(['write! 0']);
   });
 
+  test.each([
+    ['ends', undefined, 0],
+    ['fails', new Error('gone'), NBD_ERROR.EIO],
+  ])('those that come together share one of the device, however it %s', async (_, error, said) => {
+    const storage = held(new MemoryStorage(SIZE, { capabilities: CACHED }), ['write']);
+    await serving(storage);
+    const client = await RawClient.open(path);
+    client.socket.cork();
+    const first = client.ask(WRITE, { data: block(1) });
+    const early = client.ask(FLUSH);
+    const second = client.ask(WRITE, { offset: 8192, data: block(2) });
+    const late = client.ask(FLUSH);
+    client.socket.uncork();
+    await Promise.all([first, second]);
+    await until(() => storage.waiting.length === 1);
+    expect(client.order).toEqual([1, 3]);
+    storage.waiting[0]?.release(error);
+    expect([(await early).error, (await late).error]).toEqual([said, said]);
+    expect(storage.calls).toEqual(['write 0', 'write 8192', 'flush']);
+  });
+
   test('a flush that fails is told, and so is every request after it', async () => {
     const storage = held(new MemoryStorage(SIZE, { capabilities: CACHED }), ['write']);
     await serving(storage);

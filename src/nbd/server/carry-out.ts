@@ -1,7 +1,7 @@
 // From a request of the protocol to calls of a scheduler, and from its errors to those of the protocol.
 //
 //   C1  A flush is the scheduler's flush. It covers whatever was submitted before, on every connection, and so all that
-//       was replied to.
+//       was replied to. Those that are asked for in one turn are one (patience.ts): it is submitted after each of them.
 //   C2  What carries FUA ends when its own bytes are durable: a write by the scheduler's FUA, a trim and zeroes by a
 //       flush behind them. Where nothing can be flushed, zeroes are written as data with FUA, and a trim, which is
 //       advice, is not carried out.
@@ -12,10 +12,11 @@
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Ordering of messages and writes", "Error values".
 
-import { type IoScheduler, WriteBarrierError } from 'write-barrier';
+import { WriteBarrierError } from 'write-barrier';
 import { COMMAND, COMMAND_FLAG, NBD_ERROR } from '../wire/index.js';
 import type { Refusal } from './check-request.js';
 import { canFlush, type Export } from './exports.js';
+import { patient } from './patience.js';
 import type { Outcome, SessionRequest } from './session.js';
 
 /** Zeroes that are written as data, and bytes that are read for nobody: so many at a time. */
@@ -24,6 +25,7 @@ const PIECE = 1024 * 1024;
 const PARTS_MAX = 64;
 
 const DONE: Outcome = Object.freeze({});
+const FUA = Object.freeze({ fua: true });
 
 /** The buffers that a request holds while it is under way, in bytes. */
 export function costOf({ command, length }: SessionRequest): number {
@@ -47,7 +49,7 @@ export function carryOut(request: SessionRequest, target: Export): Promise<Outco
     case COMMAND.WRITE:
       return write(request, target);
     case COMMAND.FLUSH:
-      return done(patient(target.scheduler, () => target.scheduler.flush()));
+      return done(target.flush());
     case COMMAND.TRIM:
       return done(trim(request, target));
     case COMMAND.CACHE:
@@ -81,7 +83,8 @@ function write({ offset, data, flags }: SessionRequest, { scheduler }: Export): 
   const [only] = data;
   const one = only && data.length === 1;
   const payload = one ? only : data.length > PARTS_MAX ? Buffer.concat(data) : data;
-  return done(patient(scheduler, () => scheduler.write(offset, payload, { fua })));
+  const options = fua ? FUA : undefined;
+  return done(patient(scheduler, () => scheduler.write(offset, payload, options)));
 }
 
 async function trim({ offset, length, flags }: SessionRequest, target: Export): Promise<void> {
@@ -89,7 +92,7 @@ async function trim({ offset, length, flags }: SessionRequest, target: Export): 
   const fua = (flags & COMMAND_FLAG.FUA) !== 0;
   if (fua && !canFlush(target)) return;
   await patient(scheduler, () => scheduler.discard(offset, length));
-  if (fua) await patient(scheduler, () => scheduler.flush());
+  if (fua) await target.flush();
 }
 
 async function writeZeroes(request: SessionRequest, target: Export): Promise<Outcome> {
@@ -111,7 +114,7 @@ async function writeZeroes(request: SessionRequest, target: Export): Promise<Out
   } else {
     await patient(scheduler, () => scheduler.writeZeroes(offset, length));
   }
-  if (fua && !forced) await patient(scheduler, () => scheduler.flush());
+  if (fua && !forced) await target.flush();
   return {};
 }
 
@@ -121,15 +124,6 @@ async function fill({ offset, length }: SessionRequest, { scheduler }: Export): 
     const piece = into.subarray(0, Math.min(PIECE, length - at));
     await patient(scheduler, () => scheduler.read(offset + at, piece));
   }
-}
-
-/** C4. */
-function patient<T>(scheduler: IoScheduler, submit: () => Promise<T>): Promise<T> {
-  return submit().catch(async (error) => {
-    if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
-    await scheduler.ready();
-    return patient(scheduler, submit);
-  });
 }
 
 const NUMBERS: ReadonlyMap<string, number> = new Map([

@@ -31,6 +31,7 @@ import {
   type NbdServerOptions,
   type TlsPolicy,
 } from './options.js';
+import { sharedFlush } from './patience.js';
 
 /** An export as the session sees it: facts, and no storage. */
 export interface ExportTerms extends ExportFacts {
@@ -44,6 +45,8 @@ export interface ExportTerms extends ExportFacts {
 /** An export as the connection sees it. */
 export interface Export extends ExportTerms {
   readonly scheduler: IoScheduler;
+  /** Shared by all that export the same scheduler. */
+  readonly flush: () => Promise<void>;
 }
 
 /** Exports by name. */
@@ -60,6 +63,7 @@ const PREFERRED = 4096;
  */
 export function exportsOf({ exports, tls }: NbdServerOptions, limits: Limits): Exports {
   const schedulers = new Map<Storage, IoScheduler>();
+  const flushes = new Map<IoScheduler, () => Promise<void>>();
   const schedulerOf = (storage: Storage | IoScheduler): IoScheduler => {
     if (isScheduler(storage)) return storage;
     const scheduler =
@@ -74,7 +78,9 @@ export function exportsOf({ exports, tls }: NbdServerOptions, limits: Limits): E
     const policy = options.tls ?? (tls ? 'required' : 'off');
     if (!tls && policy !== 'off') throw misuse(`export '${name}' wants TLS and there are no keys`);
     const scheduler = schedulerOf(options.storage);
-    return [name, { ...termsOf(name, options, policy, scheduler, limits), scheduler }];
+    const flush = flushes.get(scheduler) ?? sharedFlush(scheduler);
+    flushes.set(scheduler, flush);
+    return [name, { ...termsOf(name, options, policy, scheduler, limits), scheduler, flush }];
   });
   if (found.length === 0) throw misuse('a server needs an export');
   return new Map(found);
