@@ -3,7 +3,8 @@
 // Every server is a process of its own and stays for the whole run; each has a copy of the same file, all of it written
 // before, in one folder. In every round each cell is measured on all servers, one right after the other, and the
 // ratio is that of neighbours; so a machine whose speed drifts does not decide, nor do others that use it. Before each
-// measurement the dirty pages of that server's file are brought to the medium, so that nobody pays for another's.
+// measurement the dirty pages of that server's file are brought to the medium, so that nobody pays for another's. Where
+// others keep the processors busy, who waits for one decides: `chrt -f 10` before the command keeps them out.
 //
 // qemu-nbd and nbdkit go through the page cache, as FileStorage does, and a flush is one fdatasync for all of them.
 
@@ -17,22 +18,19 @@ import { promisify } from 'node:util';
 import { median, perSecond, ratioOf } from './figures.mjs';
 
 const FILE_BYTES = 64 << 20;
-const ROUNDS = Number(process.env.ROUNDS ?? 9);
-const SECONDS = 2;
+const ROUNDS = 9;
+const SECONDS = 1;
 const FSYNC_EVERY = 8;
 
-/** How each server is started; the first is ours. */
+const own = (inlineWriteMax) => (file, socket) => {
+  const script = fileURLToPath(new URL('nbd-server.mjs', import.meta.url));
+  return [process.execPath, script, file, socket, String(inlineWriteMax)];
+};
+
+/** How each server is started; the first is held against the others. */
 const SERVERS = [
-  {
-    name: 'ours',
-    command: (file, socket) => [
-      process.execPath,
-      fileURLToPath(new URL('nbd-server.mjs', import.meta.url)),
-      file,
-      socket,
-      '65536',
-    ],
-  },
+  { name: 'ours', command: own(64 * 1024) },
+  { name: 'ours without inline writes', command: own(0) },
   {
     name: 'qemu-nbd',
     command: (file, socket) => [
@@ -108,14 +106,14 @@ async function isThere(program) {
 }
 
 async function started({ name, command }, folder) {
-  const base = join(folder, name.replace(' ', '-'));
+  const base = join(folder, name.replaceAll(' ', '-'));
   const [file, socket] = [`${base}.img`, `${base}.sock`];
   await written(file, folder);
   const [program, ...rest] = command(file, socket);
   const child = spawn(program, rest, { stdio: ['pipe', 'inherit', 'inherit'] });
   const ended = new Promise((resolve) => child.on('exit', resolve));
   const stop = async () => {
-    if (name === 'ours') child.stdin.end();
+    if (command(file, socket)[0] === process.execPath) child.stdin.end();
     else child.kill();
     await ended;
   };
