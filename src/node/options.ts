@@ -30,8 +30,8 @@ export interface FileStorageOptions {
    */
   readonly lock?: 'exclusive' | 'none';
   /**
-   * In bytes. Writes of up to so many are made on the calling thread, which the page cache makes quicker than
-   * handing them to another one, several times where few are in flight. FUA, reads and flushes never are.
+   * In bytes. Writes of up to so many are made on the calling thread: for what goes into the page cache that is
+   * quicker than to wake another thread for it. FUA, reads and flushes never are.
    *
    * Such a write can hold up the whole program where the system makes it wait. The first to take over 1 ms sends
    * those after it to the thread pool, for ten times as long as it took; but one that never returns, from a
