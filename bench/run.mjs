@@ -11,6 +11,8 @@ import { build } from 'tsup';
 import { IoScheduler, MemoryStorage } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { crashSpace, DiskRecorder, seededRandom } from 'write-barrier/testing';
+import { median, perSecond, ratioOf } from './figures.mjs';
+import { nbd } from './nbd.mjs';
 
 const BLOCK = 4096;
 const IN_FLIGHT = 32;
@@ -37,15 +39,9 @@ async function compare(name, count, ours, rival) {
     ratios.push(pair[0] / pair[1]);
     for (const [i, value] of pair.entries()) rates[i].push(value);
   }
-  const [a, b] = rates.map((all) => Math.round(median(all)).toLocaleString('en'));
-  console.log(`${name}\n  ${ours.name}: ${a}/s   ${rival.name}: ${b}/s`);
-  console.log(
-    `  ratio ${median(ratios).toFixed(2)} (${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})\n`,
-  );
-}
-
-function median(values) {
-  return values.toSorted((x, y) => x - y)[values.length >> 1];
+  const [a, b] = rates.map(perSecond);
+  console.log(`${name}\n  ${ours.name}: ${a}   ${rival.name}: ${b}`);
+  console.log(`  ratio ${ratioOf(ratios)}\n`);
 }
 
 const SECTOR = 512;
@@ -87,13 +83,13 @@ const BENCHMARKS = {
   /** How fast crash images are counted through: against a full copy of the image for each. */
   async crash() {
     const space = crashSpace(oneEpoch(20), { sectorSize: SECTOR });
-    const perSecond = (name, count, work) => {
+    const timed = (name, count, work) => {
       const rates = Array.from({ length: 5 }, () => {
         const start = performance.now();
         work(count);
         return (count / (performance.now() - start)) * 1000;
       });
-      console.log(`  ${name}: ${Math.round(median(rates)).toLocaleString('en')}/s`);
+      console.log(`  ${name}: ${perSecond(rates)}`);
       return median(rates);
     };
     console.log(`crash: one epoch, 20 sectors in doubt, ${space.count} images`);
@@ -107,12 +103,12 @@ const BENCHMARKS = {
       return sum;
     };
     const random = seededRandom(1);
-    perSecond('images, hashed', 5_000_000, through(false));
-    const applied = perSecond('images, 512 bytes applied', 3_000_000, through(true));
-    perSecond('uniform draws', 300_000, (count) => {
+    timed('images, hashed', 5_000_000, through(false));
+    const applied = timed('images, 512 bytes applied', 3_000_000, through(true));
+    timed('uniform draws', 300_000, (count) => {
       for (let i = 0; i < count; i++) space.sample(random);
     });
-    const copied = perSecond('images, a full copy of 1 MiB each', 2_000, (count) => {
+    const copied = timed('images, a full copy of 1 MiB each', 2_000, (count) => {
       for (let i = 0; i < count; i++) space.at(BigInt(i)).image();
     });
     console.log(`  ratio of applied to copied ${Math.round(applied / copied)}\n`);
@@ -156,9 +152,9 @@ const BENCHMARKS = {
         ratios.push(pair[0] / pair[1]);
         for (const [i, value] of pair.entries()) rates[i].push(value);
       }
-      const [a, b] = rates.map((all) => Math.round(median(all)).toLocaleString('en'));
+      const [a, b] = rates.map(perSecond);
       console.log(`sqlite: ${journal}/${synchronous}, ${run.space.count} images`);
-      console.log(`  recoveries: ${a}/s   on copies of drawn images: ${b}/s`);
+      console.log(`  recoveries: ${a}   on copies of drawn images: ${b}`);
       console.log(`  ratio ${median(ratios).toFixed(2)}\n`);
     }
   },
@@ -192,6 +188,8 @@ const BENCHMARKS = {
     await disk.close();
     await rm(folder, { recursive: true });
   },
+
+  nbd,
 };
 
 /** The tests' own SQLite on a simulated disk, built for this. */

@@ -14,6 +14,8 @@ import { HELP, optionsOf, UsageError } from './options.mjs';
 /** The image before the run is part of the trace, and the crash kit keeps it in memory. */
 const TRACED_BYTES_MAX = 1 << 30;
 const CHUNK_BYTES = 1 << 20;
+/** The file is all that this program is there for, so small writes need no other thread. */
+const INLINE_WRITE_MAX = 1 << 16;
 
 try {
   const options = await optionsOf(process.argv.slice(2));
@@ -29,7 +31,10 @@ try {
 async function serve(/** @type {Options} */ options) {
   const stopped = signalled('SIGINT', 'SIGTERM');
   const { file: path, size, mode, intervalMs, tls, ignoreFlushes, addresses } = options;
-  const file = await FileStorage.open(path, size === undefined ? {} : { size });
+  const file = await FileStorage.open(path, {
+    inlineWriteMax: INLINE_WRITE_MAX,
+    ...(size !== undefined && { size }),
+  });
   const trace = await traceOf(options, file).catch(async (error) => {
     await file.close();
     throw error;

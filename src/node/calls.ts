@@ -22,7 +22,7 @@ type PositionalCall = (
 ) => void;
 
 /**
- * What `FileStorage` needs of `node:fs`: its callback functions, which have these shapes.
+ * What `FileStorage` needs of `node:fs`: functions that have these shapes.
  *
  * @internal for fault injection in tests
  */
@@ -47,6 +47,14 @@ export interface FileCalls {
     position: number,
     callback: Moved,
   ) => void;
+  readonly writeSync: (
+    fd: number,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+  ) => number;
+  readonly writevSync: (fd: number, buffers: readonly Uint8Array[], position: number) => number;
   readonly fsync: (fd: number, callback: NoParamCallback) => void;
   readonly fdatasync: (fd: number, callback: NoParamCallback) => void;
   readonly close: (fd: number, callback: NoParamCallback) => void;

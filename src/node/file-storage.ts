@@ -15,7 +15,9 @@
 //       to the page cache, so a read sees either's writes at once.
 //   F4  Calls that wait for the medium and overlap on one descriptor fail together
 //       (error-cursor.ts).
-//   F5  Once `close` was called nothing new starts; it waits for what is in flight, does not flush,
+//   F5  A write that is made on the calling thread and does not go through there as a whole is made again
+//       by the pool, all of it: the same bytes in the same place. So F1 holds for it, and errors are told once.
+//   F6  Once `close` was called nothing new starts; it waits for what is in flight, does not flush,
 //       and gives back the lock last.
 //
 // How durable a flush is, the platform decides. Linux: on the medium, if the drive tells the truth.
@@ -43,6 +45,7 @@ import { type OpenFile, openFile } from './open-file.js';
 import type { FileStorageOptions } from './options.js';
 
 const SIMPLE: FlushFlags = Object.freeze({ tag: 'simple' });
+const DONE: Promise<void> = Promise.resolve();
 
 /**
  * A file or a block device as a storage. Its cache is volatile: an answered write is safe from a
@@ -113,24 +116,29 @@ export class FileStorage implements Storage, AsyncDisposable {
    *   full disk
    */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Promise<void> {
-    const { calls, fd, fuaFd } = this.#file;
-    const refusal = this.#refusal(offset, data.byteLength, flags) ?? this.#writeRefusal(flags);
+    const { calls, fd, fuaFd, inlineWrites } = this.#file;
+    const length = data.byteLength;
+    const refusal = this.#refusal(offset, length, flags) ?? this.#writeRefusal(flags);
     if (refusal !== undefined) return Promise.reject(refusal);
     const write = (to: number): Promise<void> =>
       this.#command((end) => transfer('write', calls.write, to, data, offset, end));
-    return flags.fua && fuaFd !== undefined ? this.#forced.run(() => write(fuaFd)) : write(fd);
+    if (flags.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
+    const inline = (): number => calls.writeSync(fd, data, 0, length, offset);
+    return inlineWrites.attempt(length, inline) ? DONE : write(fd);
   }
 
   /** As `write`, from several buffers. */
   writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Promise<void> {
-    const { calls, fd, fuaFd } = this.#file;
+    const { calls, fd, fuaFd, inlineWrites } = this.#file;
     const length = data.reduce((sum, { byteLength }) => sum + byteLength, 0);
     const refusal = this.#refusal(offset, length, flags) ?? this.#writeRefusal(flags);
     if (refusal !== undefined) return Promise.reject(refusal);
     if (length === 0) return Promise.resolve();
     const write = (to: number): Promise<void> =>
       this.#command((end) => transferList(calls.writev, to, data, length, offset, end));
-    return flags.fua && fuaFd !== undefined ? this.#forced.run(() => write(fuaFd)) : write(fd);
+    if (flags.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
+    const inline = (): number => calls.writevSync(fd, data, offset);
+    return inlineWrites.attempt(length, inline) ? DONE : write(fd);
   }
 
   /**
@@ -173,7 +181,7 @@ export class FileStorage implements Storage, AsyncDisposable {
     return this.close();
   }
 
-  /** F5: counts a command as in flight until it ends, or until node:fs throws at its buffer. */
+  /** F6: counts a command as in flight until it ends, or until node:fs throws at its buffer. */
   #command(start: (end: End) => void): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#inFlight += 1;

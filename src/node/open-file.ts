@@ -16,6 +16,7 @@ import { WriteBarrierError } from 'write-barrier';
 import { blockDevice } from './block-device.js';
 import { asking, codeOf, doing, type FileCalls, ioError } from './calls.js';
 import { locked, lockFile, registerInode } from './file-lock.js';
+import { InlineWrites } from './inline-writes.js';
 import { checkOptions, type FileStorageOptions, misuse, settleSize } from './options.js';
 
 /** A file or block device, open. */
@@ -29,6 +30,7 @@ export interface OpenFile {
   readonly readOnly: boolean;
   readonly size: number;
   readonly blockSize: number;
+  readonly inlineWrites: InlineWrites;
   /** Closes the descriptors and unlocks, whatever fails; then throws the first failure. */
   readonly release: () => Promise<void>;
 }
@@ -96,7 +98,9 @@ async function openWith(
   const fuaFd = readOnly ? undefined : await openForced(calls, path, inode);
   if (fuaFd !== undefined) undos.push(() => doing((done) => calls.close(fuaFd, done)));
   opened = true;
-  return { path, calls, fd, fuaFd, readOnly, size, blockSize, release: () => unwind(undos, path) };
+  const inlineWrites = new InlineWrites(options.inlineWriteMax ?? 0);
+  const release = (): Promise<void> => unwind(undos, path);
+  return { path, calls, fd, fuaFd, readOnly, size, blockSize, inlineWrites, release };
 }
 
 async function unwind(undos: Undo[], path: string): Promise<void> {

@@ -28,17 +28,19 @@ const filled = (value: number, blocks = 1): Uint8Array =>
   new Uint8Array(blocks * BLOCK).fill(value);
 const newPath = (): string => join(temporaryDirectory(), 'disk.img');
 
-for (const [name, blockSize] of [
-  ['FileStorage', BLOCK],
-  ['FileStorage with blocks of one byte', 1],
+for (const [name, blockSize, inlineWriteMax] of [
+  ['FileStorage', BLOCK, 0],
+  ['FileStorage with blocks of one byte', 1, 0],
+  ['FileStorage with inline writes', BLOCK, 4 * BLOCK],
 ] as const) {
   storageContract(name, { ...declares, blockSize }, async () => {
     const directory = fs.mkdtempSync(join(fs.realpathSync(tmpdir()), 'write-barrier-'));
     const path = join(directory, 'disk.img');
-    const storage = await FileStorage.open(path, { size: 32 * BLOCK, blockSize });
+    const options = { blockSize, inlineWriteMax };
+    const storage = await FileStorage.open(path, { size: 32 * BLOCK, ...options });
     return {
       storage,
-      reopen: () => FileStorage.open(path, { blockSize }),
+      reopen: () => FileStorage.open(path, options),
       cleanUp: () => fs.rmSync(directory, { recursive: true }),
     };
   });
@@ -124,6 +126,8 @@ describe('opening a file', () => {
     ['a size that is not whole blocks', 'new', { size: 1000 }, 'INVALID_ARGUMENT'],
     ['a size beyond what files can have', 'new', { size: 2 ** 52 * 512 }, 'INVALID_ARGUMENT'],
     ['blocks of no bytes', 'new', { size: SIZE, blockSize: 0 }, 'INVALID_ARGUMENT'],
+    ['half a byte inline', 'new', { size: SIZE, inlineWriteMax: 0.5 }, 'INVALID_ARGUMENT'],
+    ['fewer bytes than none', 'new', { size: SIZE, inlineWriteMax: -1 }, 'INVALID_ARGUMENT'],
     ['an unknown lock', 'new', { size: SIZE, lock: 'shared' }, 'INVALID_ARGUMENT'],
     ['a flag that is no boolean', 'new', { size: SIZE, create: 1 }, 'INVALID_ARGUMENT'],
     ['create without a size', 'new', { create: true }, 'INVALID_ARGUMENT'],
