@@ -3,7 +3,10 @@
 //   W1  Size, capabilities, `close` and the set of optional methods are the wrapped storage's own.
 //   W2  Every other call becomes a command, a plain value, and whoever wraps decides about that.
 //   W3  A storage that answers at once still does, unless the wrapper itself takes time.
+//
+// Not here: what a wrapper does in between (tracing.ts, latency.ts, faults.ts).
 
+import { inWords } from '../model/error.js';
 import type { DeviceCommand, Operation, Tag } from '../model/index.js';
 import { joined, totalLength } from './bytes.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
@@ -88,6 +91,33 @@ function firstOf(data: readonly Uint8Array[], length: number | undefined): reado
     left -= Math.min(left, piece.length);
   }
   return pieces;
+}
+
+/**
+ * Runs a command, and tells how it has ended before the caller hears of it: undefined, or in words what went wrong. A
+ * short transfer is a failure (S3), though nothing is thrown.
+ */
+export function overheard(
+  { op, length }: DeviceCommand,
+  run: () => Transfer,
+  ended: (error: string | undefined) => void,
+): Transfer {
+  const succeed = (moved: void | number): void | number => {
+    const short = typeof moved === 'number' && moved !== length && op !== 'flush';
+    ended(short ? `${moved} of ${length} bytes were moved` : undefined);
+    return moved;
+  };
+  const fail = (error: unknown): never => {
+    ended(inWords(error));
+    throw error;
+  };
+  let answer: Transfer;
+  try {
+    answer = run();
+  } catch (error) {
+    return fail(error);
+  }
+  return isPending(answer) ? answer.then(succeed, fail) : succeed(answer);
 }
 
 /** Only reads and writes answer with a number. */

@@ -127,6 +127,14 @@ describe('tracing', () => {
     expect(await reading).toBe(100);
     expect(events.at(-1)).toMatchObject({ error: '100 of 512 bytes were moved' });
   });
+
+  test('lets a flush answer with whatever it likes: it moves nothing', () => {
+    const inner: Storage = new MemoryStorage(BLOCK);
+    inner.flush = () => 7 as never;
+    const { events, storage } = watched(inner);
+    storage.flush(SIMPLE);
+    expect(events.at(-1)).toEqual({ kind: 'complete', command: 0 });
+  });
 });
 
 describe('withLatency', () => {

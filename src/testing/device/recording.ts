@@ -1,5 +1,5 @@
-import type { Storage, Transfer } from '../../storage/index.js';
-import { isPending, wrap } from '../../storage/wrappers.js';
+import type { Storage } from '../../storage/index.js';
+import { overheard, wrap } from '../../storage/wrappers.js';
 import type { DiskRecorder } from './disk-trace.js';
 
 /**
@@ -11,23 +11,9 @@ export function recording(
   storage: Storage,
   recorder: Pick<DiskRecorder, 'dispatch' | 'complete'>,
 ): Storage {
-  return wrap(storage, ({ op, offset, length, tag, fua }, run, data) => {
+  return wrap(storage, (what, run, data) => {
+    const { op, offset, length, tag, fua } = what;
     const command = recorder.dispatch({ op, offset, length, tag, fua }, data?.());
-    const succeed = (moved: void | number): void | number => {
-      // S3: a short transfer is a failure, though nothing is thrown.
-      recorder.complete(command, typeof moved === 'number' && moved !== length);
-      return moved;
-    };
-    const fail = (error: unknown): never => {
-      recorder.complete(command, true);
-      throw error;
-    };
-    let answer: Transfer;
-    try {
-      answer = run();
-    } catch (error) {
-      return fail(error);
-    }
-    return isPending(answer) ? answer.then(succeed, fail) : succeed(answer);
+    return overheard(what, run, (error) => recorder.complete(command, error !== undefined));
   });
 }
