@@ -21,7 +21,7 @@ const SERVERS = 50_000;
 const AT_ONCE = 16;
 const REQUESTS = 200_000;
 const CLIENTS = 2_000;
-const HEAP_SLACK = 2 << 20;
+const HEAP_SLACK = 4 << 20;
 
 setFlagsFromString('--expose_gc');
 const collect = runInNewContext('gc') as () => void;
