@@ -120,7 +120,9 @@ export class Device {
       }
       if (may) this.#stepsOf(command, request, pending, claimed, steps);
       if (this.#profile.sameLba === 'fifo') {
-        for (const [first, count] of pending) for (const s of run(first, count)) claimed.add(s);
+        for (const [first, count] of pending) {
+          for (let sector = first; sector < first + count; sector++) claimed.add(sector);
+        }
       }
       if (done) continue;
       busy = true;
@@ -236,8 +238,9 @@ export class Device {
       return;
     }
     for (const [sector, count] of pending) {
-      const isFree = !run(sector, count).some((each) => claimed.has(each)); // D1
-      if (isFree) steps.push({ kind: 'land', command, sector });
+      let at = sector;
+      while (at < sector + count && !claimed.has(at)) at++;
+      if (at === sector + count) steps.push({ kind: 'land', command, sector }); // D1
     }
   }
 

@@ -51,6 +51,7 @@ export interface VolatileDiskOptions {
 }
 
 interface Pending {
+  readonly number: number;
   readonly request: DiskRequest;
   /** In virtual microseconds. */
   readonly dueUs: number;
@@ -336,7 +337,7 @@ export class VolatileDisk implements Storage {
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
     const state = { failed, spoilt };
-    this.#pending.set(number, { request, dueUs, ...state, into, fault, ...answers });
+    this.#pending.set(number, { number, request, dueUs, ...state, into, fault, ...answers });
     return number;
   }
 
@@ -370,7 +371,7 @@ export class VolatileDisk implements Storage {
   /** The clock goes on to what is due next: a sleeper, or an answer as soon as there is one. */
   #passTime(): void {
     const sleeper = earliest(this.#sleepers);
-    const next = earliest([...this.#pending].map(([number, { dueUs }]) => ({ number, dueUs })));
+    const next = earliest(this.#pending.values());
     if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
       this.#sleepers.delete(sleeper);
       this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
@@ -379,8 +380,8 @@ export class VolatileDisk implements Storage {
       this.#answer(next.number);
     } else if (!this.#step(true)) {
       // It waits for another one to be answered.
-      const done = [...this.#pending].filter(([number]) => this.#device.isDone(number));
-      const first = earliest(done.map(([number, { dueUs }]) => ({ number, dueUs })));
+      const all = [...this.#pending.values()];
+      const first = earliest(all.filter(({ number }) => this.#device.isDone(number)));
       if (first) this.#answer(first.number);
     }
   }
