@@ -45,6 +45,9 @@ export function* programs(alphabet: string, length: number): Generator<string[]>
   } while (chooser.advance());
 }
 
+/** Lines that are made when somebody wants to read them: of all runs hardly one is told. */
+type Story = (() => string)[];
+
 /** Runs a program in every way; answers in how many. A broken rule is told with its story. */
 export function explore<M extends BlockMachine<number>>(
   world: World<M>,
@@ -54,11 +57,12 @@ export function explore<M extends BlockMachine<number>>(
   let runs = 0;
   do {
     runs += 1;
-    const story: string[] = [];
+    const story: Story = [];
     try {
       play(world, program, chooser, story);
     } catch (error) {
-      throw new Error([`${error} in ${program.join(' ')}`, ...story].join('\n  '), {
+      const told = story.map((line) => line());
+      throw new Error([`${error} in ${program.join(' ')}`, ...told].join('\n  '), {
         cause: error,
       });
     }
@@ -70,7 +74,7 @@ function play<M extends BlockMachine<number>>(
   world: World<M>,
   program: readonly string[],
   chooser: Chooser,
-  story: string[],
+  story: Story,
 ): void {
   const machine = world.machine();
   const watcher = world.watcher(machine, program);
@@ -84,7 +88,7 @@ function play<M extends BlockMachine<number>>(
     const listen = (): void => {
       for (let a = machine.takeAnswered(); a; a = machine.takeAnswered()) {
         const error = 'error' in a ? codeOf(a.error) : undefined;
-        story.push(`answer ${a.client}: ${error ?? 'done'}`);
+        story.push(() => `answer ${a.client}: ${error ?? 'done'}`);
         watcher.answered(a.client, error);
       }
     };
@@ -92,7 +96,7 @@ function play<M extends BlockMachine<number>>(
       const command = machine.next(nowMs);
       listen();
       if (!command) break;
-      story.push(`take ${wordOf(command)} for ${command.clients}`);
+      story.push(() => `take ${wordOf(command)} for ${command.clients}`);
       atDevice.add(command);
       watcher.taken(command);
     }
@@ -101,13 +105,13 @@ function play<M extends BlockMachine<number>>(
   };
   const submit = (): void => {
     const request = next++;
-    story.push(`submit ${request}: ${program[request]}`);
+    story.push(() => `submit ${request}: ${program[request]}`);
     watcher.submitted(request);
     world.submit(machine, program[request] as string, request, nowMs);
     pump();
   };
   const complete = (command: BlockCommand<number>, error: string | undefined): void => {
-    story.push(`${error ?? 'done'}: ${wordOf(command)}`);
+    story.push(() => `${error ?? 'done'}: ${wordOf(command)}`);
     atDevice.delete(command);
     watcher.completed(command, error);
     machine.complete(command, nowMs, error);
@@ -129,7 +133,7 @@ function play<M extends BlockMachine<number>>(
       if (requeues > 0 && world.requeue) {
         moves.push(() => {
           requeues -= 1;
-          story.push(`put back ${wordOf(command)}`);
+          story.push(() => `put back ${wordOf(command)}`);
           atDevice.delete(command);
           watcher.requeued?.(command);
           world.requeue?.(machine, command);
@@ -141,7 +145,7 @@ function play<M extends BlockMachine<number>>(
       moves.push(() => {
         ages -= 1;
         nowMs += 5000;
-        story.push('five seconds pass');
+        story.push(() => 'five seconds pass');
       });
     }
     if (moves.length === 0) break;
