@@ -176,6 +176,17 @@ test('case 68: given a write larger than the atomic unit, when the power fails, 
   expect(leftOf(0, 4)).toHaveLength(16);
 });
 
+test('given times that go backwards, when images are asked for, then that is misuse', () => {
+  const what = { op: 'discard', offset: 0, length: SECTOR, tag: 'simple', fua: false } as const;
+  const at = (dispatched: number, completed: number) => {
+    return { ...what, dispatched, completed, failed: false };
+  };
+  for (const commands of [[at(1, 0)], [at(0, 0)], [at(2, 3), at(1, 4)], [at(Number.NaN, 1)]]) {
+    const trace = { size: SECTOR, commands, marks: [] };
+    expect(() => crashSpace(trace, { sectorSize: SECTOR })).toThrow(/command \d is dispatched/);
+  }
+});
+
 describe('given Buffers of Node, whose slices share their memory', () => {
   const initial = Buffer.alloc(3 * SECTOR, 9);
   const payload = Buffer.alloc(SECTOR, 1);

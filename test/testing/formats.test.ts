@@ -36,6 +36,11 @@ function recorded(): DiskTrace {
   return recorder.trace;
 }
 
+const COMMAND = {
+  ...{ op: 'discard', offset: 0, length: 512, tag: 'simple', fua: false },
+  ...{ dispatched: 0, failed: false },
+};
+
 describe('the compact form', () => {
   test('of any trace is read back as it was', () => {
     fc.assert(
@@ -77,6 +82,18 @@ describe('the compact form', () => {
     ['a line that is no object', told('{"size":512}', '7')],
     ['an event that is none', told('{"size":512}', '{}')],
     ['a payload without a length', told('{"size":512}', '{"dispatched":0,"payload":-1}')],
+    ...Object.entries({
+      op: 'truncate',
+      offset: -1,
+      length: '512',
+      dispatched: 0.5,
+      tag: 'head',
+      fua: 1,
+      failed: null,
+    }).map(([name, value]): [string, Uint8Array] => [
+      `a command with the ${name} ${JSON.stringify(value)}`,
+      told('{"size":512}', JSON.stringify({ ...COMMAND, [name]: value })),
+    ]),
     ['an answer to nothing', told('{"size":512}', '{"completed":0,"command":0}')],
   ])('%s is refused', (_, bytes) => {
     expect(() => decodeTrace(bytes)).toThrow(expect.objectContaining({ code: 'SYNTAX' }));

@@ -121,7 +121,9 @@ export function decodeTrace(bytes: Uint8Array): DiskTrace {
   const commands: { -readonly [K in keyof DiskCommand]: DiskCommand[K] }[] = [];
   const marks: Mark[] = [];
   for (const { told, payload } of pieces) {
-    if (isCount(told.dispatched)) {
+    if (told.dispatched !== undefined) {
+      if (!isDispatched(told))
+        throw syntax(`a command is none: ${JSON.stringify(told).slice(0, 80)}`);
       const { payload: _, ...command } = told as unknown as Dispatched;
       const open = { ...command, completed: Number.POSITIVE_INFINITY };
       commands.push(payload ? { ...open, data: payload } : open);
@@ -170,6 +172,17 @@ function parsed(line: string): Told {
   }
   if (typeof told === 'object' && told !== null) return told;
   throw syntax('an event is no object');
+}
+
+const OPERATIONS: readonly unknown[] = ['read', 'write', 'flush', 'discard', 'writeZeroes'];
+
+function isDispatched({ op, offset, length, tag, fua, failed, dispatched }: Told): boolean {
+  return (
+    OPERATIONS.includes(op) &&
+    [offset, length, dispatched].every(isCount) &&
+    (tag === 'simple' || tag === 'ordered') &&
+    [fua, failed].every((flag) => typeof flag === 'boolean')
+  );
 }
 
 function isCount(value: unknown): value is number {

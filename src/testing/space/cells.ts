@@ -49,7 +49,8 @@ export interface CellMap {
 
 /**
  * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or outside of the disk, for a write
- *   without its data, for contents of another size than the disk, and for a cell whose versions come to more than 64 MiB
+ *   without its data, for contents of another size than the disk, for times that go backwards, and for a cell whose
+ *   versions come to more than 64 MiB
  */
 export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
   const { sectorSize } = profile;
@@ -57,6 +58,7 @@ export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
   if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
   if (initial && initial.length !== size)
     throw misuse(`${initial.length} bytes for a disk of ${size}`);
+  checkTimes(commands);
   const races = racesOf(commands, profile);
   const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
   const cells = tied(piecesOf(trace, profile)).map(({ offset, length, pieces }): Cell => {
@@ -109,6 +111,16 @@ export function possibleAt({ versions }: Cell, time: number): number[] {
 export function momentsOf({ cells }: CellMap): number[] {
   const all = cells.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
   return [...new Set(all)].sort((a, b) => a - b);
+}
+
+function checkTimes(commands: readonly DiskCommand[]): void {
+  let latest = Number.NEGATIVE_INFINITY;
+  for (const [number, { dispatched, completed }] of commands.entries()) {
+    if (!(latest < dispatched && dispatched < completed)) {
+      throw misuse(`command ${number} is dispatched before the one before it, or after its answer`);
+    }
+    latest = dispatched;
+  }
 }
 
 // Pieces
