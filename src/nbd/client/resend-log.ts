@@ -31,6 +31,7 @@
 // written until a COMMIT (RFC 1813, section 3.3.21, on the write verifier).
 
 import type { ByteRange } from 'write-barrier';
+import { joined } from '../wire/index.js';
 
 /** What is to be at a range. */
 export interface LogEntry {
@@ -194,14 +195,4 @@ function part(entry: LogEntry, start: number, end: number): LogEntry {
   const view = content.subarray(start - entry.start, end - entry.start);
   const small = view.length * 2 < view.buffer.byteLength;
   return { ...entry, start, end, content: small ? new Uint8Array(view) : view };
-}
-
-function joined(list: readonly Uint8Array[], length: number): Uint8Array {
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const part of list) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }

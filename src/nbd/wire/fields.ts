@@ -1,5 +1,10 @@
 // Fields of fixed width, big endian, as the protocol has them; and what is thrown where bytes are not what they
 // should be.
+//
+// Numbers of 64 bits are plain numbers here. Those that this side makes are safe integers; of what comes from the other
+// side whatever is too large stays too large, so that a comparison with a size is right. Strings are UTF-8 without NUL.
+//
+// Not here: which fields a message has (handshake.ts, transmission.ts).
 
 import { WriteBarrierError } from 'write-barrier';
 
@@ -107,9 +112,17 @@ export function packed(...pieces: readonly (number | string | Uint8Array)[]): Ui
         ? utf8(piece)
         : piece,
   );
-  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  return joined(
+    parts,
+    parts.reduce((sum, { length }) => sum + length, 0),
+  );
+}
+
+/** A copy of `length` bytes in memory of its own, which a `Buffer.concat` is not. */
+export function joined(list: readonly Uint8Array[], length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
   let at = 0;
-  for (const part of parts) {
+  for (const part of list) {
     bytes.set(part, at);
     at += part.length;
   }

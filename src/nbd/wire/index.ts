@@ -2,6 +2,6 @@
 
 export { ByteReader } from './bytes.js';
 export * from './constants.js';
-export { malformed } from './fields.js';
+export { joined, malformed } from './fields.js';
 export * from './handshake.js';
 export * from './transmission.js';

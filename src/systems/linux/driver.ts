@@ -18,6 +18,7 @@ import {
   type Transfer,
   WriteBarrierError,
 } from 'write-barrier';
+import { gathered, scattered } from '../pieces.js';
 import type { BlockCommand, BlockMachine } from './machine.js';
 
 /** What it takes to answer a request. */
@@ -188,7 +189,7 @@ function perform(storage: Storage, { what, clients }: BlockCommand<Call>): Trans
       if (first && pieces.length === 1) return storage.write(offset, first.data, { fua, tag });
       if (storage.writev && capabilities.writev)
         return storage.writev(offset, pieces, { fua, tag });
-      return storage.write(offset, joined(pieces, length), { fua, tag });
+      return storage.write(offset, gathered(pieces, length), { fua, tag });
     case 'flush':
       if (!capabilities.flush) throw undeclared('a flush');
       return storage.flush({ tag });
@@ -210,22 +211,8 @@ async function readPieces(
 ): Promise<number> {
   const bytes = new Uint8Array(length);
   const moved = (await storage.read(offset, bytes)) ?? length;
-  let at = 0;
-  for (const piece of pieces) {
-    piece.set(bytes.subarray(at, at + piece.length));
-    at += piece.length;
-  }
+  scattered(bytes, pieces);
   return moved;
-}
-
-function joined(pieces: readonly Uint8Array[], length: number): Uint8Array {
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
 }
 
 function shortfall({ what }: BlockCommand<Call>, moved: void | number): Error | undefined {

@@ -1,4 +1,5 @@
 import { WriteBarrierError } from 'write-barrier';
+import { gathered, scattered } from '../pieces.js';
 
 /**
  * One request as it travels: buffers that the device reads, followed by buffers that it writes. Where one buffer ends
@@ -47,30 +48,13 @@ export function partOf(list: readonly Uint8Array[], start: number, end: number):
 
 /** A copy of so many bytes from the front; undefined where there are fewer. */
 export function frontOf(list: readonly Uint8Array[], length: number): Uint8Array | undefined {
-  const copy = new Uint8Array(length);
   const parts = partOf(list, 0, length);
-  if (bytesOf(parts) < length) return undefined;
-  gather(parts, copy);
-  return copy;
-}
-
-/** Copies all buffers, one behind the other, to where they fit exactly. */
-export function gather(list: readonly Uint8Array[], into: Uint8Array): void {
-  let at = 0;
-  for (const part of list) {
-    into.set(part, at);
-    at += part.length;
-  }
+  return bytesOf(parts) < length ? undefined : gathered(parts, length);
 }
 
 /** Copies one buffer to where several are; not if these have shrunk and do not have its length any more. */
 export function scatter(from: Uint8Array, list: readonly Uint8Array[]): void {
-  if (bytesOf(list) !== from.length) return;
-  let at = 0;
-  for (const part of list) {
-    part.set(from.subarray(at, at + part.length));
-    at += part.length;
-  }
+  if (bytesOf(list) === from.length) scattered(from, list);
 }
 
 /** @throws `INVALID_ARGUMENT` for what is not a chain: that is a mistake of the program and not of a guest */

@@ -10,7 +10,8 @@
 // Source: OASIS virtio 1.3, 5.2.6 and 2.7.8.3, and the legacy interfaces there.
 
 import { WriteBarrierError } from 'write-barrier';
-import { bytesOf, gather, partOf } from './chain.js';
+import { gathered } from '../pieces.js';
+import { bytesOf, partOf } from './chain.js';
 import {
   encodeVirtioHeader,
   VIRTIO_BARRIER,
@@ -118,7 +119,10 @@ export function partsOf(
   for (let at = 0; at < total; at += step) {
     const views = partOf(list, at, at + step);
     const buffers = cut(views, sizeMax);
-    parts.push({ at, buffers: buffers.length <= segMax ? buffers : cut([copyOf(views)], sizeMax) });
+    parts.push({
+      at,
+      buffers: buffers.length <= segMax ? buffers : cut([gathered(views, bytesOf(views))], sizeMax),
+    });
   }
   return parts;
 }
@@ -129,12 +133,6 @@ function cut(list: readonly Uint8Array[], sizeMax: number): Uint8Array[] {
       buffer.subarray(index * sizeMax, (index + 1) * sizeMax),
     ),
   );
-}
-
-function copyOf(list: readonly Uint8Array[]): Uint8Array {
-  const copy = new Uint8Array(bytesOf(list));
-  gather(list, copy);
-  return copy;
 }
 
 /** Lets so many through at once; the others wait in line. */

@@ -22,6 +22,7 @@
 // Source: Linux drivers/block/xen-blkback/blkback.c (3.2 and 4.x).
 
 import type { IoScheduler } from 'write-barrier';
+import { gathered, scattered } from '../pieces.js';
 import {
   type BlkFeatures,
   blkFeaturesOf,
@@ -30,7 +31,6 @@ import {
   type XenNodes,
   xenNodes,
 } from './features.js';
-import { gathered, scattered } from './pieces.js';
 import { type Plan, planOf } from './plan.js';
 import { type BlkifStatus, statusOfError } from './status.js';
 import { BLKIF_STATUS, type BlkifRequest, type BlkifResponse } from './wire.js';

@@ -19,8 +19,8 @@ import {
   type Storage,
   type TraceEvent,
 } from 'write-barrier';
+import { gathered, scattered } from '../pieces.js';
 import type { BlkbackEra } from './backend-eras.js';
-import { gathered, scattered } from './pieces.js';
 import { type BlkifStatus, statusOfError, worstBlkifStatus } from './status.js';
 import { BLKIF_STATUS } from './wire.js';
 
