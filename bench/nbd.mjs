@@ -3,8 +3,8 @@
 // Every server is a process of its own and stays for the whole run; each has a copy of the same file, all of it written
 // before, in one folder. In every round each cell is measured on all servers, one right after the other, and the
 // ratio is that of neighbours; so a machine whose speed drifts does not decide, nor do others that use it. Before each
-// measurement the dirty pages of that server's file are brought to the medium, so that nobody pays for another's. Where
-// others keep the processors busy, who waits for one decides: `chrt -f 10` before the command keeps them out.
+// measurement the dirty pages of that server's file are brought to the medium, so that no server pays for another's. On a
+// busy machine the ratios depend on which process waits for a processor: `chrt -f 10` before the command helps.
 //
 // qemu-nbd and nbdkit go through the page cache, as FileStorage does, and a flush is one fdatasync for all of them.
 

@@ -10,7 +10,8 @@ import fastq from 'fastq';
 import { build } from 'tsup';
 import { IoScheduler, MemoryStorage } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
-import { crashSpace, DiskRecorder, seededRandom } from 'write-barrier/testing';
+import { seededRandom } from 'write-barrier/testing';
+import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
 import { median, perSecond, ratioOf } from './figures.mjs';
 import { nbd } from './nbd.mjs';
 
@@ -18,23 +19,26 @@ const BLOCK = 4096;
 const IN_FLIGHT = 32;
 const ROUNDS = 25;
 
-/** Runs `count` operations with 32 in flight; answers operations per second. */
-async function rate(count, operation) {
+/** Runs `count` operations with `inFlight` at once; answers operations per second. */
+async function rate(count, operation, inFlight) {
   let next = 0;
   const worker = async () => {
     while (next < count) await operation(next++);
   };
   const start = performance.now();
-  await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
+  await Promise.all(Array.from({ length: inFlight }, worker));
   return (count / (performance.now() - start)) * 1000;
 }
 
 /** A B A B ...: the median of the ratios of neighbouring runs, after a warm-up of both. */
-async function compare(name, count, ours, rival) {
+async function compare(name, count, ours, rival, { inFlight = IN_FLIGHT, rounds = ROUNDS } = {}) {
   const ratios = [];
   const rates = [[], []];
-  for (let round = -2; round < ROUNDS; round++) {
-    const pair = [await rate(count, ours.operation), await rate(count, rival.operation)];
+  for (let round = -2; round < rounds; round++) {
+    const pair = [
+      await rate(count, ours.operation, inFlight),
+      await rate(count, rival.operation, inFlight),
+    ];
     if (round < 0) continue;
     ratios.push(pair[0] / pair[1]);
     for (const [i, value] of pair.entries()) rates[i].push(value);
@@ -57,19 +61,24 @@ function oneEpoch(writes) {
   return recorder.trace;
 }
 
+/** A storage that answers everything and keeps nothing. */
+function doNothing(cache) {
+  return {
+    size: BLOCK * BLOCK,
+    capabilities: { blockSize: BLOCK, cache, flush: true, fua: true, orderedTags: false },
+    read: async () => {},
+    write: async () => {},
+    flush: async () => {},
+    close: async () => {},
+  };
+}
+
 const BENCHMARKS = {
   /** What a plain request costs, where the storage does nothing. */
   async overhead() {
     const data = new Uint8Array(BLOCK);
     for (const cache of ['none', 'volatile']) {
-      const disk = new IoScheduler({
-        size: BLOCK * BLOCK,
-        capabilities: { blockSize: BLOCK, cache, flush: true, fua: true, orderedTags: false },
-        read: async () => {},
-        write: async () => {},
-        flush: async () => {},
-        close: async () => {},
-      });
+      const disk = new IoScheduler(doNothing(cache));
       const queue = fastq.promise(async () => {}, 64);
       await compare(
         `overhead: plain writes, do-nothing storage with cache '${cache}', ${IN_FLIGHT} in flight`,
@@ -78,6 +87,21 @@ const BENCHMARKS = {
         { name: 'fastq.promise (64)', operation: (i) => queue.push(i) },
       );
     }
+  },
+
+  /** What it costs that errors carry the frame of the call: a stack is taken for each request. */
+  async stacks() {
+    const data = new Uint8Array(BLOCK);
+    const [plain, traced] = [false, true].map((stackTraces) => {
+      const disk = new IoScheduler(doNothing('volatile'), { stackTraces });
+      return (i) => disk.write((i % BLOCK) * BLOCK, data);
+    });
+    await compare(
+      `stacks: plain writes, do-nothing storage, ${IN_FLIGHT} in flight`,
+      100_000,
+      { name: 'with stackTraces', operation: traced },
+      { name: 'without', operation: plain },
+    );
   },
 
   /** How fast crash images are counted through: against a full copy of the image for each. */
@@ -93,25 +117,17 @@ const BENCHMARKS = {
       return median(rates);
     };
     console.log(`crash: one epoch, 20 sectors in doubt, ${space.count} images`);
-    const through = (bytes) => (count) => {
-      let cursor = space.cursor({ bytes });
-      let sum = 0;
-      for (let i = 0; i < count; i++) {
-        sum ^= cursor.hash;
-        if (!cursor.next()) cursor = space.cursor({ bytes });
-      }
-      return sum;
-    };
     const random = seededRandom(1);
-    timed('images, hashed', 5_000_000, through(false));
-    const applied = timed('images, 512 bytes applied', 3_000_000, through(true));
+    const walked = timed('images, one after the other', 1_000_000, (count) => {
+      for (const _ of space) if (--count === 0) break;
+    });
     timed('uniform draws', 300_000, (count) => {
       for (let i = 0; i < count; i++) space.sample(random);
     });
     const copied = timed('images, a full copy of 1 MiB each', 2_000, (count) => {
       for (let i = 0; i < count; i++) space.at(BigInt(i)).image();
     });
-    console.log(`  ratio of applied to copied ${Math.round(applied / copied)}\n`);
+    console.log(`  ratio of walked to copied ${Math.round(walked / copied)}\n`);
   },
 
   /** How often SQLite recovers on a disk that has not decided: against a copy of the image for each recovery. */
@@ -183,6 +199,66 @@ const BENCHMARKS = {
         operation: (i) => disk.write((i % blocks) * BLOCK, data),
       },
       { name: 'fs.write', operation: bare },
+    );
+    await handle.close();
+    await disk.close();
+    await rm(folder, { recursive: true });
+  },
+
+  /** What durable commits cost on a file, against the calls that a program would make without this library. */
+  async commit() {
+    const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
+    const blocks = 4096;
+    const data = new Uint8Array(BLOCK).fill(7);
+    const place = (i) => ((2 * i) % blocks) * BLOCK;
+    const opened = async (name) =>
+      new IoScheduler(
+        await FileStorage.open(join(folder, name), { size: blocks * BLOCK, lock: 'none' }),
+      );
+    const disk = await opened('ours.img');
+    const handle = await open(join(folder, 'rival.img'), 'w+');
+    await handle.write(new Uint8Array(blocks * BLOCK));
+    const write = (offset) => handle.write(data, 0, BLOCK, offset);
+    const few = { inFlight: 1, rounds: 9 };
+    await compare(
+      'commit: a record, then its mark, one commit after the other',
+      40,
+      {
+        name: 'write, write with barrier',
+        operation: (i) =>
+          Promise.all([
+            disk.write(place(i), data),
+            disk.write(place(i) + BLOCK, data, { barrier: true }),
+          ]),
+      },
+      {
+        name: 'write, fdatasync, write, fdatasync',
+        operation: async (i) => {
+          await write(place(i));
+          await handle.datasync();
+          await write(place(i) + BLOCK);
+          await handle.datasync();
+        },
+      },
+      few,
+    );
+    const many = { inFlight: 64, rounds: 9 };
+    const append = {
+      name: 'write and flush of IoScheduler',
+      operation: (i) => Promise.all([disk.write(place(i), data), disk.flush()]),
+    };
+    await compare(
+      'commit: 64 at once, each a write that must be durable',
+      1024,
+      append,
+      {
+        name: 'write, fdatasync',
+        operation: async (i) => {
+          await write(place(i));
+          await handle.datasync();
+        },
+      },
+      many,
     );
     await handle.close();
     await disk.close();

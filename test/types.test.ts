@@ -9,9 +9,7 @@ import {
   chooseMode,
   type DeviceCommand,
   type DeviceTraits,
-  decodeLegacyMode,
   type ErrorCode,
-  encodeLegacyMode,
   formatSteps,
   guarantees,
   initialState,
@@ -27,9 +25,10 @@ import {
   type Step,
   type TraceEvent,
   transformer,
-  type UnsafePairName,
+  type UnsafePair,
   type WriteRequest,
 } from '../src/model/index.js';
+import { decodeLegacyMode, encodeLegacyMode } from '../src/systems/linux/eras.js';
 
 /** Code that must compile or not, and is never run. */
 function neverRun(_code: () => unknown): void {}
@@ -244,7 +243,7 @@ describe('a device', () => {
     // @ts-expect-error an answer is one of four words
     const maybe: Answer = 'maybe';
     // @ts-expect-error an unsafe pair has one of ten names
-    const pair: UnsafePairName = 'BAD_LUCK';
+    const pair: UnsafePair['name'] = 'BAD_LUCK';
     expect([maybe, pair]).not.toContain(promised.barrierDurable);
   });
 });

@@ -2,9 +2,9 @@
 // A write-ahead log on a scheduler.
 //
 // Rules:
-//   A1  One batch is on its way at a time, so only the last one can be torn.
-//   A2  An append settles when its batch and the barrier behind it have: then it is durable, and all before it.
-//   A3  Behind the end the medium holds zeroes before the first record is appended.
+//   A1  One batch is written at a time, so only the last one can be torn.
+//   A2  An append resolves when its batch and the barrier after it have completed: then it is durable, and all before it.
+//   A3  Beyond the end of the log the medium holds zeroes before the first record is appended.
 
 import { crc32 } from 'node:zlib';
 
@@ -27,7 +27,7 @@ export class WriteAheadLog {
 
   /** What the log held when it was opened, oldest first. @type {Uint8Array[]} */
   records = [];
-  /** Whether something unfinished stood behind the last record when the log was opened. */
+  /** Whether an unfinished record followed the last one when the log was opened. */
   torn = false;
 
   /**
@@ -75,7 +75,7 @@ export class WriteAheadLog {
   }
 
   async #commit() {
-    await null; // whoever appends in the same turn belongs to the first batch
+    await null; // appends in the same turn belong to the first batch
     while (this.#gathering.length > 0) {
       const batch = this.#gathering;
       const offset = this.#end;

@@ -17,8 +17,8 @@ Replays a recorded block trace through the ordered modes, onto a file.
   --trace DIR   a folder with base.img.gz, final.img.gz, trace.jsonl and data.bin.gz
   --file PATH   the file to replay onto, PATH.marks for the second disk; neither may exist
   --mode NAME   one of ${MODE_NAMES.join(', ')};
-                may be repeated, all seven unless given
-  --depth N     commands in flight at the file, 32 unless given
+                may be repeated; default: all seven
+  --depth N     commands in flight at the file; default: 32
   --keep        leaves the files as the last mode left them
   --help        prints this
 `;
@@ -56,19 +56,19 @@ async function main() {
   console.log(introduction(trace, basename(resolve(values.trace))));
 
   const { read, write, flush } = trace.requests;
-  const told = progress(process.stderr, modes.length * (read + write + flush));
+  const shown = progress(process.stderr, modes.length * (read + write + flush));
   const files = await makeFiles(values.file);
   const outcomes = [];
   try {
     for (const mode of modes) {
       const { paths } = files;
-      const onRequest = () => told.request(mode);
+      const onRequest = () => shown.request(mode);
       const outcome = await replay(trace, mode, { paths, depth, onRequest });
-      told.mode(outcome);
+      shown.mode(outcome);
       outcomes.push(outcome);
     }
   } finally {
-    told.end();
+    shown.end();
     if (!values.keep) await files.remove();
   }
   for (const line of [...table(outcomes), ...explanation(outcomes)]) console.log(line);

@@ -1,5 +1,5 @@
 // @ts-check
-// Replays a trace in one mode, and compares what comes of it with the record.
+// Replays a trace in one mode, and compares reads and images with the record.
 //
 // The concurrency is the trace's own: a request is submitted as soon as all requests have completed that had
 // completed before it in the trace. Nothing else waits, and no clock is read for it.
@@ -30,6 +30,7 @@ import { DISKS } from './trace.mjs';
 
 /** Zeroes are not written: the file has them already. */
 const CHUNK_BYTES = 64 * 1024;
+const ZEROES = Buffer.alloc(CHUNK_BYTES);
 
 /**
  * @param {Trace} trace
@@ -68,7 +69,7 @@ export async function replay(trace, mode, { paths, depth, onRequest }) {
         running.delete(event.n);
       } else {
         const answer = disks[event.disk].submit(event);
-        answer.catch(() => {}); // heard when the trace says that it completes
+        answer.catch(() => {}); // awaited when the trace says that it completes
         running.set(event.n, answer);
         onRequest();
       }
@@ -106,7 +107,7 @@ class Disk {
    * @param {Image} image
    * @param {ModeName} mode
    * @param {number} depth
-   * @param {(event: CommandEvent) => void} observe is told of what reaches the file
+   * @param {(event: CommandEvent) => void} observe called for every command that reaches the file
    */
   static async open(path, image, mode, depth, observe) {
     const file = tracing(await FileStorage.open(path), observe);
@@ -205,7 +206,8 @@ async function prepare(path, base) {
     await file.truncate(base.length);
     for (let at = 0; at < base.length; at += CHUNK_BYTES) {
       const chunk = base.subarray(at, at + CHUNK_BYTES);
-      if (chunk.some((byte) => byte !== 0)) await file.write(chunk, 0, chunk.length, at);
+      if (!chunk.equals(ZEROES.subarray(0, chunk.length)))
+        await file.write(chunk, 0, chunk.length, at);
     }
     await file.sync();
   } finally {

@@ -1,5 +1,5 @@
 // @ts-check
-// What a replay tells people: progress while it runs, then a table, what each mode promises, and how to read it.
+// What a replay prints: progress while it runs, then a table, what each mode promises, and how to read it.
 
 /**
  * @import { Outcome } from './replay.mjs'
@@ -24,7 +24,7 @@ const COLUMNS = Object.freeze({
   verdict: (outcome) => outcome.guarantees.verdict + (isAllowed(outcome) ? ' *' : ''),
 });
 
-/** Left out where there is nothing but zeroes: then nobody asked for it. */
+/** Left out if all are zero: then the trace has none. */
 const OPTIONAL = ['FUA writes'];
 
 /**
@@ -78,15 +78,15 @@ export function explanation(outcomes) {
 const HOW = `\
 How to read this: every flush of the guest became a barrier (in NONE, which has none, a flush), and the
 commands are counted where they reach the files. A drain is a wait until everything issued has completed; a
-coalesced flush is one that another served. Every mode has to leave the same image, since nobody cuts the
-power here: the verdict says whether a power cut would have left one that the guest can recover, and the
-flushes that a mode saves are those that a power cut asks for. NONE is a case of its own: it orders nothing,
-but this guest waits for every flush that it sends, as Linux does since 2.6.37.
-A tag mode over another scheduler hands its barriers down. Those of plain TAG have no data to carry the tag,
-so it drains instead, and not one flush reaches the file.`;
+coalesced flush is one that shared a device flush. Every mode must leave the same image, because the power is
+not cut here. The verdict says whether a power cut would have left an image that the guest can recover; the
+flushes that an unsafe mode saves are those that a power cut makes necessary. NONE is a special case: it
+orders nothing, but this guest waits for every flush that it sends, as Linux does since 2.6.37.
+A tag mode over another scheduler passes its barriers down. Those of plain TAG have no data to carry the tag,
+so the mode drains instead, and no flush reaches the file.`;
 
 /**
- * Tells how far a replay is: on a terminal in one line that is written again and again.
+ * Shows how far a replay is: on a terminal in one line that is rewritten.
  *
  * @param {NodeJS.WriteStream} stream
  * @param {number} total requests of the whole run

@@ -63,7 +63,7 @@ class Log {
     await Promise.all([written, this.#gathering]); // L3
   }
 
-  /** Forgets all records: whoever appended them has put them elsewhere. */
+  /** Forgets all records: the caller has put them elsewhere. */
   async restart() {
     const first = Buffer.alloc(SECTOR);
     first.writeUInt32LE(this.#next);
@@ -72,7 +72,7 @@ class Log {
   }
 
   async #commit() {
-    await null; // whoever appends in the same turn belongs to the batch
+    await null; // appends in the same turn belong to the batch
     this.#gathering = undefined;
     await this.#disk.barrier();
   }
@@ -105,6 +105,7 @@ function recover(disk, seal) {
 function logTest(seal, mode = 'TAG_FLUSH') {
   return {
     size: SECTOR + 4 * SECTORS * SECTOR,
+    profile: 'scsi-tags', // the TAG modes need a disk that keeps ordered tags
 
     async workload(storage, journal) {
       const disk = new IoScheduler(storage, { mode });

@@ -127,6 +127,7 @@ function recover(disk) {
 function manifestTest(switchTo, mode = 'TAG_FLUSH') {
   return {
     size: tableOffset(PLACES),
+    profile: 'scsi-tags', // the TAG modes need a disk that keeps ordered tags
 
     async workload(storage, journal) {
       const disk = new IoScheduler(storage, { mode });

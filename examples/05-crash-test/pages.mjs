@@ -77,6 +77,7 @@ function isWhole(page, number) {
 function pagesTest(copy, mode = 'TAG_FLUSH') {
   return {
     size: offsetOf(PAGES),
+    profile: 'scsi-tags', // the TAG modes need a disk that keeps ordered tags
 
     async workload(storage, journal) {
       const disk = new IoScheduler(storage, { mode });

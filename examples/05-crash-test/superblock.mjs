@@ -107,6 +107,7 @@ function recover(disk) {
 function superblockTest(seal, mode = 'TAG_FLUSH') {
   return {
     size: leafOffset(LEAVES, 0),
+    profile: 'scsi-tags', // the TAG modes need a disk that keeps ordered tags
 
     async workload(storage, journal) {
       const disk = new IoScheduler(storage, { mode });

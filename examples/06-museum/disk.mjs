@@ -1,15 +1,17 @@
 // @ts-check
-// A disk that answers as late as it may: one command in a turn of the event loop, when nobody has anything more to ask.
+// A disk that answers as late as it may: one command in a turn of the event loop, when nothing more is asked.
 // So a wait in what it was asked is one of the system above it, never luck. Which command it answers is not drawn:
 // `everyOrder` runs again and again until it has answered in every order that tags allow.
 //
 // What its cache may keep or lose is not its affair. It writes down what it is asked, and the crash kit knows.
 
-import { checkRange } from 'write-barrier';
-import { DiskRecorder, deviceProfile } from 'write-barrier/testing';
+import { checkRange } from 'write-barrier/kit';
+import { deviceProfile } from 'write-barrier/testing';
+import { DiskRecorder } from 'write-barrier/testing/lab';
 
 /** @import { FlushFlags, Storage, WriteFlags } from 'write-barrier' */
-/** @import { DeviceProfile, DiskRequest, TracedFault } from 'write-barrier/testing' */
+/** @import { DeviceProfile } from 'write-barrier/testing' */
+/** @import { DiskCommand } from 'write-barrier/testing/lab' */
 
 /** @typedef {{ on: 'write' | 'flush', nth: number }} Failure a write then does nothing, and a flush gives up the cache */
 /** @typedef {(of: number) => number} Choose */
@@ -88,13 +90,13 @@ export class LateDisk {
   close() {}
 
   /**
-   * @param {DiskRequest & { op: 'read' | 'write' | 'flush' }} request
+   * @param {Pick<DiskCommand, 'offset' | 'length' | 'tag' | 'fua' | 'data'> & { op: 'read' | 'write' | 'flush' }} request
    * @returns {Promise<void>}
    */
   #command(request) {
     const nth = this.#counts[request.op]++;
     const failed = this.#failures.some((one) => one.on === request.op && one.nth === nth);
-    /** @type {TracedFault} */
+    /** @type {DiskCommand['fault']} */
     const fault = { kind: request.op === 'flush' ? 'drop' : 'lost' };
     const number = this.#recorder.dispatch(request, request.data, failed ? { failed, fault } : {});
     return new Promise((resolve, reject) => {

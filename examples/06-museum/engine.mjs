@@ -5,7 +5,7 @@
 // A program has one barrier, plain writes on both sides of it, and ends with an explicit flush. A system is asked for it
 // in one of three ways:
 //
-//   at once   everything, and nobody waits: the barrier does that
+//   at once   everything, without waiting: the barrier does that
 //   no wait   the same where there are no barriers any more: a preflush and FUA stand in its place
 //   waits     so, and the client waits before them and after them, as file systems do since 2.6.37
 
@@ -13,20 +13,15 @@ import { isBarrier, WriteBarrierError } from 'write-barrier';
 import { everyOrder, LateDisk } from './disk.mjs';
 
 /** @import { ModeName, Observer, Request, TraceEvent } from 'write-barrier' */
+/** @import { System } from 'write-barrier/systems' */
 /** @import { DeviceProfile, DiskTrace } from 'write-barrier/testing' */
 /** @import { Failure } from './disk.mjs' */
 
 /**
- * @typedef {object} System a queue, a driver, a guest: whatever takes requests
- * @property {(request: Request, data: Uint8Array) => Promise<unknown>} submit
- * @property {(nth: number) => unknown} [cancel]
- */
-
-/**
  * @typedef {object} Exhibit
  * @property {string} name
- * @property {(disk: LateDisk, observer: Observer) => System | Promise<System>} open
- * @property {'at once' | 'no wait' | 'waits'} [client] `at once` unless given
+ * @property {(disk: LateDisk, observer: Observer) => Pick<System, 'submit' | 'cancel'> | Promise<Pick<System, 'submit' | 'cancel'>>} open
+ * @property {'at once' | 'no wait' | 'waits'} [client] `at once` by default
  * @property {ModeName} [mode] what its observer's trace is held to
  * @property {Partial<DeviceProfile>} [disk] how the disk differs from an honest one with a volatile cache
  * @property {string} [program] in place of the one for all
@@ -47,11 +42,15 @@ export const PROGRAM = 'w0 w1 b2 w3 f';
 export const BLOCK = 4096;
 
 /**
- * A block is written as a whole or not at all, so that it is a thing that can be lost.
+ * A block is written as a whole or not at all, so that it is a thing that can be lost. The disk keeps ordered tags, which
+ * some of the systems used.
  *
  * @param {Exhibit} exhibit
  */
-export const profileOf = ({ disk }) => ({ sectorSize: BLOCK, atomicWriteUnit: BLOCK, ...disk });
+export const profileOf = ({ disk }) => ({
+  ...{ sectorSize: BLOCK, atomicWriteUnit: BLOCK, orderedTags: true },
+  ...disk,
+});
 
 /**
  * @param {Exhibit} exhibit
@@ -96,7 +95,7 @@ async function run({ open, client = 'at once', cancels }, program, disk) {
   if (client === 'waits') void inTurn(requests, ask, outcomes);
   else requests.forEach(ask);
   if (cancels) system.cancel?.(program.findIndex(isBarrier));
-  // Nobody here waits for a clock: once the disk has been idle for some turns, nothing more comes.
+  // Nothing here waits for a clock: once the disk has been idle for some turns, nothing more comes.
   for (let idle = 0; idle < 3; idle = disk.busy ? 0 : idle + 1) {
     await new Promise((resolve) => setImmediate(resolve));
   }

@@ -11,7 +11,8 @@
 // A promise that was never due is not kept: where the request was refused, failed or hangs, the cell says that.
 
 import { formatRequest, formatSteps, isBarrier, parseProgram } from 'write-barrier';
-import { checkTrace, crashSpace, deviceProfile } from 'write-barrier/testing';
+import { checkTrace, deviceProfile } from 'write-barrier/testing';
+import { crashSpace } from 'write-barrier/testing/lab';
 import { PROGRAM, profileOf, runsOf } from './engine.mjs';
 
 /** @import { DeviceStep, Request } from 'write-barrier' */
@@ -117,15 +118,18 @@ const drains = (steps) => steps.filter(({ kind }) => kind === 'drain').length;
 function brokenIn(exhibit, requests, runs) {
   /** @type {Broken} */
   const found = {};
+  const writes = requests.map((request, n) =>
+    request.kind === 'write'
+      ? { at: request.offset, data: new Uint8Array(request.length).fill(n + 1) }
+      : undefined,
+  );
   for (const { trace, outcomes } of runs) {
     for (const state of crashSpace(trace, profileOf(exhibit))) {
       const image = state.image();
-      const isThere = requests.map(
-        (request, n) =>
-          request.kind === 'write' &&
-          image
-            .subarray(request.offset, request.offset + request.length)
-            .every((byte) => byte === n + 1),
+      const isThere = writes.map(
+        (write) =>
+          write !== undefined &&
+          Buffer.compare(image.subarray(write.at, write.at + write.data.length), write.data) === 0,
       );
       const answered = trace.marks.flatMap(({ time, value }) => {
         const mark = /** @type {{ answered?: number }} */ (value);
@@ -245,7 +249,7 @@ function hanging(requests, runs) {
 function rulesOf({ mode, disk }, runs) {
   /** @type {Map<string, string>} */
   const found = new Map();
-  const device = deviceProfile(disk);
+  const device = deviceProfile({ orderedTags: true, ...disk });
   for (const { events } of mode ? runs : []) {
     for (const { rule, text } of checkTrace(events, { mode: mode ?? 'NONE', device })) {
       if (!found.has(rule)) found.set(rule, text);

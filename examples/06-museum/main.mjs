@@ -1,10 +1,11 @@
 // @ts-check
 // Shows all halls, or the one that is named.
 
-import { ARRANGEMENTS, compareStacks, STACK_TIMES } from 'write-barrier/systems';
+import { STACK_TIMES } from '../../bench/devices/stack-times.mjs';
+import { ARRANGEMENTS, stackName } from '../08-stacks/arrangements.mjs';
+import { compareStacks } from '../08-stacks/compare.mjs';
 import { HALLS } from './exhibits.mjs';
 import { labelOf } from './label.mjs';
-import { stackName } from './systems.mjs';
 
 const [only] = process.argv.slice(2);
 const known = Object.keys(HALLS);

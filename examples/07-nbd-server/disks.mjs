@@ -8,13 +8,13 @@ import { seededRandom } from 'write-barrier/testing';
 
 /** What the cache holds, in bytes, before writes have to go past it. */
 const CACHE_BYTES = 16 << 20;
-/** What a flush takes, as on a disk: whoever is answered too early can be caught. */
+/** How long a flush takes, as on a disk, so that a test can catch an answer that comes too early. */
 const FLUSH_MS = 5;
 
 /**
- * The storage behind a volatile cache, in the memory of this process: a flush writes it out, and SIGKILL empties it. Of
- * the writes some go straight to the storage, past others that wait, as they may in any disk. For one scheduler, which
- * has one flush at the storage at a time.
+ * The storage behind a volatile cache, in the memory of this process: a flush writes it out, and SIGKILL empties it. Some
+ * writes go straight to the storage, before others that wait, as in any disk. It is for one scheduler, which has at most one
+ * flush at the storage.
  *
  * @param {Storage} storage
  * @param {number} [seed]

@@ -3,7 +3,7 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { IoScheduler, WriteBarrierError } from 'write-barrier';
 import { NbdServer } from 'write-barrier/nbd';
 import { FileStorage } from 'write-barrier/node';
-import { recording, TraceWriter } from 'write-barrier/testing';
+import { recording, TraceWriter } from 'write-barrier/testing/lab';
 import { ignoringFlushes, volatileCache } from './disks.mjs';
 import { HELP, optionsOf, UsageError } from './options.mjs';
 
@@ -14,7 +14,7 @@ import { HELP, optionsOf, UsageError } from './options.mjs';
 /** The image before the run is part of the trace, and the crash kit keeps it in memory. */
 const TRACED_BYTES_MAX = 1 << 30;
 const CHUNK_BYTES = 1 << 20;
-/** The file is all that this program is there for, so small writes need no other thread. */
+/** This program does nothing but serve the file, so small writes need no other thread. */
 const INLINE_WRITE_MAX = 1 << 16;
 
 try {
@@ -41,7 +41,7 @@ async function serve(/** @type {Options} */ options) {
   });
   const disk = diskOf(options, file, trace?.writer);
   try {
-    // No request of NBD is a barrier, so no mode does harm here; what it would do otherwise is told.
+    // No request of NBD is a barrier, so no mode does harm here. An unsafe one is reported.
     const scheduler = new IoScheduler(disk, { mode, allowUnsafe: true });
     const server = new NbdServer({
       exports: { '': scheduler },
@@ -71,8 +71,8 @@ async function serve(/** @type {Options} */ options) {
 }
 
 /**
- * What the scheduler drives. The lie is told above the trace, so the trace is that of the disk, and the cache below
- * it, so it is part of the disk.
+ * The storage for the scheduler. Flushes are ignored above the trace, so the trace is that of the disk; the cache is below
+ * the trace, so it is part of the disk.
  *
  * @param {Options} options
  * @param {Storage} file
@@ -85,8 +85,8 @@ function diskOf({ volatileCache: caching, ignoreFlushes }, file, trace) {
 }
 
 /**
- * Every event is in the file before anybody hears of it, so a server that is killed leaves a trace of all that its
- * clients can know.
+ * Every event is in the file before a client gets the answer, so a server that is killed leaves a trace of everything that
+ * its clients can know.
  *
  * @param {Options} options
  * @param {FileStorage} file
@@ -109,7 +109,7 @@ async function traceOf({ trace: path }, file) {
 }
 
 /**
- * A line of statistics, where anything has happened since the last one.
+ * A line of statistics, if anything has happened since the last one.
  *
  * @param {NbdServer} server
  * @param {IoScheduler} scheduler
@@ -135,7 +135,10 @@ function reporter(server, scheduler) {
 
 /** What happens to clients. */
 function tell(/** @type {NbdServerEvent} */ event) {
-  if (event.kind === 'opened') {
+  if (event.kind === 'failed') {
+    const ranges = event.atRisk.map(({ start, end }) => `${start} to ${end}`);
+    console.log(`a flush has failed; bytes that may be lost: ${ranges.join(', ')}`);
+  } else if (event.kind === 'opened') {
     console.log(`client ${event.connection}: opens the disk${event.tls ? ', over TLS' : ''}`);
   } else if (event.kind === 'ended' && event.why !== undefined) {
     console.log(`client ${event.connection}: is gone: ${event.why}`);
@@ -166,7 +169,7 @@ function signalled(...signals) {
 }
 
 /**
- * What needs no stack trace: a wrong option, a file or an address that the system refuses.
+ * Errors that need no stack trace: a wrong option, a file or an address that the system refuses.
  *
  * @param {unknown} error
  * @returns {error is Error}

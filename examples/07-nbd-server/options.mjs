@@ -1,5 +1,5 @@
 // @ts-check
-// The words behind `npm run example -- nbd-server`, as options. What is wrong with them is a UsageError.
+// The arguments of `npm run example -- nbd-server`, as options. Wrong ones are a UsageError.
 
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
@@ -28,12 +28,13 @@ Serves a file over NBD.
   --size BYTES      of the file, which is made or extended; K, M and G are powers of 1024
   --socket PATH     listens on a unix socket
   --port N          listens on a port; 10809 is NBD's own, 0 any that is free
-  --host ADDRESS    of the port, 127.0.0.1 unless given; another machine's door takes TLS
+  --host ADDRESS    of the port, by default 127.0.0.1; any other needs --tls-ca or --tls-psk
   --mode NAME       auto, or one of ${MODE_NAMES.join(', ')}
-  --interval S      seconds between lines of statistics, 10 unless given; 0 for the last one only
+  --interval S      seconds between lines of statistics, by default 10; 0 for the last one only
 
   --tls-cert PATH   a certificate and its chain, PEM      --tls-key PATH    its private key, PEM
   --tls-ca PATH     who signs clients' certificates, PEM  --tls-psk PATH    lines of identity:key, the key in hex
+                    Without --tls-ca a certificate admits every client, so --tls-cert with --tls-psk needs it.
 
   --trace PATH      writes down what the disk is asked, for the crash kit, with a copy of the disk as it was
   --volatile-cache  keeps writes in this process until a flush, as a disk's cache does: SIGKILL is its power cut
@@ -41,7 +42,7 @@ Serves a file over NBD.
   --help            prints this
 `;
 
-/** The words make no sense. */
+/** The arguments are wrong. */
 export class UsageError extends Error {}
 
 const SPELLING = /** @type {const} */ ({
@@ -62,7 +63,7 @@ const SPELLING = /** @type {const} */ ({
   help: { type: 'boolean', default: false },
 });
 
-/** @returns {Promise<Options | undefined>} undefined for whoever asks for help */
+/** @returns {Promise<Options | undefined>} undefined for --help */
 export async function optionsOf(/** @type {string[]} */ words) {
   const values = valuesOf(words);
   if (values.help) return undefined;
@@ -72,7 +73,7 @@ export async function optionsOf(/** @type {string[]} */ words) {
   return {
     file,
     size: size === undefined ? undefined : bytesOf(size),
-    addresses: addressesOf(values, tls !== undefined),
+    addresses: addressesOf(values, tls?.ca !== undefined || tls?.psk !== undefined),
     mode: modeOf(values.mode),
     trace,
     ignoreFlushes: values['ignore-flushes'],
@@ -95,17 +96,17 @@ function valuesOf(args) {
 
 /**
  * @param {Values} values
- * @param {boolean} sealed
+ * @param {boolean} proved clients must have a key
  * @returns {NbdListenOptions[]}
  */
-function addressesOf({ socket, port, host }, sealed) {
+function addressesOf({ socket, port, host }, proved) {
   /** @type {NbdListenOptions[]} */
   const addresses = [];
   if (socket !== undefined) addresses.push({ path: socket });
   if (port !== undefined) {
     const number = countOf('--port', port, 65_535);
-    // NBD has no password: without TLS whoever reaches the port reads and writes.
-    addresses.push({ port: number, ...(host !== undefined && { host }), allowRemote: sealed });
+    // NBD has no password: everybody who reaches the port can read and write, also over TLS if that asks clients for nothing.
+    addresses.push({ port: number, ...(host !== undefined && { host }), allowRemote: proved });
   } else if (host !== undefined) throw new UsageError('--host goes with --port');
   if (addresses.length === 0) throw new UsageError('--socket or --port is missing');
   return addresses;
@@ -117,7 +118,7 @@ function modeOf(name) {
   if (wanted === 'AUTO') return 'auto';
   const mode = MODE_NAMES.find((candidate) => candidate === wanted);
   if (mode) return mode;
-  throw new UsageError(`--mode ${name} is none: there are auto, ${MODE_NAMES.join(', ')}`);
+  throw new UsageError(`--mode must be auto or one of ${MODE_NAMES.join(', ')}, not ${name}`);
 }
 
 /** @param {string} text */
@@ -147,10 +148,13 @@ async function keysOf({ 'tls-cert': cert, 'tls-key': key, 'tls-ca': ca, 'tls-psk
   if ((cert === undefined) !== (key === undefined)) {
     throw new UsageError('--tls-cert and --tls-key go together');
   }
-  if (cert === undefined && psk === undefined) {
-    if (ca !== undefined) throw new UsageError('--tls-ca goes with --tls-cert');
-    return undefined;
+  if (cert === undefined && ca !== undefined) throw new UsageError('--tls-ca goes with --tls-cert');
+  if (cert !== undefined && psk !== undefined && ca === undefined) {
+    throw new UsageError(
+      '--tls-cert with --tls-psk needs --tls-ca, because every client would be admitted without',
+    );
   }
+  if (cert === undefined && psk === undefined) return undefined;
   return {
     ...(cert !== undefined && { cert: await readFile(cert) }),
     ...(key !== undefined && { key: await readFile(key) }),
@@ -166,9 +170,11 @@ async function keysOf({ 'tls-cert': cert, 'tls-key': key, 'tls-ca': ca, 'tls-psk
 function pskOf(text, path) {
   const lines = text.split('\n').filter((line) => line.trim() !== '');
   const entries = lines.map((line, index) => {
-    const [, identity = '', key = ''] = /^(.+):((?:[\da-f]{2})+)\s*$/i.exec(line) ?? [];
+    const [, identity = '', key = ''] = /^(.+):((?:[\da-f]{2}){16,256})\s*$/i.exec(line) ?? [];
     if (identity) return [identity, Buffer.from(key, 'hex')];
-    throw new UsageError(`${path}, line ${index + 1}: not identity:key, the key in hex`);
+    throw new UsageError(
+      `${path}, line ${index + 1}: not identity:key, the key 16 to 256 bytes in hex`,
+    );
   });
   if (entries.length === 0) throw new UsageError(`${path} has no keys`);
   return Object.fromEntries(entries);

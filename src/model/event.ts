@@ -1,59 +1,53 @@
-// The record of what happened. Events are plain values: they survive structuredClone and JSON. They carry
-// no time, because nothing here has a clock; a recorder adds one if it is asked to.
+// The events of a trace. They are plain values, which survive structuredClone and JSON. They carry no time, because the core
+// has no clock; an observer may add one.
 
 import type { ErrorCode } from './error.js';
 import type { Request } from './request.js';
-import type { DeviceCommand, Stage } from './transform.js';
+import type { StagedCommand } from './transform.js';
 
-/** A client handed in a request. Requests are numbered from 0 in the order of submission. */
+/** A client submitted a request. Requests are numbered from 0 in the order of submission. */
 export interface SubmitEvent {
   readonly kind: 'submit';
-  /** The number of the request; `settle` answers for the same one. */
+  /** The number of the request. Its `settle` event has the same number. */
   readonly request: number;
-  /** What was asked for. The payload of a write is not part of the record. */
+  /** The request. The payload of a write is not part of the trace. */
   readonly what: Request;
 }
 
-/** A command was handed to the storage. Commands are numbered from 0 in the order of issue. */
+/** A command was issued to the storage. Commands are numbered from 0 in the order of issue. */
 export interface DispatchEvent {
   readonly kind: 'dispatch';
-  /** The number of the command; `complete` answers for the same one. */
+  /** The number of the command. Its `complete` event has the same number. */
   readonly command: number;
-  /** What the storage is to do, and where that stands in the sequence of its request. */
-  readonly what: DeviceCommand & {
-    /** `plain` for whatever is not part of a sequence. */
-    readonly stage: Stage;
-  };
-  /** The requests that the command serves: several for a shared flush, none where unknown. */
+  /** The command, with its stage in the sequence of its request. */
+  readonly what: StagedCommand;
+  /** The requests that the command serves: several for a shared flush, none if they are unknown. */
   readonly requests: readonly number[];
 }
 
-/** The storage answered a command. */
+/** A command completed at the storage. */
 export interface CompleteEvent {
   readonly kind: 'complete';
-  /** The number of the command. Answers may come in any order. */
+  /** The number of the command. Commands may complete in any order. */
   readonly command: number;
-  /** The storage's error in words; absent where the command succeeded. */
+  /** The message of the storage's error; absent if the command succeeded. */
   readonly error?: string;
 }
 
-/** The client was answered. */
+/** The promise of a request settled. */
 export interface SettleEvent {
   readonly kind: 'settle';
   /** The number of the request. Each settles once. */
   readonly request: number;
-  /** `cancelled` by its signal before anything of it was issued; otherwise the code of its error. */
+  /** `cancelled`: its signal aborted before anything of it was issued. A request that failed has the code of its error. */
   readonly outcome: 'done' | 'cancelled' | ErrorCode;
 }
 
-/** What concerns a request. */
-export type RequestEvent = SubmitEvent | SettleEvent;
-
-/** What concerns a command. */
+/** The events of commands. */
 export type CommandEvent = DispatchEvent | CompleteEvent;
 
 /** One event of a trace. */
-export type TraceEvent = RequestEvent | CommandEvent;
+export type TraceEvent = SubmitEvent | SettleEvent | CommandEvent;
 
-/** Whoever watches. It is called synchronously and must not call back into what it watches. */
+/** Called synchronously for every event. It must not call back into what it observes. */
 export type Observer<E extends TraceEvent = TraceEvent> = (event: E) => void;

@@ -1,9 +1,9 @@
-// What a device makes of flushes and of the FUA bit: the policy of Linux since 2.6.37, as a table, and
-// the lowering of a step stream to what a given device understands.
+// How flushes and FUA are carried out on a given device: the policy of Linux since 2.6.37, also as a table, and the lowering
+// of a step stream to the commands that the device has.
 //
 // A device without a volatile cache has nothing to flush: PREFLUSH and FUA vanish. A device with a cache
-// and without FUA gets a forced write as a write and then a flush. Flags never fail here: who issues requests
-// refuses those that a device cannot honour at all (a cache without a flush), and asks canHonour().
+// and without FUA gets a forced write as a write and then a flush. Nothing is refused here: the scheduler asks canHonour() first, and refuses
+// a request whose flags the device cannot honour at all (a cache without a flush).
 //
 // Source: blk_flush_policy() in Linux block/blk-flush.c and
 // Documentation/block/writeback_cache_control.rst.
@@ -12,85 +12,79 @@ import type { DeviceTraits } from './mode.js';
 import type { Request } from './request.js';
 import type { CommandStep, Step } from './transform.js';
 
-/** The part of a request that the policy looks at. */
-export interface RequestFlags {
-  /** The request carries data. */
-  readonly data: boolean;
-  /** It wants what completed before it on the medium before its own data starts; alone it is a flush. */
-  readonly preflush: boolean;
-  /** It may complete only when its own data is on the medium. */
-  readonly fua: boolean;
+/** One row of the table: for devices like this, requests like that. A missing field matches any. */
+export interface FlushPolicyRow {
+  /** False without a cache, and with a protected one. */
+  readonly volatileCache: boolean;
+  /** Whether the device can force a single write. */
+  readonly deviceFua?: boolean;
+  /** The flags of the request. */
+  readonly request: { readonly preflush?: boolean; readonly fua?: boolean };
+  /** The steps that run; without data there is no data step. */
+  readonly runs: ReturnType<typeof flushPolicy>;
 }
 
-/** Which of the three steps run, and whether the data step keeps its FUA bit. */
-export interface FlushPolicy {
+/** Which of the three steps a request with these flags needs on this device. */
+export function flushPolicy(
+  device: Pick<DeviceTraits, 'cache' | 'fua'>,
+  flags: {
+    /** The request carries data. */
+    readonly data: boolean;
+    /** Earlier writes must be on the medium before its data is written. Without data it is a flush. */
+    readonly preflush: boolean;
+    /** It completes only when its own data is on the medium. */
+    readonly fua: boolean;
+  },
+): {
   /** A flush runs and completes before the data is issued. */
   readonly preflush: boolean;
   /** `fua`: the device forces the data itself; `plain`: no FUA bit is sent; `no`: nothing is written. */
   readonly data: 'no' | 'plain' | 'fua';
-  /** A flush runs when the data has completed, in place of the FUA that the device lacks. */
+  /** A flush runs after the data, because the device has no FUA. */
   readonly postflush: boolean;
+} {
+  const cached = device.cache === 'volatile';
+  const forced = cached && flags.fua;
+  const data = forced && device.fua ? 'fua' : 'plain';
+  return {
+    preflush: cached && flags.preflush,
+    data: flags.data ? data : 'no',
+    postflush: forced && !device.fua,
+  };
 }
 
-/** One row of the table: for devices like this, requests like that. A missing field matches any. */
-export interface FlushPolicyRow {
-  /** False for no cache, and for a protected one. */
-  readonly volatileCache: boolean;
-  /** Whether the device can force a single write. */
-  readonly deviceFua?: boolean;
-  /** The flags that the row asks for. */
-  readonly request: Partial<Omit<RequestFlags, 'data'>>;
-  /** What the device is then made to do; a request without data leaves its data step out. */
-  readonly runs: FlushPolicy;
+/** `flushPolicy` as a table: every request on every device has exactly one row. */
+export const FLUSH_POLICY: readonly FlushPolicyRow[] = /* @__PURE__ */ policyTable();
+
+/** In a function of its own, so that a bundle that does not use the table does not hold it. */
+function policyTable(): readonly FlushPolicyRow[] {
+  const row = (
+    volatileCache: boolean,
+    deviceFua: boolean | undefined,
+    request: FlushPolicyRow['request'],
+  ): FlushPolicyRow => ({
+    volatileCache,
+    ...(deviceFua === undefined ? {} : { deviceFua }),
+    request,
+    runs: flushPolicy(
+      { cache: volatileCache ? 'volatile' : 'none', fua: deviceFua === true },
+      { data: true, preflush: request.preflush === true, fua: request.fua === true },
+    ),
+  });
+  const forced = { preflush: false, fua: true } as const;
+  const both = { preflush: true, fua: true } as const;
+  return Object.freeze([
+    row(false, undefined, {}),
+    row(true, undefined, { preflush: false, fua: false }),
+    row(true, undefined, { preflush: true, fua: false }),
+    row(true, false, forced),
+    row(true, false, both),
+    row(true, true, forced),
+    row(true, true, both),
+  ]);
 }
 
-const row = (
-  volatileCache: boolean,
-  deviceFua: boolean | undefined,
-  request: FlushPolicyRow['request'],
-  preflush: boolean,
-  data: FlushPolicy['data'],
-  postflush: boolean,
-): FlushPolicyRow => ({
-  volatileCache,
-  ...(deviceFua === undefined ? {} : { deviceFua }),
-  request,
-  runs: { preflush, data, postflush },
-});
-
-const FUA = { preflush: false, fua: true } as const;
-const BOTH = { preflush: true, fua: true } as const;
-
-/** The table; every request on every device has exactly one row. */
-export const FLUSH_POLICY: readonly FlushPolicyRow[] = Object.freeze([
-  row(false, undefined, {}, false, 'plain', false),
-  row(true, undefined, { preflush: false, fua: false }, false, 'plain', false),
-  row(true, undefined, { preflush: true, fua: false }, true, 'plain', false),
-  row(true, false, FUA, false, 'plain', true),
-  row(true, false, BOTH, true, 'plain', true),
-  row(true, true, FUA, false, 'fua', false),
-  row(true, true, BOTH, true, 'fua', false),
-]);
-
-/** Which steps a request with these flags needs on this device. */
-export function flushPolicy(
-  device: Pick<DeviceTraits, 'cache' | 'fua'>,
-  flags: RequestFlags,
-): FlushPolicy {
-  const volatileCache = device.cache === 'volatile';
-  const found = FLUSH_POLICY.find(
-    ({ volatileCache: cached, deviceFua, request }) =>
-      cached === volatileCache &&
-      (deviceFua ?? device.fua) === device.fua &&
-      (request.preflush ?? flags.preflush) === flags.preflush &&
-      (request.fua ?? flags.fua) === flags.fua,
-  );
-  // The rows cover every combination; a test walks them all.
-  const { runs } = found as FlushPolicyRow;
-  return flags.data ? runs : { ...runs, data: 'no' };
-}
-
-/** False where the request's own flags need a way past a volatile cache that the device does not have. */
+/** False if the request's own flags need a flush or FUA that the device does not have. */
 export function canHonour(request: Request, device: DeviceTraits): boolean {
   if (device.cache !== 'volatile' || device.flush) return true;
   if (request.kind !== 'write') return request.kind !== 'flush';
@@ -98,10 +92,10 @@ export function canHonour(request: Request, device: DeviceTraits): boolean {
 }
 
 /**
- * The steps in terms of what the device can do: flushes disappear where nothing is volatile, and a FUA
- * write becomes a write and a flush of the same tag where the device has no FUA and the mode itself flushes
- * nothing behind it. An empty barrier whose only command disappears, and its ordered tag with it, drains
- * instead: its place in the order stays.
+ * The steps as commands that the device has. Without a volatile cache the flushes are left out. On a device without FUA a
+ * forced write becomes a write and then a flush with the same tag, except where the mode flushes after it anyway. An empty
+ * barrier whose only command is left out has nothing to carry its ordered tag, so it drains instead and keeps its place in
+ * the order.
  */
 export function lowerSteps<R extends Request>(
   steps: readonly Step<R>[],
@@ -109,13 +103,13 @@ export function lowerSteps<R extends Request>(
 ): readonly Step<R>[] {
   return steps.flatMap((step, i) => {
     if (step.kind !== 'command') return [step];
-    // A mode's own flush of a payload comes next, or after a drain.
+    // The mode's own postflush is the next step, or the one after a drain.
     const flushed = isPostflushOf(steps[i + 1], step) || isPostflushOf(steps[i + 2], step);
     return lower(step, device, flushed);
   });
 }
 
-/** `flushed`: a flush follows anyway, so a forced write needs none of its own. */
+/** @param flushed the mode flushes after the write, so a forced write needs no flush of its own */
 function lower<R extends Request>(
   step: CommandStep<R>,
   device: DeviceTraits,
@@ -128,7 +122,7 @@ function lower<R extends Request>(
     preflush: isFlush,
     fua: step.fua,
   });
-  // A mode's own flush on a cache without one: an unsafe pair, and whoever allowed it gets what there is.
+  // The mode flushes but the device cannot (possible only with `allowUnsafe`): the flush is dropped.
   if (isFlush && preflush && device.flush) return [step];
   if (isFlush) return carriesOrder(step) ? [{ kind: 'drain' }] : [];
   const write = { ...step, fua: data === 'fua' };
@@ -141,7 +135,7 @@ function isPostflushOf(step: Step | undefined, { request }: CommandStep): boolea
   return step?.kind === 'command' && step.stage === 'postflush' && step.request === request;
 }
 
-/** As T4: this flush is all that orders an empty barrier, so where it goes a drain must come. */
+/** As in transform.T4: only this flush orders an empty barrier, so a drain must replace it. */
 function carriesOrder({ request, tag }: CommandStep): boolean {
   return request.kind === 'barrier' && tag === 'ordered';
 }

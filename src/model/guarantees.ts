@@ -1,23 +1,29 @@
-// What a mode really promises on a device: the matrix, as data, with a reason a person can read.
+// What a mode promises on a device: a matrix, with the reason for each cell in words.
 //
 // Fourteen rows, seven modes times two kinds of device: where completion means "on the medium" (no cache,
 // or a protected one: `stable`) and where it does not (`volatile`). The columns ask about a barrier B, what
 // was submitted before it (pre) and after it (post).
 //
-// True in no mode, so in no column: an order among the plain requests between two barriers; atomicity of
-// a barrier that spans several sectors; a promise about later requests.
+// No mode promises any of these, so there is no column for them: an order among the plain requests between two barriers;
+// atomicity of a barrier that spans several sectors; anything about later requests.
 //
-// Not here: devices that lie, which no capability tells. They are named in unsafe-pairs.ts.
+// Not here: devices that do less than they state, which no capability shows. UNSAFE_PAIRS names them.
 //
 // Source: the truth table was computed by exhaustive search of a model of the device; the litmus names
 // (L1, F3, ...) are those of the litmus tables in the documentation.
 
-import { type DeviceTraits, type ModeName, modeOf } from './mode.js';
-import { CACHE_NOT_FLUSHED, NO_FLUSH, NO_ORDERED_TAGS, type UnsafePair } from './unsafe-pairs.js';
+import {
+  type DeviceTraits,
+  MODE_NAMES,
+  MODES,
+  type ModeName,
+  modeOf,
+  type OrderedMode,
+} from './mode.js';
 
 /**
- * `yes` and `no`; `host-waits`: only because the host itself waited for completion; `refused`: the
- * question does not arise, the barrier is refused.
+ * `yes` and `no`; `host-waits`: only if the host itself waits for completions; `refused`: the question does not arise,
+ * because the barrier is refused.
  */
 export type Answer = 'yes' | 'no' | 'host-waits' | 'refused';
 
@@ -40,28 +46,29 @@ export interface GuaranteeAnswers {
 }
 
 /**
- * About power cuts. `safe`: order and durability hold. `safe-without-errors`: they hold as long as no
- * command fails, because with tags the device already has the barrier when the write before it fails.
- * `host-ordered`: nothing but the host's own waiting orders anything. `unsafe`: it loses data.
+ * What a power cut may do, with the error policy `abort`. `safe`: order and durability hold, and a command that
+ * fails stops the barrier that covers it. `safe-without-errors`: they hold as long as no command fails,
+ * because with tags the device already has the barrier when the write before it fails. `host-ordered`:
+ * nothing but the host's own waiting orders anything. `unsafe`: it loses data.
  */
 export type Verdict = 'safe' | 'safe-without-errors' | 'host-ordered' | 'unsafe';
 
 /** What a mode promises on a device. */
 export interface Guarantees extends GuaranteeAnswers {
-  /** The mode that was asked about. */
+  /** The mode. */
   readonly mode: ModeName;
-  /** The row in one word. `unsafe` is what a scheduler refuses unless `allowUnsafe`. */
+  /** The answers in one word. A scheduler refuses an `unsafe` mode, except with `allowUnsafe`. */
   readonly verdict: Verdict;
-  /** One sentence for a person. */
+  /** Why, in one sentence. */
   readonly reason: string;
-  /** The device forces a FUA write by writing and then flushing. */
+  /** A forced write is carried out as a write and then a flush, because the device has no FUA. */
   readonly fuaEmulated: boolean;
   /**
    * With the error policy `abort` a failed write stops the barrier that covers it. Only drain modes can:
    * with tags the barrier has already been handed to the device.
    */
   readonly failureStopsBarrier: boolean;
-  /** Why the pair is unsafe; empty where it is not. */
+  /** Why mode and device are unsafe together; empty if they are not. */
   readonly unsafe: readonly UnsafePair[];
 }
 
@@ -69,34 +76,17 @@ export interface Guarantees extends GuaranteeAnswers {
 export interface GuaranteeRow {
   /** The columns of the matrix. */
   readonly answers: GuaranteeAnswers;
-  /** What they come to. */
+  /** The answers in one word. */
   readonly verdict: Verdict;
-  /** One sentence for a person. */
+  /** Why, in one sentence. */
   readonly reason: string;
 }
 
-const answers = (
-  completionOrder: Answer,
-  preBeforeBarrier: Answer,
-  barrierBeforePost: Answer,
-  barrierDurable: Answer,
-  coveredDurable: Answer,
-  emptyBarrierFlushes: Answer,
-  plainDurable: Answer,
-): GuaranteeAnswers => ({
-  completionOrder,
-  preBeforeBarrier,
-  barrierBeforePost,
-  barrierDurable,
-  coveredDurable,
-  emptyBarrierFlushes,
-  plainDurable,
-});
-
-const DRAIN_STABLE = answers('yes', 'yes', 'yes', 'yes', 'yes', 'yes', 'yes');
-const DRAIN_VOLATILE = answers('yes', 'yes', 'yes', 'yes', 'yes', 'yes', 'no');
-const TAG_STABLE = answers('no', 'yes', 'yes', 'yes', 'yes', 'yes', 'yes');
-const TAG_VOLATILE = answers('no', 'yes', 'yes', 'yes', 'yes', 'yes', 'no');
+const PAST_THE_CACHE: Readonly<Record<'through' | 'flush' | 'fua', string>> = {
+  through: 'and a completed write is on the medium',
+  flush: 'and the cache is flushed before and after it',
+  fua: 'the cache is flushed before it, and its data is forced to the medium',
+};
 
 /** The matrix: what each mode gives on a device whose completed writes are stable, or volatile. */
 export const GUARANTEES: Readonly<
@@ -109,105 +99,19 @@ export const GUARANTEES: Readonly<
       readonly volatile: GuaranteeRow;
     }
   >
-> = Object.freeze({
-  NONE: {
-    stable: {
-      answers: answers('no', 'host-waits', 'host-waits', 'refused', 'no', 'no', 'yes'),
-      verdict: 'host-ordered',
-      reason:
-        'Barriers are refused; a completed write is on the medium, so whoever waits has order.',
-    },
-    volatile: {
-      answers: answers('no', 'no', 'no', 'refused', 'no', 'no', 'no'),
-      verdict: 'unsafe',
-      reason:
-        'Barriers are refused, and a completed write may be lost until a flush has completed.',
-    },
-  },
-  DRAIN: {
-    stable: {
-      answers: DRAIN_STABLE,
-      verdict: 'safe',
-      reason: 'The queue empties around each barrier, and what completed is on the medium.',
-    },
-    volatile: {
-      answers: answers('yes', 'no', 'no', 'no', 'no', 'no', 'no'),
-      verdict: 'unsafe',
-      reason:
-        'Only completions are in order: the cache keeps what completed and destages it in any order.',
-    },
-  },
-  DRAIN_FLUSH: {
-    stable: {
-      answers: DRAIN_STABLE,
-      verdict: 'safe',
-      reason: 'As DRAIN: without a volatile cache there is nothing to flush.',
-    },
-    volatile: {
-      answers: DRAIN_VOLATILE,
-      verdict: 'safe',
-      reason:
-        'The queue empties and the cache is flushed before and after each barrier, so both sides keep to it.',
-    },
-  },
-  DRAIN_FUA: {
-    stable: {
-      answers: DRAIN_STABLE,
-      verdict: 'safe',
-      reason: 'As DRAIN: without a volatile cache there is nothing to flush or to force.',
-    },
-    volatile: {
-      answers: DRAIN_VOLATILE,
-      verdict: 'safe',
-      reason:
-        'The queue empties, the cache is flushed, and the barrier is forced to the medium before anything follows.',
-    },
-  },
-  TAG: {
-    stable: {
-      answers: TAG_STABLE,
-      verdict: 'safe',
-      reason:
-        'The device runs the barrier between its neighbours, and what it ran is on the medium.',
-    },
-    volatile: {
-      answers: answers('no', 'no', 'no', 'no', 'no', 'no', 'no'),
-      verdict: 'unsafe',
-      reason:
-        'Tags order execution and not the cache: the classic trap, nothing is in order on the medium.',
-    },
-  },
-  TAG_FLUSH: {
-    stable: {
-      answers: TAG_STABLE,
-      verdict: 'safe',
-      reason: 'As TAG: without a volatile cache there is nothing to flush.',
-    },
-    volatile: {
-      answers: TAG_VOLATILE,
-      verdict: 'safe-without-errors',
-      reason:
-        'Tagged flushes before and after the barrier keep both sides to it, as long as nothing fails.',
-    },
-  },
-  TAG_FUA: {
-    stable: {
-      answers: TAG_STABLE,
-      verdict: 'safe',
-      reason: 'As TAG: without a volatile cache there is nothing to flush or to force.',
-    },
-    volatile: {
-      answers: TAG_VOLATILE,
-      verdict: 'safe-without-errors',
-      reason:
-        'A tagged flush and a forced tagged write keep both sides to the barrier, as long as nothing fails.',
-    },
-  },
-});
+> = /* @__PURE__ */ matrix();
+
+/** In a function of its own, so that a bundle that does not use the matrix does not hold it. */
+function matrix(): typeof GUARANTEES {
+  const rows = MODE_NAMES.map((name) => {
+    const mode = MODES[name];
+    return [name, { stable: rowOf(mode, false), volatile: rowOf(mode, true) }] as const;
+  });
+  return Object.freeze(Object.fromEntries(rows)) as typeof GUARANTEES;
+}
 
 /**
- * What the mode promises on a device with these capabilities, under the assumption that the device does
- * what it says.
+ * What the mode promises on a device with these capabilities, if the device does what it states.
  *
  * @throws `EINVAL` for a name that is not one of the seven
  */
@@ -215,7 +119,6 @@ export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   const mode = modeOf(name);
   const cached = device.cache === 'volatile';
   const flushes = mode.by !== 'none' && mode.cache !== 'through';
-  const side = cached ? 'volatile' : 'stable';
   const noFlush = cached && flushes && !device.flush;
   const noTags = mode.by === 'tag' && !device.orderedTags;
 
@@ -225,25 +128,189 @@ export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   if (noTags) unsafe.push(NO_ORDERED_TAGS);
 
   // Without a flush command a mode keeps what its plain sibling keeps on a cache.
-  const row = GUARANTEES[noFlush ? (mode.by === 'tag' ? 'TAG' : 'DRAIN') : name][side];
+  const kept = rowOf(noFlush ? { by: mode.by, cache: 'through' } : mode, cached);
+  const answers: GuaranteeAnswers = {
+    ...kept.answers,
+    ...(noTags && UNORDERED),
+    ...(noTags && cached && { barrierDurable: 'no', emptyBarrierFlushes: 'no' }),
+  };
   const broken = noTags ? NO_ORDERED_TAGS : noFlush ? NO_FLUSH : undefined;
   return {
     mode: name,
-    ...row.answers,
-    ...(noTags && UNORDERED),
-    ...(noTags && cached && { barrierDurable: 'no', emptyBarrierFlushes: 'no' }),
-    verdict: broken ? 'unsafe' : row.verdict,
-    reason: broken ? `This is ${broken.combination}; it breaks ${broken.breaks}.` : row.reason,
+    ...answers,
+    verdict: verdictOf(answers),
+    reason: broken ? `This is ${broken.combination}; it breaks ${broken.breaks}.` : kept.reason,
     fuaEmulated: cached && device.flush && !device.fua,
     failureStopsBarrier: mode.by === 'drain',
     unsafe,
   };
 }
 
-/** What is left of a tag mode where nobody keeps the tags: an empty barrier drains where nothing is volatile. */
+/**
+ * A cell of the matrix. Whether completions are in order depends on how the mode orders; everything else depends on whether
+ * a barrier gets past the cache.
+ */
+function rowOf(mode: OrderedMode, cached: boolean): GuaranteeRow {
+  const refuses = mode.by === 'none';
+  const kept = !cached || (!refuses && mode.cache !== 'through') ? 'yes' : 'no';
+  const ordered = refuses && !cached ? 'host-waits' : kept;
+  const answers: GuaranteeAnswers = {
+    completionOrder: mode.by === 'drain' ? 'yes' : 'no',
+    preBeforeBarrier: ordered,
+    barrierBeforePost: ordered,
+    barrierDurable: refuses ? 'refused' : kept,
+    coveredDurable: refuses ? 'no' : kept,
+    emptyBarrierFlushes: refuses ? 'no' : kept,
+    plainDurable: cached ? 'no' : 'yes',
+  };
+  return { answers, verdict: verdictOf(answers), reason: reasonOf(mode, cached) };
+}
+
+/** The verdict follows from the answers, for a row of the matrix and for a device that keeps less than its row. */
+function verdictOf({
+  completionOrder,
+  preBeforeBarrier,
+  barrierBeforePost,
+}: GuaranteeAnswers): Verdict {
+  if (preBeforeBarrier === 'host-waits') return 'host-ordered';
+  if (preBeforeBarrier === 'no' || barrierBeforePost === 'no') return 'unsafe';
+  // The host that waits for all of pre before it sends B knows that a command has failed, and sends no B.
+  return completionOrder === 'yes' ? 'safe' : 'safe-without-errors';
+}
+
+function reasonOf(mode: OrderedMode, cached: boolean): string {
+  if (mode.by === 'none') {
+    return cached
+      ? 'Barriers are refused; a completed write may be lost until a flush has completed.'
+      : 'Barriers are refused; a completed write is on the medium, so waiting gives order.';
+  }
+  const byDrain = mode.by === 'drain';
+  if (mode.cache === 'through' && cached) {
+    return `Only ${byDrain ? 'completions are' : 'execution is'} in order: the cache writes back in any order.`;
+  }
+  if (mode.cache !== 'through' && !cached) {
+    return `As ${byDrain ? 'DRAIN' : 'TAG'}: there is no volatile cache to flush.`;
+  }
+  const order = byDrain
+    ? 'The queue drains around each barrier'
+    : 'The device keeps each barrier in its place';
+  return `${order}, ${PAST_THE_CACHE[mode.cache]}${byDrain ? '' : ', as long as no command fails'}.`;
+}
+
+/** What is left of a tag mode on a device that ignores tags: an empty barrier drains where nothing is volatile. */
 const UNORDERED = {
   completionOrder: 'no',
   preBeforeBarrier: 'no',
   barrierBeforePost: 'no',
   coveredDurable: 'no',
 } as const;
+
+/** A combination of mode and device that breaks a promise that it seems to make. */
+export interface UnsafePair {
+  /** A stable name. */
+  readonly name:
+    | 'CACHE_NOT_FLUSHED'
+    | 'NO_FLUSH'
+    | 'NO_ORDERED_TAGS'
+    | 'TAG_ERRORS'
+    | 'FLUSH_IGNORED'
+    | 'FUA_IGNORED'
+    | 'FUA_AS_FENCE'
+    | 'TORN_BARRIER'
+    | 'OVERLAP_IN_FLIGHT'
+    | 'SPLIT_PREFLUSH';
+  /** The combination, in words. */
+  readonly combination: string;
+  /** What goes wrong, in words. */
+  readonly breaks: string;
+}
+
+export const CACHE_NOT_FLUSHED: UnsafePair = {
+  name: 'CACHE_NOT_FLUSHED',
+  combination: 'NONE, DRAIN or TAG on a volatile cache',
+  breaks: 'order on the medium and durability: the cache writes back in any order',
+};
+
+export const NO_FLUSH: UnsafePair = {
+  name: 'NO_FLUSH',
+  combination: 'a flush mode on a volatile cache that has no flush command',
+  breaks: 'order and durability: nothing leaves the cache',
+};
+
+export const NO_ORDERED_TAGS: UnsafePair = {
+  name: 'NO_ORDERED_TAGS',
+  combination: 'a tag mode on a device that does not keep ordered tags',
+  breaks: 'order, even without a cache: neither side keeps it',
+};
+
+const TAG_ERRORS: UnsafePair = {
+  name: 'TAG_ERRORS',
+  combination: 'a tag mode on a device that goes on with its queue after an error',
+  breaks: 'the barrier lands although a write or a flush that it certifies failed',
+};
+
+const FLUSH_IGNORED: UnsafePair = {
+  name: 'FLUSH_IGNORED',
+  combination: 'a flush mode on a device that answers flushes without doing them',
+  breaks: 'order and durability; with FUA the barrier survives, what it covers does not',
+};
+
+const FUA_IGNORED: UnsafePair = {
+  name: 'FUA_IGNORED',
+  combination: 'a FUA mode on a cached device that ignores FUA',
+  breaks: 'durability of the barrier at its completion, and its order before what follows',
+};
+
+const FUA_AS_FENCE: UnsafePair = {
+  name: 'FUA_AS_FENCE',
+  combination: 'a plain FUA write used as a fence on a volatile cache',
+  breaks: 'it is durable itself and orders nothing before it',
+};
+
+const TORN_BARRIER: UnsafePair = {
+  name: 'TORN_BARRIER',
+  combination: "a barrier larger than the device's atomic unit, without a checksum",
+  breaks: 'a power cut may leave a part of the barrier',
+};
+
+const OVERLAP_IN_FLIGHT: UnsafePair = {
+  name: 'OVERLAP_IN_FLIGHT',
+  combination: 'overlapping writes in flight together',
+  breaks: 'either may win; the scheduler never issues such a pair with simple tags',
+};
+
+const SPLIT_PREFLUSH: UnsafePair = {
+  name: 'SPLIT_PREFLUSH',
+  combination: "a request's preflush and data sent as two concurrent commands",
+  breaks: 'the data may land before what the flush covers (an NVMe driver had this bug)',
+};
+
+/**
+ * The unsafe combinations, with the litmus tests that show them. The first three follow from capabilities; the others
+ * cannot be seen in them.
+ */
+export const UNSAFE_PAIRS: Readonly<
+  Record<
+    UnsafePair['name'],
+    UnsafePair & {
+      /** The litmus tests that show it. */
+      readonly litmus: readonly string[];
+    }
+  >
+> = /* @__PURE__ */ allPairs();
+
+/** In a function of its own, so that a bundle that does not use the table does not hold it. */
+function allPairs(): typeof UNSAFE_PAIRS {
+  return Object.freeze({
+    CACHE_NOT_FLUSHED: { ...CACHE_NOT_FLUSHED, litmus: ['L1', 'L2', 'L3', 'L6', 'L9', 'L10'] },
+    NO_FLUSH: { ...NO_FLUSH, litmus: ['L1', 'L3', 'L6'] },
+    NO_ORDERED_TAGS: { ...NO_ORDERED_TAGS, litmus: ['L1', 'L2', 'L3b', 'L6'] },
+    TAG_ERRORS: { ...TAG_ERRORS, litmus: ['F1', 'F3'] },
+    FLUSH_IGNORED: { ...FLUSH_IGNORED, litmus: ['L1', 'L3', 'L6'] },
+    FUA_IGNORED: { ...FUA_IGNORED, litmus: ['L2', 'L3a'] },
+    FUA_AS_FENCE: { ...FUA_AS_FENCE, litmus: ['L12'] },
+    TORN_BARRIER: { ...TORN_BARRIER, litmus: ['L8'] },
+    OVERLAP_IN_FLIGHT: { ...OVERLAP_IN_FLIGHT, litmus: [] },
+    SPLIT_PREFLUSH: { ...SPLIT_PREFLUSH, litmus: ['L1'] },
+  });
+}

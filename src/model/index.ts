@@ -1,10 +1,32 @@
-export { type ErrorCode, WriteBarrierError } from './error.js';
+export {
+  BOOLEAN,
+  checkArgument,
+  checkOptions,
+  FUNCTION,
+  invalid,
+  isBytes,
+  type KnownOptions,
+  OBJECT,
+  oneOf,
+  type Rule,
+  rule,
+  unreadable,
+  wholeNumber,
+} from './arguments.js';
+export {
+  type ErrorCode,
+  IoFailedError,
+  invariant,
+  messageOf,
+  misuse,
+  unsupported,
+  WriteBarrierError,
+} from './error.js';
 export type {
   CommandEvent,
   CompleteEvent,
   DispatchEvent,
   Observer,
-  RequestEvent,
   SettleEvent,
   SubmitEvent,
   TraceEvent,
@@ -12,11 +34,9 @@ export type {
 export {
   canHonour,
   FLUSH_POLICY,
-  type FlushPolicy,
   type FlushPolicyRow,
   flushPolicy,
   lowerSteps,
-  type RequestFlags,
 } from './flush-policy.js';
 export {
   type Answer,
@@ -25,11 +45,11 @@ export {
   type GuaranteeRow,
   type Guarantees,
   guarantees,
+  UNSAFE_PAIRS,
+  type UnsafePair,
   type Verdict,
 } from './guarantees.js';
-export { decodeLegacyMode, encodeLegacyMode, type LegacyLayout } from './legacy.js';
 export {
-  type CachePolicy,
   chooseMode,
   type DeviceTraits,
   MODE_NAMES,
@@ -56,12 +76,12 @@ export {
   type FlushRequest,
   isBarrier,
   isMutation,
-  type RangedRequest,
   type ReadRequest,
   type Request,
   type WriteRequest,
   type WriteZeroesRequest,
 } from './request.js';
+export { formatValue, ownText, tagOf, withText } from './show.js';
 export {
   type CommandStep,
   type DeviceCommand,
@@ -71,6 +91,7 @@ export {
   plainCommand,
   type RefuseStep,
   type Stage,
+  type StagedCommand,
   type Step,
   type Tag,
   type Transformer,
@@ -79,4 +100,3 @@ export {
   transformStream,
   transition,
 } from './transform.js';
-export { UNSAFE_PAIRS, type UnsafePair, type UnsafePairName } from './unsafe-pairs.js';

@@ -1,9 +1,9 @@
 // The seven QUEUE_ORDERED modes, as the product that they are.
 //
-// A barrier needs two things, and they are independent. Something must hold other requests on their
-// own side of it: the scheduler waits for the queue to empty (`drain`), or the device is trusted to
+// A barrier needs two things, and they are independent. Something must keep other requests on their
+// side of the barrier: the scheduler waits for the queue to empty (`drain`), or the device is trusted to
 // respect an ordered tag (`tag`). And something must get the data past a volatile write cache: there
-// is none (`through`), two flushes bracket the barrier (`flush`), or one flush goes before it and the
+// is no such cache (`through`), two flushes bracket the barrier (`flush`), or one flush goes before it and the
 // write itself is forced to the medium (`fua`). Two times three, and the device that can do neither.
 //
 // Source: the enum QUEUE_ORDERED_* in Linux include/linux/blkdev.h (2.6.18 to 2.6.36), the table in
@@ -11,6 +11,7 @@
 // these seven composite values and no other.
 
 import { WriteBarrierError } from './error.js';
+import { formatValue } from './show.js';
 
 /** The kernel's names, without their `QUEUE_ORDERED_` prefix. */
 export type ModeName =
@@ -22,44 +23,51 @@ export type ModeName =
   | 'TAG_FLUSH'
   | 'TAG_FUA';
 
-/** How a mode gets a barrier's data past a volatile write cache. */
-export type CachePolicy = 'through' | 'flush' | 'fua';
-
-/** How a queue keeps the promise that a barrier makes. No eighth mode can be written down. */
+/** How a queue keeps the promise of a barrier. The type has seven values, so there is no eighth mode. */
 export type OrderedMode =
   | {
-      /** Barriers are refused: whoever needs order waits for completion, and flushes. */
+      /** Barriers are refused: the caller orders requests by waiting for completions, and by flushing. */
       readonly by: 'none';
     }
   | {
-      /** Who holds other requests on their side: the scheduler by waiting, or the device by a tag. */
+      /** What keeps the order: the scheduler, which waits (`drain`), or the device, which obeys ordered tags (`tag`). */
       readonly by: 'drain' | 'tag';
-      /** The way past a volatile cache. */
-      readonly cache: CachePolicy;
+      /**
+       * How the data gets past a volatile cache: there is none (`through`), two flushes bracket the barrier (`flush`), or one
+       * flush goes before it and its own data is forced (`fua`).
+       */
+      readonly cache: 'through' | 'flush' | 'fua';
     };
 
 /** The seven modes as data. */
 export const MODES: Readonly<Record<ModeName, OrderedMode>> = Object.freeze({
   NONE: Object.freeze({ by: 'none' }),
-  DRAIN: Object.freeze({ by: 'drain', cache: 'through' }),
-  DRAIN_FLUSH: Object.freeze({ by: 'drain', cache: 'flush' }),
-  DRAIN_FUA: Object.freeze({ by: 'drain', cache: 'fua' }),
-  TAG: Object.freeze({ by: 'tag', cache: 'through' }),
-  TAG_FLUSH: Object.freeze({ by: 'tag', cache: 'flush' }),
-  TAG_FUA: Object.freeze({ by: 'tag', cache: 'fua' }),
+  DRAIN: ordered('drain', 'through'),
+  DRAIN_FLUSH: ordered('drain', 'flush'),
+  DRAIN_FUA: ordered('drain', 'fua'),
+  TAG: ordered('tag', 'through'),
+  TAG_FLUSH: ordered('tag', 'flush'),
+  TAG_FUA: ordered('tag', 'fua'),
 });
+
+function ordered<By extends 'drain' | 'tag', Cache extends 'through' | 'flush' | 'fua'>(
+  by: By,
+  cache: Cache,
+): { readonly by: By; readonly cache: Cache } {
+  return Object.freeze({ by, cache });
+}
 
 /** The names of the modes, in the order of the kernel's table. */
 export const MODE_NAMES: readonly ModeName[] = Object.freeze(Object.keys(MODES) as ModeName[]);
 
 /**
- * What a device says about its cache, its flush and its tags: all that a mode's meaning depends on.
- * Every `Capabilities` of a storage is one.
+ * What a device states about its cache, its flush and its tags. What a mode means depends on nothing else.
+ * The `Capabilities` of a storage include it.
  */
 export interface DeviceTraits {
   /**
    * `volatile`: a completed write may be lost in a power cut. `none`: completion means on the medium.
-   * `protected`: a cache that outlives a power cut (battery, capacitors), which is as good as none.
+   * `protected`: a cache that survives a power cut (battery, capacitors), which is as safe as no cache.
    */
   readonly cache: 'none' | 'volatile' | 'protected';
   /** The device has a command that empties its volatile cache. */
@@ -91,10 +99,11 @@ export function chooseMode(device: DeviceTraits): ModeName {
  * @throws `EINVAL` for anything but the seven names, as blk_queue_ordered() does
  */
 export function modeOf(name: ModeName): OrderedMode {
-  if (!Object.hasOwn(MODES, name)) {
+  // An object that is converted to a string twice may give two different strings.
+  if (typeof name !== 'string' || !Object.hasOwn(MODES, name)) {
     throw new WriteBarrierError(
       'EINVAL',
-      `${String(name)} is not an ordered mode; the seven are ${MODE_NAMES.join(', ')}`,
+      `${formatValue(name)} is not an ordered mode; the seven are ${MODE_NAMES.join(', ')}`,
     );
   }
   return MODES[name];

@@ -10,32 +10,38 @@
 //
 // `w0 w1 b3 w4` in DRAIN_FLUSH is `w0 w1 => F => w3 => F => w4`, in TAG_FUA `w0 w1 ^F ^w3! w4`.
 //
-// Parse and format are inverse on programs. Steps are shown as the device sees them: without their stage
-// and their request, which parseSteps() therefore does not invent.
+// For programs, parsing and formatting are inverse. Steps are shown as the device receives them, without their stage and
+// their request, so parseSteps() cannot return those.
 
+import { checkOptions, type KnownOptions } from './arguments.js';
 import { WriteBarrierError } from './error.js';
-import type { RangedRequest, Request } from './request.js';
+import type { Request } from './request.js';
+import { formatValue } from './show.js';
 import type { DeviceCommand, DrainStep, Operation, Step } from './transform.js';
 
-/** How long a block of the notation is, in bytes, unless told otherwise. */
+/** The default length of a block of the notation, in bytes. */
 export const NOTATION_BLOCK_SIZE = 4096;
 
-/** How block numbers of the notation map to bytes. */
+/** How block numbers map to bytes. */
 export interface NotationOptions {
-  /** In bytes; 4096 unless given. */
+  /**
+   * The length of a block, in bytes.
+   *
+   * @defaultValue 4096
+   */
   readonly blockSize?: number;
 }
 
 /** A refusal as the notation shows it. */
 export interface RefusedRequest {
   readonly kind: 'refuse';
-  /** The only reason that a mode has for refusing. */
+  /** The only code that a mode refuses with. */
   readonly code: 'EOPNOTSUPP';
   /** What was refused; nothing of it reached the device. */
   readonly request: Request;
 }
 
-/** What the notation shows of a step. Every `Step` is one. */
+/** A step as the notation shows it. Every `Step` is one. */
 export type DeviceStep = DrainStep | DeviceCommand | RefusedRequest;
 
 const LETTER_OF = {
@@ -43,7 +49,7 @@ const LETTER_OF = {
   write: 'w',
   discard: 'd',
   writeZeroes: 'z',
-} as const satisfies Record<RangedRequest['kind'], string>;
+} as const satisfies Record<Exclude<Request['kind'], 'flush' | 'barrier'>, string>;
 
 const KIND_OF = {
   r: 'read',
@@ -59,19 +65,26 @@ const RANGE = /^(?:(\d+)(?:\+(\d+))?|@(\d+)\+(\d+))$/;
 /**
  * The requests of a program.
  *
- * @throws `SYNTAX` for a word that is no request; the message names it and its place
+ * @throws `SYNTAX` for a word that is not a request; the message names it and its place
  */
 export function parseProgram(text: string, options: NotationOptions = {}): Request[] {
-  return words(text).map((word) => parseRequest(word, options));
+  const blockSize = blockSizeOf(options);
+  return words(text).map((word) => parseRequest(word, blockSize));
 }
 
 /** The program as text; `parseProgram` reads it back. */
 export function formatProgram(requests: Iterable<Request>, options: NotationOptions = {}): string {
-  return Array.from(requests, (request) => formatRequest(request, options)).join(' ');
+  const blockSize = blockSizeOf(options);
+  return Array.from(requests, (request) => requestText(request, blockSize)).join(' ');
 }
 
 /** One request as text. */
 export function formatRequest(request: Request, options: NotationOptions = {}): string {
+  return requestText(request, blockSizeOf(options));
+}
+
+/** `formatRequest` for this package's own messages, whose blocks are those of the notation. */
+export function requestText(request: Request, blockSize: number = NOTATION_BLOCK_SIZE): string {
   switch (request.kind) {
     case 'flush':
       return 'f';
@@ -79,21 +92,22 @@ export function formatRequest(request: Request, options: NotationOptions = {}): 
       return 'b';
     case 'write': {
       const letter = request.barrier ? 'b' : 'w';
-      const range = formatRange(request, options);
+      const range = formatRange(request, blockSize);
       return `${request.preflush ? 'f' : ''}${letter}${range}${request.fua ? '!' : ''}`;
     }
     default:
-      return LETTER_OF[request.kind] + formatRange(request, options);
+      return LETTER_OF[request.kind] + formatRange(request, blockSize);
   }
 }
 
 /**
  * Steps, or what a device received, from text.
  *
- * @throws `SYNTAX` for a word that is no step; the message names it and its place
+ * @throws `SYNTAX` for a word that is not a step; the message names it and its place
  */
 export function parseSteps(text: string, options: NotationOptions = {}): DeviceStep[] {
-  return words(text).map((word) => parseStep(word, options));
+  const blockSize = blockSizeOf(options);
+  return words(text).map((word) => parseStep(word, blockSize));
 }
 
 /** Steps as text, as the device sees them: stages and requests are not shown. */
@@ -101,21 +115,35 @@ export function formatSteps(
   steps: Iterable<Step | DeviceStep>,
   options: NotationOptions = {},
 ): string {
-  return Array.from(steps, (step) => formatStep(step, options)).join(' ');
+  const blockSize = blockSizeOf(options);
+  return Array.from(steps, (step) => formatStep(step, blockSize)).join(' ');
 }
 
-function formatStep(step: Step | DeviceStep, options: NotationOptions): string {
+function formatStep(step: Step | DeviceStep, blockSize: number): string {
   switch (step.kind) {
     case 'drain':
       return '=>';
     case 'refuse':
-      return `${step.code}(${formatRequest(step.request, options)})`;
+      return `${step.code}(${requestText(step.request, blockSize)})`;
     case 'command': {
       const tag = step.tag === 'ordered' ? '^' : '';
       if (step.op === 'flush') return `${tag}F`;
-      return tag + LETTER_OF[step.op] + formatRange(step, options) + (step.fua ? '!' : '');
+      return tag + LETTER_OF[step.op] + formatRange(step, blockSize) + (step.fua ? '!' : '');
     }
   }
+}
+
+const NOTATION_OPTIONS: KnownOptions<NotationOptions> = { blockSize: NOTATION_BLOCK_SIZE };
+
+/** @throws `INVALID_ARGUMENT` */
+function blockSizeOf(options: NotationOptions): number {
+  checkOptions(options, NOTATION_OPTIONS, 'the notation');
+  const { blockSize = NOTATION_BLOCK_SIZE } = options;
+  if (Number.isSafeInteger(blockSize) && blockSize >= 1) return blockSize;
+  throw new WriteBarrierError(
+    'INVALID_ARGUMENT',
+    `blockSize must be a whole number of bytes from 1, not ${formatValue(blockSize)}`,
+  );
 }
 
 interface Word {
@@ -127,7 +155,7 @@ function words(text: string): Word[] {
   return Array.from(text.matchAll(/\S+/g), (match) => ({ text: match[0], position: match.index }));
 }
 
-function parseRequest(word: Word, options: NotationOptions): Request {
+function parseRequest(word: Word, blockSize: number): Request {
   const match = REQUEST.exec(word.text);
   if (!match) throw syntaxError(word, 'a request');
   const [, bare, preflush, letter, range, fua, other, otherRange] = match;
@@ -135,22 +163,22 @@ function parseRequest(word: Word, options: NotationOptions): Request {
   if (letter) {
     return {
       kind: 'write',
-      ...parseRange(range as string, word, options),
+      ...parseRange(range as string, word, blockSize),
       ...(letter === 'b' ? { barrier: true } : {}),
       ...(preflush ? { preflush: true } : {}),
       ...(fua ? { fua: true } : {}),
     };
   }
   const kind = KIND_OF[other as 'r' | 'd' | 'z'];
-  return { kind, ...parseRange(otherRange as string, word, options) };
+  return { kind, ...parseRange(otherRange as string, word, blockSize) };
 }
 
-function parseStep(word: Word, options: NotationOptions): DeviceStep {
+function parseStep(word: Word, blockSize: number): DeviceStep {
   if (word.text === '=>') return { kind: 'drain' };
   const refused = /^EOPNOTSUPP\((.+)\)$/.exec(word.text);
   if (refused) {
     const inner = { text: refused[1] as string, position: word.position + 'EOPNOTSUPP('.length };
-    return { kind: 'refuse', code: 'EOPNOTSUPP', request: parseRequest(inner, options) };
+    return { kind: 'refuse', code: 'EOPNOTSUPP', request: parseRequest(inner, blockSize) };
   }
   const match = COMMAND.exec(word.text);
   if (!match) throw syntaxError(word, 'a step');
@@ -161,7 +189,7 @@ function parseStep(word: Word, options: NotationOptions): DeviceStep {
   return {
     kind: 'command',
     op,
-    ...parseRange(range as string, word, options),
+    ...parseRange(range as string, word, blockSize),
     tag,
     fua: fua === '!',
   };
@@ -169,7 +197,7 @@ function parseStep(word: Word, options: NotationOptions): DeviceStep {
 
 function formatRange(
   range: { readonly offset: number; readonly length: number },
-  { blockSize = NOTATION_BLOCK_SIZE }: NotationOptions,
+  blockSize: number,
 ): string {
   const { offset, length } = range;
   if (offset % blockSize !== 0 || length % blockSize !== 0) return `@${offset}+${length}`;
@@ -180,19 +208,22 @@ function formatRange(
 function parseRange(
   text: string,
   word: Word,
-  { blockSize = NOTATION_BLOCK_SIZE }: NotationOptions,
+  blockSize: number,
 ): { offset: number; length: number } {
   const match = RANGE.exec(text);
   if (!match) throw syntaxError(word, 'a request with a range');
   const [, block, blocks = '1', byteOffset, byteLength] = match;
   const offset = block === undefined ? Number(byteOffset) : Number(block) * blockSize;
   const length = block === undefined ? Number(byteLength) : Number(blocks) * blockSize;
-  if (length === 0 || !Number.isSafeInteger(offset + length)) {
+  if (!(offset >= 0 && length > 0 && Number.isSafeInteger(offset + length))) {
     throw syntaxError(word, 'a range of at least one byte below 2^53');
   }
   return { offset, length };
 }
 
 function syntaxError({ text, position }: Word, expected: string): WriteBarrierError {
-  return new WriteBarrierError('SYNTAX', `'${text}' at character ${position} is not ${expected}`);
+  return new WriteBarrierError(
+    'SYNTAX',
+    `${formatValue(text)} at character ${position} is not ${expected}`,
+  );
 }

@@ -1,8 +1,13 @@
+// The requests: what a client asks for, as plain values that `structuredClone` and JSON preserve. The data of a write and the
+// buffer of a read travel beside the request, so that a mode, a plan or a trace never touches them.
+//
+// Not here: what a mode makes of a request (transform.ts), and whether its range fits a storage (storage/checks.ts).
+
 /** Bytes from `start` up to, not including, `end`. */
 export interface ByteRange {
   /** The first byte, counted from the start of the storage. */
   readonly start: number;
-  /** The byte behind the last one. */
+  /** One more than the last byte. */
   readonly end: number;
 }
 
@@ -29,7 +34,7 @@ export interface ReadRequest extends Ranged {
  */
 export interface WriteRequest extends Ranged {
   readonly kind: 'write';
-  /** It separates what was submitted earlier from what is submitted later. */
+  /** Everything submitted earlier is ordered before this write, everything later after it. */
   readonly barrier?: boolean;
   /** What was submitted earlier is durable before the data is issued. */
   readonly preflush?: boolean;
@@ -47,21 +52,24 @@ export interface BarrierRequest {
   readonly kind: 'barrier';
 }
 
-/** Tells the storage that the bytes are not needed: until rewritten they read as anything. */
+/** Tells the storage that the bytes are not needed. Until they are written again a read may return anything. */
 export interface DiscardRequest extends Ranged {
   readonly kind: 'discard';
 }
 
-/** Makes the bytes read as zero, without sending zeroes where the storage can do better. */
+/** Makes the bytes read as zero. Zeroes are sent only where the storage has no command for it. */
 export interface WriteZeroesRequest extends Ranged {
   readonly kind: 'writeZeroes';
 }
 
-/** A request that names bytes. */
-export type RangedRequest = ReadRequest | WriteRequest | DiscardRequest | WriteZeroesRequest;
-
 /** What a client asks for. A plain value: the payload of a write travels beside it. */
-export type Request = RangedRequest | FlushRequest | BarrierRequest;
+export type Request =
+  | ReadRequest
+  | WriteRequest
+  | DiscardRequest
+  | WriteZeroesRequest
+  | FlushRequest
+  | BarrierRequest;
 
 /** Whether the request is a barrier, with data or empty. */
 export function isBarrier(request: Request): boolean {

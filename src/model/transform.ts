@@ -1,17 +1,16 @@
 // What a mode makes of a request stream: the one description of the seven modes. The scheduler
-// executes these steps, and whoever proves something about a mode reads the same ones.
+// executes these steps, and every proof about a mode reads the same ones.
 //
 // Laws, tested under these numbers:
 //   T1  A request without flags becomes exactly one plain command with a simple tag.
 //   T2  A barrier becomes its mode's stages in the order preflush, bar, postflush. An empty barrier has
 //       no bar, hence no postflush: its preflush is all the flush it needs.
-//   T3  By drain: a drain stands before each stage and after the last. Nothing issued since the last
-//       drain (or ever): no further drain.
-//   T4  By tag: every stage carries the ordered tag, and nothing waits. Where no stage is left to carry
-//       it (an empty barrier in plain TAG) the barrier drains instead. Kernels before that rule
-//       dropped such a barrier silently.
+//   T3  By drain: a drain stands before each stage and after the last. A drain is left out where nothing was issued since
+//       the one before it, because it would wait for nothing.
+//   T4  By tag: every stage carries the ordered tag, and nothing waits. An empty barrier in plain TAG has no stage that could
+//       carry the tag, so it drains instead. Kernels before that rule dropped such a barrier silently.
 //   T5  NONE refuses a barrier; no command comes of it.
-//   T6  A flush request is one plain flush. It waits for the writes before it, and nobody waits for it.
+//   T6  A flush request is one plain flush. It waits for the writes before it, and no request waits for it.
 //   T7  The flag preflush puts a flush before the data, the flag fua forces the data, in every mode. A
 //       command of a request is issued when the request's earlier commands have completed, unless both
 //       carry the ordered tag.
@@ -33,26 +32,30 @@ export type Tag = 'simple' | 'ordered';
 /** What a command does at the device. */
 export type Operation = 'read' | 'write' | 'flush' | 'discard' | 'writeZeroes';
 
-/** What reaches the device: the part of a command that the text notation shows. */
+/** A command as the device receives it, and as the text notation shows it. */
 export interface DeviceCommand {
   readonly kind: 'command';
-  /** A barrier is no operation of a device: it becomes flushes and writes. */
+  /** Devices know no barrier: a barrier becomes flushes and writes. */
   readonly op: Operation;
   /** Bytes from the start of the storage; 0 for a flush. */
   readonly offset: number;
   /** In bytes; 0 for a flush. */
   readonly length: number;
-  /** How the device may move the command among others. */
+  /** Whether the device may reorder the command with others. */
   readonly tag: Tag;
   /** Complete only when the data is on the medium. */
   readonly fua: boolean;
 }
 
-/** A command for the device, on behalf of `request`. */
-export interface CommandStep<R extends Request = Request> extends DeviceCommand {
-  /** Where the command stands in the sequence of its request. */
+/** A command with its place in the sequence of its request. */
+export interface StagedCommand extends DeviceCommand {
+  /** `plain` for a command that is not part of a sequence. */
   readonly stage: Stage;
-  /** The very value that was handed in, so whatever else it carries is found again. */
+}
+
+/** A command for the device, on behalf of `request`. */
+export interface CommandStep<R extends Request = Request> extends StagedCommand {
+  /** The same object that was passed in, so that its other properties can be found again. */
   readonly request: R;
 }
 
@@ -64,7 +67,7 @@ export interface DrainStep {
 /** The mode cannot honour the request; nothing of it may reach the device. */
 export interface RefuseStep<R extends Request = Request> {
   readonly kind: 'refuse';
-  /** As Linux answered: the payload was not written, send it again without the barrier. */
+  /** The code that Linux answered. The payload was not written; send it again without the barrier. */
   readonly code: 'EOPNOTSUPP';
   /** What was refused. */
   readonly request: R;
@@ -73,11 +76,11 @@ export interface RefuseStep<R extends Request = Request> {
 /** What a mode turns a request stream into. */
 export type Step<R extends Request = Request> = DrainStep | CommandStep<R> | RefuseStep<R>;
 
-/** All that a transform remembers. Replace `mode` between two requests to change it. */
+/** The whole state of a transform. To change the mode, replace `mode` between two requests. */
 export interface TransformState {
-  /** Acts on the next request; steps that were handed out stay as they are. */
+  /** The mode of the next request. Steps that were returned before do not change. */
   readonly mode: OrderedMode;
-  /** Nothing has been issued since the last drain, so another would say nothing. */
+  /** Nothing was issued since the last drain, so another one would wait for nothing. */
   readonly drained: boolean;
 }
 

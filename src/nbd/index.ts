@@ -4,14 +4,25 @@
  * @module write-barrier/nbd
  */
 
-export * from './client/index.js';
+export { listExports } from './client/connection.js';
+export { NbdStorage } from './client/nbd-storage.js';
+export type {
+  NbdCloseOptions,
+  NbdEvent,
+  NbdRoute,
+  NbdRouteOptions,
+  NbdStorageOptions,
+} from './client/options.js';
+export type { NbdTls } from './client/tls.js';
+export { NbdLostError } from './report.js';
 export type { NbdAddress, NbdListenOptions } from './server/listen.js';
 export type {
   NbdExportOptions,
   NbdServerEvent,
   NbdServerLimits,
   NbdServerOptions,
-  NbdTlsOptions,
   TlsPolicy,
 } from './server/options.js';
 export { NbdServer, type NbdServerStats } from './server/server.js';
+export type { NbdTlsOptions } from './server/tls.js';
+export type { ListedExport } from './wire/index.js';

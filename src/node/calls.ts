@@ -1,15 +1,31 @@
-// The calls of the operating system that hold user data or its promises, and the two loops that
-// turn a positional call into a whole transfer.
+// The calls of the operating system that move data and make it durable, and the loop that turns several calls into one complete
+// transfer.
 //
-//   P1  A transfer that moved less than it was asked for goes on where it stopped.
-//   P2  EINTR and EAGAIN are tried again at once, RETRIES_MAX times in a row at most; a call that
-//       moves anything starts the count anew. No other error is tried again.
-//   P3  A call that moves nothing and names no error ends the transfer with SHORT_TRANSFER: behind
-//       the end of a file that was cut there is nothing to read, and no zeroes are made up.
-//   P4  The error of the system is the `cause`, with its own `code`.
+//   P1  A call that moved fewer bytes than asked for is followed by a call for the rest.
+//   P2  After EINTR and EAGAIN the call is repeated at once, at most RETRIES_MAX times in a row; a call that moves any bytes
+//       resets the count. After any other error nothing is repeated.
+//   P3  A call that moves no bytes and reports no error ends the transfer with SHORT_TRANSFER. A read past the end of a
+//       truncated file fails so, because zeroes there would be invented data.
+//   P4  The error of the system is the `cause`, with its own `code`, such as ENOSPC.
+//   P5  No error is thrown inside a callback, because it would reject no promise and end the process. Every call is made by
+//       `guarded`: an exception counts as its answer, only its first answer counts, and a number of bytes that it cannot have
+//       moved is an error.
+//   P6  A call moves at most CALL_BYTES_MAX bytes in CALL_BUFFERS_MAX buffers, none of them empty. Node's read and write take
+//       a length of 31 bits; writev returns one of 32 bits, and passes 1024 buffers to the system at a time.
+//   P7  If a buffer is transferred or shrunk before the transfer has ended, the transfer fails with INVALID_ARGUMENT, because
+//       the memory that the system reads or fills does not belong to the caller any more. The length is checked before each
+//       call and at the end, so a buffer that was shrunk and has grown again meanwhile is not detected.
 
 import type { BigIntStats, NoParamCallback } from 'node:fs';
-import { WriteBarrierError } from 'write-barrier';
+import { IoFailedError, WriteBarrierError } from 'write-barrier';
+import {
+  formatValue,
+  invariant,
+  messageOf,
+  misuse,
+  sliceBuffers,
+  totalLength,
+} from 'write-barrier/kit';
 
 type Moved = (error: NodeJS.ErrnoException | null, bytes: number) => void;
 type PositionalCall = (
@@ -22,7 +38,17 @@ type PositionalCall = (
 ) => void;
 
 /**
- * What `FileStorage` needs of `node:fs`: functions that have these shapes.
+ * The part of the package fs-native-extensions that is used.
+ *
+ * @internal for fault injection in tests
+ */
+export interface PlatformLock {
+  /** True if the lock was taken, false if another descriptor has it. `length` 0 means up to the end of the file. */
+  readonly tryLock: (fd: number, offset: number, length: number) => boolean;
+}
+
+/**
+ * The functions of `node:fs` that `FileStorage` calls, and the one that loads the package for the system's locks.
  *
  * @internal for fault injection in tests
  */
@@ -58,12 +84,38 @@ export interface FileCalls {
   readonly fsync: (fd: number, callback: NoParamCallback) => void;
   readonly fdatasync: (fd: number, callback: NoParamCallback) => void;
   readonly close: (fd: number, callback: NoParamCallback) => void;
+  /** Throws without the package. */
+  readonly loadLock: () => PlatformLock | Promise<PlatformLock>;
 }
 
-/** Told once how a transfer ended. */
+/** Called once at the end of a transfer. */
 export type End = (error: WriteBarrierError | null) => void;
 
 const RETRIES_MAX = 100;
+/** 1 GiB: every platform moves it in one call, and it is a multiple of every usual block size. */
+export const CALL_BYTES_MAX: number = 2 ** 30;
+/** IOV_MAX of Linux and of macOS. */
+export const CALL_BUFFERS_MAX = 1024;
+
+/** Receives the answer of a call: an error of the system, or a value. */
+export type Answered<T> = (error: unknown, value: T | undefined) => void;
+type Start<T> = (callback: (error: NodeJS.ErrnoException | null, value: T) => void) => void;
+
+/** P5: makes a call, and passes its first answer, or its exception, to `answered`. */
+export function guarded<T>(start: Start<T>, answered: Answered<T>): void {
+  let isAnswered = false;
+  const once = (error: unknown, value: T | undefined): void => {
+    if (isAnswered) return;
+    isAnswered = true;
+    answered(error, value);
+  };
+  try {
+    // Some functions pass `undefined` for no error, or no argument at all.
+    start((error, value) => once(error ?? undefined, value));
+  } catch (error) {
+    once(error ?? new Error('the call threw nothing'), undefined);
+  }
+}
 
 /** Reads or writes the whole of `buffer`; `name` is for the error. */
 export function transfer(
@@ -75,20 +127,19 @@ export function transfer(
   end: End,
 ): void {
   const length = buffer.byteLength;
-  let done = 0;
-  let retries = 0;
-  const moved: Moved = (error, bytes) => {
-    if (error === null && done + bytes === length) return end(null);
-    const stop = verdict(error, bytes, retries, name, length, position);
-    if (stop) return end(stop);
-    retries = error === null ? 0 : retries + 1;
-    done += error === null ? bytes : 0;
-    call(fd, buffer, done, length - done, position + done, moved);
+  const isIntact = (): boolean => buffer.byteLength === length;
+  const subject: Subject = {
+    name,
+    length,
+    position,
+    isIntact,
+    next: (done) => (isIntact() ? Math.min(length - done, CALL_BYTES_MAX) : undefined),
+    call: (done, asked, moved) => call(fd, buffer, done, asked, position + done, moved),
   };
-  call(fd, buffer, 0, length, position, moved);
+  run(subject, end);
 }
 
-/** Writes all of `buffers`, one after another: `length` bytes, at least 1. */
+/** Writes all of `buffers`, one after another: `length` bytes. */
 export function transferList(
   call: FileCalls['writev'],
   fd: number,
@@ -97,43 +148,110 @@ export function transferList(
   position: number,
   end: End,
 ): void {
-  let rest = buffers;
+  const list = buffers.filter(isNotEmpty);
+  const lengths = list.map(lengthOf);
+  const isIntact = (): boolean => list.every((buffer, i) => buffer.byteLength === lengths[i]);
+  // The first buffer that is not completely written, and the offset of its first byte in the list.
+  let index = 0;
+  let begin = 0;
+  let some: readonly Uint8Array[] = list;
+  const subject: Subject = {
+    name: 'write',
+    length,
+    position,
+    isIntact,
+    next: (done) => {
+      for (; begin + (lengths[index] ?? Infinity) <= done; index += 1) begin += lengths[index] ?? 0;
+      // Only the buffers of this call, because checking all of a long list at each of its calls would take too long.
+      some = list.slice(index, index + CALL_BUFFERS_MAX);
+      if (some.some(({ byteLength }, i) => byteLength !== lengths[index + i])) return undefined;
+      const skip = done - begin;
+      if (skip > 0 || length > CALL_BYTES_MAX) {
+        some = sliceBuffers(some, skip, skip + CALL_BYTES_MAX);
+      }
+      return totalLength(some);
+    },
+    call: (done, _, moved) => call(fd, some, position + done, moved),
+  };
+  run(subject, end);
+}
+
+const isNotEmpty = ({ byteLength }: Uint8Array): boolean => byteLength > 0;
+const lengthOf = ({ byteLength }: Uint8Array): number => byteLength;
+
+/** A transfer, and the calls that make it. */
+interface Subject {
+  readonly name: 'read' | 'write';
+  readonly length: number;
+  readonly position: number;
+  /** P7. */
+  readonly isIntact: () => boolean;
+  /** How many bytes the next call is to move; undefined if a buffer has changed (P7). */
+  readonly next: (done: number) => number | undefined;
+  readonly call: (done: number, asked: number, moved: Moved) => void;
+}
+
+/**
+ * P1, P5: makes calls until all bytes are moved or a call fails. If a call answers before it returns, the loop makes the next
+ * one, because thousands of nested calls would overflow the stack.
+ */
+function run(subject: Subject, end: End): void {
   let done = 0;
   let retries = 0;
-  const moved: Moved = (error, bytes) => {
-    if (error === null && done + bytes === length) return end(null);
-    const stop = verdict(error, bytes, retries, 'write', length, position);
-    if (stop) return end(stop);
-    retries = error === null ? 0 : retries + 1;
-    if (error === null) {
-      rest = behind(rest, bytes);
-      done += bytes;
+  let isRunning = false;
+  let isDue = subject.length > 0;
+  if (!isDue) end(null);
+
+  const took = (asked: number, error: unknown, bytes: unknown): void => {
+    if (error !== undefined || bytes !== asked) {
+      const stop = verdict(subject, asked, error, bytes, retries);
+      if (stop) {
+        end(stop);
+        return;
+      }
     }
-    call(fd, rest, position + done, moved);
+    retries = error === undefined ? 0 : retries + 1;
+    done += error === undefined ? (bytes as number) : 0; // which the verdict has checked
+    invariant(done <= subject.length, 'calls.P1: no more is moved than was asked for');
+    if (done === subject.length) end(subject.isIntact() ? null : tampered(subject));
+    else {
+      isDue = true;
+      if (!isRunning) loop();
+    }
   };
-  call(fd, rest, position, moved);
+  const loop = (): void => {
+    isRunning = true;
+    while (isDue) {
+      isDue = false;
+      const asked = subject.next(done);
+      if (asked === undefined) end(tampered(subject));
+      else {
+        guarded<number>(
+          (moved) => subject.call(done, asked, moved),
+          (error, bytes) => took(asked, error, bytes),
+        );
+      }
+    }
+    isRunning = false;
+  };
+  loop();
 }
 
-/** The outcome of one call of the system, as an error of ours. */
-export function ioError(what: string, cause: unknown): WriteBarrierError {
-  const said = cause instanceof Error ? cause.message : String(cause);
-  return new WriteBarrierError('IO_FAILED', `${what} failed: ${said}`, { cause });
+/** The failure of a call of the system: `opening /disk.img failed: EACCES, ...`. */
+export function ioError(what: string, cause: unknown, advice = ''): IoFailedError {
+  return new IoFailedError(`${what} failed: ${messageOf(cause)}${advice}`, { cause });
 }
 
-/** A callback function as a promise of what it finds. */
-export function asking<T>(
-  start: (callback: (error: NodeJS.ErrnoException | null, value: T) => void) => void,
-): Promise<T> {
+/** A call as a promise of its value. */
+export function asking<T>(start: Start<T>): Promise<T> {
   return new Promise((resolve, reject) => {
-    start((error, value) => (error === null ? resolve(value) : reject(error)));
+    guarded(start, (error, value) => (error === undefined ? resolve(value as T) : reject(error)));
   });
 }
 
-/** A callback function as a promise of its success. */
+/** A call as a promise of its success. */
 export function doing(start: (callback: NoParamCallback) => void): Promise<void> {
-  return new Promise((resolve, reject) => {
-    start((error) => (error === null ? resolve() : reject(error)));
-  });
+  return asking<void>((done) => start((error) => done(error, undefined)));
 }
 
 /** The `code` of an error of the system, if it has one. */
@@ -142,35 +260,43 @@ export function codeOf(error: unknown): string | undefined {
   return typeof error.code === 'string' ? error.code : undefined;
 }
 
-/** P2, P3: why the transfer cannot go on, or undefined if it can. */
+/** P2, P3, P5, P7: why the transfer cannot go on, or undefined if it can. */
 function verdict(
-  error: NodeJS.ErrnoException | null,
-  bytes: number,
+  subject: Subject,
+  asked: number,
+  error: unknown,
+  bytes: unknown,
   retries: number,
-  name: string,
-  length: number,
-  position: number,
 ): WriteBarrierError | undefined {
-  const what = `a ${name} of ${length} bytes at ${position}`;
-  if (error === null) {
-    if (bytes > 0) return undefined;
+  if (error === undefined) {
+    if (typeof bytes === 'number' && bytes > 0 && bytes <= asked && Number.isInteger(bytes)) {
+      return undefined;
+    }
+    if (!subject.isIntact()) return tampered(subject);
+    if (bytes !== 0) {
+      const answer = new Error(
+        `the system reported ${formatValue(bytes)} bytes for a call that asked for ${asked}`,
+      );
+      return ioError(inFull(subject), answer);
+    }
     const why =
-      name === 'read' ? 'the file ends there; something cut it' : 'the system took nothing';
-    return new WriteBarrierError('SHORT_TRANSFER', `${what} came short: ${why}`);
+      subject.name === 'read'
+        ? 'the file ends there; it was truncated'
+        : 'the system wrote nothing';
+    return new WriteBarrierError('SHORT_TRANSFER', `${inFull(subject)} was short: ${why}`);
   }
-  const again = (error.code === 'EINTR' || error.code === 'EAGAIN') && retries < RETRIES_MAX;
-  return again ? undefined : ioError(what, error);
+  const code = codeOf(error);
+  if ((code === 'EINTR' || code === 'EAGAIN') && retries < RETRIES_MAX) return undefined;
+  return subject.isIntact() ? ioError(inFull(subject), error) : tampered(subject, error);
 }
 
-/** The buffers without their first so many bytes. */
-function behind(buffers: readonly Uint8Array[], bytes: number): readonly Uint8Array[] {
-  let skip = bytes;
-  let index = 0;
-  for (const buffer of buffers) {
-    if (skip < buffer.byteLength) break;
-    skip -= buffer.byteLength;
-    index += 1;
-  }
-  const [first, ...others] = buffers.slice(index);
-  return first ? [first.subarray(skip), ...others] : [];
+function inFull({ name, length, position }: Subject): string {
+  return `a ${name} of ${length} bytes at ${position}`;
+}
+
+function tampered(subject: Subject, cause?: unknown): WriteBarrierError {
+  return misuse(
+    `${inFull(subject)} failed: its buffer was transferred or shrunk before the promise settled`,
+    cause === undefined ? {} : { cause },
+  );
 }

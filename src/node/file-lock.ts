@@ -1,180 +1,276 @@
-// Keeps two writers off one file, with nothing but a directory: Node reaches no lock of the kernel.
+// Prevents two writers from opening one file: with the lock of the operating system if there is one, and always with a ticket
+// beside the file, so that writers with the system's lock and writers without it exclude each other.
 //
-// Whoever wants the file announces itself with a ticket, an empty file in `<file>.lock/` whose name
-// says which process it is, and only then looks whether it is alone.
-//
-//   wanting ──no other ticket of a living process──▶ holding (something is written into the ticket)
-//   wanting ──somebody holds, or wants and goes first──▶ refused (the own ticket is taken away)
-//   wanting ──somebody wants who goes later──▶ looks again; that one sees our ticket and gives way
+//   with the system's lock:   open, lock, announce, contend, hold     (a missing file: announce before it is created)
+//   without:                  announce, contend, hold, open
 //
 // Invariants:
-//   L1  At most one process holds. Of two tickets one was written second; its owner looked after
-//       both were there, and found the first. A directory listing misses no name that exists
-//       throughout, which is why a ticket is never renamed.
-//   L2  Of several that start at once one gets the file: of two that want, the lower name goes
-//       first.
-//   L3  Only tickets of processes that are certainly dead are cleared away. A name contains a
-//       random part and never comes again, so clearing away twice, or late, hits nobody else.
-//   L4  A crash leaves at most dead tickets. In a new process space (a container that was started
-//       again) or on another machine nobody can know that they are dead: then the file stays locked
-//       until somebody deletes the directory.
+//   K1  Of two writers that use the system's lock the system refuses one, by whatever names they opened the file. Of any other
+//       two writers one is refused because of the other's ticket (tickets.L1): a writer with the system's lock has a ticket as
+//       well, and holds the file only after it has contended with the ticket.
+//   K2  A writer that has the system's lock removes tickets that say "platform", because an owner that is alive would still
+//       have that lock. It respects all other tickets, except those of owners that are certainly dead. If other machines may
+//       have the file open while the lock is known to this kernel only (platform.ts), this is done only for tickets of
+//       this boot of this machine.
+//   K3  A missing file is created only after the writer has announced itself, so that a refusal, or too many open files,
+//       leaves no file.
+//   K4  On release, first the file is removed if it was created by a failed opening, then descriptors are closed, then the
+//       ticket is removed. A ticket may be removed earlier, by the next holder of the name (K2) or by `breakLock`. Then
+//       another writer may use the file already, so an opener without its ticket removes no file, and starts again.
 //
-// What it does not do: it goes by the file's name, with symbolic links resolved. A hard link in
-// another directory is another name; within one process and thread the registry of inodes still
-// finds it. A network file system with cached listings breaks L1.
+// Not here: waiting for a lock. If the file system is read-only except for this file (a container that mounts a single file)
+// there is no ticket: other writers cannot create one either, so the system's lock suffices.
+//
+// The lock of the operating system is on an open file. It belongs to the file and not to its name. It ends with the descriptor, and
+// so with a close, a terminated worker or a killed process, and it does not depend on process numbers, machine-ids and clocks.
+// Node has no call for it; the optional package fs-native-extensions has. If that package is missing, has no binary for the
+// platform, or does not load, tickets are the lock, and the reason is in `lockReason`.
+//
+//   Linux    an open file description lock (F_OFD_SETLK) on all possible bytes. It covers all bytes, so that it also excludes
+//            programs that lock some bytes (QEMU 100 to 203, SQLite those at 1 GiB). It is advisory: readers, and programs
+//            that do not lock, are not stopped.
+//   macOS    flock, which always locks the whole file. Advisory as well.
+//   Windows  LockFileEx on one byte at 2^62, which no file has. The lock is mandatory there, so on all bytes it would stop
+//            every other reader of the file. It does not exclude programs that lock the data.
+//
+// The lock belongs to the descriptor, so the storage keeps that descriptor open. A second descriptor of the same file may be
+// closed (the older POSIX locks would be lost by that).
 
-import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rmdir, unlink, writeFile } from 'node:fs/promises';
-import { hostname } from 'node:os';
-import { join } from 'node:path';
 import { WriteBarrierError } from 'write-barrier';
-import { codeOf, ioError } from './calls.js';
-import { isDead, type ProcessIdentity, thisProcess } from './process-identity.js';
+import { invariant, messageOf } from 'write-barrier/kit';
+import { codeOf, type FileCalls, ioError, type PlatformLock } from './calls.js';
+import {
+  isDead,
+  isSameRun,
+  reachesAllMachines,
+  type ThreadIdentity,
+  thisThread,
+} from './platform.js';
+import { announce, type Judge, locked, type OwnTicket, platformHolder } from './tickets.js';
 
-/** Gives up what was held. */
-export type Release = () => Promise<void>;
+/** Opening must release the lock and start again, because the file or its lock changed meanwhile. */
+export class Retry extends Error {
+  /** Why the system has no lock for the file: then tickets alone are the lock. */
+  readonly noPlatform: string | undefined;
 
-/** Enough for whoever goes later to look once and leave, even on a busy machine. */
-const LOOKS_MAX = 10_000;
-const MKDIR_MAX = 1_000;
-
-/**
- * Takes the lock of a file.
- *
- * @param file its name with symbolic links resolved; it need not exist
- * @throws `STORAGE_LOCKED` while a living process holds it; `IO_FAILED` where no lock can be made
- */
-export async function lockFile(file: string): Promise<Release> {
-  const directory = `${file}.lock`;
-  const us = thisProcess();
-  const name = ticketName(us);
-  try {
-    await announce(directory, name);
-  } catch (cause) {
-    throw ioError(`locking ${file} (lock: 'none' does without)`, cause);
+  constructor(why: string, noPlatform?: string) {
+    super(why);
+    this.noPlatform = noPlatform;
   }
-  const release = (): Promise<void> => takeAway(directory, name);
-  try {
-    const holder = await contend(directory, name, us);
-    if (holder !== undefined) throw locked(file, holder, directory);
-    await writeFile(join(directory, name), `process ${us.pid} on ${hostname()}\n`);
-  } catch (error) {
-    await release();
-    throw error instanceof WriteBarrierError ? error : ioError(`locking ${file}`, error);
-  }
-  return release;
 }
+
+/** The name now belongs to another file. */
+export const replaced = (): Retry => new Retry('it was replaced again and again');
+
+/** The lock of a file that is being opened. */
+export class FileLock {
+  readonly kind: 'platform' | 'ticket';
+  /** Why it is of this kind. */
+  readonly reason: string;
+  readonly #file: string;
+  readonly #us: ThreadIdentity;
+  /** The system's lock; undefined where tickets alone are the lock. */
+  readonly #lock: PlatformLock | undefined;
+  #ticket: OwnTicket | undefined;
+  #isAlone = false;
+
+  private constructor(file: string, us: ThreadIdentity, platform: PlatformLock | string) {
+    const isReason = typeof platform === 'string';
+    this.kind = isReason ? 'ticket' : 'platform';
+    this.#file = file;
+    this.#us = us;
+    this.#lock = isReason ? undefined : platform;
+    this.reason = isReason ? platform : SYSTEM_LOCK;
+  }
+
+  /**
+   * @param file its name with symbolic links resolved
+   * @param noPlatform why the system has no lock for the file, if that is known already
+   */
+  static async of(
+    file: string,
+    load: FileCalls['loadLock'],
+    noPlatform?: string,
+  ): Promise<FileLock> {
+    const platform = noPlatform ?? (await findPlatformLock(load));
+    try {
+      return new FileLock(file, thisThread(), platform);
+    } catch (error) {
+      throw ioError(`locking ${file}`, error);
+    }
+  }
+
+  /** Whether no other writer can have the file open: then its creator may remove it (K4). */
+  async isOurs(): Promise<boolean> {
+    // Without a ticket, none can have been removed.
+    return this.#isAlone && (this.#ticket === undefined || (await this.#ticket.isThere()));
+  }
+
+  /**
+   * Call it before the file is opened, or created if it `isMissing`.
+   *
+   * @throws `STORAGE_LOCKED`, `IO_FAILED`; `Retry`
+   */
+  async prepare(isMissing: boolean): Promise<void> {
+    // K3. If the file exists the system's lock comes first, because a ticket alone would refuse writers that use tickets.
+    if (this.#lock && !isMissing) return;
+    invariant(this.#ticket === undefined, 'file-lock.K3: a writer announces itself once');
+    this.#ticket = await this.#announce();
+    await this.#contend((ticket) => {
+      if (this.#lock && ticket.by === 'platform') return 'ignored'; // the system decides who gets the lock
+      return isDead(ticket, this.#us) ? 'over' : 'counts';
+    });
+    if (this.#lock) return;
+    this.#isAlone = true;
+    await this.#hold();
+  }
+
+  /**
+   * Takes the lock with the open descriptor.
+   *
+   * @param isNamed whether the name still belongs to the open file
+   * @throws `STORAGE_LOCKED`, `IO_FAILED`; `Retry`
+   */
+  async take(fd: number, isNamed: () => Promise<boolean>): Promise<void> {
+    if (!this.#lock) return;
+    invariant(!this.#isAlone, 'file-lock.K1: a lock is taken once');
+    const file = this.#file;
+    const outcome = tryPlatformLock(this.#lock, fd);
+    if (outcome === 'held') {
+      const owner =
+        (await platformHolder(file)) ??
+        'another program, or this program, which has it open under another path';
+      throw locked(file, `${owner} (with ${SYSTEM_LOCK})`);
+    }
+    if (outcome !== 'taken') {
+      throw new Retry('the system has no lock for the file', outcome.reason);
+    }
+    const reaches = await reachesAllMachines(file);
+    // Writers that use tickets have been contended with already, and no other writer can have the lock.
+    this.#isAlone = this.#ticket !== undefined && reaches;
+    if (!(await isNamed())) throw replaced(); // K2
+    this.#ticket ??= await this.#announce();
+    await this.#contend((ticket) => {
+      const isOver = ticket.by === 'platform' && (reaches || isSameRun(ticket, this.#us)); // K2
+      return isOver || isDead(ticket, this.#us) ? 'over' : 'counts';
+    });
+    this.#isAlone = true;
+    await this.#hold();
+  }
+
+  /** Call it after the descriptor is closed. */
+  async release(): Promise<void> {
+    await this.#ticket?.remove();
+  }
+
+  /** Undefined where the system's lock suffices, because no ticket can be created. */
+  async #announce(): Promise<OwnTicket | undefined> {
+    try {
+      return await announce(this.#file, this.#us, this.kind);
+    } catch (error) {
+      const isReadOnly = WriteBarrierError.is(error) && codeOf(error.cause) === 'EROFS';
+      if (this.#lock && isReadOnly) return undefined;
+      throw error;
+    }
+  }
+
+  async #contend(judge: Judge): Promise<void> {
+    let isThere: boolean | undefined;
+    try {
+      isThere = await this.#ticket?.contend(judge);
+    } catch (error) {
+      throw WriteBarrierError.is(error) ? error : ioError(`locking ${this.#file}`, error);
+    }
+    if (isThere === false) throw disturbed();
+  }
+
+  async #hold(): Promise<void> {
+    let isThere: boolean | undefined;
+    try {
+      isThere = await this.#ticket?.hold();
+    } catch (error) {
+      const what = `locking ${this.#file} (to open it without a lock, pass lock: 'none')`;
+      throw ioError(what, error);
+    }
+    if (isThere === false) throw disturbed();
+  }
+}
+
+/** The ticket was removed meanwhile (K4). */
+const disturbed = (): Retry => new Retry('its ticket was removed again and again');
+const SYSTEM_LOCK = 'a lock of the operating system, which ends when its process ends';
+
+// The lock of the operating system
+
+/** In a variable, so that bundlers do not follow the import: they cannot pack the package's binaries. */
+const PACKAGE = 'fs-native-extensions';
+const ALL_BYTES = [0, 0] as const;
+const ONE_BYTE_FAR_AWAY = [2 ** 62, 1] as const;
+/** Errors for a lock that another has: POSIX allows EACCES for EAGAIN, and Windows' ERROR_LOCK_VIOLATION becomes EBUSY. */
+const HELD: readonly unknown[] = ['EAGAIN', 'EWOULDBLOCK', 'EACCES', 'EBUSY'];
+
+/** @throws any error of the package or of its import */
+export async function loadPlatformLock(): Promise<PlatformLock> {
+  const found: unknown = await import(PACKAGE);
+  // The package is CommonJS: its exports are the default export, and may be named exports as well.
+  const lock = isPlatformLock(found) ? found : Reflect.get(Object(found), 'default');
+  if (isPlatformLock(lock)) return lock;
+  throw new Error(`${PACKAGE} has no function tryLock`);
+}
+
+/** The system's lock, or why it is not available. */
+async function findPlatformLock(
+  load: () => PlatformLock | Promise<PlatformLock>,
+): Promise<PlatformLock | string> {
+  try {
+    const lock = await load();
+    return isPlatformLock(lock) ? lock : 'loadLock must return an object with a function tryLock';
+  } catch (error) {
+    // The first line only: the further lines of a missing package list the places that were searched.
+    return `${PACKAGE} does not load: ${messageOf(error).split('\n')[0]}`;
+  }
+}
+
+/** Takes the lock. 'held': another has it. An object says why the file has no such lock. */
+function tryPlatformLock(
+  lock: PlatformLock,
+  fd: number,
+): 'taken' | 'held' | { readonly reason: string } {
+  const [offset, length] = process.platform === 'win32' ? ONE_BYTE_FAR_AWAY : ALL_BYTES;
+  try {
+    const answer: unknown = lock.tryLock(fd, offset, length);
+    if (answer === true) return 'taken';
+    if (answer === false) return 'held';
+    return { reason: `tryLock returned neither true nor false` };
+  } catch (error) {
+    if (HELD.includes(codeOf(error))) return 'held';
+    return { reason: `the file system refuses locks: ${messageOf(error)}` };
+  }
+}
+
+function isPlatformLock(value: unknown): value is PlatformLock {
+  return typeof Reflect.get(Object(value), 'tryLock') === 'function';
+}
+
+// The files of this thread
 
 const heldInodes = new Map<string, string>();
 
 /**
- * Registers an open file, which catches what goes by another name in this process.
+ * Registers an open file. This detects a second opening by this thread under another name, with a clearer message than that
+ * of the lock.
  *
- * @param inode device and inode in one text
+ * @param inode device and inode number
  * @throws `STORAGE_LOCKED` if it is registered already
  */
 export function registerInode(inode: string, file: string): () => void {
   const holder = heldInodes.get(inode);
-  if (holder !== undefined) throw locked(file, `this process, as ${holder}`);
+  if (holder !== undefined) {
+    throw locked(file, `this thread of this process (process ${process.pid}), as ${holder}`);
+  }
   heldInodes.set(inode, file);
   return () => {
+    invariant(heldInodes.get(inode) === file, 'file-lock.K1: a file is given back by its holder');
     heldInodes.delete(inode);
-  };
-}
-
-/** The refusal: who is in the way, what a second writer risks, and the ways out. */
-export function locked(file: string, holder: string, directory?: string): WriteBarrierError {
-  const delete_ = directory === undefined ? '' : `; if that is certainly over, delete ${directory}`;
-  return new WriteBarrierError(
-    'STORAGE_LOCKED',
-    `${file} is held by ${holder}: two writers would overwrite each other, and neither's order ` +
-      `and flushes would mean anything. Close it there${delete_}; lock: 'none' takes the risk`,
-  );
-}
-
-/** Creates directory and ticket; between the two, another holder may remove the directory. */
-async function announce(directory: string, name: string): Promise<void> {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      await mkdir(directory);
-    } catch (error) {
-      if (codeOf(error) !== 'EEXIST') throw error;
-    }
-    try {
-      const ticket = await open(join(directory, name), 'wx');
-      return await ticket.close();
-    } catch (error) {
-      if (codeOf(error) !== 'ENOENT' || tries === MKDIR_MAX) throw error;
-    }
-  }
-}
-
-/** Who is in the way; undefined once nobody is. */
-async function contend(
-  directory: string,
-  own: string,
-  us: ProcessIdentity,
-): Promise<string | undefined> {
-  for (let looks = 1; ; looks += 1) {
-    const others: string[] = [];
-    for (const name of await readdir(directory)) {
-      if (name === own || name.startsWith('.')) continue;
-      const other = parseTicket(name);
-      if (other !== undefined && isDead(other, us)) await takeFile(join(directory, name));
-      else others.push(name);
-    }
-    if (others.length === 0) return undefined;
-    for (const name of others) {
-      const holder = await holderOf(directory, name);
-      if (holder !== undefined) return holder;
-    }
-    const first = others.find((name) => name < own || looks === LOOKS_MAX);
-    if (first !== undefined) return `process ${parseTicket(first)?.pid ?? first}, which came first`;
-  }
-}
-
-/** Undefined for a ticket that only wants, or is gone. A stranger's file counts as held. */
-async function holderOf(directory: string, name: string): Promise<string | undefined> {
-  if (parseTicket(name) === undefined) return `whoever put ${name} into its lock`;
-  try {
-    const text = await readFile(join(directory, name), 'utf8');
-    return text === '' ? undefined : text.trim();
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
-}
-
-async function takeAway(directory: string, name: string): Promise<void> {
-  await takeFile(join(directory, name));
-  try {
-    await rmdir(directory);
-  } catch {
-    // Others have their tickets in it, or have removed it. An empty directory locks nobody out.
-  }
-}
-
-async function takeFile(path: string): Promise<void> {
-  try {
-    await unlink(path);
-  } catch (error) {
-    if (codeOf(error) !== 'ENOENT') throw error;
-  }
-}
-
-function ticketName({ pid, started, space, boot, host }: ProcessIdentity): string {
-  return ['1', pid, started, space, boot, host, randomBytes(8).toString('hex')].join('.');
-}
-
-function parseTicket(name: string): ProcessIdentity | undefined {
-  const [version, pid, started, space, boot, host, random, ...more] = name.split('.');
-  if (version !== '1' || !random || more.length > 0 || !/^[1-9]\d*$/.test(pid ?? ''))
-    return undefined;
-  return {
-    pid: Number(pid),
-    started: started ?? '',
-    space: space ?? '',
-    boot: boot ?? '',
-    host: host ?? '',
   };
 }

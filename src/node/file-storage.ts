@@ -3,49 +3,63 @@
 //   open ──a flush fails──▶ open, poisoned ──close()──▶ closing ──nothing in flight──▶ closed
 //
 // Invariants, tested under these numbers:
-//   F1  A transfer ends when all of its bytes were moved, or fails. A file that was cut under us
-//       fails the read with SHORT_TRANSFER. A write behind the new end makes the file grow again,
-//       and what lies between reads as zero; nothing but the lock protects from that.
-//   F2  A flush is one fdatasync and is never repeated, whatever its error. After one has failed,
-//       all later ones fail too, without asking the system: it has marked the unwritten pages as
-//       clean and would answer the next fdatasync with success. The way out is to close, open
-//       again, and write again, from a source that is not this file, all that no flush had
-//       confirmed. What is read back meanwhile may exist in memory only.
-//   F3  FUA is a write through a second descriptor that was opened with O_DSYNC. Both are one file
-//       to the page cache, so a read sees either's writes at once.
-//   F4  Calls that wait for the medium and overlap on one descriptor fail together
-//       (error-cursor.ts).
-//   F5  A write that is made on the calling thread and does not go through there as a whole is made again
-//       by the pool, all of it: the same bytes in the same place. So F1 holds for it, and errors are told once.
-//   F6  Once `close` was called nothing new starts; it waits for what is in flight, does not flush,
-//       and gives back the lock last.
+//   F1  A transfer ends when all of its bytes are moved, or it fails. If the file was truncated, a read past its end fails with
+//       SHORT_TRANSFER. A write past its end makes the file grow again, and the gap reads as zero; only the lock prevents that.
+//   F2  A flush is one fdatasync and is never repeated, for any error. After one has failed all later ones fail as well,
+//       without a call, because the system has marked the unwritten pages as clean and would answer the next fdatasync
+//       with success. The way out is to close the file, open it again, and repeat every write that no flush has confirmed.
+//       Take the data from another source than this file, because what is read back from it may exist in memory only.
+//   F3  FUA is a write through a second descriptor, opened with O_DSYNC. Both descriptors share the page cache, so a read sees
+//       the writes of both at once.
+//   F4  Calls that wait for the medium and overlap on one descriptor fail together (`ErrorCursor`).
+//   F5  If a write on the calling thread fails, or does not take all bytes, the thread pool makes the whole write again: the
+//       same bytes in the same place. So F1 holds for it, and an error is reported once.
+//   F6  After `close` was called no command starts. `close` waits for the commands in flight, does not flush, and releases the
+//       lock last.
 //
-// How durable a flush is, the platform decides. Linux: on the medium, if the drive tells the truth.
-// macOS: libuv asks for F_FULLFSYNC and falls back to F_BARRIERFSYNC, then to plain fsync, without
-// a word, so success may mean no more than that the drive has the data in its cache. Windows:
-// FlushFileBuffers; what a new file's directory entry is worth there is unknown. tmpfs and its like
-// survive no power cut at all.
+// How durable a flush is depends on the platform. Linux: on the medium, if the drive reports truthfully. macOS: libuv tries
+// F_FULLFSYNC, then F_BARRIERFSYNC, then plain fsync, and does not report which one succeeded, so success may mean only that the
+// drive has the data in its cache. Windows: FlushFileBuffers; whether the directory entry of a new file is durable is unknown.
+// tmpfs survives no power cut at all.
 //
-// What it does not do: discard and writeZeroes (Node reaches neither fallocate nor BLKDISCARD; a
-// scheduler writes zeroes instead), direct I/O, order of any kind between commands in flight. libuv
-// runs commands on several threads, so a flush covers only writes that were answered before it was
-// called.
+// Not here: discard and writeZeroes (Node has neither fallocate nor BLKDISCARD; a scheduler writes zeroes instead), direct
+// I/O, any order between commands in flight. libuv runs commands on several threads, so a flush covers only writes that
+// completed before it was called.
 
+import { performance } from 'node:perf_hooks';
 import {
   type Capabilities,
-  checkRange,
+  FlushFailedError,
   type FlushFlags,
+  IoFailedError,
   type Storage,
   WriteBarrierError,
   type WriteFlags,
 } from 'write-barrier';
-import { type End, ioError, transfer, transferList } from './calls.js';
-import { ErrorCursor } from './error-cursor.js';
-import { type OpenFile, openFile } from './open-file.js';
+import {
+  checkArgument,
+  checkRange,
+  describeStorage,
+  formatValue,
+  invariant,
+  isBytes,
+  messageOf,
+  misuse,
+  rule,
+  totalLength,
+  unsupported,
+  withText,
+} from 'write-barrier/kit';
+import { type End, guarded, ioError, transfer, transferList } from './calls.js';
+import { breakLock, type LockKind, type OpenFile, openFile } from './open-file.js';
 import type { FileStorageOptions } from './options.js';
 
 const SIMPLE: FlushFlags = Object.freeze({ tag: 'simple' });
+const PLAIN: WriteFlags = Object.freeze({ fua: false, tag: 'simple' });
 const DONE: Promise<void> = Promise.resolve();
+const BYTES = rule(isBytes, 'a Uint8Array');
+const LIST = rule(Array.isArray, 'a list of Uint8Arrays');
+const OBJECT = rule((value) => typeof value === 'object' && value !== null, 'an object');
 
 /**
  * A file or a block device as a storage. Its cache is volatile: an answered write is safe from a
@@ -55,13 +69,22 @@ export class FileStorage implements Storage, AsyncDisposable {
   /** The file's name with symbolic links resolved. */
   readonly path: string;
   readonly size: number;
-  /** `fua` where a descriptor with O_DSYNC could be opened, which is on Linux only. */
+  /** `fua` is true if a descriptor with O_DSYNC could be opened, which is possible on Linux only. */
   readonly capabilities: Required<Capabilities>;
+  /**
+   * The lock against other writers. `platform`: that of the operating system, which works for every name of the file, and ends
+   * when its holder ends for any reason. `ticket`: a lock on the name of the file, which may outlive its holder. `none`: no
+   * lock.
+   */
+  readonly lock: LockKind;
+  /** Why it is this lock: for a ticket, why the system's lock was not available. */
+  readonly lockReason: string;
 
   readonly #file: OpenFile;
-  readonly #flushes = new ErrorCursor();
-  readonly #forced = new ErrorCursor();
-  /** F2: what the system said to the flush that failed. */
+  readonly #inlineWrites: InlineWrites;
+  readonly #flushes = new ErrorCursor((why, cause) => new FlushFailedError([], cause, why));
+  readonly #forced = new ErrorCursor((why, cause) => new IoFailedError(why, { cause }));
+  /** F2: the system's error for the flush that failed. */
   #poison: { readonly cause: unknown } | undefined;
   #inFlight = 0;
   #onIdle: (() => void) | undefined;
@@ -70,19 +93,37 @@ export class FileStorage implements Storage, AsyncDisposable {
   /**
    * Opens a file or a block device, for one writer.
    *
-   * @throws `INVALID_ARGUMENT` for options that make no sense, for a directory or any other thing
-   *   that is no file, and for a missing file that is not to be created; nothing has been created
-   * @throws `STORAGE_LOCKED` while another writer has it; the message says who, and what is at risk
-   * @throws `IO_FAILED` for what the system refuses; `cause.code` says why
+   * @param path a path, or a URL object whose protocol is `file:`
+   * @throws `INVALID_ARGUMENT` for unknown or contradictory options, for a directory or anything else that is not a file or a
+   *   block device, and for a missing file that may not be created; nothing has been created
+   * @throws `STORAGE_LOCKED`, a `StorageLockedError`, while another writer has the file; the message says which one
+   * @throws `IO_FAILED` if the system refuses; `cause.code` says why
    */
-  static async open(path: string, options: FileStorageOptions = {}): Promise<FileStorage> {
+  static async open(path: string | URL, options: FileStorageOptions = {}): Promise<FileStorage> {
     return new FileStorage(await openFile(path, options));
+  }
+
+  /**
+   * Removes the ticket of another writer. Call it only if you know that this writer is gone: if it is alive, there may be two
+   * writers then, which overwrite each other. It is no error if the ticket does not exist any more.
+   *
+   * The lock of the operating system cannot be broken. It ends when its holder ends.
+   *
+   * @param path as for `open`
+   * @param holder the `holder` of the `StorageLockedError`; no other ticket is touched
+   * @throws `INVALID_ARGUMENT` if `holder` cannot be the name of a ticket; `IO_FAILED` if the system refuses
+   */
+  static async breakLock(path: string | URL, holder: string): Promise<void> {
+    await breakLock(path, holder);
   }
 
   private constructor(file: OpenFile) {
     this.#file = file;
+    this.#inlineWrites = new InlineWrites(file.inlineWriteMax);
     this.path = file.path;
     this.size = file.size;
+    this.lock = file.lock;
+    this.lockReason = file.lockReason;
     this.capabilities = Object.freeze({
       blockSize: file.blockSize,
       cache: 'volatile',
@@ -92,17 +133,21 @@ export class FileStorage implements Storage, AsyncDisposable {
       writev: true,
       discard: false,
       writeZeroes: false,
+      fastZeroes: false,
     });
+    withText(this, () => this.#text());
   }
 
   /**
    * Fills `into` with the bytes from `offset` on.
    *
-   * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `SHORT_TRANSFER` if the file has become shorter;
-   *   `IO_FAILED`
+   * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `SHORT_TRANSFER` if the file was truncated; `IO_FAILED`
    */
   read(offset: number, into: Uint8Array): Promise<void> {
-    const refusal = this.#refusal(offset, into.byteLength);
+    const refusal = refusalOf(() => {
+      checkArgument('into', into, BYTES);
+      this.#check(offset, into.byteLength);
+    });
     if (refusal !== undefined) return Promise.reject(refusal);
     const { calls, fd } = this.#file;
     return this.#command((end) => transfer('read', calls.read, fd, into, offset, end));
@@ -116,46 +161,57 @@ export class FileStorage implements Storage, AsyncDisposable {
    *   full disk
    */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Promise<void> {
-    const { calls, fd, fuaFd, inlineWrites } = this.#file;
-    const length = data.byteLength;
-    const refusal = this.#refusal(offset, length, flags) ?? this.#writeRefusal(flags);
+    const refusal = refusalOf(() => {
+      checkArgument('data', data, BYTES);
+      this.#checkWrite(offset, data.byteLength, flags);
+    });
     if (refusal !== undefined) return Promise.reject(refusal);
+    const { calls, fd, fuaFd } = this.#file;
+    const length = data.byteLength;
     const write = (to: number): Promise<void> =>
       this.#command((end) => transfer('write', calls.write, to, data, offset, end));
-    if (flags.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
+    if (flags?.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
     const inline = (): number => calls.writeSync(fd, data, 0, length, offset);
-    return inlineWrites.attempt(length, inline) ? DONE : write(fd);
+    return this.#inlineWrites.attempt(length, inline) ? DONE : write(fd);
   }
 
   /** As `write`, from several buffers. */
   writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Promise<void> {
-    const { calls, fd, fuaFd, inlineWrites } = this.#file;
-    const length = data.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const refusal = this.#refusal(offset, length, flags) ?? this.#writeRefusal(flags);
+    let length = 0;
+    const refusal = refusalOf(() => {
+      checkArgument('data', data, LIST);
+      for (const buffer of data) checkArgument('each buffer of data', buffer, BYTES);
+      length = totalLength(data);
+      this.#checkWrite(offset, length, flags);
+    });
     if (refusal !== undefined) return Promise.reject(refusal);
+    const { calls, fd, fuaFd } = this.#file;
     if (length === 0) return Promise.resolve();
     const write = (to: number): Promise<void> =>
       this.#command((end) => transferList(calls.writev, to, data, length, offset, end));
-    if (flags.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
+    if (flags?.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
     const inline = (): number => calls.writevSync(fd, data, offset);
-    return inlineWrites.attempt(length, inline) ? DONE : write(fd);
+    return this.#inlineWrites.attempt(length, inline) ? DONE : write(fd);
   }
 
   /**
-   * One fdatasync. Read-only storages have nothing to flush and answer at once.
+   * One fdatasync. A read-only storage has nothing to flush and answers at once.
    *
-   * @throws `CLOSED`; `EOPNOTSUPP` for an ordered tag; `FLUSH_FAILED` if it fails, and from then on
-   *   always, until the file is closed and opened again
+   * @throws `CLOSED`; `EOPNOTSUPP` for an ordered tag; `FLUSH_FAILED`, a `FlushFailedError`, if it fails, and always after
+   *   that, until the file is closed and opened again
    */
   async flush(flags: FlushFlags): Promise<void> {
-    const refusal = this.#refusal(0, 0, flags);
+    const refusal = refusalOf(() => this.#check(0, 0, flags));
     if (refusal !== undefined) throw refusal;
     const { calls, fd, readOnly } = this.#file;
     if (readOnly) return;
     if (this.#poison) throw stillPoisoned(this.path, this.#poison.cause);
     const sync = (): Promise<void> =>
       this.#command((end) =>
-        calls.fdatasync(fd, (error) => end(error === null ? null : flushError(this.path, error))),
+        guarded<void>(
+          (done) => calls.fdatasync(fd, (error) => done(error, undefined)),
+          (error) => end(error === undefined ? null : flushError(this.path, error)),
+        ),
       );
     try {
       await this.#flushes.run(sync);
@@ -166,13 +222,15 @@ export class FileStorage implements Storage, AsyncDisposable {
   }
 
   /**
-   * Waits for what is in flight, closes the file and unlocks it. It does not flush. Later calls
-   * answer the same.
+   * Waits for the commands in flight, closes the file and unlocks it. It does not flush. Later calls answer the same.
    *
-   * @throws `IO_FAILED` if the system reports an error; closed and unlocked it is all the same
+   * @throws `IO_FAILED` if the system reports an error; the file is closed and unlocked nevertheless
    */
   close(): Promise<void> {
-    this.#closed ??= this.#whenIdle().then(() => this.#file.release());
+    this.#closed ??= this.#whenIdle().then(() => {
+      invariant(this.#inFlight === 0, 'file-storage.F6: nothing is in flight at the end');
+      return this.#file.release();
+    });
     return this.#closed;
   }
 
@@ -181,11 +239,21 @@ export class FileStorage implements Storage, AsyncDisposable {
     return this.close();
   }
 
-  /** F6: counts a command as in flight until it ends, or until node:fs throws at its buffer. */
+  #text(): string {
+    const state = this.#closed ? 'closed' : this.#poison ? 'a flush has failed' : 'open';
+    const access = this.#file.readOnly ? ', read only' : '';
+    return (
+      `FileStorage { ${formatValue(this.path)}, ${describeStorage(this)}${access}, ` +
+      `lock: ${this.lock}, ${state}, in flight: ${this.#inFlight} }`
+    );
+  }
+
+  /** F6: runs a command, and counts it as in flight until it ends. */
   #command(start: (end: End) => void): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#inFlight += 1;
       const end: End = (error) => {
+        invariant(this.#inFlight > 0, 'file-storage.F6: a command ends once');
         this.#inFlight -= 1;
         if (this.#inFlight === 0) this.#onIdle?.();
         if (error === null) resolve();
@@ -200,25 +268,21 @@ export class FileStorage implements Storage, AsyncDisposable {
   }
 
   /**
-   * Why a command cannot even start. It is nobody else's failure, so it stays out of F4, and it is
-   * an answer and not thrown, because every method here answers with a promise.
+   * Throws if a command may not start. This is not a failure of the medium, so F4 does not apply.
    */
-  #refusal(offset: number, length: number, { tag }: FlushFlags = SIMPLE): unknown {
-    if (this.#closed) return new WriteBarrierError('CLOSED', `${this.path} is closed`);
-    if (tag !== 'simple') return unsupported('ordered tags');
-    try {
-      checkRange(this, offset, length);
-      return undefined;
-    } catch (error) {
-      return error;
-    }
+  #check(offset: number, length: number, flags: FlushFlags = SIMPLE): void {
+    if (this.#closed) throw new WriteBarrierError('CLOSED', `${this.path} is closed`);
+    checkArgument('the flags', flags, OBJECT);
+    if (flags.tag !== 'simple') throw unsupported('an ordered tag');
+    checkRange(this, offset, length);
   }
 
-  #writeRefusal({ fua }: WriteFlags): unknown {
+  #checkWrite(offset: number, length: number, flags: WriteFlags = PLAIN): void {
+    this.#check(offset, length, flags);
     if (this.#file.readOnly) {
-      return new WriteBarrierError('READ_ONLY', `${this.path} is open for reading`);
+      throw new WriteBarrierError('READ_ONLY', `${this.path} was opened with readOnly: true`);
     }
-    return fua && this.#file.fuaFd === undefined ? unsupported('FUA') : undefined;
+    if (flags.fua && this.#file.fuaFd === undefined) throw unsupported('FUA');
   }
 
   #whenIdle(): Promise<void> {
@@ -229,23 +293,113 @@ export class FileStorage implements Storage, AsyncDisposable {
   }
 }
 
-function unsupported(what: string): WriteBarrierError {
-  return new WriteBarrierError('EOPNOTSUPP', `a file has no ${what} here; see the capabilities`);
+/**
+ * The error that `check` throws, if any, because the methods here reject. Arguments may throw when they are read: getters,
+ * proxies.
+ */
+function refusalOf(check: () => void): WriteBarrierError | undefined {
+  try {
+    check();
+    return undefined;
+  } catch (cause) {
+    if (WriteBarrierError.is(cause)) return cause;
+    return misuse(`an argument cannot be read: ${messageOf(cause)}`, { cause });
+  }
 }
 
-function flushError(path: string, cause: Error): WriteBarrierError {
-  return new WriteBarrierError(
-    'FLUSH_FAILED',
-    `flushing ${path} failed, and what no flush has confirmed may be lost: ${cause.message}`,
-    { cause },
-  );
+function flushError(path: string, cause: unknown): FlushFailedError {
+  const lost = 'writes that no flush has confirmed may be lost';
+  return new FlushFailedError([], cause, `flushing ${path} failed, ${lost}: ${messageOf(cause)}`);
 }
 
-function stillPoisoned(path: string, cause: unknown): WriteBarrierError {
-  return new WriteBarrierError(
-    'FLUSH_FAILED',
-    `an earlier flush of ${path} failed, so no later one can vouch for what was written before; ` +
-      'open the file again and write again what no flush has confirmed',
-    { cause },
-  );
+function stillPoisoned(path: string, cause: unknown): FlushFailedError {
+  const message =
+    `an earlier flush of ${path} failed, so no later flush can make the earlier writes durable; ` +
+    'open the file again, and repeat the writes that no flush has confirmed';
+  return new FlushFailedError([], cause, message);
+}
+
+/**
+ * F4: the calls that wait for the medium on one descriptor.
+ *
+ * Linux reports a failed write-back once per open descriptor, to the first call that asks. Another call on the same descriptor
+ * that runs at the same time is answered with success, although the failure may concern its data. So calls that
+ * overlap in time fail together: each is answered only when all the calls that it overlapped have ended, and fails if any of
+ * them failed.
+ *
+ * @see the errseq_t of Linux 4.13, lib/errseq.c
+ */
+class ErrorCursor {
+  readonly #running = new Set<Promise<void>>();
+  readonly #failure: (message: string, cause: unknown) => WriteBarrierError;
+  #failures = 0;
+  #latest: unknown;
+
+  /** @param failure the error of a call that fails because another did */
+  constructor(failure: (message: string, cause: unknown) => WriteBarrierError) {
+    this.#failure = failure;
+  }
+
+  /** @throws what `start` throws, or the failure of a call that ran at the same time */
+  async run(start: () => Promise<void>): Promise<void> {
+    const before = this.#failures;
+    const own = start().catch((error: unknown) => {
+      this.#failures += 1;
+      this.#latest = error;
+      throw error;
+    });
+    this.#running.add(own);
+    try {
+      await own;
+    } finally {
+      this.#running.delete(own);
+    }
+    if (this.#running.size > 0) await Promise.allSettled(this.#running);
+    if (this.#failures === before) return;
+    const why = 'another call that forced data to the medium at the same time failed';
+    const latest = this.#latest as Error;
+    throw this.#failure(
+      `${why}, and the system does not say which of them lost data: ${latest.message}`,
+      latest.cause,
+    );
+  }
+}
+
+/** A call of the system that took longer holds up the program, so the next ones are left to the thread pool ... */
+const SLOW_MS = 1;
+/** ... for this many times as long as the slow one took. */
+const REST_FACTOR = 10;
+
+/**
+ * F5: writes on the calling thread, as long as they are quick, because handing bytes to the page cache costs less than waking
+ * another thread. Node cannot ask the system for a write that does not wait (RWF_NOWAIT), and now and then one does wait: for
+ * dirty pages, for a journal in the middle of a commit, for a part of a page that must be read first. So each write is timed,
+ * and after a slow one there is none for ten times as long as it took. Slow writes hold up the program one at a time, and for
+ * at most a tenth of the time altogether.
+ */
+class InlineWrites {
+  readonly #max: number;
+  /** No write is tried before this point in time, in milliseconds. */
+  #restsUntil = 0;
+
+  /** @param max the longest write that is tried, in bytes */
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** True where the system took all `length` bytes; otherwise the write is still to be made, all of it. */
+  attempt(length: number, write: () => number): boolean {
+    if (length > this.#max) return false;
+    const start = performance.now();
+    if (start < this.#restsUntil) return false;
+    let taken = 0;
+    try {
+      taken = write();
+    } catch {
+      // The pool makes the write again, and reports what the system says then.
+    }
+    const end = performance.now();
+    if (end - start > SLOW_MS) this.#restsUntil = end + (end - start) * REST_FACTOR;
+    return taken === length;
+  }
 }

@@ -1,9 +1,11 @@
 /**
- * Storages that need Node.
+ * Storages for Node: files and block devices.
  *
  * @module write-barrier/node
  */
 
 export type { FileCalls } from './calls.js';
 export { FileStorage } from './file-storage.js';
+export type { LockKind } from './open-file.js';
 export type { FileStorageOptions } from './options.js';
+export { StorageLockedError } from './tickets.js';

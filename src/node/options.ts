@@ -1,43 +1,73 @@
-import { WriteBarrierError } from 'write-barrier';
+// The options of `FileStorage.open`, and the checks that need no file.
+//
+// Each option is read once, into a copy, so that a getter, or a caller that changes the object while the file is being opened,
+// cannot give two different values. An unknown option is refused, because a misspelt `lock` or `readOnly` would silently not be
+// set. What depends on the file as well, above all its size, is checked when the file is open (`settleSize`).
+//
+// Not here: what the options mean for the lock and the descriptors (open-file.ts).
+
+import { fileURLToPath } from 'node:url';
+import {
+  BOOLEAN,
+  checkArgument,
+  checkOptions,
+  FUNCTION,
+  formatValue,
+  type KnownOptions,
+  misuse,
+  oneOf,
+  wholeNumber,
+} from 'write-barrier/kit';
 import type { FileCalls } from './calls.js';
 
-/** How `FileStorage.open` is to open a path. */
+/** Options of `FileStorage.open`. */
 export interface FileStorageOptions {
   /**
-   * In bytes, whole blocks. A file that is missing is created with it, and a shorter one is
-   * extended (its new bytes are a hole: they read as zero, and take space when they are first
-   * written). A longer one is refused and never cut. Without it the file keeps the size that it
-   * has. A block device has the size that it has.
+   * In bytes, whole blocks. A missing file is created with this size. A shorter file is extended: its new bytes are a hole,
+   * which reads as zero and takes space when it is written. A longer file is refused and never truncated.
+   *
+   * @defaultValue the size of the file; a block device always has its own
    */
   readonly size?: number;
-  /** Whether a missing file may be created. By default it may where `size` is given. */
+  /**
+   * Whether a missing file may be created.
+   *
+   * @defaultValue true if `size` is set and `readOnly` is not
+   */
   readonly create?: boolean;
   /**
-   * Every write fails with `READ_ONLY`. Such an opener takes no lock and heeds none: it damages
-   * nothing, but reads whatever a writer has half done. Default false.
+   * Every write fails with `READ_ONLY`. A read-only opening takes no lock and ignores the locks of others: it can damage
+   * nothing, but may read what a writer has written in part.
+   *
+   * @defaultValue false
    */
   readonly readOnly?: boolean;
   /**
-   * In bytes, at least 1. By default 512, which is what most disks write as a whole, or the logical
-   * block size of a block device, below which it cannot go.
+   * In bytes, at least 1. For a block device it must be a multiple of the logical block size.
+   *
+   * @defaultValue 512, which most disks write as a whole; for a block device its logical block size
    */
   readonly blockSize?: number;
   /**
-   * `exclusive`, the default: a second writer is refused with `STORAGE_LOCKED`, in this process or
-   * in another one. A file is locked by the directory `<file>.lock` beside it, a block device by
-   * the kernel (which refuses mounted ones, too). `none` neither takes nor heeds the lock: two
-   * writers overwrite each other, and neither's order and flushes mean anything.
+   * `exclusive`: a second writer, in this process or another one, is refused with `STORAGE_LOCKED`. A file is locked by the
+   * operating system, if the optional package fs-native-extensions loads, and with a ticket in the directory `<file>.lock`
+   * beside it; `FileStorage.lock` says which. A block device is claimed from the kernel, which also refuses mounted devices.
+   * `none` takes no lock and ignores the locks of others: two writers may then overwrite each other, and neither can rely on
+   * its order and its flushes. The page "How to lock a file" says which writers each lock excludes.
+   *
+   * @defaultValue `'exclusive'`
    */
   readonly lock?: 'exclusive' | 'none';
   /**
-   * In bytes. Writes of up to so many are made on the calling thread: for what goes into the page cache that is
-   * quicker than to wake another thread for it. FUA, reads and flushes never are.
+   * Writes of up to this many bytes are made on the calling thread, because handing bytes to the page cache costs less than
+   * waking another thread. Reads, flushes and FUA writes are never made there.
    *
-   * Such a write can hold up the whole program where the system makes it wait. The first to take over 1 ms sends
-   * those after it to the thread pool, for ten times as long as it took; but one that never returns, from a
-   * dead network server, say, stops the program for good, and so does one into a file system that this same program
-   * serves. By default 0: a program has other things to do. For one whose business the file is, as a
-   * server's, 65536 is a good value.
+   * Such a write blocks the whole program while the system makes it wait. After a write of more than 1 ms the next ones go to
+   * the thread pool, for ten times as long as it took. But a write that never returns, for example to a dead network server or
+   * to a file system that this program itself serves, blocks the program for good. For a program that does little else than
+   * write this file, as a server does, 65536 is a good value.
+   *
+   * @defaultValue 0: no write is made on the calling thread
    */
   readonly inlineWriteMax?: number;
   /**
@@ -48,38 +78,93 @@ export interface FileStorageOptions {
   readonly fs?: Partial<FileCalls>;
 }
 
-/** @throws `INVALID_ARGUMENT` for what can be seen to be wrong without looking at the file */
-export function checkOptions(path: string, options: FileStorageOptions): void {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw misuse(`${JSON.stringify(path)} is not a path`);
+const BYTES = wholeNumber(1);
+
+const RULES: KnownOptions<FileStorageOptions> = {
+  size: BYTES,
+  create: BOOLEAN,
+  readOnly: BOOLEAN,
+  blockSize: BYTES,
+  lock: oneOf(['exclusive', 'none']),
+  inlineWriteMax: wholeNumber(),
+  fs: true, // has rules of its own
+};
+
+const CALLS: KnownOptions<FileCalls> = {
+  open: true,
+  fstat: true,
+  ftruncate: true,
+  read: true,
+  write: true,
+  writev: true,
+  writeSync: true,
+  writevSync: true,
+  fsync: true,
+  fdatasync: true,
+  close: true,
+  loadLock: true,
+};
+
+/**
+ * The path of a path or of the URL of a file.
+ *
+ * @throws `INVALID_ARGUMENT` for anything else. A URL as a string is refused, because as a path it would name a file in a
+ *   directory `file:`.
+ */
+export function pathOf(path: string | URL): string {
+  if (typeof path === 'string') {
+    if (/^file:\/\//i.test(path)) throw notPath(path, `; pass new URL(${formatValue(path)})`);
+    if (path === '' || path.includes('\0')) throw notPath(path);
+    return path;
   }
-  if (typeof options !== 'object' || options === null) throw misuse('the options are no object');
-  const { size, create, readOnly, blockSize, inlineWriteMax, lock } = options;
-  for (const [name, value] of Object.entries({ size, blockSize })) {
-    if (value === undefined || (Number.isSafeInteger(value) && value >= 1)) continue;
-    throw misuse(`${name} is a whole number of bytes, at least 1, not ${String(value)}`);
+  if (typeof path !== 'object' || path === null || typeof path.href !== 'string') {
+    throw notPath(path);
   }
-  if (
-    !(inlineWriteMax === undefined || (Number.isSafeInteger(inlineWriteMax) && inlineWriteMax >= 0))
-  ) {
-    throw misuse(`inlineWriteMax is a whole number of bytes, not ${String(inlineWriteMax)}`);
+  let found: string;
+  try {
+    found = fileURLToPath(path.href);
+  } catch (cause) {
+    throw notPath(path.href, '', { cause });
   }
-  for (const [name, value] of Object.entries({ create, readOnly })) {
-    if (value === undefined || typeof value === 'boolean') continue;
-    throw misuse(`${name} is true or false, not ${String(value)}`);
-  }
-  if (lock !== undefined && lock !== 'exclusive' && lock !== 'none') {
-    throw misuse(`lock is 'exclusive' or 'none', not ${String(lock)}`);
-  }
-  if (create && readOnly) throw misuse('readOnly creates nothing');
-  if (create && size === undefined) throw misuse('creating a file takes a size');
+  if (found.includes('\0')) throw notPath(path.href);
+  return found;
+}
+
+function notPath(path: unknown, advice = '', options?: ErrorOptions): Error {
+  const allowed = 'the path must be a string without NUL, or a URL object of a file';
+  return misuse(`${allowed}, not ${formatValue(path)}${advice}`, options);
 }
 
 /**
- * The size that the storage has: the wanted one, or the actual one.
+ * A copy of the options, each read once.
  *
- * @param extendable whether a shorter file may be made longer
- * @throws `INVALID_ARGUMENT` where the two cannot be brought together
+ * @throws `INVALID_ARGUMENT` for what is wrong without regard to the file
+ */
+export function checkFileStorageOptions(given: FileStorageOptions): FileStorageOptions {
+  const options = readOnce(given, RULES, 'FileStorage.open');
+  const { size, create, readOnly, fs = {} } = options;
+  if (create && readOnly) throw misuse('create: true needs readOnly: false');
+  if (create && size === undefined) throw misuse('create: true needs a size for the new file');
+  const calls = readOnce<Partial<FileCalls>>(fs, CALLS, "FileStorage.open's fs");
+  for (const [name, call] of Object.entries(calls)) checkArgument(`fs.${name}`, call, FUNCTION);
+  return { ...options, fs: calls };
+}
+
+/** A copy of the options, checked. The first check is of the names and reads no value. */
+function readOnce<T extends object>(given: T, rules: KnownOptions<T>, of: string): T {
+  const names = Object.keys(rules);
+  checkOptions(given, Object.fromEntries(names.map((name) => [name, true])) as typeof rules, of);
+  const copy = names.map((name) => [name, Reflect.get(given, name)] as const);
+  const options = Object.fromEntries(copy.filter(([, value]) => value !== undefined)) as T;
+  checkOptions(options, rules, of);
+  return options;
+}
+
+/**
+ * The size of the storage: the option `size`, or the size of the file.
+ *
+ * @param extendable whether a shorter file may be extended
+ * @throws `INVALID_ARGUMENT` if the two do not fit
  */
 export function settleSize(
   path: string,
@@ -88,21 +173,28 @@ export function settleSize(
   blockSize: number,
   extendable: boolean,
 ): number {
-  if (wanted === undefined && actual === 0) throw misuse(`${path} is empty; give it a size`);
+  if (wanted === undefined && actual === 0) {
+    const way = extendable
+      ? 'pass a size, as in { size: 1048576 }'
+      : 'a storage needs at least one block, and this one cannot be extended';
+    throw misuse(`${path} is empty: ${way}`);
+  }
   if (wanted !== undefined && wanted < actual) {
-    throw misuse(`${path} has ${actual} bytes and is not cut to ${wanted}`);
+    throw misuse(
+      `${path} has ${actual} bytes and is never truncated to size ${wanted}: leave size out, or pass at least ${actual}`,
+    );
   }
   if (wanted !== undefined && wanted > actual && !extendable) {
-    throw misuse(`${path} has ${actual} bytes and cannot be extended to ${wanted}`);
+    throw misuse(`${path} has ${actual} bytes and cannot be extended to size ${wanted}`);
   }
   const size = wanted ?? actual;
   if (size % blockSize !== 0) {
-    throw misuse(`${size} bytes of ${path} are not whole blocks of ${blockSize} bytes`);
+    const whole = Math.ceil(size / blockSize) * blockSize;
+    const longer = extendable && Number.isSafeInteger(whole) ? `, or pass size: ${whole}` : '';
+    throw misuse(
+      `the ${size} bytes of ${path} are not whole blocks of ${blockSize} bytes: ` +
+        `pass blockSize: 1, which fits every size${longer}`,
+    );
   }
   return size;
-}
-
-/** An `INVALID_ARGUMENT`. */
-export function misuse(message: string, cause?: unknown): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', message, cause === undefined ? {} : { cause });
 }

@@ -1,18 +1,15 @@
 import type { Guarantees } from '../model/index.js';
-import type { Capabilities, Storage, WriteFlags } from '../storage/index.js';
+import { withText } from '../model/show.js';
+import type { Capabilities, Payload, Storage, WriteFlags } from '../storage/index.js';
 import type { RequestOptions, WriteOptions } from './options.js';
 
-/** The part of a scheduler that a storage is made of. */
+/** What `asStorage` needs of a scheduler. */
 export interface Schedules {
   readonly size: number;
   readonly capabilities: Capabilities;
   readonly guarantees: Guarantees;
   read(offset: number, into: Uint8Array): Promise<Uint8Array>;
-  write(
-    offset: number,
-    data: Uint8Array | readonly Uint8Array[],
-    options: WriteOptions,
-  ): Promise<void>;
+  write(offset: number, data: Payload, options: WriteOptions): Promise<void>;
   barrier(options?: RequestOptions): Promise<void>;
   flush(options?: RequestOptions): Promise<void>;
   discard(offset: number, length: number): Promise<void>;
@@ -21,13 +18,15 @@ export interface Schedules {
 }
 
 /**
- * A scheduler as a storage. A write or a flush with an ordered tag becomes a barrier, so a tag mode above works
- * whatever mode orders below, NONE excepted.
+ * A scheduler as a storage. A write or a flush with an ordered tag becomes a barrier. So a tag mode above works over every
+ * mode below except NONE.
  */
 export function asStorage(scheduler: Schedules): Storage {
   const { cache, flush, fua, blockSize } = scheduler.capabilities;
   const stable = cache !== 'volatile';
-  return {
+  const write = (offset: number, data: Payload, flags: WriteFlags): Promise<void> =>
+    scheduler.write(offset, data, optionsOf(flags));
+  const storage: Storage = {
     size: scheduler.size,
     capabilities: {
       blockSize,
@@ -40,22 +39,26 @@ export function asStorage(scheduler: Schedules): Storage {
       writeZeroes: true,
     },
     read: async (offset, into) => void (await scheduler.read(offset, into)),
-    write: (offset, data, flags) => scheduler.write(offset, data, optionsOf(flags)),
-    writev: (offset, data, flags) => scheduler.write(offset, data, optionsOf(flags)),
+    write,
+    writev: write,
     flush: async ({ tag }) => {
       if (tag === 'simple') return scheduler.flush();
-      // Where the mode's barrier flushes nothing, durability needs a flush of its own, and it comes first: the
-      // barrier waits for it, and so does everything behind the barrier.
+      // If the mode's barrier does not flush, a flush makes the writes durable. It is submitted first, so that the barrier,
+      // and everything after the barrier, waits for it.
       const { guarantees } = scheduler;
       const durable = guarantees.emptyBarrierFlushes === 'yes';
-      await Promise.all([...(durable ? [] : [scheduler.flush()]), scheduler.barrier()]);
-      // The barrier followed the mode of its turn, which may be another by now.
+      await Promise.all([durable ? undefined : scheduler.flush(), scheduler.barrier()]);
+      // The mode may have changed before the barrier's turn came, and the barrier may not have flushed.
       if (durable && scheduler.guarantees !== guarantees) await scheduler.flush();
     },
     discard: (offset, length) => scheduler.discard(offset, length),
     writeZeroes: (offset, length) => scheduler.writeZeroes(offset, length),
     close: () => scheduler.close(),
   };
+  return withText(
+    storage,
+    () => `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${scheduler.size} bytes })`,
+  );
 }
 
 function optionsOf(flags: WriteFlags): WriteOptions {

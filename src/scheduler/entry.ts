@@ -1,101 +1,155 @@
-import {
-  type CommandStep,
-  type DeviceCommand,
-  isMutation,
-  type Request,
-  type Stage,
-} from '../model/index.js';
-import type { EpochToken } from './flush-station.js';
+// A request on its way through the scheduler, and a command at the device. The state of a request, and which stage of its
+// plan comes next, are assigned in ordering.ts only.
+//
+//   E1  A tombstone takes the place of a cancelled barrier: it orders as the barrier did, carries no data, and no caller
+//       waits for it.
+//   E2  A command serves one request, or the group that shares its flush.
+
+import { isMutation, type Request, type StagedCommand } from '../model/index.js';
+import type { Epoch } from './flush-group.js';
 import type { ListNode } from './list.js';
+import type { Plan, PlanStage } from './plan.js';
 
-/**
- * Where a request is:
- *
- * - `queued`: in the queue (behind a barrier: the post-barrier queue);
- * - `preflushing`: a plain write that waits for the flush before its data;
- * - `held`: admitted, and behind an overlapping request;
- * - `ready`: admitted, and waiting for a free place at the device;
- * - `running`: its data is at the device;
- * - `flushing`: a flush request, waiting for its flush;
- * - `postflushing`: its data is written, the flush that forces it is to come;
- * - `sequence`: the barrier whose sequence is under way;
- * - `settled`: answered.
- */
-export type EntryState =
-  | 'queued'
-  | 'preflushing'
-  | 'held'
-  | 'ready'
-  | 'running'
-  | 'flushing'
-  | 'postflushing'
-  | 'sequence'
-  | 'settled';
+/** Where a request is; the head of ordering.ts has the table. */
+export type EntryState = 'queued' | 'admitted' | 'issued' | 'ordered' | 'settled';
 
-/** A request on its way through the scheduler. */
+/** A request on its way through the scheduler, with the cursor that walks its plan. */
 export class Entry<C> implements ListNode<Entry<C>> {
   /** Requests are numbered from 0 in the order of submission. */
   readonly ticket: number;
   readonly request: Request;
-  /** What the driver needs to answer; absent in what stands for a cancelled barrier. */
-  readonly client: C | undefined;
-  /** The bytes that the request names; none for a flush and an empty barrier. */
+  /** Its caller. */
+  readonly client: C;
+  /** It takes the place of a cancelled barrier (E1). */
+  readonly isTombstone: boolean;
+  /** Its bytes; an empty range for a flush and an empty barrier. */
   readonly start: number;
   readonly end: number;
   readonly mutates: boolean;
   state: EntryState = 'queued';
-  /** Why it failed, once it is settled; undefined for success. */
-  error: unknown = undefined;
+  plan: Plan;
+  /** The index of the next stage of the plan. */
+  at = 0;
+  /** How many of its own commands are at the device. */
+  outstanding = 0;
+  /** Why it failed or will fail: the first error. */
+  error: unknown;
   cancelled = false;
-  /** What the device is to do, where that is more than one plain command. */
-  commands: readonly CommandStep[] | undefined = undefined;
-  /** The overlapping request that must leave first. */
-  blocker: Entry<C> | undefined = undefined;
-  epoch: EpochToken<Entry<C>> | undefined = undefined;
-  /** A read that went past a barrier: it is not part of what the barrier waits for. */
-  passed = false;
-  next: Entry<C> | undefined = undefined;
-  previous: Entry<C> | undefined = undefined;
+  /** The overlapping request that must complete first. */
+  blocker: Entry<C> | undefined;
+  /** Its epoch in the flush group: a later flush waits for it. */
+  epoch: Epoch<Entry<C>> | undefined;
+  /** A read that bypasses a barrier: the barrier does not wait for it. */
+  bypasses = false;
+  /** It is issued in pieces. */
+  split = false;
+  next: Entry<C> | undefined;
+  previous: Entry<C> | undefined;
 
-  constructor(ticket: number, request: Request, client: C | undefined) {
+  constructor(
+    ticket: number,
+    request: Request,
+    client: C,
+    plan: Plan | undefined,
+    isTombstone = false,
+  ) {
     this.ticket = ticket;
     this.request = request;
     this.client = client;
+    this.plan = plan ?? [];
+    this.isTombstone = isTombstone;
     const ranged = request.kind !== 'flush' && request.kind !== 'barrier';
     this.start = ranged ? request.offset : 0;
     this.end = ranged ? request.offset + request.length : 0;
     this.mutates = isMutation(request);
   }
-}
 
-/** What a command of the scheduler does at the device. */
-export type CommandWhat = DeviceCommand & { readonly stage: Stage };
+  /** The next stage; undefined at the end of the plan. */
+  get stage(): PlanStage | undefined {
+    return this.plan[this.at];
+  }
 
-/** A command that the driver is to issue, or has issued. */
-export class Command<C> implements ListNode<Command<C>> {
-  /** Commands are numbered from 0 in the order of issue. */
-  readonly id: number;
-  readonly what: CommandWhat;
-  /** The requests that it serves: one, or those who share a flush. */
-  readonly serves: Entry<C> | Set<Entry<C>>;
-  next: Command<C> | undefined = undefined;
-  previous: Command<C> | undefined = undefined;
-  running = true;
+  /** A command of its plan has been issued. */
+  get hasBegun(): boolean {
+    return this.plan.slice(0, this.at).some(({ issues }) => issues !== undefined);
+  }
 
-  constructor(id: number, what: CommandWhat, serves: Entry<C> | Set<Entry<C>>) {
-    this.id = id;
-    this.what = what;
-    this.serves = serves;
+  /** The data of the barrier has been issued. */
+  get hasIssuedData(): boolean {
+    return this.plan.slice(0, this.at).some(({ issues }) => issues?.stage === 'bar');
+  }
+
+  /** It waits for earlier requests to complete before it issues anything, so their failure can stop it. */
+  get drains(): boolean {
+    return this.plan[0]?.waits === 'drain';
+  }
+
+  /** Removes the data of a barrier. Its drains and its preflush remain, so it still orders. */
+  dropData(): void {
+    this.plan = this.plan.filter(
+      ({ issues }, i) => i < this.at || !issues || issues.stage === 'preflush',
+    );
+  }
+
+  /** Removes the stages to come. */
+  cutPlan(): void {
+    this.plan = this.plan.slice(0, this.at);
   }
 }
 
-/** A flush that several requests share. */
-export const SHARED_FLUSH: CommandWhat = Object.freeze({
-  kind: 'command',
-  op: 'flush',
-  offset: 0,
-  length: 0,
-  tag: 'simple',
-  fua: false,
-  stage: 'plain',
-});
+/** The tombstone of a cancelled barrier, because the requests around it were promised an order (E1). */
+export function tombstoneOf<C>({ ticket, client }: Entry<C>): Entry<C> {
+  return new Entry<C>(ticket, { kind: 'barrier' }, client, undefined, true);
+}
+
+/** The tombstone of a barrier that has begun: it continues the plan of the barrier, without the data. */
+export function begunTombstoneOf<C>(entry: Entry<C>): Entry<C> {
+  entry.dropData();
+  const tombstone = tombstoneOf(entry);
+  const { plan, at, outstanding } = entry;
+  return Object.assign(tombstone, { plan, at, outstanding });
+}
+
+/** The command of a stage, with the range of the request. */
+export function commandOf<C>(
+  { request, start, end }: Entry<C>,
+  issues: StagedCommand,
+): StagedCommand {
+  if (issues.op === 'flush') return issues;
+  const { tag, fua, stage } = issues;
+  // A barrier with data is a write; an empty one has no stage with data.
+  const op = request.kind as StagedCommand['op'];
+  return { kind: 'command', op, offset: start, length: end - start, tag, fua, stage };
+}
+
+/** A command that the driver is to issue, or has issued. */
+export class Command<C> implements ListNode<Command<C>> {
+  readonly what: StagedCommand;
+  /** The request that it serves; undefined for the flush of a group. */
+  readonly entry: Entry<C> | undefined;
+  /** The requests that share the flush of a group. */
+  readonly group: ReadonlySet<Entry<C>> | undefined;
+  next: Command<C> | undefined;
+  previous: Command<C> | undefined;
+  isRunning = true;
+
+  constructor(
+    what: StagedCommand,
+    entry: Entry<C> | undefined,
+    group: ReadonlySet<Entry<C>> | undefined,
+  ) {
+    this.what = what;
+    this.entry = entry;
+    this.group = group;
+  }
+
+  /** All requests that it serves. */
+  get served(): readonly Entry<C>[] {
+    return this.entry ? [this.entry] : [...(this.group ?? [])];
+  }
+
+  /** The callers of those requests. */
+  get clients(): readonly C[] {
+    return this.served.map(({ client }) => client);
+  }
+}

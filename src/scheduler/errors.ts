@@ -1,97 +1,100 @@
-// What can go wrong with a request, as classes. Told apart by what the caller does next:
+// The errors of a request, one class for one code. What the caller does next depends on their kind:
 //
-//   refused     UnsafeModeError, SchedulerFailedError, BarrierAbortedError, EOPNOTSUPP: nothing of the
-//               request reached the medium
-//   failed      IoFailedError, FlushFailedError: bytes are in doubt, and the error names them
-//   unknown     CloseTimeoutError: the storage never said
+//   refused     UnsafeModeError, SchedulerFailedError, BarrierAbortedError, EOPNOTSUPP: nothing of the request reached the
+//               medium
+//   failed      IoFailedError (model/error.ts), FlushFailedError: bytes are in doubt, and the error names them
+//   unknown     CloseTimeoutError: the storage did not answer
 //
-// Every one has a stable `code`; the message is for people.
+// The code is stable; the message is for people.
 
-import { inWords } from '../model/error.js';
 import {
   type ByteRange,
-  formatRequest,
+  type DeviceCommand,
+  type ErrorCode,
   type Guarantees,
-  type Operation,
+  IoFailedError,
+  messageOf,
   type Request,
+  unsupported,
   WriteBarrierError,
 } from '../model/index.js';
-
-/** The storage failed a command. What it said is the `cause`. */
-export class IoFailedError extends WriteBarrierError {
-  override readonly name = 'IoFailedError';
-  /** The request that failed. Its bytes may hold the old content, the new, or a mixture. */
-  readonly request: Request;
-
-  constructor(request: Request, cause: unknown) {
-    super('IO_FAILED', `the storage failed ${formatRequest(request)}: ${inWords(cause)}`, {
-      cause,
-    });
-    this.request = request;
-  }
-}
+import { requestText } from '../model/notation.js';
 
 /**
  * The device did not confirm a flush. A second flush may succeed without having written what the first
  * one lost, so the scheduler stays `failed` until the caller has recovered.
  */
 export class FlushFailedError extends WriteBarrierError {
-  override readonly name = 'FlushFailedError';
-  /** What was written since the last successful flush and may be lost. */
+  override get name(): 'FlushFailedError' {
+    return 'FlushFailedError';
+  }
+  /**
+   * What was written since the last successful flush and may be lost. Empty where a storage does not track ranges, as a
+   * file does not: then it is all that no flush has confirmed.
+   */
   readonly atRisk: readonly ByteRange[];
 
-  constructor(atRisk: readonly ByteRange[], cause: unknown) {
-    super('FLUSH_FAILED', `flush failed, ${sizeOf(atRisk)} may be lost: ${inWords(cause)}`, {
-      cause,
-    });
+  /** For storages of your own as well, which may say more in the message. */
+  constructor(
+    atRisk: readonly ByteRange[],
+    cause: unknown,
+    message = `flush failed, ${sizeOf(atRisk)} may be lost: ${reasonOf(cause)}`,
+  ) {
+    super('FLUSH_FAILED', message, { cause });
     this.atRisk = atRisk;
   }
 }
 
-/** A flush has failed and nobody has called `recover()` since. Nothing of the request was issued. */
+/**
+ * A flush has failed, and `recover()` has not been called since; or the storage has failed as a whole. Nothing of the request
+ * was issued.
+ */
 export class SchedulerFailedError extends WriteBarrierError {
-  override readonly name = 'SchedulerFailedError';
+  override get name(): 'SchedulerFailedError' {
+    return 'SchedulerFailedError';
+  }
   /** What may be lost. Write it again after `recover()`. */
   readonly atRisk: readonly ByteRange[];
 
-  constructor(failure: FlushFailedError) {
-    const risk = sizeOf(failure.atRisk);
-    super('FAILED', `refused since a flush failed; ${risk} may be lost until recover()`, {
-      cause: failure,
-    });
-    this.atRisk = failure.atRisk;
+  /** For storages of your own as well: `failure` is what stopped them. */
+  constructor(
+    failure: unknown,
+    message: string = `refused since a flush failed; ${sizeOf(atRiskOf(failure))} may be lost until recover()`,
+  ) {
+    super('FAILED', message, { cause: failure });
+    this.atRisk = atRiskOf(failure);
   }
 }
 
 /**
- * Something that the barrier covers has failed, so the barrier's own write was not issued. Barriers that are
- * submitted after this is known are free of it: whoever hears this decides what to write again. Plain writes
- * behind the barrier are not stopped.
+ * A write that the barrier covers has failed, so the barrier's own write was not issued. Barriers that are submitted after
+ * this error was seen are free of it, because the caller has decided by then what to write again. Plain writes after the
+ * barrier are not stopped.
  */
 export class BarrierAbortedError extends WriteBarrierError {
-  override readonly name = 'BarrierAbortedError';
-  /** The request that is to blame: the first that failed. */
+  override get name(): 'BarrierAbortedError' {
+    return 'BarrierAbortedError';
+  }
+  /** The first covered request that failed. */
   readonly blame: Request;
-  /** All bytes that covered writes failed to write. */
+  /** All bytes that covered writes have not written. */
   readonly ranges: readonly ByteRange[];
 
   constructor(blame: Request, ranges: readonly ByteRange[], cause: unknown) {
-    super(
-      'BARRIER_ABORTED',
-      `not written, because it covers ${formatRequest(blame)}, which failed`,
-      {
-        cause,
-      },
-    );
+    super('BARRIER_ABORTED', `not written, because it covers ${requestText(blame)}, which failed`, {
+      cause,
+    });
     this.blame = blame;
     this.ranges = ranges;
   }
 }
 
-/** The mode does not keep its promise on this device. `allowUnsafe` takes it all the same. */
+/** The mode does not keep its promise on this device. To use it nevertheless, set `allowUnsafe`. */
 export class UnsafeModeError extends WriteBarrierError {
-  override readonly name = 'UnsafeModeError';
-  /** What the mode does promise here. */
+  override get name(): 'UnsafeModeError' {
+    return 'UnsafeModeError';
+  }
+  /** What the mode promises on this device. */
   readonly guarantees: Guarantees;
 
   constructor(guarantees: Guarantees) {
@@ -101,23 +104,15 @@ export class UnsafeModeError extends WriteBarrierError {
   }
 }
 
-/** A command that the storage has not answered. */
-export interface HangingCommand {
-  /** `read`, `write`, `flush`, `discard` or `writeZeroes`. */
-  readonly op: Operation;
-  /** Bytes from the start of the storage; 0 for a flush. */
-  readonly offset: number;
-  /** In bytes; 0 for a flush. */
-  readonly length: number;
-}
-
-/** The storage did not answer in time. What it still does with these commands is unknown. */
+/** The storage did not answer in time. It may still carry the commands out. */
 export class CloseTimeoutError extends WriteBarrierError {
-  override readonly name = 'CloseTimeoutError';
+  override get name(): 'CloseTimeoutError' {
+    return 'CloseTimeoutError';
+  }
   /** The commands without an answer, oldest first. */
-  readonly hanging: readonly HangingCommand[];
+  readonly hanging: readonly Pick<DeviceCommand, 'op' | 'offset' | 'length'>[];
 
-  constructor(timeoutMs: number, hanging: readonly HangingCommand[]) {
+  constructor(timeoutMs: number, hanging: CloseTimeoutError['hanging']) {
     const commands = hanging.map(({ op, offset, length }) =>
       op === 'flush' ? op : `${op} of ${length} bytes at ${offset}`,
     );
@@ -129,19 +124,55 @@ export class CloseTimeoutError extends WriteBarrierError {
   }
 }
 
+/** The ranges that a failed flush names: of a scheduler, of an NBD export, of a storage of the user's. */
+export function atRiskOf(failure: unknown): readonly ByteRange[] {
+  if (!WriteBarrierError.is(failure)) return [];
+  const { atRisk } = failure as { readonly atRisk?: unknown };
+  if (!Array.isArray(atRisk)) return [];
+  return atRisk.filter((range) => {
+    const { start, end } = Object(range) as ByteRange;
+    return Number.isSafeInteger(start) && Number.isSafeInteger(end) && start >= 0 && end > start;
+  });
+}
+
 function sizeOf(ranges: readonly ByteRange[]): string {
   return `${ranges.reduce((sum, { start, end }) => sum + end - start, 0)} bytes`;
 }
 
-/** The refusal of what the mode or the storage cannot do. */
-export function unsupported(request: Request): WriteBarrierError {
-  const text = formatRequest(request);
-  return new WriteBarrierError('EOPNOTSUPP', `${text} is not supported here; nothing was written`);
+/** The error for what the mode or the storage cannot do. */
+export function refusalOf(request: Request): WriteBarrierError {
+  return unsupported(requestText(request));
 }
 
-/** The failure of a request's own command; undefined where there is no cause, and so no failure. */
+/** The error for a read of bytes at risk. */
+export function readAtRisk(request: Request, cause: FlushFailedError): WriteBarrierError {
+  const text = `${requestText(request)} reads bytes that may be lost, because a flush has failed`;
+  return new WriteBarrierError(
+    'READ_AT_RISK',
+    `${text}; recover() and write them again, or set readAtRisk`,
+    { cause },
+  );
+}
+
+/**
+ * Why a flush failed, in words. For an error that itself counts bytes at risk, its cause is used: its ranges are among ours,
+ * and two counts in one message would contradict each other.
+ */
+function reasonOf(cause: unknown): string {
+  let reason = cause;
+  while (atRiskOf(reason).length > 0 && (reason as Error).cause !== undefined) {
+    reason = (reason as Error).cause;
+  }
+  return messageOf(reason);
+}
+
+/** Codes of a storage that say more than `IO_FAILED`, so the caller gets them. */
+const SPECIFIC: ReadonlySet<ErrorCode> = new Set(['SHORT_TRANSFER', 'READ_ONLY', 'READ_AT_RISK']);
+
+/** The error of a request whose command failed with `cause`; undefined without a cause. */
 export function ioFailure(request: Request, cause: unknown): WriteBarrierError | undefined {
   if (cause === undefined) return undefined;
-  const told = WriteBarrierError.is(cause) && cause.code === 'SHORT_TRANSFER';
-  return told ? cause : new IoFailedError(request, cause);
+  if (WriteBarrierError.is(cause) && SPECIFIC.has(cause.code)) return cause;
+  const message = `the storage failed ${requestText(request)}: ${messageOf(cause)}`;
+  return new IoFailedError(message, { request, cause });
 }

@@ -1,83 +1,115 @@
-// The scheduler that users hold: a face over the driver.
+// The scheduler that users hold, in three layers:
 //
-//   IoScheduler   checks every call, knows the mode and what it promises, closes
+//   IoScheduler   checks every call, chooses the mode, closes the storage
 //   Driver        promises and the storage: events in, commands out
-//   Ordering      which command may be issued now, and who is settled: no promise, no clock, no storage
+//   Ordering      which command may be issued now, and which request is settled: no promise, no clock, no storage
 //
-// A rejected call has queued nothing. An accepted one settles exactly once: with its outcome, with the reason of
-// its signal, or with CLOSE_TIMEOUT when the storage never answers and whoever closes has had enough.
+//   N1  A call that rejects at once has queued nothing.
+//   N2  An accepted call settles exactly once: with its outcome, with the reason of its signal, or with CLOSE_TIMEOUT if the
+//       storage has not answered within the limit given to `close()`.
+//   N3  One scheduler at a time has unanswered requests at a storage (ownership.ts), because two do not know of each other's
+//       commands, and neither could keep an order.
 
+import { Driver } from '../machine/index.js';
 import {
   type ByteRange,
+  checkOptions,
   chooseMode,
   type Guarantees,
   guarantees,
+  isBarrier,
+  isBytes,
   type ModeName,
+  misuse,
   type Request,
+  unreadable,
   WriteBarrierError,
+  type WriteRequest,
+  withText,
 } from '../model/index.js';
 import { checkStorage } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
+import { performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
-import { type Call, Driver } from './driver.js';
-import { UnsafeModeError } from './errors.js';
-import type {
-  CloseOptions,
-  RequestOptions,
-  SchedulerOptions,
-  SchedulerStats,
-  WriteOptions,
-} from './options.js';
-import { payloadOf } from './queue.js';
+import { calledAt, callSite, type SchedulerCall, Signals } from './caller.js';
+import type { Command, Entry } from './entry.js';
+import { CloseTimeoutError, UnsafeModeError } from './errors.js';
 import {
+  CLOSE_OPTIONS,
   checkData,
-  checkRange,
-  checkRequestOptions,
-  checkSchedulerOptions,
-  checkTimeout,
-  isBytes,
+  checkRequest,
   NO_OPTIONS,
-} from './validate.js';
+  type RequestOptions,
+  SCHEDULER_OPTIONS,
+  type SchedulerOptions,
+  type SchedulerStats,
+  type WriteOptions,
+} from './options.js';
+import { Ordering } from './ordering.js';
+import { claim, type Ownership, ownershipOf } from './ownership.js';
+import { payloadOf } from './queue.js';
 
 /**
  * Issues requests to a storage in an order that keeps the promise of a mode.
  *
  * Every method checks its arguments and rejects at once, with a stable `code` and nothing queued:
- * `INVALID_ARGUMENT`, `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `CLOSED`, `QUEUE_FULL`, and `FAILED` after a
- * failed flush. A failed command rejects with `IO_FAILED` (see `cause`) or `SHORT_TRANSFER`.
+ * `INVALID_ARGUMENT`, `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `CLOSED`, `QUEUE_FULL`; `STORAGE_IN_USE` while another
+ * scheduler has unanswered requests at the storage; `FAILED` or `READ_AT_RISK` after a failed flush. A failed command rejects
+ * with `IO_FAILED` (see `cause`) or `SHORT_TRANSFER`.
  *
  * @see Linux 2.6.36 block/blk-barrier.c and Documentation/block/barrier.txt
  */
 export class IoScheduler implements AsyncDisposable {
   readonly #storage: Storage;
-  readonly #driver: Driver;
+  readonly #ordering: Ordering<SchedulerCall>;
+  readonly #driver: Driver<SchedulerCall, Command<SchedulerCall>, Entry<SchedulerCall>>;
+  readonly #ownership: Ownership;
+  readonly #signals = new Signals<Entry<SchedulerCall>>((entries) => {
+    for (const entry of entries) this.#ordering.cancel(entry);
+    this.#driver.pump();
+  });
   readonly #allowUnsafe: boolean;
   readonly #maxQueued: number;
   readonly #maxQueuedBytes: number;
+  readonly #stackTraces: boolean;
   #guarantees: Guarantees;
   #closing: Promise<void> | undefined;
 
   /**
    * @throws `INVALID_STORAGE` for a storage that contradicts itself
-   * @throws `INVALID_ARGUMENT` for an option out of range, `EINVAL` for a mode that is none
-   * @throws `UNSAFE_MODE` where the mode does not keep its promise on this storage, unless `allowUnsafe`
+   * @throws `INVALID_ARGUMENT` for an unknown option or one out of range, `EINVAL` for an unknown mode
+   * @throws `UNSAFE_MODE` if the mode does not keep its promise on this storage and `allowUnsafe` is not set
    */
   constructor(storage: Storage, options: SchedulerOptions = {}) {
     checkStorage(storage);
-    checkSchedulerOptions(options);
+    checkOptions(options, SCHEDULER_OPTIONS, 'IoScheduler');
     this.#storage = storage;
     this.#allowUnsafe = options.allowUnsafe ?? false;
     this.#maxQueued = options.maxQueued ?? 65_536;
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 256 * 1024 * 1024;
+    this.#stackTraces = options.stackTraces ?? false;
     this.#guarantees = this.#acceptable(options.mode ?? 'auto');
-    const ordering = {
+    this.#ordering = new Ordering({
       mode: this.#guarantees.mode,
       device: storage.capabilities,
       depth: options.depth ?? 32,
       errorPolicy: options.errorPolicy ?? 'abort',
       readsPassBarriers: options.readsPassBarriers ?? true,
-    };
-    this.#driver = new Driver(storage, ordering, options.observer);
+      readAtRisk: options.readAtRisk ?? false,
+      splitsZeroes: !storage.capabilities.writeZeroes,
+      releaseData: (call) => {
+        call.data = undefined;
+      },
+    });
+    this.#driver = new Driver(this.#ordering, {
+      execute: ({ what, entry }, issuer) => performWhole(storage, what, entry?.client.data, issuer),
+      // The machine settles nothing but its own entries.
+      answer: (settled) => this.#answer(settled as Entry<SchedulerCall>),
+      observer: options.observer,
+      name: 'a scheduler',
+    });
+    this.#ownership = ownershipOf(storage);
+    withText(this, () => this.#text());
   }
 
   /** The mode that the next barrier follows. */
@@ -90,32 +122,34 @@ export class IoScheduler implements AsyncDisposable {
     return this.#guarantees;
   }
 
-  /** In bytes. */
+  /** The size of the storage in bytes. */
   get size(): number {
     return this.#storage.size;
   }
 
-  /** Those of the storage. */
+  /** The capabilities of the storage. */
   get capabilities(): Capabilities {
     return this.#storage.capabilities;
   }
 
-  /** `failed`: a flush has failed, and everything is refused until `recover()`. */
+  /**
+   * `failed`: a flush has failed. Until `recover()` only reads of bytes that are not in `atRisk` are served.
+   */
   get state(): 'running' | 'failed' | 'closed' {
     if (this.#closing) return 'closed';
-    return this.#driver.ordering.failed ? 'failed' : 'running';
+    return this.#ordering.failed ? 'failed' : 'running';
   }
 
   /**
-   * The bytes that a failed flush left in doubt and that have not been written since; a flush must follow. Under
-   * the error policy `kernel` nobody keeps these books.
+   * The bytes that a failed flush may have lost, and that have not been written again. After writing them, flush. Empty with the
+   * error policy `kernel`, which does not track them.
    */
   get atRisk(): readonly ByteRange[] {
-    return [...this.#driver.ordering.atRisk];
+    return [...this.#ordering.atRisk];
   }
 
   /**
-   * Reads `length` bytes into a new buffer, or fills the given one. It sees every write submitted before.
+   * Reads `length` bytes into a new buffer, or fills the given one. It sees every write that was submitted before.
    *
    * @param offset bytes from the start, a multiple of `capabilities.blockSize`; so is the length
    */
@@ -124,131 +158,150 @@ export class IoScheduler implements AsyncDisposable {
     lengthOrBuffer: number | Uint8Array,
     options: RequestOptions = NO_OPTIONS,
   ): Promise<Uint8Array> {
-    const into = isBytes(lengthOrBuffer) ? lengthOrBuffer : undefined;
-    const length = into ? into.byteLength : (lengthOrBuffer as number);
-    return this.#submit({ kind: 'read', offset, length }, into, options);
+    try {
+      const into = isBytes(lengthOrBuffer) ? lengthOrBuffer : undefined;
+      const length = into ? into.byteLength : (lengthOrBuffer as number);
+      return this.#submit({ kind: 'read', offset, length }, into, options);
+    } catch (cause) {
+      return Promise.reject(unreadable(cause));
+    }
   }
 
   /**
-   * Writes `data`, one buffer or several that follow each other. Settles when the storage has taken it, which
-   * is not yet durability. The buffers are not copied: leave them alone until then.
+   * Writes `data`, one buffer or several that follow each other. Settles when the storage has taken the data, which
+   * is not yet durability. The buffers are not copied, so do not change them until then.
    *
    * With `barrier`, everything submitted earlier is ordered before this write and everything later after it;
    * what that means for the medium is `guarantees`.
    *
-   * @throws `EOPNOTSUPP` for `barrier` in mode NONE, and for what a storage without a flush cannot do; nothing
-   * of the payload has been written
-   * @throws `BARRIER_ABORTED` where a covered write failed (error policy `abort`, drain modes); nothing written
-   * @throws `FLUSH_FAILED` where a flush that the request needs failed; the error names the bytes at risk
+   * @throws `EOPNOTSUPP` for `barrier` in mode NONE, and for flags that the storage cannot honour because it has no flush;
+   * nothing of the data has been written
+   * @throws `BARRIER_ABORTED` if a covered write failed (error policy `abort`, drain modes); nothing has been written
+   * @throws `FLUSH_FAILED` if a flush that the request needs failed; the error names the bytes at risk
    */
   write(
     offset: number,
     data: Uint8Array | readonly Uint8Array[],
     options: WriteOptions = NO_OPTIONS,
   ): Promise<void> {
-    const length = checkData(data);
-    if (typeof length !== 'number') return Promise.reject(length);
-    const { barrier, preflush, fua } = options ?? NO_OPTIONS;
-    const request: Request =
-      barrier || preflush || fua
-        ? {
-            kind: 'write',
-            offset,
-            length,
-            ...(barrier && { barrier }),
-            ...(preflush && { preflush }),
-            ...(fua && { fua }),
-          }
-        : { kind: 'write', offset, length };
-    // The list is copied, the buffers are not.
-    const payload = Array.isArray(data) ? data.slice() : data;
-    return this.#submit(request, payload, options);
+    try {
+      // The list is copied, the buffers are not.
+      const payload = Array.isArray(data) ? data.slice() : data;
+      const length = checkData(payload);
+      const { barrier, preflush, fua } = options ?? NO_OPTIONS;
+      const request: { -readonly [K in keyof WriteRequest]: WriteRequest[K] } = {
+        kind: 'write',
+        offset,
+        length,
+      };
+      if (barrier) request.barrier = true;
+      if (preflush) request.preflush = true;
+      if (fua) request.fua = true;
+      return this.#submit(request, payload, options);
+    } catch (cause) {
+      return Promise.reject(unreadable(cause));
+    }
   }
 
-  /** An empty barrier: an ordering point, and a flush where the mode has one. Errors as for `write`. */
+  /** An empty barrier: an ordering point, and a flush if the mode flushes. It rejects as `write` does. */
   barrier(options: RequestOptions = NO_OPTIONS): Promise<void> {
     return this.#submit({ kind: 'barrier' }, undefined, options);
   }
 
   /**
-   * Makes durable what was submitted before, and delays nobody. Concurrent flushes share one of the device.
+   * Makes every write that was submitted before durable, and delays no other request. Concurrent flushes share a device flush.
    *
-   * @throws `FLUSH_FAILED` with the bytes at risk; `EOPNOTSUPP` on a volatile cache that cannot be flushed
+   * @throws `FLUSH_FAILED` with the bytes at risk; `EOPNOTSUPP` if the cache is volatile and the storage has no flush
    */
   flush(options: RequestOptions = NO_OPTIONS): Promise<void> {
     return this.#submit({ kind: 'flush' }, undefined, options);
   }
 
-  /** Gives the bytes up: they read as anything until written again. Nothing is sent where the storage cannot. */
+  /** Discards the bytes: they may read as anything until they are written again. Without `discard` the storage is not called. */
   discard(offset: number, length: number, options: RequestOptions = NO_OPTIONS): Promise<void> {
     return this.#submit({ kind: 'discard', offset, length }, undefined, options);
   }
 
-  /** Makes the bytes read as zero; written as zeroes where the storage has nothing better. */
+  /** Makes the bytes read as zero. If the storage has no `writeZeroes`, zeroes are written. */
   writeZeroes(offset: number, length: number, options: RequestOptions = NO_OPTIONS): Promise<void> {
     return this.#submit({ kind: 'writeZeroes', offset, length }, undefined, options);
   }
 
-  /** Settles when nothing is queued and nothing is at the storage. */
+  /** Settles when no request is queued and no command is at the storage. */
   idle(): Promise<void> {
-    return this.#driver.until(() => this.#driver.ordering.idle);
+    return this.#driver.idle();
   }
 
-  /** Settles when the queue is at most half full: wait for it before submitting more. */
+  /** Settles when the queue is at most half full. Wait for it before you submit more. */
   ready(): Promise<void> {
-    return this.#driver.until(() => this.#hasRoom());
+    return this.#driver.until(this.#hasRoom);
   }
 
   /**
-   * Changes the mode from the next barrier on that has not started.
+   * Changes the mode. Barriers that are under way keep the old one.
    *
-   * @throws `UNSAFE_MODE` and `EINVAL` as the constructor does; the mode is then what it was
+   * @throws `UNSAFE_MODE` and `EINVAL` as the constructor does; the mode is then unchanged
    */
   setMode(mode: ModeName | 'auto'): void {
     this.#guarantees = this.#acceptable(mode);
-    this.#driver.ordering.mode = this.#guarantees.mode;
+    this.#ordering.setMode(this.#guarantees.mode);
     this.#driver.pump();
   }
 
   /**
-   * Takes requests again after a failed flush, once nothing is at the storage. Answers with the bytes in doubt:
-   * write them again from a source that has them. A flush that succeeds now says nothing about them.
+   * Accepts requests again after a failed flush. It waits until only reads are at the storage, and answers with the bytes at
+   * risk: write them again, from a source that has them. A later flush that succeeds does not make them safe.
    */
   async recover(): Promise<readonly ByteRange[]> {
     if (this.#closing) throw closed();
-    if (!this.#driver.ordering.failed) return this.atRisk;
-    await this.idle();
-    if (this.#driver.ordering.failed) this.#driver.ordering.recover();
+    if (!this.#ordering.failed) return this.atRisk;
+    await this.#driver.until(this.#isRecoverable);
+    if (this.#ordering.failed) this.#ordering.recover();
     return this.atRisk;
   }
 
-  /** What there is to do, and what has been done. */
+  /** What the scheduler is doing, and has done. */
   stats(): SchedulerStats {
-    const { queued, queuedBytes, running, barriersPending, counters } = this.#driver.ordering;
+    const { queued, queuedBytes, barriersPending, counters } = this.#ordering;
     return {
-      ...counters,
+      ...structuredClone(counters),
       queued,
       queuedBytes,
-      inFlight: running.size,
+      inFlight: this.#driver.inFlight,
       barriersPending,
       submitted: this.#driver.submitted,
       settled: this.#driver.settled,
+      observerErrors: this.#driver.observerErrors,
     };
   }
 
   /**
-   * Takes no more, completes what is queued, flushes, and closes the storage. Further calls wait for the same.
+   * Accepts no more requests, completes the queued ones, flushes, and closes the storage. A second call waits for the same.
    *
-   * @throws `FLUSH_FAILED` or `FAILED` when something may be lost; the storage is closed all the same
-   * @throws `CLOSE_TIMEOUT` naming the commands that the storage did not answer; whoever waited for one is told
-   * the same, and the storage is left open, because closing it under a running command is worse
+   * @throws `FLUSH_FAILED` or `FAILED` if something may be lost; the storage is closed nevertheless
+   * @throws `STORAGE_IN_USE` while another scheduler has unanswered requests at the storage, which is left open
+   * @throws `CLOSE_TIMEOUT` with the commands that the storage has not answered within `timeoutMs`. Requests that wait for
+   * them reject with the same error, and the storage stays open, because closing it under a running command is worse
    */
-  close(options: CloseOptions = {}): Promise<void> {
-    const misuse = checkTimeout(options);
-    if (misuse) return Promise.reject(misuse);
-    this.#closing ??= this.#close();
+  async close(
+    options: {
+      /**
+       * How long to wait for the storage, in milliseconds.
+       *
+       * @defaultValue no limit
+       */
+      readonly timeoutMs?: number | undefined;
+    } = {},
+  ): Promise<void> {
+    checkOptions(options, CLOSE_OPTIONS, 'close');
     const { timeoutMs } = options;
-    return timeoutMs === undefined ? this.#closing : this.#within(timeoutMs, this.#closing);
+    const site = this.#stackTraces ? callSite(this.close) : undefined;
+    this.#closing ??= this.#close();
+    try {
+      await (timeoutMs === undefined ? this.#closing : this.#within(timeoutMs, this.#closing));
+    } catch (error) {
+      throw site ? calledAt(error, site) : error;
+    }
   }
 
   /** The same as `close()` without a limit of time, for `await using`. */
@@ -257,11 +310,16 @@ export class IoScheduler implements AsyncDisposable {
   }
 
   /**
-   * The scheduler as a storage, for another one above it. A write or flush with an ordered tag becomes a
-   * barrier here, so a tag mode above works whatever mode orders below, NONE excepted.
+   * The scheduler as a storage, for another scheduler above it. A write or flush with an ordered tag becomes a barrier, so a
+   * tag mode above works over every mode of this scheduler except NONE.
    */
   asStorage(): Storage {
     return asStorage(this);
+  }
+
+  #text(): string {
+    const doing = `${this.state}, ${this.#ordering.queued} queued, ${this.#driver.inFlight} at the storage`;
+    return `IoScheduler { ${this.mode} on ${this.size} bytes, ${doing} }`;
   }
 
   #acceptable(mode: ModeName | 'auto'): Guarantees {
@@ -273,72 +331,120 @@ export class IoScheduler implements AsyncDisposable {
 
   // Requests
 
-  /** `data`: what to write, or where to read into; a read without makes its own. */
+  /** @param data what to write, or the buffer to read into; a read without one gets a new buffer */
   #submit<T extends Uint8Array | void>(
     request: Request,
-    data: Call['data'],
+    data: SchedulerCall['data'],
     options: RequestOptions,
   ): Promise<T> {
-    const misuse = this.#misuse(request, options);
-    if (misuse) return Promise.reject(misuse);
-    const { signal } = options;
-    if (this.#closing) return Promise.reject(closed());
-    if (signal?.aborted) return Promise.reject(signal.reason);
-    if (!this.#fits(request))
-      return Promise.reject(queueFull(this.#maxQueued, this.#maxQueuedBytes));
-    return new Promise<T>((resolve, reject) => {
+    try {
+      checkRequest(request, options, this.#storage);
+      const { signal } = options;
+      if (this.#closing) throw closed();
+      if (signal?.aborted) return Promise.reject(signal.reason);
+      if (!this.#fits(request)) {
+        const limits = `${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes`;
+        throw new WriteBarrierError(
+          'QUEUE_FULL',
+          `the queue is full (${limits}); wait for ready()`,
+        );
+      }
+      claim(this.#ownership, this.#isBusy);
+      const site = this.#stackTraces ? callSite(this[request.kind]) : undefined;
       const buffer = data ?? (request.kind === 'read' ? newBuffer(request.length) : undefined);
-      const call = { resolve: resolve as Call['resolve'], reject, data: buffer, signal };
-      this.#driver.submit(request, call);
+      return this.#accept(request, buffer, signal, site);
+    } catch (cause) {
+      return Promise.reject(unreadable(cause));
+    }
+  }
+
+  /** Queues a request. If adding a listener to the signal throws, it rejects, and nothing is queued. */
+  #accept<T extends Uint8Array | void>(
+    request: Request,
+    data: SchedulerCall['data'],
+    signal?: AbortSignal,
+    site?: SchedulerCall['site'],
+  ): Promise<T> {
+    return new Promise<T>((resolveAny, reject) => {
+      const resolve = resolveAny as SchedulerCall['resolve'];
+      const watched = signal && this.#signals.watch(signal);
+      const entry = this.#driver.enter({ number: 0, request, data, resolve, reject, signal, site });
+      watched?.add(entry);
+      this.#driver.pump();
     });
   }
 
-  #misuse(request: Request, options: RequestOptions): Error | undefined {
-    const misuse =
-      request.kind === 'barrier' || request.kind === 'flush'
-        ? undefined
-        : checkRange(request, this.#storage.size, this.#storage.capabilities.blockSize);
-    return misuse ?? checkRequestOptions(options);
+  #answer(entry: Entry<SchedulerCall>): void {
+    const { client, request, error, cancelled } = entry;
+    const { resolve, reject, data, signal, site } = client;
+    if (signal) this.#signals.forget(signal, entry);
+    if (error !== undefined && isBarrier(request)) {
+      // Clients see the rejection in a microtask. Barriers submitted after it are not tied to this failure.
+      queueMicrotask(() => this.#ordering.acknowledge());
+    }
+    if (cancelled) reject(this.#signals.reason(signal as AbortSignal));
+    else if (error !== undefined) reject(site ? calledAt(error, site) : error);
+    else if (request.kind === 'read') resolve(data as Uint8Array);
+    else resolve();
   }
 
   #fits(request: Request): boolean {
-    const { queued, queuedBytes } = this.#driver.ordering;
+    const { queued, queuedBytes } = this.#ordering;
     if (queued >= this.#maxQueued) return false;
     return queued === 0 || queuedBytes + payloadOf(request) <= this.#maxQueuedBytes;
   }
 
-  #hasRoom(): boolean {
-    const { queued, queuedBytes } = this.#driver.ordering;
+  // Conditions to wait for
+
+  /** A request or a command is unanswered. */
+  readonly #isBusy = (): boolean => !this.#driver.isIdle;
+  readonly #isRecoverable = (): boolean => this.#ordering.recoverable;
+  readonly #hasRoom = (): boolean => {
+    const { queued, queuedBytes } = this.#ordering;
     return queued * 2 <= this.#maxQueued && queuedBytes * 2 <= this.#maxQueuedBytes;
-  }
+  };
 
   // Closing
 
   async #close(): Promise<void> {
+    // A storage that has unanswered commands stays open, those of another scheduler as well as ours.
+    claim(this.#ownership, this.#isBusy);
     const { cache, flush } = this.#storage.capabilities;
-    const last = new Promise<void>((resolve, reject) => {
-      if (cache !== 'volatile' || !flush) return resolve();
-      const answer = { resolve: () => resolve(), reject, data: undefined, signal: undefined };
-      this.#driver.submit({ kind: 'flush' }, answer);
-    });
+    const needsFlush = cache === 'volatile' && flush;
+    const last = needsFlush ? this.#accept<void>({ kind: 'flush' }, undefined) : undefined;
     const drained = await Promise.allSettled([last, this.idle()]);
     const closed = await Promise.allSettled([this.#closeStorage()]);
-    // Of several failures the first is told: it is the one that names bytes at risk.
+    // Of several failures the first is reported, because it names the bytes at risk.
     for (const end of [...drained, ...closed]) if (end.status === 'rejected') throw end.reason;
   }
 
   async #closeStorage(): Promise<void> {
-    // A storage that has not answered is left open: closing it under a running command is worse.
+    // A storage that has not answered stays open, because closing it under a running command is worse.
     if (this.#driver.abandoned) return;
-    // Rejects when somebody gives up.
-    await Promise.race([this.#storage.close(), this.#driver.until(() => false)]);
+    // Another scheduler may have claimed it since our last request was answered.
+    claim(this.#ownership, this.#isBusy);
+    // `until` rejects when the storage is given up.
+    await Promise.race([this.#storage.close(), this.#driver.until(never)]);
   }
 
-  /** What `work` answers, or CLOSE_TIMEOUT for everybody who still waits. */
+  /** Gives up on the commands that the storage has not answered, and rejects all requests. */
+  #abandon(timeoutMs: number): unknown {
+    if (this.#driver.abandoned) return this.#driver.abandoned;
+    const hanging = Array.from(this.#ordering.running, ({ what: { op, offset, length } }) => ({
+      op,
+      offset,
+      length,
+    }));
+    const error = new CloseTimeoutError(timeoutMs, hanging);
+    this.#driver.abandon(error);
+    return error;
+  }
+
+  /** Waits for `work` at most `timeoutMs`; then all requests are rejected with CLOSE_TIMEOUT. */
   async #within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(this.#driver.abandon(timeoutMs)), timeoutMs);
+      timer = setTimeout(() => reject(this.#abandon(timeoutMs)), timeoutMs);
     });
     try {
       return await Promise.race([work, late]);
@@ -357,11 +463,10 @@ function newBuffer(length: number): Uint8Array {
   try {
     return new Uint8Array(length);
   } catch (cause) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', `no memory for ${length} bytes`, { cause });
+    throw misuse(`cannot allocate ${length} bytes`, { cause });
   }
 }
 
-function queueFull(maxQueued: number, maxQueuedBytes: number): WriteBarrierError {
-  const limits = `${maxQueued} requests or ${maxQueuedBytes} bytes`;
-  return new WriteBarrierError('QUEUE_FULL', `the queue is full (${limits}); wait for ready()`);
+function never(): boolean {
+  return false;
 }

@@ -1,10 +1,10 @@
-/** What can stand in a list. A node stands in one list at a time. */
+/** A node of a list. A node is in one list at a time. */
 export interface ListNode<T> {
   next: T | undefined;
   previous: T | undefined;
 }
 
-/** A doubly linked list through its own nodes: no allocation, removal from the middle in one step. */
+/** A doubly linked list through its nodes: it allocates nothing, and removes from the middle in one step. */
 export class List<T extends ListNode<T>> {
   head: T | undefined;
   tail: T | undefined;
@@ -41,7 +41,7 @@ export class List<T extends ListNode<T>> {
     return head;
   }
 
-  /** Front to back. The node at hand may be removed meanwhile. */
+  /** Front to back. The current node may be removed during the iteration. */
   *[Symbol.iterator](): Generator<T, void> {
     for (let node = this.head; node; ) {
       const { next } = node;

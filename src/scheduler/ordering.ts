@@ -1,163 +1,166 @@
-// The ordering state machine: it decides which command may be issued now and who is settled. It knows no
-// promise, clock or storage; a driver reports events and asks for commands. What a mode means it does not
-// know either: it executes the steps of model/transform.ts.
+// The ordering state machine: it decides which command may be issued now and which request is settled. It has no promise, clock
+// or storage; a driver reports events and asks for commands. It does not know what a mode means either: it walks the plans
+// that plan.ts has made from model/transform.ts.
 //
-// The way of a request:
+// The states of a request, and all assignments of `state`:
 //
-//   submit ─▶ queue ─▶ window (held ─▶ ready ─▶ running) ─▶ [postflush] ─▶ settled
-//               │  └─▶ flush station ─▶ settled
-//               └────▶ sequence: the steps of one barrier ─▶ settled
+//   state      where the request is                                    becomes
+//   queued     in the queue; after a barrier: the post-barrier queue   admitted, ordered (at the head of the queue)
+//   admitted   in the in-flight set or the flush group; its data has   issued (its data goes to the device)
+//              not been issued
+//   issued     its data is at the device, or its flush is to come      settled (its plan is over, or a command failed)
+//   ordered    the one barrier whose plan is under way                 settled
+//   settled    its outcome is final. Every other state may become      -
+//              settled, because a request may be cancelled or refused,
+//              or its flush may fail
 //
-// The queue is first in, first out, and what follows a barrier waits in it: it is the post-barrier queue.
-// Its head leaves when the step before it allows. The window holds what has been admitted and not completed,
-// at most `depth` at the device and `depth` that wait, so no step here takes longer because the queue is long.
+// The queue is first in, first out. Its head leaves when the barrier under way allows it. The in-flight set has at most `depth`
+// requests at the device and `depth` that wait, so no step takes longer because the queue is long.
+//
+// One cursor walks every plan: `#mayPass` says whether the wait of a stage is over; `#pass` moves the request past the stage and
+// issues its command. The stages of a barrier are checked after every event, because they wait for the state of the whole. The
+// stages of other requests are released by the in-flight set (overlap) and by the flush group (group).
 //
 // Invariants, checked after every event in the tests:
-//   I1  Every request settles exactly once, in whatever order the device answers.
-//   I2  A drain step passes only when every earlier request has left the device, and its requests are
-//       settled; nothing submitted after the barrier is at the device then, save reads that passed it.
-//   I3  One sequence at a time. Its simple commands are at the device one by one; its ordered commands
-//       follow every earlier command and go before every later one.
-//   I4  Of two overlapping requests of which one writes, the later is issued when the earlier has left the
-//       window, unless the later one carries an ordered tag.
-//   I5  A read passes a barrier only where it overlaps nothing that was submitted before it.
-//   I6  A cancelled request is never issued. A cancelled barrier leaves an empty one in its place, so those
-//       around it keep their order.
-//   I7  Under `abort`, a barrier that drains is not written when a write that it covers or its preflush has
-//       failed. The next barrier answers for a failed write, unless the bytes have been written again; a
-//       failed barrier takes the barriers along that were submitted before anybody could know of it. Plain
-//       writes go on: whoever wants them stopped makes them wait.
-//   I8  After a failed flush nothing is issued until recover(), under `abort`.
+//   I1  Every request settles exactly once, for any order of the device's answers.
+//   I2  A drain stage passes only when every earlier request has settled and is not at the device. Then nothing that was
+//       submitted after the barrier is at the device, except reads that bypass it.
+//   I3  One barrier is under way at a time. Its simple commands are at the device one by one; its ordered commands follow
+//       every earlier command and go before every later one.
+//   I4  Of two overlapping requests of which one writes, the later is issued when the earlier has left the in-flight set,
+//       unless the later one carries an ordered tag.
+//   I5  A read bypasses a barrier only where it overlaps nothing that was submitted before it.
+//   I6  A cancelled request is never issued. A cancelled barrier leaves a tombstone in its place, because the requests around
+//       it were promised an order.
+//   I7  With `abort`, a barrier that drains is not written if a write that it covers, or its preflush, has failed. A failed write
+//       fails the next barrier, except if its bytes have been written again. A failed barrier also fails the barriers that were
+//       submitted before its client could know of the failure. Plain writes go on: a client that must not send them after a
+//       failed barrier waits for the barrier first.
+//   I8  After a failed flush, with `abort`, only reads that touch no byte at risk are issued until recover(), because the cached
+//       content of those bytes may never reach the medium. With `readAtRisk` all reads are issued.
 //
-// Not here: promises and buffers (io-scheduler.ts), overlaps (window.ts), sharing of flushes
-// (flush-station.ts), which bytes are dirty, lost or failed (ledger.ts).
+// Not here: promises and buffers (io-scheduler.ts), overlaps (in-flight.ts), sharing of flushes (flush-group.ts), which bytes
+// are dirty, at risk or failed (durability.ts).
 //
-// Source: the contract of the QEMU posix-aio barrier patch (May 2009) without its defects, blk_do_ordered()
-// of Linux 2.6.36 block/blk-barrier.c.
+// Source: the contract of the QEMU posix-aio barrier patch (May 2009) without its defects, blk_do_ordered() of Linux 2.6.36
+// block/blk-barrier.c.
 
-import { invariant } from '../model/error.js';
+import type { Machine } from '../machine/index.js';
 import {
   type ByteRange,
-  type CommandStep,
-  canHonour,
-  type DeviceTraits,
-  initialState,
+  invariant,
   isBarrier,
-  lowerSteps,
   type ModeName,
-  modeOf,
-  plainCommand,
   type Request,
-  transition,
-  type WriteBarrierError,
+  type StagedCommand,
 } from '../model/index.js';
-import { Command, type CommandWhat, Entry, SHARED_FLUSH } from './entry.js';
+import { Durability, overlap } from './durability.js';
+import { begunTombstoneOf, Command, commandOf, Entry, tombstoneOf } from './entry.js';
 import {
   BarrierAbortedError,
   FlushFailedError,
   ioFailure,
+  readAtRisk,
+  refusalOf,
   SchedulerFailedError,
-  unsupported,
 } from './errors.js';
-import { FlushStation } from './flush-station.js';
-import { Ledger } from './ledger.js';
+import { FlushGroup } from './flush-group.js';
+import { InFlight } from './in-flight.js';
 import { List } from './list.js';
-import { Counters, type OrderingCounters, type OrderingOptions } from './options.js';
-import { Queue, standIn } from './queue.js';
-import { overlap } from './ranges.js';
-import { Sequence } from './sequence.js';
-import { Window } from './window.js';
+import { Counters, type OrderingOptions } from './options.js';
+import { type PlanStage, Plans } from './plan.js';
+import { Queue } from './queue.js';
 
-/** See the head of this file. `C` is whatever the driver wants to find again in a request. */
-export class Ordering<C> {
-  readonly #device: DeviceTraits;
-  readonly #depth: number;
+/** The state machine of a scheduler. `C` is the caller of a request. */
+export class Ordering<C> implements Machine<C, Command<C>> {
+  readonly #options: OrderingOptions<C>;
   readonly #abort: boolean;
-  readonly #readsPass: boolean;
-  /** There is something to flush, and a way to do it. */
-  readonly #flushes: boolean;
-  /** A change acts from the next barrier on whose sequence starts; a running one keeps its steps. */
-  mode: ModeName;
+  #plans: Plans;
 
   readonly #queue = new Queue<C>();
-  readonly #window = new Window<C>();
-  readonly #station = new FlushStation<Entry<C>>();
-  #sequence: Sequence<C> | undefined;
+  readonly #inFlight = new InFlight<C>();
+  readonly #group = new FlushGroup<Entry<C>>();
+  /** The barrier under way, and the plans that it follows to its end. */
+  #barrier: { entry: Entry<C>; readonly plans: Plans } | undefined;
   /** The commands at the device, oldest first. */
   readonly running: List<Command<C>> = new List();
   readonly #settled = new List<Entry<C>>();
-  readonly #ledger: Ledger<C>;
+  readonly #durability: Durability<C>;
 
   #nextTicket = 0;
-  #nextCommand = 0;
-  /** Admitted in order and not settled: what a drain waits for. */
+  /** How many requests are admitted in order and not settled: a drain waits for them. */
   #active = 0;
-  /** Barriers that were submitted and have not been answered. */
+  /** Barriers that are submitted and not settled. */
   barriersPending = 0;
-  readonly #counters = new Counters();
+  /** Live counters. */
+  readonly counters: Counters = new Counters();
 
-  constructor(options: OrderingOptions) {
-    this.mode = options.mode;
-    this.#device = options.device;
-    this.#depth = options.depth;
+  constructor(options: OrderingOptions<C>) {
+    this.#options = options;
     this.#abort = options.errorPolicy === 'abort';
-    this.#ledger = new Ledger(this.#abort);
-    this.#readsPass = options.readsPassBarriers;
-    this.#flushes = options.device.cache === 'volatile' && options.device.flush;
+    this.#plans = options.plans ?? new Plans(options.mode, options.device);
+    this.#durability = new Durability(this.#abort);
+  }
+
+  /** The next barrier follows the new mode; one that is under way keeps its plan. */
+  setMode(mode: ModeName): void {
+    this.#plans = new Plans(mode, this.#options.device);
   }
 
   /** A flush has failed, and recover() has not been called. */
   get failed(): boolean {
-    return this.#ledger.failed;
+    return this.#durability.hasFailed;
   }
 
-  /** In doubt since a flush failed, and not written again. */
+  /** The bytes at risk. */
   get atRisk(): readonly ByteRange[] {
-    return this.#ledger.lost;
+    return this.#durability.atRisk;
   }
 
-  /** Requests that wait their turn, the post-barrier queue among them. */
+  /** Requests that wait, including the post-barrier queue. */
   get queued(): number {
-    return this.#queue.size + this.#station.waiting;
+    return this.#queue.size + this.#group.waiting;
   }
 
-  /** The payload of those in the queue, in bytes. */
+  /** The buffers of the queued requests, in bytes. */
   get queuedBytes(): number {
     return this.#queue.bytes;
   }
 
-  /** Nothing queued, nothing at the device. */
+  /** No request is queued, and no command is at the device. */
   get idle(): boolean {
-    return (
-      this.#active === 0 &&
-      this.#queue.size === 0 &&
-      this.#window.isEmpty &&
-      this.running.size === 0 &&
-      this.#sequence === undefined
-    );
+    const isQueued = this.#queue.size > 0 || this.#barrier !== undefined;
+    return !isQueued && this.#active === 0 && this.#inFlight.isEmpty && this.running.size === 0;
   }
 
-  get counters(): OrderingCounters {
-    return structuredClone(this.#counters);
+  /** No command at the device can add bytes at risk. */
+  get recoverable(): boolean {
+    for (const { what } of this.running) if (what.op !== 'read') return false;
+    return this.#barrier === undefined;
   }
 
   // Events
 
-  /** Takes a request. It may be settled already when this returns. */
+  /** Takes a request, which may be settled when this returns. */
   submit(request: Request, client: C): Entry<C> {
-    const entry = new Entry(this.#nextTicket++, request, client);
-    const refusal = this.#refusal(request);
+    const plan = this.#plans.of(request);
+    const entry = new Entry(this.#nextTicket++, request, client, plan);
     if (isBarrier(request)) this.barriersPending += 1;
-    if (refusal) this.#settle(entry, refusal);
-    else if (!this.#mayPass(entry)) this.#queue.push(entry);
-    else {
-      this.#counters.readsPassed += 1;
-      this.#window.admitPassing(entry);
+    if (this.failed && request.kind !== 'read') {
+      this.#settle(entry, new SchedulerFailedError(this.#durability.failure));
+    } else if (!plan) {
+      this.#settle(entry, refusalOf(request));
+    } else if (this.#mayBypass(entry)) {
+      this.counters.readsPassed += 1;
+      entry.state = 'admitted';
+      this.#inFlight.admitBypass(entry);
+    } else {
+      this.#queue.push(entry);
     }
     return entry;
   }
 
-  /** Takes the request out. False when it is at the device or settled: its real outcome comes, or came. */
+  /** Cancels a request. False if it is at the device or settled: then its real outcome holds. */
   cancel(entry: Entry<C>): boolean {
     if (!this.#withdraw(entry)) return false;
     entry.cancelled = true;
@@ -165,366 +168,371 @@ export class Ordering<C> {
     return true;
   }
 
-  /** The device has answered a command; `cause` is what it said, undefined for success. */
+  /** A command has completed; `cause` is the error of the device, undefined if it succeeded. */
   complete(command: Command<C>, cause?: unknown): void {
-    invariant(command.running, 'I1: a command completes once');
-    command.running = false;
+    invariant(command.isRunning, 'ordering.I1');
+    command.isRunning = false;
     this.running.remove(command);
-    const { serves, what } = command;
-    if (serves instanceof Set) this.#sharedFlushDone(command, serves, cause);
-    else if (what.stage === 'plain') this.#dataDone(command, serves, cause);
-    else this.#stepDone(command, cause);
+    const { entry, group, what } = command;
+    if (group) this.#groupFlushed(command, group, cause);
+    else if (what.stage === 'plain') this.#dataDone(command, entry as Entry<C>, cause);
+    else this.#orderedDone(command, cause);
   }
 
-  /** Those whose barriers have failed have been told. */
+  /** Every client whose barrier failed has seen the rejection. */
   acknowledge(): void {
-    this.#ledger.acknowledged();
+    this.#durability.acknowledge();
   }
 
-  /** Takes requests again after a failed flush. */
+  /** Accepts requests again after a failed flush. */
   recover(): void {
-    invariant(this.idle, 'recover() comes when nothing is at the device');
-    this.#ledger.forgive();
+    invariant(this.recoverable, 'ordering.I8');
+    this.#durability.recover();
   }
 
-  /** Settles all there is with `error`. What the device still answers must not be reported any more. */
+  /** Settles all requests with `error`. No answer of the device may be reported after it. */
   abandon(error: unknown): void {
-    this.#evict(error, error);
-    for (const { serves } of this.running) {
-      for (const entry of serves instanceof Set ? serves : [serves]) {
-        if (entry.state !== 'settled') this.#settle(entry, error);
-      }
+    this.#evict(error, error, () => true);
+    const issued = [...this.running].flatMap(({ served }) => served);
+    for (const entry of new Set([...issued, ...this.#group.evict()])) {
+      if (entry.state !== 'settled') this.#settle(entry, error);
     }
-    for (const entry of this.#station.evict()) this.#settle(entry, error);
   }
 
   // Answers
 
-  /** The next request that has been settled, in the order of settlement. */
+  /** The next settled request, in the order of settlement. */
   takeSettled(): Entry<C> | undefined {
     return this.#settled.shift();
   }
 
-  /** The next command to issue, or undefined while one must complete first, or none is left. */
+  /** The next command to issue; undefined while one must complete first, or if none is left. */
   next(): Command<C> | undefined {
-    if (this.failed || this.running.size >= this.#depth) return undefined;
+    if (this.running.size >= this.#options.depth) return undefined;
     return this.#issueDue() ?? this.#admit();
-  }
-
-  // Submission
-
-  #refusal(request: Request): WriteBarrierError | undefined {
-    if (this.failed) return new SchedulerFailedError(this.#ledger.failure);
-    if (isBarrier(request) && modeOf(this.mode).by === 'none') return unsupported(request);
-    return canHonour(request, this.#device) ? undefined : unsupported(request);
-  }
-
-  /** I5. Only where a barrier stands in the way: otherwise the queue is moving and its order is fair. */
-  #mayPass(entry: Entry<C>): boolean {
-    if (entry.request.kind !== 'read' || !this.#readsPass) return false;
-    if (this.#window.passing >= this.#depth) return false;
-    const sequence = this.#sequence;
-    const { head } = this.#queue;
-    if (!sequence?.step && !(head && isBarrier(head.request))) return false;
-    if (sequence && !sequence.payloadIssued && overlap(sequence.entry, entry)) return false;
-    return !this.#window.conflict(entry) && !this.#queue.mayWrite(entry);
   }
 
   // Admission
 
-  /** What has been admitted and need not wait. */
+  /** I5. Only if a barrier blocks the queue; otherwise the queue is moving, and its order is fair. */
+  #mayBypass(entry: Entry<C>): boolean {
+    if (entry.request.kind !== 'read' || !this.#options.readsPassBarriers) return false;
+    if (this.#inFlight.bypassing >= this.#options.depth) return false;
+    const barrier = this.#barrier?.entry;
+    const { head } = this.#queue;
+    if (!barrier?.stage && !(head && isBarrier(head.request))) return false;
+    if (barrier && !barrier.hasIssuedData && overlap(barrier, entry)) return false;
+    return !this.#inFlight.conflict(entry) && !this.#queue.mayWrite(entry);
+  }
+
+  /** The next command of the admitted requests whose wait is over. */
   #issueDue(): Command<C> | undefined {
-    const flush = this.#sharedFlush();
+    const flush = this.#flushGroup();
     if (flush) return flush;
-    const entry = this.#window.takeReady();
-    return entry && this.#issueData(entry);
+    for (;;) {
+      const entry = this.#inFlight.takeReady();
+      const command = entry && this.#pass(entry, entry.stage as PlanStage);
+      if (command || !entry) return command;
+    }
   }
 
   #admit(): Command<C> | undefined {
     for (;;) {
-      const sequence = this.#sequence;
-      const step = sequence?.step;
-      if (sequence && step) {
-        if (step.kind === 'command') return this.#issueStep(sequence, step);
-        if (!this.#passDrain(sequence)) return undefined;
+      const barrier = this.#barrier?.entry;
+      const stage = barrier?.stage;
+      if (barrier && stage) {
+        if (!this.#mayPass(barrier, stage)) return undefined;
+        const command = this.#pass(barrier, stage);
+        if (command) return command;
         continue;
       }
       const entry = this.#queue.head;
       if (!entry) return undefined;
       if (isBarrier(entry.request)) {
-        if (sequence) return undefined; // I3
+        if (barrier) return undefined; // I3
         this.#queue.remove(entry);
-        this.#begin(entry);
+        this.#begin(entry, this.#plans);
         continue;
       }
-      const isFlush = entry.request.kind === 'flush';
-      if (!isFlush && this.#window.unissued >= this.#depth) return undefined;
+      const hasData = entry.request.kind !== 'flush';
+      if (hasData && this.#inFlight.unissued >= this.#options.depth) return undefined;
       this.#queue.remove(entry);
       this.#active += 1;
-      if (isFlush) {
-        entry.state = 'flushing';
-        this.#station.join(entry);
-      }
-      const command = isFlush ? this.#issueDue() : this.#admitData(entry);
+      const command = this.#enter(entry, entry.stage as PlanStage);
       if (command) return command;
     }
   }
 
-  #admitData(entry: Entry<C>): Command<C> | undefined {
-    const { request } = entry;
-    if (request.kind === 'write' && (request.preflush || request.fua)) {
-      // Without a barrier a request becomes commands and nothing else.
-      const { steps } = transition(initialState(this.mode), request);
-      entry.commands = lowerSteps(steps, this.#device) as readonly CommandStep[];
+  /** Admits a request that is not a barrier to the first stage of its plan, and passes the stage if it need not wait. */
+  #enter(entry: Entry<C>, stage: PlanStage): Command<C> | undefined {
+    entry.state = 'admitted';
+    if (stage.waits === 'group') {
+      if (entry.mutates) this.#inFlight.admitWaiting(entry);
+      this.#group.join(entry);
+      // After the join, because a write's own preflush does not wait for the write.
+      if (entry.mutates) entry.epoch = this.#group.writeAdmitted();
+      return this.#issueDue();
     }
-    // Where nothing is volatile no flush is sent, and the wait remains.
-    const preflush = request.kind === 'write' && request.preflush === true;
-    let issuable = false;
-    if (preflush) {
-      this.#window.admitPreflushing(entry);
-      this.#station.join(entry);
-    } else {
-      issuable = this.#window.admit(entry);
-    }
-    if (entry.mutates) entry.epoch = this.#station.writeAdmitted();
-    if (preflush) return this.#issueDue();
-    return issuable ? this.#issueData(entry) : undefined;
+    const mayPass = this.#inFlight.admit(entry);
+    if (entry.mutates) entry.epoch = this.#group.writeAdmitted();
+    return mayPass ? this.#pass(entry, stage) : undefined;
   }
 
-  // Data
-
-  #issueData(entry: Entry<C>): Command<C> {
-    entry.state = 'running';
-    const data = entry.commands?.find(({ op }) => op !== 'flush');
-    return this.#issue(data ?? plainCommand(entry.request), entry);
+  /** A barrier gets under way, with the plan of these `plans`. */
+  #begin(entry: Entry<C>, plans: Plans): void {
+    const plan = plans.of(entry.request);
+    if (!plan) {
+      this.#settle(entry, refusalOf(entry.request));
+      return;
+    }
+    entry.plan = plan;
+    entry.state = 'ordered';
+    this.#barrier = { entry, plans };
   }
+
+  // The cursor
+
+  /** Whether the wait of a stage is over. */
+  #mayPass(entry: Entry<C>, { waits, issues }: PlanStage): boolean {
+    if (waits === 'drain') return this.#isDrained(entry);
+    if (waits === 'tag' ? !this.#inFlight.isIssued : entry.outstanding > 0) return false;
+    // A device without tags keeps nothing apart, so overlapping writes wait here.
+    if (issues?.op === 'flush' || this.#options.device.orderedTags) return true;
+    return !this.#inFlight.conflict(entry);
+  }
+
+  /** I2. Reads that bypass the barrier may be at the device; reads that were submitted before it may not. */
+  #isDrained(entry: Entry<C>): boolean {
+    if (this.#active > 0 || this.#group.running || entry.outstanding > 0) return false;
+    return (this.#inFlight.oldest?.ticket ?? Infinity) > entry.ticket;
+  }
+
+  /** Moves a request past a stage. Undefined if the stage issues nothing, or if the request is refused. */
+  #pass(entry: Entry<C>, { waits, issues }: PlanStage): Command<C> | undefined {
+    if (waits === 'drain') {
+      this.#passDrain(entry);
+      return undefined;
+    }
+    if (waits === 'overlap' && this.#isRefusedRead(entry)) return undefined;
+    invariant(issues !== undefined, 'plan.PL1');
+    entry.at += 1;
+    entry.outstanding += 1;
+    if (waits === 'overlap') {
+      entry.state = 'issued';
+      const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
+      if (splits) this.#inFlight.split(entry);
+    } else if (issues.op !== 'flush') {
+      this.#inFlight.admitOrdered(entry);
+      entry.epoch = this.#group.writeAdmitted();
+    }
+    return this.#issue(commandOf(entry, issues), entry);
+  }
+
+  #passDrain(entry: Entry<C>): void {
+    this.counters.drains += 1;
+    // I7. No caller waits for a tombstone, so no failure is reported to it.
+    if (entry.at === 0 && !entry.isTombstone) {
+      entry.error = this.#durability.answerFor(entry);
+      if (entry.error) entry.dropData();
+    }
+    entry.at += 1;
+    this.#endBarrier(entry);
+  }
+
+  /** I8. */
+  #isRefusedRead(entry: Entry<C>): boolean {
+    if (!this.failed || this.#options.readAtRisk || !this.#durability.isAtRisk(entry)) return false;
+    this.#inFlight.leave(entry);
+    this.#done(entry, readAtRisk(entry.request, this.#durability.failure));
+    return true;
+  }
+
+  // Ends of commands
 
   #dataDone(command: Command<C>, entry: Entry<C>, cause: unknown): void {
+    entry.outstanding -= 1;
     this.#leftDevice(command, entry, cause);
-    if (cause !== undefined || entry.commands?.at(-1)?.op !== 'flush') {
+    if (cause !== undefined || !entry.stage) {
       this.#done(entry, ioFailure(entry.request, cause));
     } else if (this.failed) {
-      this.#done(entry, this.#ledger.failure);
+      this.#done(entry, this.#durability.failure);
     } else {
-      entry.state = 'postflushing';
-      this.#station.joinReady(entry);
+      this.#options.releaseData?.(entry.client);
+      this.#group.joinReady(entry);
     }
   }
 
   #leftDevice(command: Command<C>, entry: Entry<C>, cause: unknown): void {
-    this.#window.leave(entry);
+    this.#inFlight.leave(entry);
     if (!entry.mutates) return;
-    const forced = command.what.fua || !this.#flushes;
-    if (cause === undefined) this.#ledger.wrote(entry, forced);
-    else this.#ledger.writeFailed(entry.request, entry, cause);
-    if (entry.epoch) this.#station.writeGone(entry.epoch);
+    const forced = command.what.fua || !this.#plans.groupFlush;
+    if (cause === undefined) this.#durability.wrote(entry, forced);
+    else this.#durability.writeFailed(entry.request, entry, cause);
+    if (entry.epoch) this.#group.writeGone(entry.epoch);
   }
 
-  // Shared flushes
-
-  #sharedFlush(): Command<C> | undefined {
+  #flushGroup(): Command<C> | undefined {
     for (;;) {
-      const served = this.#station.take();
+      const served = this.#group.take();
       if (!served) return undefined;
-      if (this.#flushes) {
-        this.#counters.flushesCoalesced += served.size - 1;
-        return this.#issue(SHARED_FLUSH, served);
+      const { groupFlush } = this.#plans;
+      if (groupFlush) {
+        this.counters.flushesCoalesced += served.size - 1;
+        return this.#issue(groupFlush, undefined, served);
       }
       this.#serve(served, undefined);
     }
   }
 
-  #sharedFlushDone(command: Command<C>, served: Set<Entry<C>>, cause: unknown): void {
-    const error = this.#ledger.flushEnded(command, cause);
-    // A flush that ends after another one failed succeeds without what that one lost.
-    this.#serve(served, error ?? (this.failed ? this.#ledger.failure : undefined));
+  #groupFlushed(command: Command<C>, served: ReadonlySet<Entry<C>>, cause: unknown): void {
+    const error = this.#durability.flushEnded(command, cause);
+    // A flush that completes after another one failed may succeed without the bytes that the other one lost.
+    this.#serve(served, error ?? (this.failed ? this.#durability.failure : undefined));
     if (error && this.#abort) this.#fail(error);
   }
 
-  #serve(served: Set<Entry<C>>, error: FlushFailedError | undefined): void {
-    this.#station.ended();
+  #serve(served: ReadonlySet<Entry<C>>, error: FlushFailedError | undefined): void {
+    this.#group.ended();
     for (const entry of served) {
       if (entry.state === 'settled') continue; // cancelled while its preflush ran
-      if (entry.state !== 'preflushing') {
+      entry.at += 1;
+      if (!entry.stage) {
         this.#done(entry, error);
       } else if (error) {
-        this.#withdraw(entry);
+        this.#withdrawAdmitted(entry);
         this.#settle(entry, error);
       } else {
-        this.#window.release(entry);
+        this.#inFlight.release(entry);
       }
     }
   }
 
-  // The sequence of a barrier
-
-  #begin(entry: Entry<C>, mode: ModeName = this.mode): void {
-    this.#sequence = Sequence.of(entry, mode, this.#device);
-    if (this.#sequence) entry.state = 'sequence';
-    else this.#settle(entry, unsupported(entry.request));
-  }
-
-  /** I2. Reads that passed may be at the device; those that were submitted before the barrier count. */
-  #passDrain(sequence: Sequence<C>): boolean {
-    if (this.#active > 0 || this.#station.running || sequence.outstanding > 0) return false;
-    const { oldest } = this.#window;
-    if (oldest && oldest.ticket < sequence.entry.ticket) return false;
-    this.#counters.drains += 1;
-    if (sequence.atStart) this.#answerForFailures(sequence);
-    sequence.advance();
-    this.#endSequence(sequence);
-    return true;
-  }
-
-  /** I3. */
-  #issueStep(sequence: Sequence<C>, step: CommandStep): Command<C> | undefined {
-    const wait = step.tag === 'ordered' ? this.#window.unissued : sequence.outstanding;
-    const { entry } = sequence;
-    // Without the tag nobody but us keeps overlapping writes apart.
-    const alone = step.stage !== 'bar' || this.#device.orderedTags || !this.#window.conflict(entry);
-    if (wait > 0 || !alone) return undefined;
-    sequence.advance();
-    sequence.outstanding += 1;
-    if (step.stage === 'bar') {
-      sequence.payloadIssued = true;
-      this.#window.admitPayload(entry);
-      entry.epoch = this.#station.writeAdmitted();
-    }
-    return this.#issue(step, entry);
-  }
-
-  #stepDone(command: Command<C>, cause: unknown): void {
-    const sequence = this.#sequence as Sequence<C>;
-    const { entry } = sequence;
-    sequence.outstanding -= 1;
-    const isFlush = command.what.op === 'flush';
-    if (!isFlush) this.#leftDevice(command, entry, cause);
-    const error = isFlush
-      ? this.#ledger.flushEnded(command, cause)
-      : ioFailure(entry.request, cause);
+  #orderedDone(command: Command<C>, cause: unknown): void {
+    // The tombstone, where the barrier was cancelled meanwhile.
+    const entry = this.#barrier?.entry as Entry<C>;
+    entry.outstanding -= 1;
+    const isData = command.what.op !== 'flush';
+    if (isData) this.#leftDevice(command, entry, cause);
+    const error = isData
+      ? ioFailure(entry.request, cause)
+      : this.#durability.flushEnded(command, cause);
     if (error) {
-      sequence.error ??= error;
+      entry.error ??= error;
       if (this.#abort && error instanceof FlushFailedError) this.#fail(error);
     }
-    this.#endSequence(sequence);
+    this.#endBarrier(entry);
   }
 
-  #endSequence(sequence: Sequence<C>): void {
-    if (!sequence.ended || this.#sequence !== sequence) return;
-    this.#sequence = undefined;
-    const { entry, error } = sequence;
+  #endBarrier(entry: Entry<C>): void {
+    if (entry.stage || entry.outstanding > 0 || this.#barrier?.entry !== entry) return;
+    this.#barrier = undefined;
+    const { error } = entry;
     this.#settle(entry, error);
-    const heard = error !== undefined && entry.client !== undefined;
-    if (heard && this.#abort && sequence.drains) this.#abortQueued(entry, error);
+    const isReported = error !== undefined && !entry.isTombstone;
+    if (isReported && this.#abort && entry.drains) this.#abortQueued(entry, error);
   }
 
-  /** I7. */
-  #answerForFailures(sequence: Sequence<C>): void {
-    if (sequence.entry.client === undefined) return;
-    sequence.error = this.#ledger.answer(sequence.entry);
-    if (sequence.error) sequence.dropPayload();
-  }
-
-  /** I7: those who have submitted a barrier behind one that failed could not know of it. */
+  /** I7: the clients of these barriers could not know of the failure when they submitted them. */
   #abortQueued(failed: Entry<C>, cause: unknown): void {
     const blame = cause instanceof BarrierAbortedError ? cause.blame : failed.request;
     for (const entry of this.#queue) {
-      if (!isBarrier(entry.request) || entry.client === undefined) continue;
+      if (!isBarrier(entry.request) || entry.isTombstone) continue;
       this.#queue.removeCancelled(entry);
       this.#settle(entry, new BarrierAbortedError(blame, [], cause));
-      this.#ledger.answered();
+      this.#durability.reportFailures();
     }
   }
 
-  // Ends
+  // Ends of requests
 
-  /** Takes a request out of wherever it waits; false when it does not wait any more. */
+  /** Takes a request out of the queue, the in-flight set or the flush group; false if it does not wait any more. */
   #withdraw(entry: Entry<C>): boolean {
     switch (entry.state) {
       case 'queued':
         this.#queue.removeCancelled(entry);
         return true;
-      case 'held':
-      case 'ready':
-      case 'preflushing':
-        this.#station.leave(entry);
-        this.#window.withdraw(entry);
-        if (entry.epoch) this.#station.writeGone(entry.epoch);
-        if (!entry.passed) this.#active -= 1;
-        return true;
-      case 'flushing':
-        if (!this.#station.leave(entry)) return false;
-        this.#active -= 1;
-        return true;
-      case 'sequence':
+      case 'admitted': {
+        const left = this.#group.leave(entry);
+        const isFlush = entry.request.kind === 'flush';
+        if (isFlush && left) this.#active -= 1;
+        if (!isFlush) this.#withdrawAdmitted(entry);
+        return left || !isFlush;
+      }
+      case 'ordered':
         return this.#withdrawBarrier(entry);
-      case 'running':
-      case 'postflushing':
-      case 'settled':
+      default: // Its outcome is that of the device.
         return false;
     }
   }
 
-  /** I6: possible as long as nothing that the client asked for was issued, and its outcome is open. */
+  #withdrawAdmitted(entry: Entry<C>): void {
+    this.#inFlight.withdraw(entry);
+    if (entry.epoch) this.#group.writeGone(entry.epoch);
+    if (!entry.bypasses) this.#active -= 1;
+  }
+
+  /** I6: possible while nothing that the client asked for has been issued, and its outcome is open. */
   #withdrawBarrier(entry: Entry<C>): boolean {
-    const sequence = this.#sequence as Sequence<C>;
-    const { begun, error } = sequence;
-    // Under `kernel` nobody but its owner hears of a preflush that fails.
-    if (error !== undefined || (begun && !this.#abort)) return false;
-    if (begun && (!entry.mutates || sequence.payloadIssued)) return false;
-    if (begun) {
-      sequence.dropPayload();
-      sequence.entry = standIn(entry);
-      this.#endSequence(sequence);
+    const { hasBegun, error } = entry;
+    // With `kernel` the failure of its preflush is reported to this barrier only.
+    if (error !== undefined || (hasBegun && !this.#abort)) return false;
+    if (hasBegun && (!entry.mutates || entry.hasIssuedData)) return false;
+    const { plans } = this.#barrier as { readonly plans: Plans };
+    if (hasBegun) {
+      const tombstone = begunTombstoneOf(entry);
+      tombstone.state = 'ordered';
+      this.#barrier = { entry: tombstone, plans };
+      this.#endBarrier(tombstone);
     } else {
-      this.#begin(standIn(entry), sequence.mode);
+      this.#begin(tombstoneOf(entry), plans);
     }
     return true;
   }
 
   #done(entry: Entry<C>, error: unknown): void {
-    if (!entry.passed) this.#active -= 1;
+    if (!entry.bypasses) this.#active -= 1;
     this.#settle(entry, error);
   }
 
   #settle(entry: Entry<C>, error: unknown): void {
-    invariant(entry.state !== 'settled', 'I1: a request settles once');
+    invariant(entry.state !== 'settled', 'ordering.I1');
     entry.state = 'settled';
     entry.error = error;
-    if (entry.client === undefined) return;
+    if (entry.isTombstone) return;
     if (isBarrier(entry.request)) this.barriersPending -= 1;
     this.#settled.push(entry);
   }
 
-  /** I8. */
+  /** I8. Reads stay, and are checked when they are issued, because a write at the device may still add bytes at risk. */
   #fail(error: FlushFailedError): void {
-    this.#evict(new SchedulerFailedError(error), error);
-    for (const entry of this.#station.evict()) this.#done(entry, error);
+    this.#evict(new SchedulerFailedError(error), error, ({ request }) => request.kind !== 'read');
+    for (const entry of this.#group.evict()) this.#done(entry, error);
   }
 
-  /** Refuses whatever has nothing at the device; a sequence that has begun ends `inDoubt`. */
-  #evict(error: unknown, inDoubt: unknown): void {
+  /** Settles requests that have nothing at the device with `error`; a barrier that has begun ends with `inDoubt`. */
+  #evict(error: unknown, inDoubt: unknown, goes: (entry: Entry<C>) => boolean): void {
     for (const entry of this.#queue) {
+      if (!goes(entry)) continue;
       this.#queue.remove(entry);
       this.#settle(entry, error);
     }
-    for (const entry of this.#window) {
-      if (entry.state === 'running' || entry.state === 'sequence') continue;
+    for (const entry of this.#inFlight) {
+      if (entry.state !== 'admitted' || !goes(entry)) continue;
       this.#withdraw(entry);
       this.#settle(entry, error);
     }
-    const sequence = this.#sequence;
-    if (!sequence) return;
-    sequence.error ??= sequence.begun ? inDoubt : error;
-    sequence.cut();
-    this.#endSequence(sequence);
+    const barrier = this.#barrier?.entry;
+    if (!barrier) return;
+    barrier.error ??= barrier.hasBegun ? inDoubt : error;
+    barrier.cutPlan();
+    this.#endBarrier(barrier);
   }
 
-  #issue(what: CommandWhat, serves: Entry<C> | Set<Entry<C>>): Command<C> {
-    const command = new Command(this.#nextCommand++, what, serves);
+  #issue(what: StagedCommand, entry?: Entry<C>, group?: ReadonlySet<Entry<C>>): Command<C> {
+    const command = new Command(what, entry, group);
     this.running.push(command);
-    this.#counters.commands[what.op] += 1;
-    if (what.op === 'flush') this.#ledger.flushIssued(command);
+    this.counters.commands[what.op] += 1;
+    if (what.op === 'flush') this.#durability.flushIssued(command);
     return command;
   }
 }

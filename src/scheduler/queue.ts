@@ -1,15 +1,14 @@
-// The queue of requests that have not been admitted: first in, first out. What stands behind a barrier in it is
-// the post-barrier queue.
+// The queue of requests that have not been admitted: first in, first out. Its part after a barrier is the post-barrier queue.
 
 import { type ByteRange, isBarrier, type Request } from '../model/index.js';
-import { Entry } from './entry.js';
+import { overlap } from './durability.js';
+import { type Entry, tombstoneOf } from './entry.js';
 import { List } from './list.js';
-import { overlap } from './ranges.js';
 
-/** How many requests a read looks at before it decides to wait behind all of them. */
-const LOOKED_AT_MAX = 1024;
+/** In a longer queue a read is not compared with the requests before it, but waits for them. */
+const COMPARED_MAX = 1024;
 
-/** See the head of this file. */
+/** The requests that wait for admission. */
 export class Queue<C> {
   readonly #entries = new List<Entry<C>>();
   #bytes = 0;
@@ -41,35 +40,26 @@ export class Queue<C> {
     this.#bytes -= payloadOf(entry.request);
   }
 
-  /** A cancelled barrier leaves an empty one in its place, unless one is beside it: one is as good as two. */
+  /** A cancelled barrier leaves a tombstone in its place, except next to another one, because one orders as much as two. */
   removeCancelled(entry: Entry<C>): void {
     const { previous, next } = entry;
     this.remove(entry);
-    const [before, behind] = [isStandIn(previous), isStandIn(next)];
+    const [before, after] = [previous?.isTombstone, next?.isTombstone];
     const barrier = isBarrier(entry.request);
-    // The younger place stays: reads that were submitted between the two stand before it.
-    if (before && (behind || barrier)) this.remove(previous as Entry<C>);
-    if (barrier && !behind) this.#entries.insert(standIn(entry), next);
+    // Of two tombstones the later one stays, because reads that were submitted between the two must stay before it.
+    if (before && (after || barrier)) this.remove(previous as Entry<C>);
+    if (barrier && !after) this.#entries.insert(tombstoneOf(entry), next);
   }
 
-  /** Whether a queued request may write any of these bytes. Nobody looks through a long queue for that. */
+  /** Whether a queued request may write any of these bytes. In a long queue the answer is yes without a search. */
   mayWrite(range: ByteRange): boolean {
-    if (this.size > LOOKED_AT_MAX) return true;
+    if (this.size > COMPARED_MAX) return true;
     for (const entry of this) if (entry.mutates && overlap(entry, range)) return true;
     return false;
   }
 }
 
-/** The ordering point that a cancelled barrier leaves behind. Nobody waits for it. */
-export function standIn<C>(entry: Entry<C>): Entry<C> {
-  return new Entry<C>(entry.ticket, { kind: 'barrier' }, undefined);
-}
-
-function isStandIn<C>(entry: Entry<C> | undefined): boolean {
-  return entry !== undefined && entry.client === undefined;
-}
-
-/** The buffer that a queued request holds on to. */
+/** The buffer that a queued request keeps alive, in bytes. */
 export function payloadOf(request: Request): number {
   return request.kind === 'write' || request.kind === 'read' ? request.length : 0;
 }

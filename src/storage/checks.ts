@@ -1,13 +1,24 @@
-import { WriteBarrierError } from '../model/index.js';
-import type { Storage } from './storage.js';
+import {
+  BOOLEAN,
+  FUNCTION,
+  formatValue,
+  type KnownOptions,
+  OBJECT,
+  oneOf,
+  type Rule,
+  rule,
+  WriteBarrierError,
+  wholeNumber,
+} from '../model/index.js';
+import type { Capabilities, Storage } from './storage.js';
 
 /**
- * For whoever implements a storage: refuses a command that names bytes it does not have.
+ * For authors of storages: refuses a command for bytes that the storage does not have.
  *
  * @param offset in bytes
- * @param length in bytes; 0 is let through, for it touches nothing
- * @throws `OUT_OF_RANGE` unless both are whole numbers and the range lies inside the storage
- * @throws `UNALIGNED` unless both are multiples of `capabilities.blockSize`
+ * @param length in bytes; 0 is allowed, because it touches nothing
+ * @throws `OUT_OF_RANGE` if either is not a whole number, or the range is not inside the storage
+ * @throws `UNALIGNED` if either is not a multiple of `capabilities.blockSize`
  */
 export function checkRange(
   storage: Pick<Storage, 'size' | 'capabilities'>,
@@ -18,7 +29,7 @@ export function checkRange(
   if (fault) throw fault;
 }
 
-/** What is wrong with a range of bytes; undefined for nothing. */
+/** The error for a range of bytes that a storage does not have; undefined for one that it has. */
 export function rangeFault(
   { offset, length }: { readonly offset: number; readonly length: number },
   size: number,
@@ -27,7 +38,7 @@ export function rangeFault(
   const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
   const inside = whole && offset >= 0 && length >= 0 && offset + length <= size;
   if (inside && offset % blockSize === 0 && length % blockSize === 0) return undefined;
-  const range = `${length} bytes at ${offset}`;
+  const range = `${formatValue(length)} bytes at ${formatValue(offset)}`;
   return inside
     ? new WriteBarrierError('UNALIGNED', `${range} are not whole blocks of ${blockSize} bytes`)
     : new WriteBarrierError('OUT_OF_RANGE', `${range} are not inside a storage of ${size} bytes`);
@@ -35,27 +46,43 @@ export function rangeFault(
 
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */
 export function checkStorage(storage: Storage): void {
-  const need = (holds: boolean, otherwise: string): void => {
-    if (holds) return;
-    throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${otherwise}`);
-  };
-  need(typeof storage === 'object' && storage !== null, 'it is not an object');
+  need('it', storage, OBJECT);
   const { capabilities, size } = storage;
-  need(typeof capabilities === 'object' && capabilities !== null, 'no capabilities');
-  const { blockSize, cache } = capabilities;
-  need(Number.isSafeInteger(blockSize) && blockSize > 0, `blockSize ${String(blockSize)}`);
-  need(Number.isSafeInteger(size) && size >= 0, `size ${String(size)}`);
-  need(size % blockSize === 0, `size ${size} is not a multiple of blockSize ${blockSize}`);
-  need(['none', 'volatile', 'protected'].includes(cache), `cache '${String(cache)}'`);
-  for (const name of ['flush', 'fua', 'orderedTags'] as const) {
-    need(typeof capabilities[name] === 'boolean', `capability ${name} is not a boolean`);
+  need('capabilities', capabilities, OBJECT);
+  for (const [name, rule] of Object.entries(CAPABILITIES)) {
+    need(name, capabilities[name as 'flush'], rule);
   }
-  for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
-    const declared = capabilities[name] ?? false;
-    need(typeof declared === 'boolean', `capability ${name} is not a boolean`);
-    need(!declared || typeof storage[name] === 'function', `no method ${name}`);
+  const { blockSize, fastZeroes, writeZeroes } = capabilities;
+  const isWhole: Rule['holds'] = (value) =>
+    wholeNumber().holds(value) && (value as number) % blockSize === 0;
+  need('size', size, rule(isWhole, `whole blocks of ${blockSize} bytes`));
+  for (const name of ['read', 'write', 'flush', 'close', ...OPTIONAL] as const) {
+    const isDeclared =
+      !(OPTIONAL as readonly string[]).includes(name) || capabilities[name as 'writev'];
+    if (isDeclared) need(name, storage[name], FUNCTION);
   }
-  for (const name of ['read', 'write', 'flush', 'close'] as const) {
-    need(typeof storage[name] === 'function', `no method ${name}`);
-  }
+  if (fastZeroes) need('writeZeroes', writeZeroes, rule(Boolean, 'true with fastZeroes'));
 }
+
+function need(name: string, value: unknown, { holds, expected }: Rule): void {
+  if (holds(value)) return;
+  const fault = `${name} must be ${expected}, not ${formatValue(value)}`;
+  throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${fault}`);
+}
+
+const MAYBE = rule((value) => value === undefined || BOOLEAN.holds(value), 'a boolean or left out');
+
+/** Optional methods. The capability has the name of its method. */
+const OPTIONAL = ['writev', 'discard', 'writeZeroes'] as const;
+
+const CAPABILITIES = {
+  blockSize: wholeNumber(1),
+  cache: oneOf(['none', 'volatile', 'protected']),
+  flush: BOOLEAN,
+  fua: BOOLEAN,
+  orderedTags: BOOLEAN,
+  writev: MAYBE,
+  discard: MAYBE,
+  writeZeroes: MAYBE,
+  fastZeroes: MAYBE,
+} as const satisfies KnownOptions<Capabilities>;

@@ -1,8 +1,23 @@
-// Faults as data: a plan is a list of plain values that can be generated, printed, shrunk and
-// pasted back. Every fault happens once. A storage that fails for good is a list of many.
+// Faults as data: a plan is a list of plain values that can be generated, printed, shrunk and pasted into a test. Every fault
+// happens once; for a storage that keeps failing, list many.
+//
+// Commands are counted by operation, from 0, in the order of their calls; a `writev` is a write.
+// The whole plan is checked before anything is wrapped, because an entry with a misspelt key would be a fault that never
+// happens.
 
-import { type DeviceCommand, type Operation, WriteBarrierError } from '../model/index.js';
-import type { Storage } from './storage.js';
+import {
+  checkArgument,
+  checkOptions,
+  type DeviceCommand,
+  IoFailedError,
+  misuse,
+  type Operation,
+  oneOf,
+  rule,
+  wholeNumber,
+} from '../model/index.js';
+import { withText } from '../model/show.js';
+import { type Storage, textOf } from './storage.js';
 import { isPending, wrap } from './wrappers.js';
 
 /**
@@ -10,8 +25,8 @@ import { isPending, wrap } from './wrappers.js';
  *
  * - `fail`: the command does nothing and fails with `IO_FAILED`.
  * - `hang`: the command does nothing and is never answered.
- * - `short`: the first half of a transfer is carried out, rounded down to whole blocks, and the
- *   answer is the number of its bytes. Half of a single block is nothing.
+ * - `short`: the first half of a transfer is carried out, rounded down to whole blocks, and its number of bytes is the answer.
+ *   Of a single block nothing is carried out.
  */
 export type Fault =
   | {
@@ -19,7 +34,7 @@ export type Fault =
       readonly on: Operation;
       /** Which command of that operation, counted from 0. A `writev` counts as a write. */
       readonly nth: number;
-      /** It does nothing and says so. */
+      /** The command does nothing and fails. */
       readonly fault: 'fail';
       /** The message of the error. */
       readonly error?: string;
@@ -29,31 +44,39 @@ export type Fault =
       readonly on: Operation;
       /** Which command of that operation, counted from 0. */
       readonly nth: number;
-      /** It does nothing and says nothing. */
+      /** The command does nothing and never ends. */
       readonly fault: 'hang';
     }
   | {
-      /** Only transfers can come short. */
+      /** Only transfers can be short. */
       readonly on: 'read' | 'write';
       /** Which command of that operation, counted from 0. */
       readonly nth: number;
-      /** It does half and says how much. */
+      /** Half of the command is done, and the answer says how much. */
       readonly fault: 'short';
     };
 
-const OPERATIONS: readonly string[] = ['read', 'write', 'flush', 'discard', 'writeZeroes'];
-const FAULTS: readonly string[] = ['fail', 'hang', 'short'];
+const FAULT_KEYS = { on: true, nth: true, fault: true, error: true };
+const LIST = /* @__PURE__ */ rule(Array.isArray, 'a list of faults');
+const OPERATION = /* @__PURE__ */ oneOf(['read', 'write', 'flush', 'discard', 'writeZeroes']);
+const TRANSFER = /* @__PURE__ */ rule(
+  (on) => on === 'read' || on === 'write',
+  "'read' or 'write' where fault is 'short'",
+);
+const NTH = /* @__PURE__ */ wholeNumber();
+const FAULT = /* @__PURE__ */ oneOf(['fail', 'hang', 'short']);
+const TEXT = /* @__PURE__ */ rule((error) => typeof error === 'string', 'a string');
+const NO_TEXT = /* @__PURE__ */ rule(() => false, "absent unless fault is 'fail'");
 
 /**
- * Makes single commands of a storage go wrong. All others pass.
+ * Makes single commands of a storage fail, hang or come short. All others pass.
  *
- * @throws `INVALID_ARGUMENT` at once for a plan with anything in it but faults as described, or
- *   with two for the same command
+ * @throws `INVALID_ARGUMENT` at once for a plan that has anything but such faults, or two for the same command
  */
 export function withFaults(storage: Storage, plan: readonly Fault[]): Storage {
   const faults = checked(plan);
   const counts = new Map<Operation, number>();
-  return wrap(storage, (command, run) => {
+  const faulty = wrap(storage, (command, run) => {
     const nth = counts.get(command.op) ?? 0;
     counts.set(command.op, nth + 1);
     const fault = faults.get(key(command.op, nth));
@@ -61,16 +84,14 @@ export function withFaults(storage: Storage, plan: readonly Fault[]): Storage {
       case undefined:
         return run();
       case 'fail':
-        throw new WriteBarrierError(
-          'IO_FAILED',
-          fault.error ?? `planned: ${fault.on} ${nth} fails`,
-        );
+        throw new IoFailedError(fault.error ?? `planned: ${fault.on} ${nth} fails`);
       case 'hang':
         return new Promise(() => {});
       case 'short':
         return short(command, storage.capabilities.blockSize, run);
     }
   });
+  return withText(faulty, () => `withFaults(${textOf(storage)}, ${faults.size} planned)`);
 }
 
 function short(
@@ -86,27 +107,24 @@ function short(
 }
 
 function checked(plan: readonly Fault[]): ReadonlyMap<string, Fault> {
-  if (!Array.isArray(plan)) throw misuse('a fault plan is a list', plan);
+  checkArgument('the fault plan', plan, LIST);
   const faults = new Map<string, Fault>();
-  for (const entry of plan) {
-    if (!OPERATIONS.includes(entry?.on)) throw misuse('no such operation', entry);
-    if (!Number.isSafeInteger(entry.nth) || entry.nth < 0) {
-      throw misuse('nth counts whole commands from 0', entry);
-    }
-    if (!FAULTS.includes(entry.fault)) throw misuse('no such fault', entry);
-    if (entry.fault === 'short' && entry.on !== 'read' && entry.on !== 'write') {
-      throw misuse('only a read or a write comes short', entry);
-    }
-    if (faults.has(key(entry.on, entry.nth))) throw misuse('two faults for one command', entry);
-    faults.set(key(entry.on, entry.nth), Object.freeze({ ...entry }));
+  for (const given of plan as readonly (Fault & { error?: string })[]) {
+    checkOptions(given, FAULT_KEYS, 'a planned fault');
+    // Each value is read once: a getter may answer differently the second time.
+    const entry = Object.freeze({ ...given });
+    const { on, nth, fault, error } = entry;
+    checkArgument('on', on, fault === 'short' ? TRANSFER : OPERATION);
+    checkArgument('nth', nth, NTH);
+    checkArgument('fault', fault, FAULT);
+    if (error !== undefined) checkArgument('error', error, fault === 'fail' ? TEXT : NO_TEXT);
+    const name = key(on, nth);
+    if (faults.has(name)) throw misuse(`the fault plan has two faults for one command, ${name}`);
+    faults.set(name, entry);
   }
   return faults;
 }
 
 function key(on: Operation, nth: number): string {
   return `${on} ${nth}`;
-}
-
-function misuse(what: string, value: unknown): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', `${what}: ${JSON.stringify(value)}`);
 }

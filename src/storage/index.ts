@@ -1,6 +1,17 @@
+export { concatBuffers, type Payload, scatterBytes, sliceBuffers, totalLength } from './buffers.js';
 export { checkRange } from './checks.js';
 export { type Fault, withFaults } from './faults.js';
-export { type LatencyOptions, withLatency } from './latency.js';
+export { withLatency } from './latency.js';
 export { MemoryStorage, type MemoryStorageOptions } from './memory.js';
-export type { Capabilities, FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
-export { tracing } from './tracing.js';
+export { type Issuer, perform } from './perform.js';
+export { slice } from './slice.js';
+export {
+  type Capabilities,
+  describeStorage,
+  type FlushFlags,
+  type Storage,
+  type Transfer,
+  type WriteFlags,
+} from './storage.js';
+export { Tracer, tracing } from './tracer.js';
+export { type Around, wrap } from './wrappers.js';

@@ -1,29 +1,32 @@
-import { type DeviceCommand, WriteBarrierError } from '../model/index.js';
-import type { Storage } from './storage.js';
+import { checkArgument, checkOptions, type DeviceCommand, FUNCTION, rule } from '../model/index.js';
+import { withText } from '../model/show.js';
+import { type Storage, textOf } from './storage.js';
 import { wrap } from './wrappers.js';
 
-/** Options of `withLatency`. */
-export interface LatencyOptions {
-  /** Resolves `ms` milliseconds later; `setTimeout` by default. Replace it to test without. */
-  readonly sleep?: (ms: number) => Promise<void>;
-}
-
 /**
- * Delays the answer to every command. A command takes effect when it is called, and only its answer
- * comes later: so the order of effects, and with it an ordered tag, is what the storage makes of
- * it, however the answers overtake each other.
+ * Delays the answer to every command. A command is called at once, and only its answer comes later. So the order of effects,
+ * and with it an ordered tag, is the storage's, even if answers overtake each other.
  *
- * @param latency milliseconds, at least 0; or a function that says them for a command
- * @throws `INVALID_ARGUMENT` for a latency that is not such a number; where a function gave it, the
- *   command fails with it and has not reached the storage
+ * @param latency milliseconds, at least 0; or a function from a command to milliseconds
+ * @throws `INVALID_ARGUMENT` for an unknown option, and for a latency that is not such a number. If a function returned it,
+ *   the command fails with this error and does not reach the storage
  */
 export function withLatency(
   storage: Storage,
   latency: number | ((command: DeviceCommand) => number),
-  { sleep = timeout }: LatencyOptions = {},
+  options: {
+    /**
+     * Resolves `ms` milliseconds later. Replace it to test without timers.
+     *
+     * @defaultValue a promise around `setTimeout`
+     */
+    readonly sleep?: (ms: number) => Promise<void>;
+  } = {},
 ): Storage {
-  const latencyOf = typeof latency === 'number' ? constant(checked(latency)) : latency;
-  return wrap(storage, async (command, run) => {
+  const latencyOf = typeof latency === 'function' ? latency : constant(checked(latency));
+  checkOptions(options, LATENCY_OPTIONS, 'withLatency');
+  const { sleep = timeout } = options;
+  const slow = wrap(storage, async (command, run) => {
     const ms = checked(latencyOf(command));
     try {
       return await run();
@@ -31,15 +34,23 @@ export function withLatency(
       await sleep(ms);
     }
   });
+  const delay = typeof latency === 'function' ? 'by command' : `${latency} ms`;
+  return withText(slow, () => `withLatency(${textOf(storage)}, ${delay})`);
 }
+
+const MILLISECONDS = /* @__PURE__ */ rule(
+  (ms) => Number.isFinite(ms) && (ms as number) >= 0,
+  'a finite number of milliseconds, at least 0',
+);
+const LATENCY_OPTIONS = { sleep: FUNCTION };
 
 function constant(ms: number): () => number {
   return () => ms;
 }
 
 function checked(ms: number): number {
-  if (Number.isFinite(ms) && ms >= 0) return ms;
-  throw new WriteBarrierError('INVALID_ARGUMENT', `${ms} is not a latency in milliseconds`);
+  checkArgument('the latency', ms, MILLISECONDS);
+  return ms;
 }
 
 function timeout(ms: number): Promise<void> {

@@ -1,53 +1,69 @@
 // The storage that needs nothing but memory: for tests, for examples, and as the plainest
 // implementation of the contract (storage.ts) to read first.
 //
-// It keeps S1 to S9 by answering synchronously: a command has taken effect when its call returns,
-// so none ever overlaps another, nothing is ever volatile, and tags, flushes and FUA hold
-// trivially. Whatever it does not declare it refuses with EOPNOTSUPP, so that a caller who asks in
-// spite of the capabilities is found out.
+// It keeps storage.S1 to storage.S9 because it answers synchronously: a command has taken effect when its call returns, so no
+// two commands overlap, nothing is volatile, and tags, flushes and FUA hold trivially. It refuses with EOPNOTSUPP what its
+// capabilities do not state, so that a caller which ignores the capabilities is found out.
 //
-// What it does not do: lose anything, reorder anything, take time, or fail. Faults and latency come
-// as wrappers.
+// It never loses anything, reorders anything, takes time or fails. Faults and latency are wrappers (faults.ts, latency.ts).
 
-import { type Tag, WriteBarrierError } from '../model/index.js';
-import { totalLength } from './bytes.js';
+import {
+  checkOptions,
+  formatValue,
+  type KnownOptions,
+  type Tag,
+  WriteBarrierError,
+} from '../model/index.js';
+import { withText } from '../model/show.js';
+import { totalLength } from './buffers.js';
 import { checkRange, checkStorage } from './checks.js';
-import type { Capabilities, FlushFlags, Storage, WriteFlags } from './storage.js';
+import {
+  type Capabilities,
+  describeStorage,
+  type FlushFlags,
+  type Storage,
+  type WriteFlags,
+} from './storage.js';
 
-/** How a `MemoryStorage` describes itself. */
+/** Options of a `MemoryStorage`. */
 export interface MemoryStorageOptions {
   /**
-   * Replaces single capabilities, to state another device: `{ cache: 'volatile', fua: false }`. It
-   * is only the statement that changes. Nothing here ever loses a byte.
+   * Replaces single capabilities, as in `{ fua: false }`. Only the statement changes: also with `cache: 'volatile'` no byte
+   * is ever lost.
+   *
+   * @defaultValue a volatile cache with flush and FUA, no ordered tags, blocks of 512 bytes, and every optional method
    */
   readonly capabilities?: Partial<Capabilities>;
 }
 
-const DEFAULTS: Required<Capabilities> = Object.freeze({
+const DEFAULTS: Required<Capabilities> = /* @__PURE__ */ Object.freeze({
   blockSize: 512,
-  cache: 'none',
+  cache: 'volatile',
   flush: true,
   fua: true,
-  orderedTags: true,
+  orderedTags: false,
   writev: true,
   discard: true,
   writeZeroes: true,
+  fastZeroes: false,
 });
 
+const MEMORY_OPTIONS: KnownOptions<MemoryStorageOptions> = { capabilities: true };
+
 /**
- * A storage in memory that answers synchronously. Commands take effect in the order of their calls,
- * one after another, which is why it honours ordered tags.
+ * A storage in memory that answers synchronously. Commands take effect one after another, in the order of their calls, so
+ * ordered tags hold as well.
  */
 export class MemoryStorage implements Storage {
-  /** What a discarded byte reads as. Not zero, so that code which counts on zeroes is found out. */
+  /** What a discarded byte reads as. It is not zero, so that code which relies on zeroes is found out. */
   static readonly DISCARDED: number = 0xdd;
 
   readonly size: number;
-  /** Frozen; the defaults, with what was replaced. */
+  /** The defaults with the replaced capabilities, frozen. */
   readonly capabilities: Required<Capabilities>;
   /**
-   * What the storage holds, live, also after `close`. For looking, not for writing. Hand it to a
-   * new `MemoryStorage` to open the same medium again.
+   * The medium itself, also after `close`. Read it, but do not write to it. Pass it to a new `MemoryStorage` to open the same
+   * medium again.
    */
   readonly bytes: Uint8Array;
 
@@ -62,12 +78,16 @@ export class MemoryStorage implements Storage {
   #closed = false;
 
   /**
-   * @param medium the size in bytes, at least one block and whole blocks, all zero at first; or the
-   *   bytes themselves, which are used in place and not copied
+   * @param medium the size in bytes, one or more whole blocks, which are zero at first; or the bytes themselves, which are
+   *   used in place and not copied
    * @throws `INVALID_STORAGE` for a size or a capability that no storage can have
+   * @throws `INVALID_ARGUMENT` for an unknown option or capability
    */
   constructor(medium: number | Uint8Array, options: MemoryStorageOptions = {}) {
-    const capabilities = Object.freeze({ ...DEFAULTS, ...options.capabilities });
+    checkOptions(options, MEMORY_OPTIONS, 'MemoryStorage');
+    const given = options.capabilities ?? {};
+    checkOptions(given, DEFAULTS, 'the capabilities of a MemoryStorage');
+    const capabilities = Object.freeze({ ...DEFAULTS, ...given });
     this.capabilities = capabilities;
     this.bytes = typeof medium === 'number' ? allocate(medium) : medium;
     this.size = sizeOf(this.bytes);
@@ -82,6 +102,8 @@ export class MemoryStorage implements Storage {
       this.writeZeroes = (offset, length) => this.#fill(offset, length, 0);
     }
     checkStorage(this);
+    const end = (): string => (this.#closed ? ', closed' : '');
+    withText(this, () => `MemoryStorage { ${describeStorage(this)}${end()} }`);
   }
 
   /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED` */
@@ -97,14 +119,14 @@ export class MemoryStorage implements Storage {
     this.bytes.set(data, offset);
   }
 
-  /** @throws `CLOSED`; `EOPNOTSUPP` where it declares no flush, or no ordered tags */
+  /** @throws `CLOSED`; `EOPNOTSUPP` without a flush, or without ordered tags */
   flush(flags: FlushFlags): void {
     this.#checkOpen();
     this.#checkFlags(flags.tag, false);
     if (!this.capabilities.flush) throw refusal('a flush');
   }
 
-  /** After it every call throws `CLOSED`; a second `close` does nothing. */
+  /** From now on every call throws `CLOSED`; a second `close` does nothing. */
   close(): void {
     this.#closed = true;
   }
@@ -147,11 +169,17 @@ function allocate(size: number): Uint8Array {
   try {
     return new Uint8Array(size);
   } catch (cause) {
-    throw new WriteBarrierError('INVALID_STORAGE', `no memory has ${size} bytes`, { cause });
+    throw new WriteBarrierError('INVALID_STORAGE', `cannot allocate ${formatValue(size)} bytes`, {
+      cause,
+    });
   }
 }
 
 function sizeOf(bytes: Uint8Array): number {
   if (bytes instanceof Uint8Array && bytes.length > 0) return bytes.length;
-  throw new WriteBarrierError('INVALID_STORAGE', 'neither a size above 0 nor a Uint8Array');
+  const given = bytes instanceof Uint8Array ? 'an empty Uint8Array' : formatValue(bytes);
+  throw new WriteBarrierError(
+    'INVALID_STORAGE',
+    `the medium must be a size in bytes or a Uint8Array, not ${given}`,
+  );
 }

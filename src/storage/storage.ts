@@ -1,6 +1,10 @@
-import type { DeviceTraits, Tag } from '../model/index.js';
+// The contract between a scheduler and anything with numbered bytes, and how a storage looks on a console: one line that says
+// what it is and what it can do.
 
-/** What a storage can do. What is false here, the scheduler emulates or refuses, and never asks for. */
+import type { DeviceTraits, Tag } from '../model/index.js';
+import { ownText } from '../model/show.js';
+
+/** What a storage can do. A scheduler never asks for what is false here: it emulates or refuses it. */
 export interface Capabilities extends DeviceTraits {
   /** In bytes, at least 1: every offset and length is a multiple of it, and so is the size. */
   readonly blockSize: number;
@@ -10,13 +14,15 @@ export interface Capabilities extends DeviceTraits {
   readonly discard?: boolean;
   /** `writeZeroes` exists. */
   readonly writeZeroes?: boolean;
+  /** `writeZeroes` moves no data, so it is much faster than writing zeroes. Only with `writeZeroes`. */
+  readonly fastZeroes?: boolean;
 }
 
 /** How a write is to be carried out. */
 export interface WriteFlags {
-  /** Only set where `capabilities.fua`: answer when the data is on the medium. */
+  /** Answer when the data is on the medium. Only set if `capabilities.fua` is true. */
   readonly fua: boolean;
-  /** `ordered` only where `capabilities.orderedTags`: after all older commands, before all younger. */
+  /** `ordered`: after all earlier commands, before all later ones. Only if `capabilities.orderedTags` is true. */
   readonly tag: Tag;
 }
 
@@ -30,45 +36,63 @@ export interface FlushFlags {
 export type Transfer = void | number | Promise<void | number>;
 
 /**
- * The device that a scheduler drives: anything with numbered bytes. To implement one, answer each method
- * with nothing, with a promise, or by throwing.
+ * The device of a scheduler: anything with numbered bytes. To implement one, let each method return nothing, return a
+ * promise, or throw.
  *
- * - S1  A read answers with what the latest completed writes put there, once `into` is full.
- * - S2  A write answers when the storage has taken all of `data`. The bytes are not read afterwards.
- * - S3  What a transfer answers is nothing, or the number of bytes moved. Any other number than the full
- *       length is a failure.
- * - S4  Several commands may run at once, and may end in any order. Overlapping ones never come together
- *       with simple tags.
- * - S5  A flush answers when every write answered before the flush was called is on the medium. Where
- *       `cache` is not `volatile`, the answer of the write already means that.
+ * - S1  A read answers when `into` is full of what the latest completed writes put there.
+ * - S2  A write answers when the storage has taken all of `data`. The bytes are never changed, and not read afterwards.
+ * - S3  A read or a write answers with nothing, or with the number of bytes moved. Any number but the full length is a
+ *       failure.
+ * - S4  Several commands may run at once, and may complete in any order. Commands that overlap never run at once, except
+ *       with ordered tags.
+ * - S5  A flush answers when every write that was answered before the flush was called is on the medium. If `cache` is not
+ *       `volatile`, such a write is on the medium when it is answered.
  * - S6  A write with `fua` answers when its data is on the medium.
  * - S7  A command with an ordered tag takes effect after everything called before it and before
  *       everything called after it.
- * - S8  A discarded range reads as anything until it is written again; a zeroed one reads as zero. Both
+ * - S8  A discarded range may read as anything until it is written again; a zeroed range reads as zero. Both commands
  *       count as writes in S2 and S5.
  * - S9  A command outside of the storage, or not of whole blocks, fails. A command that fails may have changed
  *       any of the bytes that it named, and no others.
- * - S10 `close` comes last and once. Nothing but `close` releases what the storage holds. After it every command
- *       fails.
+ * - S10 `close` is called once, after all other commands have completed. Only `close` releases resources. After it every
+ *       command fails.
  * - S11 `size` and `capabilities` never change.
  */
 export interface Storage {
   /** In bytes. */
   readonly size: number;
-  /** What it can do. Whatever it states here a scheduler relies on. */
+  /** What it can do. A scheduler relies on it. */
   readonly capabilities: Capabilities;
   /** Fills `into` with the bytes from `offset` on. */
   read(offset: number, into: Uint8Array): Transfer;
-  /** Puts all of `data` at `offset` (S2, S3; with `fua` S6). */
+  /** Writes all of `data` at `offset` (S2, S3; with `fua` S6). */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Transfer;
-  /** Puts what was written and answered on the medium (S5). Never called where `flush` is not declared. */
+  /** Puts on the medium every write that was answered (S5). Never called if `capabilities.flush` is false. */
   flush(flags: FlushFlags): void | Promise<void>;
-  /** Releases the storage (S10). It need not flush: a scheduler has done so before. */
+  /** Releases resources (S10). It need not flush, because a scheduler flushes before it. */
   close(): void | Promise<void>;
-  /** Exactly where `capabilities.writev`. */
+  /** Writes several buffers that follow each other. Present if and only if `capabilities.writev` is true. */
   writev?(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Transfer;
-  /** Exactly where `capabilities.discard`. */
+  /** Discards the bytes (S8). Present if and only if `capabilities.discard` is true. */
   discard?(offset: number, length: number): void | Promise<void>;
-  /** Exactly where `capabilities.writeZeroes`. */
+  /** Makes the bytes read as zero (S8). Present if and only if `capabilities.writeZeroes` is true. */
   writeZeroes?(offset: number, length: number): void | Promise<void>;
+}
+
+/** The size and the capabilities of a storage in words: `1048576 bytes in blocks of 512, cache volatile, flush, fua`. */
+export function describeStorage({
+  size,
+  capabilities,
+}: Pick<Storage, 'size' | 'capabilities'>): string {
+  const { blockSize, cache } = capabilities;
+  const names = ['flush', 'fua', 'orderedTags', 'writev', 'discard', 'writeZeroes', 'fastZeroes'];
+  const can = names.filter((name) => capabilities[name as 'flush']);
+  const parts = [`${size} bytes in blocks of ${blockSize}`, `cache ${cache}`, ...can];
+  return parts.join(', ');
+}
+
+/** The line for a storage: its own (`withText`), or its class, size and capabilities. */
+export function textOf(storage: Pick<Storage, 'size' | 'capabilities'>): string {
+  const name = storage.constructor?.name ?? 'Storage';
+  return ownText(storage) ?? `${name} { ${describeStorage(storage)} }`;
 }

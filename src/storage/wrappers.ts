@@ -1,23 +1,23 @@
-// What all wrappers share: one way to stand between a caller and a storage.
+// What all wrappers share: a storage around a storage.
 //
 //   W1  Size, capabilities, `close` and the set of optional methods are the wrapped storage's own.
-//   W2  Every other call becomes a command, a plain value, and whoever wraps decides about that.
-//   W3  A storage that answers at once still does, unless the wrapper itself takes time.
+//   W2  Every other call becomes a command, which is a plain value, and the wrapper decides what to do with it.
+//   W3  A storage that answers synchronously still does, except where the wrapper itself takes time.
 //
-// Not here: what a wrapper does in between (tracing.ts, latency.ts, faults.ts).
+// Not here: what a wrapper does in between (tracer.ts, latency.ts, faults.ts).
 
-import { inWords } from '../model/error.js';
+import { messageOf } from '../model/error.js';
 import type { DeviceCommand, Operation, Tag } from '../model/index.js';
-import { joined, totalLength } from './bytes.js';
+import { concatBuffers, sliceBuffers, totalLength } from './buffers.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
 /**
- * Stands around one command.
+ * Handles one command of a wrapped storage.
  *
- * @param run executes it at the wrapped storage; with a number (reads and writes only), just its
- *   first so many bytes
- * @param data the payload of a write, in one piece; the caller may change it once it is answered
- * @returns what the caller is answered
+ * @param run executes the command at the wrapped storage; with a number (reads and writes only), only that many of its first
+ *   bytes
+ * @param data the payload of a write, in one piece; the caller may change it after the answer
+ * @returns the answer for the caller
  */
 export type Around = (
   command: DeviceCommand,
@@ -25,7 +25,7 @@ export type Around = (
   data?: () => Uint8Array,
 ) => Transfer;
 
-/** The storage, with `around` about every command of it. */
+/** A storage that calls `around` for every command. */
 export function wrap(storage: Storage, around: Around): Storage {
   const { size, capabilities } = storage;
   const wrapper: Storage = {
@@ -50,7 +50,7 @@ export function wrap(storage: Storage, around: Around): Storage {
       return around(
         command('write', offset, totalLength(data), flags),
         (length) => storage.writev?.(offset, firstOf(data, length), flags),
-        () => joined(data),
+        () => concatBuffers(data),
       );
     };
   }
@@ -83,19 +83,12 @@ function first(bytes: Uint8Array, length: number | undefined): Uint8Array {
 }
 
 function firstOf(data: readonly Uint8Array[], length: number | undefined): readonly Uint8Array[] {
-  if (length === undefined) return data;
-  const pieces: Uint8Array[] = [];
-  let left = length;
-  for (const piece of data) {
-    pieces.push(piece.subarray(0, left));
-    left -= Math.min(left, piece.length);
-  }
-  return pieces;
+  return length === undefined ? data : sliceBuffers(data, 0, length);
 }
 
 /**
- * Runs a command, and tells how it has ended before the caller hears of it: undefined, or in words what went wrong. A
- * short transfer is a failure (S3), though nothing is thrown.
+ * Runs a command, and calls `ended` before the caller gets the answer: with undefined, or with the message of the failure. A
+ * short transfer is a failure (storage.S3), although nothing is thrown.
  */
 export function overheard(
   { op, length }: DeviceCommand,
@@ -108,7 +101,7 @@ export function overheard(
     return moved;
   };
   const fail = (error: unknown): never => {
-    ended(inWords(error));
+    ended(messageOf(error));
     throw error;
   };
   let answer: Transfer;
@@ -125,7 +118,7 @@ function nothing(answer: Transfer): void | Promise<void> {
   if (isPending(answer)) return answer.then(() => undefined);
 }
 
-/** Storages need not be written in TypeScript: an object without `then` has answered, and so has null. */
-export function isPending(answer: Transfer): answer is Promise<void | number> {
-  return typeof (answer as Promise<void> | undefined)?.then === 'function';
+/** A storage may return anything, because it need not be written in TypeScript. Only an object with `then` is pending. */
+export function isPending<T>(answer: T | Promise<T>): answer is Promise<T> {
+  return typeof (answer as Promise<T> | undefined)?.then === 'function';
 }

@@ -1,29 +1,42 @@
-// Arbitraries for fast-check: programs, devices, faults, orders of answers and crash states, each shrinking to what is
-// easiest to understand.
-//
-// fast-check is given as an argument and never imported, so this entry point works without it. Programs stay within
-// a few blocks, so that requests meet. A shrunk program is shorter and plainer; a shrunk device is the honest disk; a
-// shrunk crash state is an earlier cut that loses less.
-
+/**
+ * Arbitraries for fast-check: programs, devices, faults, orders of answers and crash states. Each shrinks to what is
+ * easiest to understand: a program to a shorter and plainer one, a device to the honest disk, a crash state to an
+ * earlier cut that loses less. Programs stay within a few blocks, so that requests overlap.
+ *
+ * fast-check is an argument and is never imported, because this package does not depend on it. Only this entry point
+ * has its types in the declarations.
+ *
+ * @module write-barrier/testing/arbitraries
+ */
 import type { Arbitrary, default as FastCheck } from 'fast-check';
-import { MODE_NAMES, type ModeName, type Request } from '../model/index.js';
+import {
+  checkOptions,
+  type KnownOptions,
+  MODE_NAMES,
+  type ModeName,
+  type Request,
+} from '../model/index.js';
 import type { DiskFault } from './device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from './device/profile.js';
-import type { CrashSpace, CrashState } from './space/crash-space.js';
+import type { CrashSpace } from './space/crash-space.js';
+import type { CrashState } from './space/crash-state.js';
 
-/** What programs are made of. */
+/** The form of generated programs. */
 export interface ProgramOptions {
-  /** Requests at the most; 20 unless given. */
+  /** The maximum number of requests. @defaultValue 20 */
   readonly requestsMax?: number;
-  /** Requests stay within so many blocks; 8 unless given. */
+  /** All requests are within so many blocks. @defaultValue 8 */
   readonly blocks?: number;
-  /** In bytes; 512 unless given. */
+  /** In bytes. @defaultValue 512 */
   readonly blockSize?: number;
 }
 
-/** What `arbitraries` makes. */
+const REQUEST_OPTIONS = { blocks: 0, blockSize: 0 };
+const PROGRAM_OPTIONS: KnownOptions<ProgramOptions> = { ...REQUEST_OPTIONS, requestsMax: 0 };
+
+/** The arbitraries that `arbitraries(fc)` makes. */
 export interface Arbitraries {
-  /** Any request, any flags: what model-based commands are made of. */
+  /** Any request with any flags, for model-based commands. */
   request(options?: Omit<ProgramOptions, 'requestsMax'>): Arbitrary<Request>;
   /** A list of requests. */
   program(options?: ProgramOptions): Arbitrary<readonly Request[]>;
@@ -31,20 +44,26 @@ export interface Arbitraries {
   readonly mode: Arbitrary<ModeName>;
   /** A device, honest or not. */
   readonly profile: Arbitrary<DeviceProfile>;
-  /** Up to `faultsMax` faults, 3 unless given, each at another command. */
+  /** Up to `faultsMax` faults, by default 3, each at another command. */
   faultPlan(faultsMax?: number): Arbitrary<readonly DiskFault[]>;
-  /** The seed of a `VolatileDisk`: which order of answers it picks. */
+  /** The seed of a `VolatileDisk`, which selects its order of answers. */
   readonly completionOrder: Arbitrary<number>;
-  /** A state of the space. */
+  /** A crash state of the space. */
   crashState(space: CrashSpace): Arbitrary<CrashState>;
 }
 
 /** The arbitraries, made with your fast-check: `arbitraries(fc)`. */
 export function arbitraries(fc: typeof FastCheck): Arbitraries {
   return {
-    request: (options = {}) => requests(fc, options),
-    program: ({ requestsMax = 20, ...options } = {}) =>
-      fc.array(requests(fc, options), { maxLength: requestsMax }),
+    request: (options = {}) => {
+      checkOptions(options, REQUEST_OPTIONS, 'request');
+      return requests(fc, options);
+    },
+    program: (options = {}) => {
+      checkOptions(options, PROGRAM_OPTIONS, 'program');
+      const { requestsMax = 20, ...rest } = options;
+      return fc.array(requests(fc, rest), { maxLength: requestsMax });
+    },
     mode: fc.constantFrom(...MODE_NAMES),
     profile: profiles(fc),
     faultPlan: (faultsMax = 3) =>
@@ -101,7 +120,13 @@ function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {
       cache: fc.constantFrom('volatile' as const, 'none' as const, 'protected' as const),
       fua: fc.constantFrom(true, false),
       orderedTags: fc.constantFrom(true, false),
-      discard: fc.constantFrom('zero' as const, 'old-or-zero' as const, 'arbitrary' as const),
+      writeZeroes: fc.constantFrom(true, false),
+      discard: fc.constantFrom<DeviceProfile['discard']>(
+        'none',
+        'zero',
+        'old-or-zero',
+        'arbitrary',
+      ),
       tear: fc.constantFrom('sector' as const, 'shorn' as const, 'garbage' as const),
       sameLba: fc.constantFrom('fifo' as const, 'racy' as const),
       onTagError: fc.constantFrom('continue' as const, 'abort-queue' as const),
@@ -112,7 +137,7 @@ function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {
       const { cache, tear, sameLba } = fields;
       return deviceProfile({
         ...fields,
-        // What is written as a whole neither tears nor races, and who admits a cache does not deny it.
+        // An atomic unit neither tears nor races, and a device that reports its cache does not claim to write through.
         atomicWriteUnit: tear === 'sector' && sameLba === 'fifo' ? 512 * units : 512,
         lies: lies.filter((lie) => cache !== 'volatile' || lie !== 'claimWriteThrough'),
       });

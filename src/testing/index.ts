@@ -1,88 +1,43 @@
 /**
  * The crash kit: prove that code survives a power cut at every possible moment.
  *
+ * Crash spaces, litmus tests, analyses and trace formats are in `write-barrier/testing/lab`, arbitraries for fast-check in
+ * `write-barrier/testing/arbitraries`.
+ *
  * @module write-barrier/testing
  */
 
-export { type Arbitraries, arbitraries, type ProgramOptions } from './arbitraries.js';
 export {
   type CheckOptions,
   checkTrace,
   TRACE_RULES,
-  type TraceRule,
   type Violation,
 } from './checker/check-trace.js';
+export { seededRandom } from './choices.js';
 export {
   type ContractSubject,
   type Opened,
   storageContract,
   type TestRunner,
 } from './contract/storage-contract.js';
-export type { Gap } from './crash-test/barriers.js';
-export { crashTest, formatCrashReport } from './crash-test/crash-test.js';
-export {
-  type BarrierPlan,
-  barrierMutation,
-  barrierSynthesis,
-  type Mutant,
-  type PrefixModel,
-  prefixOracle,
-  type StrictOrderReport,
-  strictOrder,
-} from './crash-test/oracles.js';
+export { formatCrashReport } from './crash-test/crash-report.js';
+export { crashTest, survives } from './crash-test/crash-test.js';
 export type {
   CrashFailure,
   CrashReport,
   CrashTest,
   Expected,
   Journal,
-  Loss,
 } from './crash-test/trial.js';
-export { decodeTrace, encodeTrace, TraceWriter } from './device/compact.js';
-export type { DiskFault, FaultAt } from './device/disk-faults.js';
+export type { DiskFault } from './device/disk-faults.js';
+export type { VolatileDiskOptions } from './device/disk-options.js';
+export type { DiskTrace } from './device/disk-trace.js';
 export {
-  type DiskCommand,
-  DiskRecorder,
-  type DiskRequest,
-  type DiskTrace,
-  type Mark,
-  type TracedFault,
-} from './device/disk-trace.js';
-export { readLogWrites, writeLogWrites } from './device/log-writes.js';
-export {
+  DEVICE_PROFILES,
+  type DeviceName,
   type DeviceProfile,
-  type DiscardReads,
   deviceProfile,
-  HONEST_DISK,
-  type Lie,
-  type OnTagError,
-  type SameLba,
-  type Tear,
 } from './device/profile.js';
-export { type Random, seededRandom } from './device/random.js';
-export { recording } from './device/recording.js';
-export { VolatileDisk, type VolatileDiskOptions } from './device/volatile-disk.js';
-export {
-  FAULT_LITMUS,
-  LITMUS,
-  LITMUS_COLUMNS,
-  type LitmusColumn,
-  type LitmusFault,
-  type LitmusTest,
-  LYING_LITMUS,
-  type LyingLitmus,
-} from './litmus/litmus.js';
-export {
-  type LitmusHost,
-  type LitmusTrial,
-  type LitmusTrialOptions,
-  tryLitmus,
-} from './litmus/litmus-host.js';
-export { type LitmusOptions, type LitmusResult, runLitmus } from './litmus/litmus-run.js';
-export {
-  CrashCursor,
-  type CrashSpace,
-  type CrashState,
-  crashSpace,
-} from './space/crash-space.js';
-export { type Crash, type ExploreOptions, UnsteadyRecoveryError } from './space/explore.js';
+export { VolatileDisk } from './device/volatile-disk.js';
+export { crashPage } from './picture/crash-page.js';
+export { crashPicture } from './picture/crash-picture.js';

@@ -1,2 +1,3 @@
-export { type RecorderOptions, TraceRecorder } from './recorder.js';
-export { formatTimeline } from './timeline.js';
+export { chromeTrace } from './chrome.js';
+export { type TimedEvent, TraceRecorder } from './recorder.js';
+export { drawTimeline, formatTimeline } from './timeline.js';

@@ -8,7 +8,6 @@ import {
   chooseMode,
   type DeviceTraits,
   formatSteps,
-  GUARANTEES,
   type GuaranteeAnswers,
   guarantees,
   MODE_NAMES,
@@ -16,7 +15,6 @@ import {
   type ModeName,
   parseProgram,
   transformer,
-  UNSAFE_PAIRS,
 } from 'write-barrier';
 import {
   FAULT_LITMUS,
@@ -24,7 +22,9 @@ import {
   LITMUS_COLUMNS,
   type LitmusTest,
   LYING_LITMUS,
-} from 'write-barrier/testing';
+} from 'write-barrier/testing/lab';
+import { GUARANTEES, UNSAFE_PAIRS } from '../../src/model/index.js';
+import { FEATURES, type Feature, PLATFORMS } from '../platforms/platforms.js';
 import { ROOT, read, table, withSection } from './pages.js';
 
 const SAYS: Readonly<Record<Answer, string>> = {
@@ -59,7 +59,11 @@ const stepsOf = (mode: ModeName, program: string): string =>
 function modes(): string {
   const rows = MODE_NAMES.map((name) => {
     const mode = MODES[name];
-    const order = { none: 'nobody', drain: 'the scheduler waits', tag: 'the device, by a tag' };
+    const order = {
+      none: 'you, by waiting',
+      drain: 'the scheduler waits',
+      tag: 'the device, by a tag',
+    };
     const past = { through: 'no way', flush: 'a flush on both sides', fua: 'a flush, then FUA' };
     const way = mode.by === 'none' ? 'no way' : past[mode.cache];
     const { stable, volatile } = GUARANTEES[name];
@@ -141,8 +145,26 @@ function lies(): string {
   return table(['lie', 'modes', 'allowed', 'forbidden all the same'], rows);
 }
 
+/** The limits that CI keeps, min+gzip. */
+function sizes(): string {
+  const limits: { name: string; limit: string }[] = JSON.parse(read('package.json'))['size-limit'];
+  return table(
+    ['what', 'at most, minified and compressed'],
+    limits.map(({ name, limit }) => [name.replace(/^[\w/-]+/, '`$&`'), limit]),
+  );
+}
+
+function platforms(): string {
+  const features = Object.keys(FEATURES) as Feature[];
+  const rows = Object.entries(PLATFORMS).map(([name, says]) => [
+    name,
+    ...features.map((feature) => says[feature]),
+  ]);
+  return table(['', ...features.map((feature) => FEATURES[feature])], rows);
+}
+
 const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'README.md': { modes },
+  'README.md': { modes, platforms, sizes },
   'docs/how-to/choose-a-mode.md': { chosen },
   'docs/litmus.md': { litmus: () => litmus(LITMUS), faults: () => litmus(FAULT_LITMUS), lies },
   'docs/notation.md': { sequences },

@@ -3,7 +3,8 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path/posix';
 import { describe, expect, test } from 'vitest';
-import { type ErrorCode, UNSAFE_PAIRS } from 'write-barrier';
+import type { ErrorCode } from 'write-barrier';
+import { UNSAFE_PAIRS } from '../../src/model/index.js';
 import { headingsOf, pages, proseOf, ROOT, read } from './pages.js';
 
 /** Every code: one that is missing here does not compile. */
@@ -15,11 +16,13 @@ const CODES: Readonly<Record<ErrorCode, true>> = {
   SYNTAX: true,
   EINVAL: true,
   INVALID_STORAGE: true,
+  STORAGE_IN_USE: true,
   CLOSED: true,
   EOPNOTSUPP: true,
   UNSAFE_MODE: true,
   QUEUE_FULL: true,
   FAILED: true,
+  READ_AT_RISK: true,
   BARRIER_ABORTED: true,
   STORAGE_LOCKED: true,
   READ_ONLY: true,

@@ -14,14 +14,12 @@ import {
   type Storage,
 } from 'write-barrier';
 import {
-  ARRANGEMENTS,
   BARRIER_ERAS,
   BLKBACK_ERAS,
   BLKFRONT_ERAS,
-  type BlkbackBarrier,
+  type BlkbackEra,
   FLUSH_ERAS,
-  QEMU_2009,
-  TAPDISK_2010,
+  SYSTEMS,
 } from 'write-barrier/systems';
 import { crashTest, deviceProfile } from 'write-barrier/testing';
 import { everyOrder } from '../../examples/06-museum/disk.mjs';
@@ -32,12 +30,12 @@ import {
   profileOf,
   type Run,
 } from '../../examples/06-museum/engine.mjs';
-import { HALLS } from '../../examples/06-museum/exhibits.mjs';
+import * as systems from '../../examples/06-museum/exhibits.mjs';
 import { type Label, labelOf } from '../../examples/06-museum/label.mjs';
-import * as systems from '../../examples/06-museum/systems.mjs';
+import { ARRANGEMENTS, stackName } from '../../examples/08-stacks/arrangements.mjs';
 import { runExample } from './run.js';
 
-const halls = Object.entries(HALLS).map(([hall, exhibits]) => ({ hall, exhibits }));
+const halls = Object.entries(systems.HALLS).map(([hall, exhibits]) => ({ hall, exhibits }));
 const exhibits = halls.flatMap(({ hall, exhibits }) =>
   exhibits.map((exhibit) => ({ key: `${hall}: ${exhibit.name}`, exhibit })),
 );
@@ -90,7 +88,7 @@ const pairs = Object.keys(MODES).flatMap((name) =>
 );
 
 describe.each(pairs)('given mode $mode and a cache that is $cache', ({ mode, disk }) => {
-  const device = deviceProfile('disk' in disk ? disk.disk : {});
+  const device = deviceProfile({ orderedTags: true, ...('disk' in disk && disk.disk) });
 
   test('when our scheduler is an exhibit, then its label says what guarantees() says', async () => {
     const exhibit: Exhibit = { name: mode, ...systems.scheduler(mode), ...disk };
@@ -136,9 +134,7 @@ test.each(exhibits.filter(({ exhibit }) => exhibit.ours))(
 test.each(ARRANGEMENTS.filter(({ queue }) => queue === 'own'))(
   'given the stack "$name", then it holds what its arrangement claims',
   (arrangement) => {
-    const { before, after, durable, flush } = labelAt(
-      `stacks: ${systems.stackName(arrangement)}`,
-    ).cells;
+    const { before, after, durable, flush } = labelAt(`stacks: ${stackName(arrangement)}`).cells;
     const holds = [before, after, durable].every((cell) => cell === 'yes');
     expect({ holds, flush }).toEqual({
       holds: arrangement.barrierHolds,
@@ -151,7 +147,7 @@ test.each(Object.values(BLKBACK_ERAS))(
   'given the backend $name under one ring, then its barrier does what its era says',
   async (era) => {
     const front = BLKFRONT_ERAS['linux-2.6.36'];
-    const { cells } = await labelOf({ name: era.name, ...systems.xen(front, systems.old(era)) });
+    const { cells } = await labelOf({ name: era.name, ...systems.xen(front, { backend: era }) });
     const { barrier } = era;
     const whole = barrier.by === 'hard-barrier' || barrier.holdsLater;
     const forced = barrier.by === 'hard-barrier' || barrier.payload !== 'nothing';
@@ -184,6 +180,9 @@ interface Defect {
   readonly after: string;
 }
 
+type BlkbackBarrier = BlkbackEra['barrier'];
+const { '2009': QEMU_2009 } = SYSTEMS['qemu-2009'].eras;
+const { '2010': TAPDISK_2010 } = SYSTEMS.tapdisk.eras;
 const MODERN = BLKFRONT_ERAS['linux-5.x'];
 const TELLING = { ...MODERN, unsupported: 'told' } as const;
 const BARRIERS = { 'feature-barrier': '1', 'feature-flush-cache': '0' };
@@ -233,15 +232,12 @@ const DEFECTS: readonly Defect[] = [
   {
     key: 'qemu: May 2009',
     shown: 'yes yes yes refused NO',
-    mended: systems.qemu(
-      {
-        ...QEMU_2009,
-        failuresStopNothing: false,
-        ignoresSyncErrors: false,
-        refusesEmptyBarriers: false,
-      },
-      64,
-    ),
+    mended: systems.qemu({
+      ...QEMU_2009,
+      failuresStopNothing: false,
+      ignoresSyncErrors: false,
+      refusesEmptyBarriers: false,
+    }),
     after: 'yes yes yes yes yes',
   },
   {
@@ -249,7 +245,7 @@ const DEFECTS: readonly Defect[] = [
     shown: 'NO yes - refused -',
     rules: ['C13'],
     mended: {
-      ...systems.qemu({ ...QEMU_2009, cancellableWhileDraining: false }, 64),
+      ...systems.qemu({ ...QEMU_2009, cancellableWhileDraining: false }),
       cancels: true,
     },
     after: 'yes yes yes refused NO',
@@ -259,7 +255,10 @@ const DEFECTS: readonly Defect[] = [
     shown: 'yes hangs - refused -',
     rules: ['C14'],
     mended: {
-      ...systems.qemu({ ...QEMU_2009, cancelKeepsCount: false, cancelDropsPlace: false }, 1),
+      ...systems.qemu(
+        { ...QEMU_2009, cancelKeepsCount: false, cancelDropsPlace: false },
+        { threadsMax: 1 },
+      ),
       cancels: true,
     },
     after: 'yes yes - refused -',
@@ -267,7 +266,7 @@ const DEFECTS: readonly Defect[] = [
   {
     key: 'blktap: before the patch',
     shown: 'refused refused refused refused -',
-    mended: systems.tapdisk(TAPDISK_2010),
+    mended: systems.tapdisk('2010'),
     after: 'yes yes yes refused NO',
   },
   {
@@ -279,34 +278,34 @@ const DEFECTS: readonly Defect[] = [
   {
     key: 'virtio: before it, BARRIER',
     shown: 'yes yes yes NO NO',
-    mended: systems.virtio('beforePatch', ['BARRIER', 'FLUSH']),
+    mended: systems.system('virtio-blk', { era: 'beforePatch', features: ['BARRIER', 'FLUSH'] }),
     after: 'yes yes yes yes NO',
   },
   {
     key: 'virtio: before it, neither',
     shown: 'refused refused refused refused -',
-    mended: { ...systems.virtio('afterPatch', []), ...NO_CACHE },
+    mended: { ...systems.system('virtio-blk', { era: 'afterPatch', features: [] }), ...NO_CACHE },
     after: 'yes yes yes yes NO',
   },
   {
     key: 'virtio: after it, neither',
     shown: 'NO NO NO NO -',
-    mended: systems.virtio('afterPatch', ['FLUSH']),
+    mended: systems.system('virtio-blk', { era: 'afterPatch', features: ['FLUSH'] }),
     after: 'yes yes yes yes NO',
   },
   {
     key: 'xen: 2.6.36 on 3.2',
     shown: 'yes NO NO yes -',
-    mended: systems.xen(front, systems.old(mended({ holdsLater: true, payload: 'fua' }))),
+    mended: systems.xen(front, { backend: mended({ holdsLater: true, payload: 'fua' }) }),
     after: 'yes yes yes yes NO',
   },
   {
     key: 'xen: 2.6.36 on 4.x, two rings',
     shown: 'NO NO NO NO -',
-    mended: systems.xen(
-      front,
-      systems.twoRings({ ...BLKBACK_ERAS['linux-4.x-multi-ring'], barrier: WHOLE }),
-    ),
+    mended: systems.xen(front, {
+      backend: { ...BLKBACK_ERAS['linux-4.x-multi-ring'], barrier: WHOLE },
+      rings: 2,
+    }),
     // A barrier that still waits stops its own ring only, whatever else is mended.
     after: 'yes NO yes yes NO',
   },
@@ -314,7 +313,7 @@ const DEFECTS: readonly Defect[] = [
     key: 'xen: 5.x on 3.2, by flush',
     shown: 'yes yes yes yes NO',
     mended: {
-      ...systems.xen({ ...MODERN, emptyErrorIsUnsupported: false }, systems.old(LINUX_3_2)),
+      ...systems.xen({ ...MODERN, emptyErrorIsUnsupported: false }, { backend: LINUX_3_2 }),
       ...WAITS,
     },
     after: 'yes yes yes yes yes',
@@ -325,8 +324,7 @@ const DEFECTS: readonly Defect[] = [
     mended: {
       ...systems.xen(
         { ...MODERN, emptyErrorIsUnsupported: false },
-        systems.old(mended({ payload: 'fua' })),
-        BARRIERS,
+        { backend: mended({ payload: 'fua' }), nodes: BARRIERS },
       ),
       ...WAITS,
     },
@@ -335,14 +333,17 @@ const DEFECTS: readonly Defect[] = [
   {
     key: 'xen: 5.x, b2 not supported',
     shown: 'NO NO NO NO -',
-    mended: { ...systems.xen(TELLING, systems.takingBack(2), BARRIERS), ...WAITS },
+    mended: {
+      ...systems.xen(TELLING, { backend: systems.takingBack(2), nodes: BARRIERS }),
+      ...WAITS,
+    },
     after: 'refused refused refused - -',
   },
   {
     key: 'xen: 5.x on 3.2, two errors',
     shown: 'yes NO NO NO -',
     mended: {
-      ...systems.xen(MODERN, systems.twoBios({ ...LINUX_3_2, status: 'worst' }), BARRIERS),
+      ...systems.twoBios({ ...LINUX_3_2, status: 'worst' }),
       ...WAITS,
       ...asked('xen: 5.x on 3.2, two errors'),
     },
@@ -351,7 +352,7 @@ const DEFECTS: readonly Defect[] = [
   {
     key: 'solaris: cache off, on 3.2',
     shown: 'yes yes NO NO -',
-    mended: systems.solaris(systems.old(mended({ payload: 'fua' })), { writeCache: false }),
+    mended: systems.solaris({ backend: mended({ payload: 'fua' }), writeCache: false }),
     after: 'yes yes yes yes yes',
   },
 ];
@@ -402,8 +403,9 @@ function recovered(disk: Storage, requests: readonly Request[]): boolean[] {
   return requests.slice(0, -1).map((request, n) => {
     if (request.kind !== 'write') return false;
     const bytes = new Uint8Array(request.length);
+    const written = new Uint8Array(request.length).fill(n + 1);
     disk.read(request.offset, bytes);
-    return bytes.every((byte) => byte === n + 1);
+    return Buffer.compare(bytes, written) === 0;
   });
 }
 
@@ -493,6 +495,6 @@ describe('the example', async () => {
   test('with any other name says which there are', async () => {
     const { code, stdout, stderr } = await runExample(['museum', 'vax']);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toBe(`'vax' is no hall; there are ${Object.keys(HALLS).join(', ')}\n`);
+    expect(stderr).toBe(`'vax' is no hall; there are ${Object.keys(systems.HALLS).join(', ')}\n`);
   });
 });

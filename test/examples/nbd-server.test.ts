@@ -9,8 +9,10 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
 import { NbdStorage } from 'write-barrier/nbd';
-import { decodeTrace, seededRandom } from 'write-barrier/testing';
+import { seededRandom } from 'write-barrier/testing';
+import { decodeTrace } from 'write-barrier/testing/lab';
 import { ignoringFlushes, volatileCache } from '../../examples/07-nbd-server/disks.mjs';
+import { AUTHORITY, ELSEWHERE } from '../nbd/client-tls-server.js';
 import { emptyFolder } from './folder.js';
 import { serve } from './nbd-server.js';
 import { runExample } from './run.js';
@@ -158,14 +160,14 @@ describe('what makes no sense is told, and not how it came about', () => {
     [2, "Unknown option '--sise'", ['--file', 'disk.img', '--sise', '1M']],
     [2, '--size takes bytes, as 1048576 or 64M, not 12X', ['--size', '12X']],
     [2, '--size takes bytes', ['--size', '0']],
-    [2, '--mode LAZY is none: there are auto, NONE', ['--mode', 'LAZY']],
+    [2, '--mode must be auto or one of NONE', ['--mode', 'LAZY']],
     [2, '--port takes a whole number up to 65535, not 65536', ['--port', '65536']],
     [2, '--interval takes a whole number', ['--interval', 'soon']],
     [2, '--host goes with --port', ['--host', '::1']],
     [2, '--tls-cert and --tls-key go together', ['--tls-cert', 'cert.pem']],
     [2, '--tls-ca goes with --tls-cert', ['--tls-ca', 'ca.pem']],
     [1, 'no such file', ['--tls-psk', 'nowhere.psk']],
-    [1, 'is not this machine', ['--host', '192.0.2.1', '--port', '0']],
+    [1, 'must be a loopback address', ['--host', '192.0.2.1', '--port', '0']],
     [1, 'listening on /nowhere/sock failed', ['--socket', '/nowhere/sock']],
   ])('exit code %i, %s', async (code, message, words) => {
     const folder = await emptyFolder();
@@ -182,6 +184,26 @@ describe('what makes no sense is told, and not how it came about', () => {
     expect(ended.stderr.toLowerCase()).toContain(message.toLowerCase());
     expect(ended.stderr).toMatch(/^nbd-server: .*\n$/);
     expect(existsSync(join(folder, 'disk.img.lock'))).toBe(false);
+  });
+
+  test('another machine is let in with a key only: a certificate that asks clients for nothing is not enough', async () => {
+    const folder = await emptyFolder();
+    const file = (name: string, text: string): string => {
+      writeFileSync(join(folder, name), text);
+      return join(folder, name);
+    };
+    const pair = ['--tls-cert', file('c', ELSEWHERE.cert), '--tls-key', file('k', ELSEWHERE.key)];
+    const psk = ['--tls-psk', file('p', `alice:${'0f'.repeat(32)}\n`)];
+    const disk = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+    const remote = [...disk, '--host', '0.0.0.0', '--port', '0'];
+    const refused = await runExample(['nbd-server', ...remote, ...pair]);
+    expect(refused).toMatchObject({ code: 1, stdout: '' });
+    expect(refused.stderr).toContain('must be a loopback address');
+    for (const keys of [psk, [...pair, '--tls-ca', file('a', AUTHORITY)]]) {
+      const server = await serve(...remote, ...keys);
+      expect(server.lines.join()).toContain('nbd://0.0.0.0:');
+      expect(await server.kill('SIGTERM')).toBe(0);
+    }
   });
 
   test('a disk that another server has, and a trace that is there already, are left alone', async () => {

@@ -7,6 +7,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { MODE_NAMES } from 'write-barrier';
 import { replay } from '../../examples/03-replay/replay.mjs';
 import { loadTrace } from '../../examples/03-replay/trace.mjs';
+import { blocksOf, read } from '../docs/pages.js';
 import { emptyFolder } from './folder.js';
 import { type Finished, runExample } from './run.js';
 
@@ -25,6 +26,13 @@ function tableOf({ stdout }: Finished): Record<string, Record<string, string>> {
       Object.fromEntries((titles ?? []).map((title, i) => [title, row[i]])),
     ]),
   );
+}
+
+/** A folder with the trace of a small disk: what is asked of options needs no large one. */
+async function smallTrace(): Promise<string> {
+  const folder = await emptyFolder();
+  await writeTrace(folder, small());
+  return folder;
 }
 
 /** One column of the table, by mode. */
@@ -121,13 +129,27 @@ describe('the recorded trace', () => {
     expect(result.stdout).toContain('DRAIN        Only completions are in order');
     expect(result.stdout).toContain('How to read this');
   });
+
+  test.runIf(process.platform === 'linux')(
+    'README.md: the extract of the main job is what it prints, but for the times',
+    () => {
+      const shown = blocksOf(read('README.md')).find(
+        ({ text }) => text.startsWith('mode ') && text.includes('verdict'),
+      );
+      const timeless = (line: string): string => line.replace(/\d+(?= {2,}identical)/, '..');
+      const said = result.stdout.split('\n').map((line) => timeless(line).replaceAll(/ +/g, ' '));
+      const lines = (shown?.text ?? '').trimEnd().split('\n');
+      expect(lines.length).toBeGreaterThan(7);
+      for (const line of lines) expect(said).toContain(line.replaceAll(/ +/g, ' '));
+    },
+  );
 });
 
 describe('options', () => {
   test('--mode picks modes in the given order, in any case', async () => {
     const folder = await emptyFolder();
     const args = ['--mode', 'tag_flush', '--mode', 'DRAIN', '--depth', '1'];
-    const result = await runExample(['replay', ...args], folder);
+    const result = await runExample(['replay', '--trace', await smallTrace(), ...args], folder);
     expect(result.code).toBe(0);
     expect(Object.keys(tableOf(result))).toEqual(['TAG_FLUSH', 'DRAIN']);
     expect(await readdir(folder)).toEqual([]);
@@ -153,7 +175,8 @@ describe('options', () => {
     async (name) => {
       const folder = await emptyFolder();
       await writeFile(join(folder, name), 'precious');
-      const { code, stderr } = await runExample(['replay', '--file', join(folder, 'disk.img')]);
+      const args = ['--trace', await smallTrace(), '--file', join(folder, 'disk.img')];
+      const { code, stderr } = await runExample(['replay', ...args]);
       expect(code).toBe(1);
       expect(stderr).toMatch(/^replay: EEXIST: file already exists.*\n$/);
       expect(await readdir(folder)).toEqual([name]);

@@ -38,9 +38,17 @@ test('the quickstart reads what it wrote, says what was promised, and leaves no 
   const { code, stdout, stderr } = await runExample(['01'], folder);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   expect(stdout).toMatch(
-    /^DRAIN_F(UA|LUSH) is safe here\. The queue empties.*\nThe record starts with 1\.\n$/,
+    /^DRAIN_F(UA|LUSH) is safe here\. The queue drains.*\nThe record starts with 1\.\n$/,
   );
   expect(await readdir(folder)).toEqual([]);
+});
+
+test('the crash is found, the lost record and its call are named, and a barrier is proved to be enough', async () => {
+  const { code, stdout, stderr } = await runExample(['find-a-crash']);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expect(stdout).toMatch(/^failed: found by recovery/m);
+  expect(stdout).toMatch(/lost: the record, written by #0, called from .*main\.mjs:\d+/);
+  expect(stdout).toMatch(/^proved: \d+ recoveries cover all \d+ images/m);
 });
 
 test('the log shares flushes, is replayed, finds its torn tail, and leaves no file', async () => {

@@ -184,7 +184,9 @@ test('given a log without room for the record, then the append rejects and small
 
 test('given a mode whose empty barrier is not durable here, then the log does not open', async () => {
   for (const mode of ['NONE', 'DRAIN', 'TAG'] as const) {
-    const storage = new MemoryStorage(4 * BLOCK, { capabilities: { cache: 'volatile' } });
+    const storage = new MemoryStorage(4 * BLOCK, {
+      capabilities: { cache: 'volatile', orderedTags: true },
+    });
     const disk = new IoScheduler(storage, { mode, allowUnsafe: true });
     await expect(WriteAheadLog.open(disk)).rejects.toThrow(`promises nothing in ${mode}`);
   }
@@ -194,7 +196,9 @@ test.each(MODE_NAMES.filter((mode) => mode !== 'NONE'))(
   'given a device without a cache in mode %s, then the log appends and replays',
   async (mode) => {
     const medium = new Uint8Array(8 * BLOCK);
-    const log = await WriteAheadLog.open(new IoScheduler(new MemoryStorage(medium), { mode }));
+    const capabilities = { cache: 'none', orderedTags: true } as const;
+    const storage = new MemoryStorage(medium, { capabilities });
+    const log = await WriteAheadLog.open(new IoScheduler(storage, { mode }));
     await Promise.all([log.append(bytes('a')), log.append(bytes('b'))]);
     await log.append(bytes('c'));
     expect(texts(await openLog(new MemoryStorage(medium)))).toEqual(['a', 'b', 'c']);

@@ -50,12 +50,21 @@ describe.skipIf(!loop)(
     test('is held by the kernel: a second writer is refused, and /dev stays as it is', async () => {
       const device = loopDevice(backing(256 * KIB));
       const first = await FileStorage.open(device);
+      expect([first.lock, first.lockReason]).toEqual([
+        'platform',
+        'the kernel has claimed the device',
+      ]);
       const error = await errorThrown(() => FileStorage.open(device));
       expect(error).toMatchObject({
         code: 'STORAGE_LOCKED',
         message: expect.stringContaining('kernel'),
       });
+      expect(error).toMatchObject({ name: 'StorageLockedError', holder: undefined });
       expect(fs.existsSync(`${device}.lock`)).toBe(false);
+      // The claim is on the device, and not on the node that names it.
+      const other = join(temporaryDirectory(), 'other');
+      execFileSync('cp', ['--archive', device, other]);
+      expect(await codeThrown(() => FileStorage.open(other))).toBe('STORAGE_LOCKED');
       await (await FileStorage.open(device, { lock: 'none' })).close();
       await (await FileStorage.open(device, { readOnly: true })).close();
       await first.close();

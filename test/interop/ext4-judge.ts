@@ -98,7 +98,7 @@ const { PATH = '' } = process.env;
 const ENVIRONMENT = { PATH: `${PATH}:/usr/sbin:/sbin`, LC_ALL: 'C' };
 
 function run(tool: string, words: readonly string[], input = ''): Promise<Ended> {
-  const options = { env: ENVIRONMENT, encoding: 'latin1', timeout: 30_000 } as const;
+  const options = { env: ENVIRONMENT, encoding: 'latin1', timeout: 300_000 } as const;
   return new Promise((resolve) => {
     const child = execFile(tool, words, options, (error, stdout, stderr) => {
       if (!error) return resolve({ code: 0, output: stdout });

@@ -5,8 +5,9 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { type CrashSpace, crashSpace, seededRandom } from 'write-barrier/testing';
-import { CrashState } from '../../src/testing/space/crash-space.js';
+import { seededRandom } from 'write-barrier/testing';
+import { type CrashSpace, crashSpace } from 'write-barrier/testing/lab';
+import { CrashState } from '../../src/testing/space/crash-state.js';
 import { Bench, BLOCK, type Cut, cutsOf, endOf, FILES, judgeCuts, loadRecording } from './ext4.js';
 import { missingTools, type Verdict } from './ext4-judge.js';
 

@@ -12,15 +12,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import {
-  type CrashSpace,
-  DiskRecorder,
-  type DiskTrace,
-  type Random,
-  seededRandom,
-} from 'write-barrier/testing';
+import { type DiskTrace, seededRandom } from 'write-barrier/testing';
+import { type CrashSpace, DiskRecorder } from 'write-barrier/testing/lab';
 import { newestUntil, possible } from '../../src/testing/space/cells.js';
-import { CrashState } from '../../src/testing/space/crash-space.js';
+import { CrashState } from '../../src/testing/space/crash-state.js';
 import type { Version } from '../../src/testing/space/versions.js';
 import { judgeDisk, type Verdict } from './ext4-judge.js';
 
@@ -107,7 +102,11 @@ type Choice = (oldest: number, newest: number, place: number) => number;
  * Cuts without end, no two of which leave the same. Their moments are spread evenly over the trace: of images drawn
  * uniformly most would come from the one epoch in which most sectors are open.
  */
-export function* cutsOf(space: CrashSpace, end: number, random: Random): Generator<Cut, never> {
+export function* cutsOf(
+  space: CrashSpace,
+  end: number,
+  random: () => number,
+): Generator<Cut, never> {
   const { cells } = space.map;
   const seen = new Set<string>();
   for (let draw = 0; ; draw++) {
@@ -131,7 +130,7 @@ export function* cutsOf(space: CrashSpace, end: number, random: Random): Generat
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
 /** Half of the draws are random; the rest are what random draws hardly ever meet in a large epoch. */
-function choiceOf(draw: number, open: readonly number[], random: Random): Choice {
+function choiceOf(draw: number, open: readonly number[], random: () => number): Choice {
   const one = open[Math.floor(random() * open.length)];
   const kept = random();
   const choices: readonly Choice[] = [

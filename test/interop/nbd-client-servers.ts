@@ -68,8 +68,10 @@ export function server(command: (socket: string) => readonly string[]): Server {
       started.stderr?.on('data', (bytes: Buffer) => {
         said += bytes.toString();
       });
-      for (let tries = 0; !(existsSync(path) && (await answers(path))); tries += 1) {
-        if ((started.exitCode ?? 0) !== 0 || tries > 500) throw new Error(`${program}: ${said}`);
+      // No limit of time but the test's own: a busy machine may take seconds to start a process.
+      while (!(existsSync(path) && (await answers(path)))) {
+        const ended = (started.exitCode ?? 0) !== 0 || started.signalCode !== null;
+        if (ended) throw new Error(`${program} ended before it listened: ${said}`);
         await new Promise((resolve) => setTimeout(resolve, 10));
       }
     },

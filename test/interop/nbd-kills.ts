@@ -5,7 +5,7 @@
 
 import { expect } from 'vitest';
 import { IoScheduler, type ModeName } from '../../src/index.js';
-import type { NbdStorage } from '../../src/nbd/client/index.js';
+import type { NbdStorage } from '../../src/nbd/index.js';
 import type { Server } from './nbd-client-servers.js';
 
 export const BLOCK = 4096;
@@ -56,6 +56,8 @@ export async function killUnderLoad(killing: Killing): Promise<Met> {
   const groupOf = new Map<number, number>([[0, -1]]);
   const answered = new Map<number, number>();
   let [stamp, flushedGroup, stop] = [0, -1, false];
+  /** Answers so far. A kill waits for some more of them, and not for a time, because a busy machine may get none in it. */
+  let answers = 0;
 
   const load = async (): Promise<void> => {
     for (let group = 0; !stop; group += 1) {
@@ -70,10 +72,15 @@ export async function killUnderLoad(killing: Killing): Promise<Met> {
         groupOf.set(mine, group);
         history[block]?.push({ stamp: mine, group });
         const write = scheduler.write(block * BLOCK, stamped(mine), { fua: i % 8 === 0 });
-        writes.push(write.then(() => void answered.set(block, mine)));
+        const noted = write.then(() => {
+          answered.set(block, mine);
+          answers += 1;
+        });
+        writes.push(noted);
       }
       await Promise.all([...writes, scheduler.barrier()]);
       flushedGroup = group;
+      answers += 1;
     }
   };
   const check = (found: readonly number[], flushed: number): void => {
@@ -87,10 +94,19 @@ export async function killUnderLoad(killing: Killing): Promise<Met> {
   };
 
   const running = load();
+  // A load that fails ends the test at once: after it, the storage may never be connected again.
+  const failed = new Promise<never>((_, reject) => running.catch(reject));
+  failed.catch(() => {});
+  const until = async (holds: () => boolean): Promise<void> => {
+    while (!holds()) await Promise.race([pause(1), failed]);
+  };
   let lossy = 0;
-  for (let kill = 0; kill < kills; kill += 1) {
-    while (storage.state !== 'connected') await pause(1);
-    await pause(Math.random() * 60);
+  // More of them where none has taken anything yet: on a busy machine a kill may come when all is on the medium.
+  for (let kill = 0; kill < kills || (lossy === 0 && kill < 5 * kills); kill += 1) {
+    await until(() => storage.state === 'connected');
+    const enough = answers + Math.random() * 2 * GROUP;
+    await until(() => answers >= enough);
+    await pause(Math.random() * 5);
     await server.kill();
     // What is answered is answered before the kill; the medium is as the kill left it.
     const [flushed, before] = [flushedGroup, new Map(answered)];

@@ -35,7 +35,7 @@ export interface Said {
 export function run(program: string, args: readonly string[], cwd?: string): Promise<Said> {
   return new Promise((resolve, reject) => {
     const env = { ...process.env, PATH: FOLDERS.join(delimiter), LC_ALL: 'C' };
-    const options = { cwd, env, timeout: 60_000, maxBuffer: 64 << 20 };
+    const options = { cwd, env, timeout: 300_000, maxBuffer: 64 << 20 };
     execFile(program, args, options, (error, stdout, stderr) => {
       const text = stdout + stderr;
       if (error && typeof error.code !== 'number')

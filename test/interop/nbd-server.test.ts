@@ -71,7 +71,7 @@ describe.skipIf(libnbd.length > 0)(titled('libnbd', libnbd), () => {
   test('nbdinfo reads what the capabilities say, of every export', async () => {
     const volatile = { cache: 'volatile', fua: false, discard: false, writeZeroes: false } as const;
     await serving({
-      '': new MemoryStorage(SIZE),
+      '': new MemoryStorage(SIZE, { capabilities: { fastZeroes: true } }),
       cached: new MemoryStorage(SIZE, { capabilities: volatile }),
       lost: new MemoryStorage(SIZE, { capabilities: { ...volatile, flush: false } }),
       archive: { storage: new MemoryStorage(SIZE), readOnly: true, description: 'of last year' },
@@ -90,7 +90,7 @@ describe.skipIf(libnbd.length > 0)(titled('libnbd', libnbd), () => {
       ['cached', 'flush', 'fua', '-', 'zero', '-', '-'],
       ['lost', '-', '-', '-', 'zero', '-', '-'],
       ['archive', 'flush', 'fua', '-', '-', '-', 'read_only'],
-      ['large', 'flush', 'fua', 'trim', 'zero', 'fast_zero', '-'],
+      ['large', 'flush', 'fua', 'trim', 'zero', '-', '-'],
     ]);
     for (const one of exports)
       expect(one).toMatchObject({ can_multi_conn: true, 'export-size': SIZE });
@@ -213,6 +213,26 @@ print(*[said(f) for f in [
         EINVAL,
       ];
       expect((await shell(program)).split(' ')).toEqual([...first, 'ENOTSUP', 'ok']);
+    });
+
+    test('a client that does not ask for block sizes is let in only where they are the usual ones', async () => {
+      await serving({
+        '': new MemoryStorage(SIZE),
+        large: new MemoryStorage(SIZE, { capabilities: { blockSize: 4096 } }),
+      });
+      const opens = (name: string, asks: boolean): string =>
+        [
+          'h = nbd.NBD()',
+          `h.set_request_block_size(${asks ? 'True' : 'False'})`,
+          'try:',
+          `    h.connect_uri(${JSON.stringify(uri.replace('///', `///${name}`))})`,
+          '    print("in")',
+          'except nbd.Error as ex:',
+          '    print("out")',
+        ].join('\n');
+      const program = [opens('', false), opens('large', false), opens('large', true)].join('\n');
+      expect((await shell(program)).split(/\s+/)).toEqual(['in', 'out', 'in']);
+      expect(server?.stats().refusedOptions).toBeGreaterThan(0);
     });
 
     test('a read-only export refuses to be written', async () => {

@@ -1,3 +1,6 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { invariant, WriteBarrierError } from '../../src/model/error.js';
 
@@ -7,7 +10,7 @@ describe('an error of this package', () => {
     const error = new WriteBarrierError('FLUSH_FAILED', 'flush failed', { cause });
     expect(error).toBeInstanceOf(Error);
     expect(error).toMatchObject({ code: 'FLUSH_FAILED', message: 'flush failed', cause });
-    expect(String(error)).toBe('WriteBarrierError: flush failed');
+    expect(String(error)).toBe('WriteBarrierError [FLUSH_FAILED]: flush failed');
   });
 
   test('has no cause where none was given', () => {
@@ -36,16 +39,49 @@ describe('an error of this package', () => {
   });
 });
 
+// A caller may ask for the code or for the class, and gets the same answer. So only the class itself makes an error with its
+// code; its constructor calls `super`.
+describe('one class for one code', () => {
+  const CLASSES = {
+    IO_FAILED: 'IoFailedError',
+    FLUSH_FAILED: 'FlushFailedError',
+    FAILED: 'SchedulerFailedError',
+    BARRIER_ABORTED: 'BarrierAbortedError',
+    CLOSE_TIMEOUT: 'CloseTimeoutError',
+    UNSAFE_MODE: 'UnsafeModeError',
+    STORAGE_LOCKED: 'StorageLockedError',
+  };
+  /** Models of queues that do not know which request is to blame; a `BarrierAbortedError` names it. */
+  const BLAME_NO_REQUEST = ['systems/requests.ts'];
+  const SOURCES = fileURLToPath(new URL('../../src/', import.meta.url));
+  const files = readdirSync(SOURCES, { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.ts'))
+    .map((path) => path.replaceAll('\\', '/'));
+
+  test.each(Object.entries(CLASSES))('%s is made by %s only', (code, name) => {
+    // Also where the code is one of several: `new WriteBarrierError(isFlush ? 'FLUSH_FAILED' : ...`.
+    const byHand = new RegExp(`new WriteBarrierError\\([^,;]*'${code}'`);
+    const makers = files.filter((path) => byHand.test(readFileSync(join(SOURCES, path), 'utf8')));
+    expect(makers).toEqual(code === 'BARRIER_ABORTED' ? BLAME_NO_REQUEST : []);
+    const itself = new RegExp(
+      `class ${name} extends WriteBarrierError \\{[^}]*[\\s\\S]*?super\\(\\s*'${code}'`,
+    );
+    expect(
+      files.filter((path) => itself.test(readFileSync(join(SOURCES, path), 'utf8'))),
+    ).toHaveLength(1);
+  });
+});
+
 describe('an invariant', () => {
-  test('passes what holds, and stops at what does not with the rule in words', () => {
-    expect(() => invariant(true, 'I1: settles once')).not.toThrow();
-    expect(() => invariant(false, 'I1: settles once')).toThrow('I1: settles once');
+  test('passes what holds, and stops at what does not with the place of the rule', () => {
+    expect(() => invariant(true, 'ordering.I1')).not.toThrow();
+    expect(() => invariant(false, 'ordering.I1')).toThrow('ordering.I1');
   });
 
   test('is no error of this package, because no caller can handle it', () => {
     let thrown: unknown;
     try {
-      invariant(false, 'I1: settles once');
+      invariant(false, 'ordering.I1');
     } catch (error) {
       thrown = error;
     }

@@ -4,17 +4,18 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
   type CommandStep,
+  canHonour,
   type DeviceTraits,
   FLUSH_POLICY,
-  type FlushPolicy,
   flushPolicy,
+  formatProgram,
   formatSteps,
   initialState,
   lowerSteps,
   MODE_NAMES,
   type ModeName,
   parseProgram,
-  type RequestFlags,
+  type Request,
   type Step,
   transformer,
   transition,
@@ -22,6 +23,9 @@ import {
 import { ALL_DEVICES, barrierModes, devices, modeNames, programs } from './arbitraries.js';
 
 const BOTH = [false, true] as const;
+type RequestFlags = Parameters<typeof flushPolicy>[1];
+type FlushPolicy = ReturnType<typeof flushPolicy>;
+
 const ALL_FLAGS: readonly RequestFlags[] = BOTH.flatMap((data) =>
   BOTH.flatMap((preflush) => BOTH.map((fua) => ({ data, preflush, fua }))),
 );
@@ -304,4 +308,42 @@ describe('corner cases', () => {
     expect(run('DRAIN_FUA', 'w0 b3 w4', writeBack)).toBe('w0 => F => w3 F => w4');
     expect(run('TAG_FUA', 'w0 b3 w4', { ...writeBack, orderedTags: true })).toBe('w0 ^F ^w3 ^F w4');
   });
+});
+
+describe('a volatile cache without a flush', () => {
+  const device = (fua: boolean): DeviceTraits => ({
+    cache: 'volatile',
+    flush: false,
+    fua,
+    orderedTags: true,
+  });
+  const honoured = (fua: boolean): string =>
+    parseProgram('w0 r0 d0 f fw0 w0!')
+      .filter((request) => canHonour(request, device(fua)))
+      .map((request) => formatProgram([request]))
+      .join(' ');
+
+  test('honours what asks for no way past it, and a forced write where it has FUA', () => {
+    expect(honoured(false)).toBe('w0 r0 d0');
+    expect(honoured(true)).toBe('w0 r0 d0 w0!');
+  });
+});
+
+test('the flush behind another write does not force this one', () => {
+  const device: DeviceTraits = { cache: 'volatile', flush: true, fua: false, orderedTags: false };
+  const [forced] = commandsOf([...transformer('NONE')(parseProgram('w0!'))]);
+  const postflush = commandsOf([...transformer('DRAIN_FLUSH')(parseProgram('b1'))]).at(-1);
+  const lowered = lowerSteps([forced as Step, postflush as Step], device);
+  expect(commandsOf(lowered).map(({ op }) => op)).toEqual(['write', 'flush', 'flush']);
+});
+
+test('only where a tag goes with it a flush becomes a drain: a mode that drains has its drains already', () => {
+  const device: DeviceTraits = { cache: 'none', flush: true, fua: true, orderedTags: true };
+  for (const mode of MODE_NAMES) {
+    const { steps } = transition(initialState(mode), parseProgram('b')[0] as Request);
+    const drains = (list: readonly Step[]): number =>
+      list.filter(({ kind }) => kind === 'drain').length;
+    const added = mode.startsWith('TAG_') ? 1 : 0;
+    expect(drains(lowerSteps(steps, device))).toBe(drains(steps) + added);
+  }
 });

@@ -13,7 +13,7 @@ import {
   MODES,
   type ModeName,
   UNSAFE_PAIRS,
-  type UnsafePairName,
+  type UnsafePair,
   type Verdict,
 } from '../../src/model/index.js';
 import { ALL_DEVICES } from './arbitraries.js';
@@ -22,7 +22,7 @@ const SENTENCE = /^[A-Z][^.]*[^.\s]\.$/;
 const PAIRS: readonly (readonly [ModeName, DeviceTraits])[] = MODE_NAMES.flatMap((mode) =>
   ALL_DEVICES.map((device) => [mode, device] as const),
 );
-const namesOf = (mode: ModeName, device: DeviceTraits): UnsafePairName[] =>
+const namesOf = (mode: ModeName, device: DeviceTraits): UnsafePair['name'][] =>
   guarantees(mode, device).unsafe.map(({ name }) => name);
 const answersOf = ({
   completionOrder,
@@ -83,6 +83,14 @@ describe('laws on every mode and device', () => {
     }
   });
 
+  test('only a mode that can stop a barrier after a failure is called safe', () => {
+    for (const [mode, device] of PAIRS) {
+      const { verdict, failureStopsBarrier } = guarantees(mode, device);
+      if (verdict === 'safe') expect(failureStopsBarrier).toBe(true);
+      if (verdict === 'safe-without-errors') expect(failureStopsBarrier).toBe(false);
+    }
+  });
+
   test('a plain write is durable when it completes exactly where nothing is volatile', () => {
     for (const [mode, device] of PAIRS) {
       const expected = device.cache === 'volatile' ? 'no' : 'yes';
@@ -140,16 +148,31 @@ const MATRIX: readonly MatrixRow[] = [
   { mode: 'DRAIN_FLUSH', device: 'WB', columns: 'yes yes yes yes yes yes no', verdict: 'safe' },
   { mode: 'DRAIN_FUA', device: 'WT', columns: 'yes yes yes yes yes yes yes', verdict: 'safe' },
   { mode: 'DRAIN_FUA', device: 'WB', columns: 'yes yes yes yes yes yes no', verdict: 'safe' },
-  { mode: 'TAG', device: 'WT', columns: 'no yes yes yes yes yes yes', verdict: 'safe' },
+  {
+    mode: 'TAG',
+    device: 'WT',
+    columns: 'no yes yes yes yes yes yes',
+    verdict: 'safe-without-errors',
+  },
   { mode: 'TAG', device: 'WB', columns: 'no no no no no no no', verdict: 'unsafe' },
-  { mode: 'TAG_FLUSH', device: 'WT', columns: 'no yes yes yes yes yes yes', verdict: 'safe' },
+  {
+    mode: 'TAG_FLUSH',
+    device: 'WT',
+    columns: 'no yes yes yes yes yes yes',
+    verdict: 'safe-without-errors',
+  },
   {
     mode: 'TAG_FLUSH',
     device: 'WB',
     columns: 'no yes yes yes yes yes no',
     verdict: 'safe-without-errors',
   },
-  { mode: 'TAG_FUA', device: 'WT', columns: 'no yes yes yes yes yes yes', verdict: 'safe' },
+  {
+    mode: 'TAG_FUA',
+    device: 'WT',
+    columns: 'no yes yes yes yes yes yes',
+    verdict: 'safe-without-errors',
+  },
   {
     mode: 'TAG_FUA',
     device: 'WB',
@@ -224,6 +247,26 @@ describe('the unsafe combinations', () => {
     }
   });
 
+  test('without tags and without a cache a barrier is durable when it completes, and an empty one drains', () => {
+    const columns = (cache: 'none' | 'volatile') =>
+      answersOf(guarantees('TAG_FUA', able({ cache, orderedTags: false })));
+    expect(columns('none')).toEqual(['no', 'no', 'no', 'yes', 'no', 'yes', 'yes']);
+    expect(columns('volatile')).toEqual(['no', 'no', 'no', 'no', 'no', 'no', 'no']);
+  });
+
+  test('without a flush command a mode keeps what its plain sibling keeps: DRAIN the order of completions', () => {
+    for (const cache of ['FLUSH', 'FUA'] as const) {
+      const device = able({ flush: false });
+      expect(guarantees(`DRAIN_${cache}`, device).completionOrder).toBe('yes');
+      expect(guarantees(`TAG_${cache}`, device).completionOrder).toBe('no');
+    }
+  });
+
+  test('of two things that are wrong the missing tags are the reason, because no cache is needed to see them', () => {
+    const { reason } = guarantees('TAG_FUA', able({ orderedTags: false, flush: false }));
+    expect(reason).toContain(UNSAFE_PAIRS.NO_ORDERED_TAGS.combination);
+  });
+
   test('the reason of an unsafe pair that no row of the matrix has is the one that it breaks', () => {
     const { reason } = guarantees('TAG', able({ cache: 'none', orderedTags: false }));
     expect(reason).toContain(UNSAFE_PAIRS.NO_ORDERED_TAGS.combination);
@@ -231,7 +274,7 @@ describe('the unsafe combinations', () => {
   });
 
   // The rows of the documentation's table and the litmus tests that it names for each.
-  test.each<[UnsafePairName, string]>([
+  test.each<[UnsafePair['name'], string]>([
     ['CACHE_NOT_FLUSHED', 'L1 L2 L3 L6 L9 L10'],
     ['NO_FLUSH', 'L1 L3 L6'],
     ['NO_ORDERED_TAGS', 'L1 L2 L3b L6'],

@@ -15,6 +15,7 @@ import {
   transformer,
   WriteBarrierError,
 } from '../../src/model/index.js';
+import { formatValue } from '../../src/model/show.js';
 import { blockRanges, byteRanges, modeNames, requestsOver } from './arbitraries.js';
 
 const anyRequest = requestsOver(fc.oneof(blockRanges, byteRanges)).requests;
@@ -273,7 +274,7 @@ describe('what the notation refuses', () => {
   ])('the request %s', (word) => {
     const { code, message } = failure(() => parseProgram(`w0 ${word}`));
     expect(code).toBe('SYNTAX');
-    expect(message).toContain(`'${word}' at character 3 `);
+    expect(message).toContain(`${formatValue(word)} at character 3 `);
   });
 
   test.each([
@@ -293,12 +294,28 @@ describe('what the notation refuses', () => {
   ])('the step %s', (word) => {
     const { code, message } = failure(() => parseSteps(`=> ${word}`));
     expect(code).toBe('SYNTAX');
-    expect(message).toContain(`'${word}' at character 3 `);
+    expect(message).toContain(`${formatValue(word)} at character 3 `);
   });
 
   test('a wrong request inside a refusal, named with its own place', () => {
     const { code, message } = failure(() => parseSteps('w0 EOPNOTSUPP(x3)'));
     expect(code).toBe('SYNTAX');
     expect(message).toContain("'x3' at character 14 ");
+  });
+});
+
+describe('the options of the notation', () => {
+  test.each([
+    [{ blocksize: 512 }, "the notation has no option 'blocksize'; did you mean 'blockSize'?"],
+    [{ blockSize: 0 }, 'blockSize must be a whole number of bytes from 1, not 0'],
+    [{ blockSize: '512' }, "blockSize must be a whole number of bytes from 1, not '512'"],
+    [null, 'the options of the notation must be an object, not null'],
+  ])('%o are refused by every function that takes them', (options, message) => {
+    const given = options as never;
+    expect(() => parseProgram('w0', given)).toThrow(message);
+    expect(() => parseSteps('w0', given)).toThrow(message);
+    expect(() => formatProgram([], given)).toThrow(message);
+    expect(() => formatSteps([], given)).toThrow(message);
+    expect(() => formatRequest({ kind: 'flush' }, given)).toThrow(message);
   });
 });

@@ -1,11 +1,10 @@
-// The seven modes: the laws T1 to T8 of transform.ts on any program, then the tables of the kernel's
+// The seven modes: the laws transform.T1 to T8 on any program, then the tables of the kernel's
 // documentation, then the corner cases. Nothing here computes a sequence a second time: the laws look
 // at steps, and the tables are typed in.
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
-  type CachePolicy,
   type CommandStep,
   formatSteps,
   initialState,
@@ -55,7 +54,7 @@ function next(state: TransformState, request: Request): TransformState {
 }
 
 describe('the laws of the transformer', () => {
-  test('T1: a request without flags becomes exactly one plain command with a simple tag', () => {
+  test('transform.T1: a request without flags becomes exactly one plain command with a simple tag', () => {
     fc.assert(
       fc.property(statesOf(modeNames), plainRequests, (state, request) => {
         const { steps } = transition(state, request);
@@ -67,8 +66,8 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T2: a barrier becomes the stages of its mode in the order preflush, bar, postflush', () => {
-    const stages: Record<CachePolicy, readonly Stage[]> = {
+  test('transform.T2: a barrier becomes the stages of its mode in the order preflush, bar, postflush', () => {
+    const stages: Record<'through' | 'flush' | 'fua', readonly Stage[]> = {
       through: ['bar'],
       flush: ['preflush', 'bar', 'postflush'],
       fua: ['preflush', 'bar'],
@@ -92,7 +91,7 @@ describe('the laws of the transformer', () => {
 
   // Method: replay the steps on the laziest device that the contract allows, one that completes a
   // command only when a drain makes it.
-  test('T3: by drain, each command of a barrier is alone in flight and no drain says nothing', () => {
+  test('transform.T3: by drain, each command of a barrier is alone in flight and no drain says nothing', () => {
     fc.assert(
       fc.property(drainModes, programs, (mode, program) => {
         let inFlight: Stage[] = [];
@@ -102,7 +101,7 @@ describe('the laws of the transformer', () => {
             expect(inFlight).not.toEqual([]);
             inFlight = [];
           } else if (step.kind === 'command') {
-            // A preflush that a plain write asks for waits by T7, and holds nobody else back.
+            // A preflush that a plain write asks for waits by transform.T7, and delays no other request.
             inFlight.push(isBarrier(step.request) ? step.stage : 'plain');
           }
           expect(inFlight.length === 1 || inFlight.every((stage) => stage === 'plain')).toBe(true);
@@ -115,7 +114,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T4: by tag, the commands of barriers and no others are ordered, and nothing waits', () => {
+  test('transform.T4: by tag, the commands of barriers and no others are ordered, and nothing waits', () => {
     fc.assert(
       fc.property(tagModes, programs, (mode, program) => {
         const steps = run(mode, program);
@@ -129,7 +128,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T4: every barrier leaves an ordered command or a drained queue, so no mode loses one', () => {
+  test('transform.T4: every barrier leaves an ordered command or a drained queue, so no mode loses one', () => {
     fc.assert(
       fc.property(statesOf(barrierModes), barriers, (state, barrier) => {
         const { steps, state: after } = transition(state, barrier);
@@ -138,7 +137,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T5: NONE refuses a barrier, and the other requests are as if it had never come', () => {
+  test('transform.T5: NONE refuses a barrier, and the other requests are as if it had never come', () => {
     fc.assert(
       fc.property(programs, (program) => {
         const steps = run('NONE', program);
@@ -154,7 +153,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T5: a refusal issues nothing, so the state that it leaves is the one that it found', () => {
+  test('transform.T5: a refusal issues nothing, so the state that it leaves is the one that it found', () => {
     fc.assert(
       fc.property(statesOf(modeNames), barriers, (state, barrier) => {
         const refusing = { ...state, mode: MODES.NONE };
@@ -163,7 +162,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T6: a flush request is one plain flush, and what else is issued stays the same', () => {
+  test('transform.T6: a flush request is one plain flush, and what else is issued stays the same', () => {
     fc.assert(
       fc.property(statesOf(modeNames), flushes, (state, flush) => {
         expect(formatSteps(transition(state, flush).steps)).toBe('F');
@@ -180,7 +179,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T7: in every mode preflush puts a flush before the data, and fua forces the data', () => {
+  test('transform.T7: in every mode preflush puts a flush before the data, and fua forces the data', () => {
     fc.assert(
       fc.property(statesOf(modeNames), writes, (state, write) => {
         const { steps } = transition(state, write);
@@ -204,7 +203,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T7: a flag that is false says what an absent one says', () => {
+  test('transform.T7: a flag that is false says what an absent one says', () => {
     fc.assert(
       fc.property(modeNames, writes, (mode, write) => {
         const spelled = { barrier: false, preflush: false, fua: false, ...write };
@@ -213,7 +212,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T8: steps come in the order of the requests, and the state is one bit beside the mode', () => {
+  test('transform.T8: steps come in the order of the requests, and the state is one bit beside the mode', () => {
     fc.assert(
       fc.property(modeNames, programs, (mode, program) => {
         // Copies, so that each step tells which of two equal requests it serves.
@@ -230,7 +229,7 @@ describe('the laws of the transformer', () => {
 
   // Method: the source counts how often it was asked; each step must arrive before the next request
   // is asked for.
-  test('T8: no transformer asks for a request before the steps of the last one are taken', async () => {
+  test('transform.T8: no transformer asks for a request before the steps of the last one are taken', async () => {
     await fc.assert(
       fc.asyncProperty(modeNames, programs, async (mode, program) => {
         let pulled = 0;
@@ -261,7 +260,7 @@ describe('the laws of the transformer', () => {
     );
   });
 
-  test('T8: whoever stops reading steps closes the source of the requests', async () => {
+  test('transform.T8: whoever stops reading steps closes the source of the requests', async () => {
     const closed: string[] = [];
     function* endless(): Generator<Request> {
       try {

@@ -5,23 +5,23 @@ import { Duplex } from 'node:stream';
 import {
   ByteReader,
   type Chunk,
+  CLIENT_FLAGS,
   COMMAND,
   COMMAND_FLAG,
-  decodeInfoRequest,
-  decodeOptionHeader,
-  decodeRequest,
   encodeChunk,
-  encodeExportInfo,
-  encodeGreeting,
-  encodeListedExport,
+  encodeInfo,
   encodeOptionReply,
-  encodeSimpleReply,
   TRANSMISSION_FLAG as FLAG,
+  INFO_REQUEST,
+  LISTED_EXPORT,
   NBD_ERROR,
   type NbdRequest,
   OPTION,
+  OPTION_HEADER,
   OPTION_REPLY,
-  SIZE,
+  REQUEST,
+  SERVER_GREETING,
+  SIMPLE_REPLY,
 } from '../../src/nbd/wire/index.js';
 
 export interface MemoryServerOptions {
@@ -149,22 +149,22 @@ export class MemoryServer {
     const reader = new ByteReader(1 << 28);
     const own = this.#cachePerConnection ? new Uint8Array(this.medium) : undefined;
     let state: 'new' | 'flags' | 'options' | 'export' = 'new';
-    let option: ReturnType<typeof decodeOptionHeader> | undefined;
+    let option: ReturnType<typeof OPTION_HEADER.decode> | undefined;
     let request: NbdRequest | undefined;
     let structured = false;
     const step = (): boolean => {
       switch (state) {
         case 'new':
           state = 'flags';
-          send(encodeGreeting({ fixedNewstyle: true, noZeroes: true }));
+          send(SERVER_GREETING.encode({ flags: 3 }));
           return true;
         case 'flags':
-          if (!reader.take(SIZE.CLIENT_FLAGS)) return false;
+          if (!reader.take(CLIENT_FLAGS.bytes)) return false;
           state = 'options';
           return true;
         case 'options': {
-          const head = option ? undefined : reader.take(SIZE.OPTION_HEADER);
-          option ??= head && decodeOptionHeader(head);
+          const head = option ? undefined : reader.take(OPTION_HEADER.bytes);
+          option ??= head && OPTION_HEADER.decode(head);
           const data = option && reader.take(option.length);
           if (!option || !data) return false;
           const { option: number } = option;
@@ -176,22 +176,22 @@ export class MemoryServer {
             reply(OPTION_REPLY.ACK);
           } else if (number === OPTION.LIST) {
             for (const name of ['', 'disk']) {
-              reply(OPTION_REPLY.SERVER, encodeListedExport({ name, description: '' }));
+              reply(OPTION_REPLY.SERVER, LISTED_EXPORT.encode({ name, description: '' }));
             }
             reply(OPTION_REPLY.ACK);
-          } else if (number === OPTION.GO && decodeInfoRequest(data).name === 'nothing') {
+          } else if (number === OPTION.GO && INFO_REQUEST.decode(data).name === 'nothing') {
             reply(OPTION_REPLY.ERR_UNKNOWN);
           } else if (number === OPTION.GO) {
             const { size, flags } = this;
-            reply(OPTION_REPLY.INFO, encodeExportInfo({ kind: 'export', size, flags }));
+            reply(OPTION_REPLY.INFO, encodeInfo({ kind: 'export', size, flags }));
             reply(OPTION_REPLY.ACK);
             state = 'export';
           } else reply(OPTION_REPLY.ERR_UNSUP);
           return true;
         }
         case 'export': {
-          const head = request ? undefined : reader.take(SIZE.REQUEST);
-          request ??= head && decodeRequest(head);
+          const head = request ? undefined : reader.take(REQUEST.bytes);
+          request ??= head && REQUEST.decode(head);
           if (!request) return false;
           const data = reader.take(request.command === COMMAND.WRITE ? request.length : 0);
           if (!data) return false;
@@ -231,7 +231,7 @@ export class MemoryServer {
     const isRead = command === COMMAND.READ;
     const bytes = new Uint8Array(cache.subarray(start, end));
     if (!structured || (!isRead && error !== NBD_ERROR.EIO)) {
-      const simple = encodeSimpleReply({ cookie, error });
+      const simple = SIMPLE_REPLY.encode({ cookie, error });
       return isRead && error === 0 ? [simple, bytes] : [simple];
     }
     if (error !== 0) return encodeChunk(cookie, true, { kind: 'error', error, message: 'no' });

@@ -12,14 +12,14 @@ import {
   NbdLostError,
   NbdStorage,
   type NbdStorageOptions,
-} from '../../src/nbd/client/index.js';
+} from '../../src/nbd/index.js';
 import {
   COMMAND,
-  encodeExportInfo,
-  encodeGreeting,
+  encodeInfo,
   encodeOptionReply,
   OPTION,
   OPTION_REPLY,
+  SERVER_GREETING,
   TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
 import { codeThrown, errorThrown } from '../storage/contract.js';
@@ -69,12 +69,12 @@ async function saying(...said: readonly Uint8Array[]): Promise<{ path: string; s
   return { path, server };
 }
 
-const GREETING = encodeGreeting({ fixedNewstyle: true, noZeroes: true });
+const GREETING = SERVER_GREETING.encode({ flags: 3 });
 const STRUCTURED = encodeOptionReply(OPTION.STRUCTURED_REPLY, OPTION_REPLY.ACK);
 const EXPORT = encodeOptionReply(
   OPTION.GO,
   OPTION_REPLY.INFO,
-  encodeExportInfo({ kind: 'export', size: 4096, flags: ALL }),
+  encodeInfo({ kind: 'export', size: 4096, flags: ALL }),
 );
 
 describe('connecting', () => {
@@ -149,7 +149,7 @@ describe('connecting', () => {
 });
 
 describe('a connected server that is silent', () => {
-  test('N6: is waited for, unless there is a limit', async () => {
+  test('nbd-storage.N6: is waited for, unless there is a limit', async () => {
     const server = new MemoryServer({ size: 4096 });
     const storage = await connected(server);
     server.hangs = () => true;
@@ -164,7 +164,7 @@ describe('a connected server that is silent', () => {
     await write;
   });
 
-  test('N6: is lost when the limit is over, and what it has not answered is sent again', async () => {
+  test('nbd-storage.N6: is lost when the limit is over, and what it has not answered is sent again', async () => {
     const server = new MemoryServer({ size: 4096 });
     const events: NbdEvent[] = [];
     const observer = (event: NbdEvent): unknown => events.push(event);
@@ -179,7 +179,7 @@ describe('a connected server that is silent', () => {
     expect(events[0]).toMatchObject({ error: { message: expect.stringContaining('30 ms') } });
   });
 
-  test('N6: the oldest request counts, whatever else is answered', async () => {
+  test('nbd-storage.N6: the oldest request counts, whatever else is answered', async () => {
     const server = new MemoryServer({ size: 4096 });
     let losses = 0;
     const observer = ({ kind }: NbdEvent): void => {
@@ -196,7 +196,7 @@ describe('a connected server that is silent', () => {
     expect(losses).toBe(1);
   });
 
-  test('N6: nobody is lost who has nothing to answer', async () => {
+  test('nbd-storage.N6: nobody is lost who has nothing to answer', async () => {
     const server = new MemoryServer({ size: 4096 });
     const events: NbdEvent[] = [];
     const storage = await connected(server, {
@@ -210,7 +210,7 @@ describe('a connected server that is silent', () => {
   });
 
   // However long each try takes.
-  test('N4: is given up after so many tries, with what is at risk', async () => {
+  test('nbd-storage.N4: is given up after so many tries, with what is at risk', async () => {
     const server = new MemoryServer({ size: 4096 });
     const storage = await connected(server, { requestTimeoutMs: 15, triesMax: 3, delayMsMax: 1 });
     await storage.write(512, block(1), PLAIN);
@@ -228,7 +228,7 @@ describe('a connected server that is silent', () => {
 });
 
 describe('closing', () => {
-  test('N5: while the server is dialed again ends that, and nothing is heard afterwards', async () => {
+  test('nbd-storage.N5: while the server is dialed again ends that, and nothing is heard afterwards', async () => {
     const server = new MemoryServer({ size: 4096 });
     const events: NbdEvent[] = [];
     let dials = 0;
@@ -250,7 +250,7 @@ describe('closing', () => {
     expect(events.map(({ kind }) => kind)).toEqual(['lost']);
   });
 
-  test('N5: waits for what is in flight, through a lost server', async () => {
+  test('nbd-storage.N5: waits for what is in flight, through a lost server', async () => {
     const server = new MemoryServer({ size: 4096 });
     const storage = await connected(server);
     server.down = true;

@@ -1,4 +1,4 @@
-// The exchange against the worst server that keeps its promises: it carries out what is in flight in any order, answers
+// The inFlight against the worst server that keeps its promises: it carries out what is in flight in any order, answers
 // in any order, destages nothing before it must, lets a flush cover only what it has answered, and may lose its cache and
 // its connections at any moment. It may also fail a flush or a forced write, and then forgets to write all that it had;
 // its next flush may succeed, but what has failed is answered first.
@@ -10,11 +10,14 @@
 //   - a read answers what was written last;
 // and in the end, when a last flush is answered, that the medium has the last value of every cell.
 //
-// A run is a function of its choices, so all runs can be enumerated, and a random one can be shrunk.
+// A run is a function of its choices, so all runs can be enumerated, and a random one can be shrunk. One that fails is run
+// once more with the same choices, and tells what happens.
 
-import { Exchange, type Outgoing } from '../../src/nbd/client/exchange.js';
-import { ResendLog } from '../../src/nbd/client/resend-log.js';
+import { InFlight } from '../../src/nbd/client/in-flight.js';
+import type { ClientRequest } from '../../src/nbd/client/replies.js';
+import { Unflushed } from '../../src/nbd/client/unflushed.js';
 import { COMMAND, COMMAND_FLAG } from '../../src/nbd/wire/index.js';
+import { everyWay, type Tell, withoutStacks } from '../kit/explore.js';
 
 export interface WorldOptions {
   /** How often the server is lost, at the most. */
@@ -25,6 +28,8 @@ export interface WorldOptions {
   readonly bytesMax?: number;
   /** The most that a request carries. */
   readonly payloadMax?: number;
+  /** How often a command is begun again, at the most. */
+  readonly restartsMax?: number;
 }
 
 /** Which of so many. */
@@ -73,7 +78,7 @@ interface History {
 
 interface Version {
   readonly value: number;
-  readonly ticket: number;
+  readonly cookie: bigint;
   replied: boolean;
   /** A failed flush has forgotten it: it can be read and is never written. */
   dropped: boolean;
@@ -87,12 +92,12 @@ class FakeServer {
     return this.pending[cell]?.at(-1)?.value ?? (this.medium[cell] as number);
   }
 
-  write(ticket: number, cell: number, value: number, fua: boolean): void {
+  write(cookie: bigint, cell: number, value: number, fua: boolean): void {
     if (fua) {
       this.medium[cell] = value;
       this.pending[cell] = [];
     } else {
-      this.pending[cell]?.push({ value, ticket, replied: false, dropped: false });
+      this.pending[cell]?.push({ value, cookie, replied: false, dropped: false });
     }
   }
 
@@ -110,9 +115,9 @@ class FakeServer {
     for (const version of this.pending.flat()) version.dropped = true;
   }
 
-  replied(ticket: number): void {
+  replied(cookie: bigint): void {
     for (const version of this.pending.flat())
-      if (version.ticket === ticket) version.replied = true;
+      if (version.cookie === cookie) version.replied = true;
   }
 
   /** What may be left of a cell. */
@@ -130,25 +135,57 @@ class FakeServer {
 }
 
 /** Whether it waits for the medium, and so may be told of its failures. */
-function syncs({ command, flags }: Outgoing): boolean {
+function syncs({ command, flags }: ClientRequest): boolean {
   return command === COMMAND.FLUSH || (flags & COMMAND_FLAG.FUA) !== 0;
 }
 
-/** Runs a program once. Throws at what must not be; the answer is what happened, for a person. */
-export function run(program: string, options: WorldOptions, choose: Choose): readonly string[] {
+/** Runs a program once. Throws at what must not be, and tells what led there. */
+export function run(program: string, options: WorldOptions, choose: Choose): void {
+  const chosen: number[] = [];
+  const groups = parse(program);
+  try {
+    withoutStacks(() => {
+      play(groups, options, (count) => {
+        const choice = choose(count);
+        chosen.push(choice);
+        return choice;
+      });
+    });
+  } catch (error) {
+    const story: string[] = [];
+    try {
+      play(
+        groups,
+        options,
+        () => chosen.shift() ?? 0,
+        (event) => story.push(event),
+      );
+    } catch {}
+    throw new Error([String(error), program, ...story].join('\n  '), { cause: error });
+  }
+}
+
+function play(
+  program: readonly (readonly Op[])[],
+  options: WorldOptions,
+  choose: Choose,
+  tell?: Tell,
+): void {
   const { bytesMax = 1 << 20, payloadMax = 1 << 20 } = options;
+  const { restartsMax = Number.POSITIVE_INFINITY } = options;
   let { crashes = 0, failures = 0 } = options;
-  const traits = { volatile: true, flush: true, payloadMax, depth: 16 };
-  const exchange = new Exchange(new ResendLog(bytesMax), traits);
+  const traits = { volatile: true, payloadMax, depth: 16, restartsMax };
+  const inFlight = new InFlight(new Unflushed(bytesMax), traits);
   const server = new FakeServer();
   const history: History[] = server.medium.map(() => ({
     values: [INITIAL],
     answered: 0,
     floor: 0,
   }));
-  const groups = [...parse(program)];
-  const story: string[] = [];
-  const flying: { readonly out: Outgoing; done: boolean; failed: boolean }[] = [];
+  const groups = [...program];
+  let lost = 0;
+  let failed = false;
+  const flying: { readonly out: ClientRequest; done: boolean; failed: boolean }[] = [];
   const waiting = new Map<number, Submitted>();
   let values = 0;
   let finishing = false;
@@ -163,7 +200,7 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
   }
 
   const fail = (what: string): never => {
-    throw new Error(`${what}\n  ${program}\n  ${story.join('\n  ')}`);
+    throw new Error(what);
   };
   const cellsOf = ({ cell, cells }: Op): number[] =>
     Array.from({ length: cells }, (_, i) => cell + i);
@@ -180,33 +217,33 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
     const covers = history.map(({ answered }) => answered);
     const [offset, length] = [op.cell, op.cells];
     const into = new Uint8Array(length);
-    const number = exchange.submit(
+    const number = inFlight.submit(
       op.op === 'flush'
         ? { op: 'flush' }
         : op.op === 'read'
-          ? { op: 'read', offset, into }
+          ? { op: 'read', offset, length, into }
           : op.op === 'write'
             ? {
                 op: 'write',
                 offset,
                 length,
-                data: [new Uint8Array(length).fill(value)],
+                data: new Uint8Array(length).fill(value),
                 fua: op.fua,
               }
             : { op: op.op, offset, length },
     );
-    story.push(`${number}: ${op.op} ${offset}+${length}${op.fua ? '!' : ''} = ${value}`);
+    tell?.(`${number}: ${op.op} ${offset}+${length}${op.fua ? '!' : ''} = ${value}`);
     waiting.set(number, { op, places, covers, into });
   };
 
-  const settle = (list: ReturnType<Exchange['refusals']>): void => {
+  const settle = (list: ReturnType<InFlight['refusals']>): void => {
     for (const { command, error } of list) {
       const one = waiting.get(command) ?? fail(`${command} is answered twice`);
       waiting.delete(command);
-      story.push(`${command} is answered ${error ? error.message : 'well'}`);
+      tell?.(`${command} is answered ${error ? error.message : 'well'}`);
       const { op } = one;
       if (error) {
-        if (!story.some((line) => line.includes('fails'))) fail('failed for nothing');
+        if (!failed && lost <= restartsMax) fail('failed for nothing');
         // Whoever hears of a failure does it again.
         submit(op);
         continue;
@@ -230,15 +267,23 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
     }
   };
 
-  const execute = ({ command, flags, offset, length, payload, into, ticket }: Outgoing): void => {
+  const execute = ({
+    command,
+    flags,
+    offset,
+    length,
+    payload,
+    into,
+    cookie,
+  }: ClientRequest): void => {
     const bytes = payload ? payload.flatMap((part) => [...part]) : [];
     for (let i = 0; i < length; i += 1) {
       const cell = offset + i;
       if (command === COMMAND.READ && into) into[i] = server.read(cell);
       const fua = (flags & COMMAND_FLAG.FUA) !== 0;
-      if (command === COMMAND.WRITE) server.write(ticket, cell, bytes[i] as number, fua);
-      if (command === COMMAND.WRITE_ZEROES) server.write(ticket, cell, 0, false);
-      if (command === COMMAND.TRIM) server.write(ticket, cell, 0xdd, false);
+      if (command === COMMAND.WRITE) server.write(cookie, cell, bytes[i] as number, fua);
+      if (command === COMMAND.WRITE_ZEROES) server.write(cookie, cell, 0, false);
+      if (command === COMMAND.TRIM) server.write(cookie, cell, 0xdd, false);
     }
     if (command === COMMAND.FLUSH) server.flush();
   };
@@ -255,12 +300,12 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
     }
   };
 
-  exchange.connected(traits);
+  inFlight.connected(traits);
   for (let steps = 0; ; steps += 1) {
     if (steps > 2000) fail('it never ends');
-    settle(exchange.refusals());
-    for (let out = exchange.next(); out; out = exchange.next()) {
-      story.push(`  sent ${out.ticket}: command ${out.command} ${out.offset}+${out.length}`);
+    settle(inFlight.refusals());
+    for (let out = inFlight.next(); out; out = inFlight.next()) {
+      tell?.(`  sent ${out.cookie}: command ${out.command} ${out.offset}+${out.length}`);
       flying.push({ out, done: false, failed: false });
     }
     check();
@@ -271,9 +316,9 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
       for (const op of group ?? (parse('f')[0] as Op[])) submit(op);
       continue;
     }
-    if (exchange.phase === 'down') {
-      story.push('  connected');
-      exchange.connected(traits);
+    if (inFlight.phase === 'down') {
+      tell?.('  connected');
+      inFlight.connected(traits);
       continue;
     }
     const actions: (() => void)[] = [];
@@ -281,14 +326,15 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
       const { out, done } = flight;
       if (!done) {
         actions.push(() => {
-          story.push(`  done ${out.ticket}`);
+          tell?.(`  done ${out.cookie}`);
           execute(out);
           flight.done = true;
         });
         if (syncs(out) && failures > 0) {
           actions.push(() => {
-            story.push(`  fails ${out.ticket}`);
+            tell?.(`  fails ${out.cookie}`);
             failures -= 1;
+            failed = true;
             server.failFlush();
             flight.done = true;
             flight.failed = true;
@@ -296,20 +342,21 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
         }
       } else if (!syncs(out) || flight.failed || !flying.some(({ failed }) => failed)) {
         actions.push(() => {
-          story.push(`  answer ${out.ticket}`);
+          tell?.(`  answer ${out.cookie}`);
           flying.splice(flying.indexOf(flight), 1);
-          server.replied(out.ticket);
-          settle(exchange.answered(out.ticket, flight.failed ? new Error('EIO') : undefined));
+          server.replied(out.cookie);
+          settle(inFlight.answered(out.cookie, flight.failed ? new Error('EIO') : undefined));
         });
       }
     }
     if (crashes > 0 && actions.length > 0) {
       actions.push(() => {
-        story.push('  crash');
+        tell?.('  crash');
         crashes -= 1;
+        lost += 1;
         server.crash(choose);
         flying.length = 0;
-        settle(exchange.lost(new Error('gone')));
+        settle(inFlight.lost(new Error('gone')));
       });
     }
     if (actions.length === 0) fail('it waits for nothing');
@@ -321,29 +368,19 @@ export function run(program: string, options: WorldOptions, choose: Choose): rea
       fail(`cell ${cell} ends as ${server.medium[cell]} and not as ${last}`);
     }
   }
-  return story;
 }
 
+/** A program with more runs than this is too large for a test. */
+const RUNS_MAX = 2_000_000;
+
 /** Runs a program in every way; how many there are. */
-export function everyRun(program: string, options: WorldOptions, most = 2_000_000): number {
-  const path: { choice: number; count: number }[] = [];
-  for (let runs = 1; ; runs += 1) {
-    let depth = 0;
-    run(program, options, (count) => {
-      if (count < 2) return 0;
-      path[depth] ??= { choice: 0, count };
-      const { choice } = path[depth] as { choice: number };
-      depth += 1;
-      return choice;
-    });
-    path.length = depth;
-    while (path.length > 0) {
-      const last = path.at(-1) as { choice: number; count: number };
-      last.choice += 1;
-      if (last.choice < last.count) break;
-      path.pop();
-    }
-    if (path.length === 0) return runs;
-    if (runs >= most) throw new Error(`more than ${most} runs of ${program}`);
-  }
+export function everyRun(program: string, options: WorldOptions): number {
+  const groups = parse(program);
+  let runs = 0;
+  return everyWay((chooser, tell) => {
+    tell?.(program);
+    if (++runs > RUNS_MAX) throw new Error(`more than ${RUNS_MAX} runs`);
+    // A choice of one is none.
+    play(groups, options, (count) => (count < 2 ? 0 : chooser.choose(count)), tell);
+  });
 }

@@ -6,15 +6,15 @@
 
 import { expect } from 'vitest';
 import { MemoryStorage } from '../../src/index.js';
-import { type Exports, exportsOf } from '../../src/nbd/server/exports.js';
-import { limitsOf } from '../../src/nbd/server/options.js';
-import { type Outcome, ServerSession, type SessionRequest } from '../../src/nbd/server/session.js';
+import type { Outcome, SessionRequest } from '../../src/nbd/server/commands.js';
+import { type Exports, exportsOf, limitsOf } from '../../src/nbd/server/options.js';
+import { ServerSession } from '../../src/nbd/server/session.js';
 import {
   BASE_ALLOCATION,
   COMMAND,
-  encodeInfoRequest,
-  encodeMetaContextRequest,
   encodeOption,
+  INFO_REQUEST,
+  META_CONTEXT_REQUEST,
   OPTION,
 } from '../../src/nbd/wire/index.js';
 import { seededRandom } from '../../src/testing/index.js';
@@ -81,8 +81,11 @@ function conversation(random: Dice): Uint8Array[] {
     setContexts(name, BASE_ALLOCATION),
     encodeOption(OPTION.LIST),
     encodeOption(OPTION.STARTTLS),
-    encodeOption(OPTION.INFO, encodeInfoRequest({ name, wants: [0, 1, 2, 3] })),
-    encodeOption(OPTION.LIST_META_CONTEXT, encodeMetaContextRequest({ name, queries: ['base:'] })),
+    encodeOption(OPTION.INFO, INFO_REQUEST.encode({ name, wants: [0, 1, 2, 3] })),
+    encodeOption(
+      OPTION.LIST_META_CONTEXT,
+      META_CONTEXT_REQUEST.encode({ name, queries: ['base:'] }),
+    ),
     encodeOption(random(20), new Uint8Array(random(40))),
   ];
   const said = Array.from(
@@ -168,11 +171,11 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
     replied.push(request.cookie);
   };
   const pump = (): void => {
-    for (let event = session.next(); event; event = session.next()) {
+    for (let event = session.dialogue.next(); event; event = session.dialogue.next()) {
       if (event.kind === 'send') sent(event.parts);
-      else if (event.kind === 'startTls') session.tlsReady();
+      else if (event.kind === 'startTls') session.dialogue.secured();
       else if (event.kind === 'open') {
-        openedAt = fed - session.unread;
+        openedAt = fed - session.dialogue.unread;
         readOnly = event.name === 'ro';
       } else if (event.kind === 'request') {
         expect(openedAt).toBeDefined();
@@ -187,7 +190,7 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
     const size = random(3) === 0 ? 1 + random(30) : 1 + random(4000);
     const chunk = stream.slice(fed, fed + size);
     fed += chunk.length;
-    session.receive(chunk);
+    session.dialogue.receive(chunk);
     pump();
     if (random(2) === 0) answerOne();
   }

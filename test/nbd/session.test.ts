@@ -1,25 +1,25 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Capabilities, MemoryStorage } from '../../src/index.js';
-import { type ExportTerms, exportsOf } from '../../src/nbd/server/exports.js';
-import { limitsOf } from '../../src/nbd/server/options.js';
-import { type Outcome, ServerSession, type SessionEvent } from '../../src/nbd/server/session.js';
+import type { Outcome } from '../../src/nbd/server/commands.js';
+import { type ExportInfo, exportsOf, limitsOf } from '../../src/nbd/server/options.js';
+import { type ServerEvent, ServerSession } from '../../src/nbd/server/session.js';
 import {
   BASE_ALLOCATION,
+  CLIENT_FLAGS,
   COMMAND,
   COMMAND_FLAG,
-  decodeExportInfo,
-  decodeGreeting,
-  decodeListedExport,
-  decodeMetaContext,
-  encodeClientFlags,
-  encodeInfoRequest,
-  encodeMetaContextRequest,
+  decodeInfo,
   encodeOption,
   INFO,
+  INFO_REQUEST,
+  LISTED_EXPORT,
+  META_CONTEXT,
+  META_CONTEXT_REQUEST,
   NBD_ERROR,
   OPTION,
   OPTION_REPLY as REPLY,
+  SERVER_GREETING,
   TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
 import {
@@ -38,7 +38,7 @@ const SIZE = 64 * 1024;
 const REQUEST_MAX = 128 * 1024;
 const limits = limitsOf({ requestBytes: REQUEST_MAX });
 const { READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS } = COMMAND;
-const { EINVAL, ENOSPC, EPERM, EOVERFLOW, ESHUTDOWN } = NBD_ERROR;
+const { EINVAL, ENOSPC, ENOTSUP, EPERM, EOVERFLOW, ESHUTDOWN } = NBD_ERROR;
 
 const disk = (capabilities: Partial<Capabilities> = {}): MemoryStorage =>
   new MemoryStorage(SIZE, { capabilities });
@@ -50,24 +50,24 @@ const EXPORTS = exportsOf(
 interface Conversation {
   readonly session: ServerSession;
   readonly answers: Answers;
-  readonly events: SessionEvent[];
+  readonly events: ServerEvent[];
   say(...parts: readonly Uint8Array[]): void;
   ended(): string | undefined | false;
 }
 
 /** A session that is asked for all it has; requests are answered with success at once, unless `hold`. */
 function converse(
-  exports: ReadonlyMap<string, ExportTerms> = EXPORTS,
+  exports: ReadonlyMap<string, ExportInfo> = EXPORTS,
   { tls = false, hold = false }: { tls?: boolean; hold?: boolean } = {},
 ): Conversation {
   const session = new ServerSession({ exports, tls }, REQUEST_MAX);
   const answers = new Answers();
-  const events: SessionEvent[] = [];
+  const events: ServerEvent[] = [];
   const push = (parts: readonly Uint8Array[]): void => {
     for (const part of parts) answers.reader.push(part);
   };
   const pump = (): void => {
-    for (let event = session.next(); event; event = session.next()) {
+    for (let event = session.dialogue.next(); event; event = session.dialogue.next()) {
       events.push(event);
       if (event.kind === 'send') push(event.parts);
       if (event.kind === 'request' && !hold) push(session.answer(event.request, outcome(event)));
@@ -79,19 +79,19 @@ function converse(
     answers,
     events,
     say: (...parts) => {
-      for (const part of parts) session.receive(part);
+      for (const part of parts) session.dialogue.receive(part);
       pump();
     },
     ended: () => {
       const end = events.find((event) => event.kind === 'end');
-      return end ? end.why : false;
+      return end ? end.reason?.message : false;
     },
   };
 }
 
 function outcome({
   request: { command, length },
-}: Extract<SessionEvent, { kind: 'request' }>): Outcome {
+}: Extract<ServerEvent, { kind: 'request' }>): Outcome {
   if (command === READ) return { data: new Uint8Array(length) };
   return command === BLOCK_STATUS ? { extents: [{ length, flags: 0 }] } : {};
 }
@@ -117,25 +117,19 @@ function errorOf(talk: Conversation, ...parts: readonly Uint8Array[]): number | 
 
 describe('the handshake', () => {
   test('greets as fixed newstyle without zeroes', () => {
-    expect(decodeGreeting(converse().answers.greeting() as Uint8Array)).toEqual(BOTH);
+    expect(SERVER_GREETING.decode(converse().answers.greeting() as Uint8Array)).toEqual(BOTH);
   });
 
   test('tells size, flags and block sizes, and what else was asked for', () => {
     const talk = converse();
     const wants = [INFO.NAME, INFO.DESCRIPTION];
-    talk.say(FLAGS, encodeOption(OPTION.INFO, encodeInfoRequest({ name: '', wants })), go());
+    talk.say(FLAGS, encodeOption(OPTION.INFO, INFO_REQUEST.encode({ name: '', wants })), go());
     const told = talk.answers.options();
     const infos = told
       .filter(({ reply }) => reply === REPLY.INFO)
-      .map(({ data }) => decodeExportInfo(data));
+      .map(({ data }) => decodeInfo(data));
     const F = TRANSMISSION_FLAG;
-    const flags =
-      F.HAS_FLAGS |
-      F.SEND_FLUSH |
-      F.SEND_FUA |
-      F.SEND_TRIM |
-      F.SEND_WRITE_ZEROES |
-      F.SEND_FAST_ZERO;
+    const flags = F.HAS_FLAGS | F.SEND_FLUSH | F.SEND_FUA | F.SEND_TRIM | F.SEND_WRITE_ZEROES;
     expect(infos.slice(0, 3)).toEqual([
       { kind: 'export', size: SIZE, flags: flags | F.CAN_MULTI_CONN | F.SEND_CACHE },
       { kind: 'blockSize', minimum: 512, preferred: 4096, maximum: REQUEST_MAX },
@@ -147,7 +141,7 @@ describe('the handshake', () => {
 
   test('opens an export by its old name, with zeroes for whoever wants them', () => {
     const talk = converse();
-    talk.say(encodeClientFlags({ fixedNewstyle: true, noZeroes: false }));
+    talk.say(CLIENT_FLAGS.encode({ flags: 1 }));
     talk.say(encodeOption(OPTION.EXPORT_NAME, Buffer.from('ro')));
     talk.answers.greeting();
     expect(talk.answers.reader.length).toBe(134);
@@ -157,11 +151,11 @@ describe('the handshake', () => {
   test('lists exports and contexts, and refuses what it does not know', () => {
     const talk = converse();
     const contexts = (option: number, ...queries: string[]): Uint8Array =>
-      encodeOption(option, encodeMetaContextRequest({ name: '', queries }));
+      encodeOption(option, META_CONTEXT_REQUEST.encode({ name: '', queries }));
     talk.say(FLAGS, encodeOption(OPTION.LIST), encodeOption(77), go('gone'));
     const [first, second, ack, unknown, gone] = talk.answers.options();
-    expect(decodeListedExport(first?.data as Uint8Array).name).toBe('');
-    expect(decodeListedExport(second?.data as Uint8Array).name).toBe('ro');
+    expect(LISTED_EXPORT.decode(first?.data as Uint8Array).name).toBe('');
+    expect(LISTED_EXPORT.decode(second?.data as Uint8Array).name).toBe('ro');
     expect([ack?.reply, unknown?.reply, gone?.reply]).toEqual([
       REPLY.ACK,
       REPLY.ERR_UNSUP,
@@ -177,8 +171,11 @@ describe('the handshake', () => {
       contexts(OPTION.SET_META_CONTEXT, 'x:y', BASE_ALLOCATION),
     );
     const [listed, , set] = talk.answers.options();
-    expect(decodeMetaContext(listed?.data as Uint8Array)).toEqual({ id: 0, name: BASE_ALLOCATION });
-    expect(decodeMetaContext(set?.data as Uint8Array)).toEqual({ id: 1, name: BASE_ALLOCATION });
+    expect(META_CONTEXT.decode(listed?.data as Uint8Array)).toEqual({
+      id: 0,
+      name: BASE_ALLOCATION,
+    });
+    expect(META_CONTEXT.decode(set?.data as Uint8Array)).toEqual({ id: 1, name: BASE_ALLOCATION });
   });
 
   test('answers malformed data with INVALID, and too much of it with TOO_BIG', () => {
@@ -201,13 +198,13 @@ describe('the handshake', () => {
     expect(talk.ended()).toBeUndefined();
   });
 
-  test('N4: ends at a wrong magic, at unknown client flags, at an unknown name that cannot be refused', () => {
+  test('nbd-server-session.N4: ends at a wrong magic, at unknown client flags, at an unknown name that cannot be refused', () => {
     for (const said of [
       [Uint8Array.of(0, 0, 0, 7)],
       [FLAGS, new Uint8Array(16)],
       [FLAGS, encodeOption(OPTION.EXPORT_NAME, Buffer.from('gone'))],
       [FLAGS, encodeOption(OPTION.EXPORT_NAME, new Uint8Array(5000))],
-      [encodeClientFlags({ fixedNewstyle: false, noZeroes: true }), go()],
+      [CLIENT_FLAGS.encode({ flags: 2 }), go()],
       [FLAGS, go(), new Uint8Array(28)],
     ]) {
       const talk = converse();
@@ -217,6 +214,96 @@ describe('the handshake', () => {
       talk.say(FLAGS, go(), new Uint8Array(100));
       expect(talk.events.length).toBe(before);
     }
+  });
+
+  test('negotiation.T5: tells a client that has not asked for block sizes to do so, where they are not the usual ones', () => {
+    const exports = exportsOf(
+      {
+        exports: {
+          '': disk({ blockSize: 4096 }),
+          small: disk({ blockSize: 512 }),
+          bytes: disk({ blockSize: 1 }),
+        },
+      },
+      limits,
+    );
+    const asked = (option: number, name: string, ...wants: number[]): Conversation => {
+      const talk = converse(exports);
+      talk.say(FLAGS, encodeOption(option, INFO_REQUEST.encode({ name, wants })));
+      return talk;
+    };
+    for (const option of [OPTION.GO, OPTION.INFO]) {
+      const talk = asked(option, '', INFO.NAME);
+      const [sizes, refusal, ...none] = talk.answers.options();
+      expect(decodeInfo(sizes?.data as Uint8Array)).toMatchObject({ minimum: 4096 });
+      expect([refusal?.reply, none]).toEqual([REPLY.ERR_BLOCK_SIZE_REQD, []]);
+      expect(talk.session.open).toBe(false);
+      // It asks, and is let in.
+      talk.say(
+        encodeOption(OPTION.GO, INFO_REQUEST.encode({ name: '', wants: [INFO.BLOCK_SIZE] })),
+      );
+      expect(talk.session.open).toBe(true);
+      for (const name of ['small', 'bytes']) {
+        expect(asked(option, name).answers.options().at(-1)?.reply).toBe(REPLY.ACK);
+      }
+    }
+    const byName = converse(exports);
+    byName.say(FLAGS, encodeOption(OPTION.EXPORT_NAME));
+    expect(byName.ended()).toMatch(/blocks of 4096 bytes/);
+    expect(byName.session.open).toBe(false);
+  });
+
+  test('negotiation.T6: answers an option with one buffer', () => {
+    const names = Array.from({ length: 50 }, (_, i) => [`e${i}`, disk()] as const);
+    const talk = converse(exportsOf({ exports: Object.fromEntries(names) }, limits));
+    talk.say(FLAGS, encodeOption(OPTION.LIST), go('e7'));
+    const sends = talk.events.filter((event) => event.kind === 'send');
+    expect(sends.map(({ parts }) => parts.length)).toEqual([1, 1, 1]);
+    expect(talk.answers.options()).toHaveLength(50 + 1 + 2 + 1);
+  });
+
+  test('negotiation.T6: does not take thousands of queries for contexts', () => {
+    const talk = converse();
+    const asked = (count: number): Uint8Array => setContexts('', ...Array(count).fill(''));
+    talk.say(FLAGS, STRUCTURED, asked(256), asked(257), asked(16_000));
+    const replies = talk.answers.options().map(({ reply }) => reply);
+    expect(replies).toEqual([REPLY.ACK, REPLY.ACK, REPLY.ERR_TOO_BIG, REPLY.ERR_TOO_BIG]);
+  });
+
+  test('nbd-server-session.N6: lets a client ask about every export before it chooses, and no more', () => {
+    const names = Array.from({ length: 50 }, (_, i) => [`e${i}`, disk()] as const);
+    const exports = exportsOf({ exports: Object.fromEntries(names) }, limits);
+    const talk = converse(exports);
+    talk.say(FLAGS, STRUCTURED, encodeOption(OPTION.LIST));
+    for (const [name] of names) {
+      talk.say(encodeOption(OPTION.INFO, INFO_REQUEST.encode({ name, wants: [3] })));
+      talk.say(setContexts(name, BASE_ALLOCATION));
+    }
+    talk.say(go('e1'));
+    expect(talk.session.open).toBe(true);
+
+    const endless = converse(exports);
+    endless.say(FLAGS, ...Array.from({ length: 32 + 4 * 50 }, () => STRUCTURED));
+    expect(endless.ended()).toBe(false);
+    endless.say(STRUCTURED);
+    expect(endless.ended()).toMatch(/more than 232 options/);
+  });
+
+  test('nbd-server-session.N6: lets a client hear every description, and not for ever', () => {
+    const storage = disk();
+    const names = Array.from(
+      { length: 500 },
+      (_, i) => [`e${i}`, { storage, description: 'x'.repeat(4096) }] as const,
+    );
+    const talk = converse(exportsOf({ exports: Object.fromEntries(names) }, limits));
+    talk.say(FLAGS);
+    let lists = 0;
+    for (; talk.ended() === false && lists < 100; lists += 1) {
+      talk.say(encodeOption(OPTION.LIST));
+      talk.answers.reader.skip(talk.answers.reader.length);
+    }
+    expect(lists).toBeGreaterThan(4);
+    expect(lists).toBeLessThan(8);
   });
 
   test('answers with SHUTDOWN once the server is closing', () => {
@@ -234,7 +321,12 @@ describe('what is offered', () => {
       ?.flags ?? 0;
 
   test.each<[string, Partial<Capabilities>, number, number]>([
-    ['no cache, nothing to flush with', { flush: false, fua: false }, F.SEND_FLUSH | F.SEND_FUA, 0],
+    [
+      'no cache, nothing to flush with',
+      { cache: 'none', flush: false, fua: false },
+      F.SEND_FLUSH | F.SEND_FUA,
+      0,
+    ],
     ['a cache and a flush', { cache: 'volatile', fua: false }, F.SEND_FLUSH | F.SEND_FUA, 0],
     ['a cache and FUA alone', { cache: 'volatile', flush: false }, F.SEND_FUA, F.SEND_FLUSH],
     [
@@ -278,33 +370,33 @@ describe('what is offered', () => {
 });
 
 describe('TLS', () => {
-  const terms = (name: string, tls: ExportTerms['tls']): [string, ExportTerms] => [
+  const terms = (name: string, tls: ExportInfo['tls']): [string, ExportInfo] => [
     name,
-    { ...(EXPORTS.get('') as ExportTerms), name, tls },
+    { ...(EXPORTS.get('') as ExportInfo), name, tls },
   ];
   const STARTTLS = encodeOption(OPTION.STARTTLS);
   const replies = (talk: Conversation): number[] =>
     talk.answers.options().map(({ reply }) => reply);
 
-  test('T1: where every export requires it, nothing else is answered before', () => {
+  test('negotiation.T1: where every export requires it, nothing else is answered before', () => {
     const talk = converse(new Map([terms('a', 'required'), terms('b', 'required')]), { tls: true });
     talk.say(FLAGS, encodeOption(OPTION.LIST), STRUCTURED, go('a'), encodeOption(77));
     expect(replies(talk)).toEqual(Array(4).fill(REPLY.ERR_TLS_REQD));
     talk.say(STARTTLS);
     expect(replies(talk)).toEqual([REPLY.ACK]);
     expect(talk.events.at(-1)).toEqual({ kind: 'startTls' });
-    talk.session.tlsReady();
+    talk.session.dialogue.secured();
     talk.say(go('a'));
     expect(replies(talk).at(-1)).toBe(REPLY.ACK);
   });
 
-  test('T2: an export is listed and opened only as its policy has it', () => {
+  test('negotiation.T2: an export is listed and opened only as its policy has it', () => {
     const exports = new Map([terms('r', 'required'), terms('o', 'optional'), terms('p', 'off')]);
     const plain = converse(exports, { tls: true });
     const names = (talk: Conversation): string[] => {
       talk.say(encodeOption(OPTION.LIST));
       const listed = talk.answers.options().filter(({ reply }) => reply === REPLY.SERVER);
-      return listed.map(({ data }) => decodeListedExport(data).name);
+      return listed.map(({ data }) => LISTED_EXPORT.decode(data).name);
     };
     plain.say(FLAGS);
     expect(names(plain)).toEqual(['o', 'p']);
@@ -312,7 +404,7 @@ describe('TLS', () => {
     expect(replies(plain)).toEqual([REPLY.ERR_TLS_REQD]);
     plain.say(STARTTLS);
     expect(replies(plain)).toEqual([REPLY.ACK]);
-    plain.session.tlsReady();
+    plain.session.dialogue.secured();
     expect(names(plain)).toEqual(['r', 'o']);
     plain.say(STARTTLS, go('p'), go('nothing'));
     expect(replies(plain)).toEqual([REPLY.ERR_INVALID, REPLY.ERR_POLICY, REPLY.ERR_UNKNOWN]);
@@ -321,12 +413,12 @@ describe('TLS', () => {
     expect(byName.ended()).toEqual(expect.any(String));
   });
 
-  test('T2: without TLS nobody can tell an export that requires it from none', () => {
+  test('negotiation.T2: without TLS nobody can tell an export that requires it from none', () => {
     const exports = new Map([terms('r', 'required'), terms('o', 'optional')]);
     const talk = converse(exports, { tls: true });
     const asked = (name: string): OptionAnswer[] => {
-      const info = encodeOption(OPTION.INFO, encodeInfoRequest({ name, wants: [INFO.NAME] }));
-      const contexts = encodeMetaContextRequest({ name, queries: [] });
+      const info = encodeOption(OPTION.INFO, INFO_REQUEST.encode({ name, wants: [INFO.NAME] }));
+      const contexts = META_CONTEXT_REQUEST.encode({ name, queries: [] });
       talk.say(go(name), info, encodeOption(OPTION.LIST_META_CONTEXT, contexts));
       return talk.answers.options();
     };
@@ -335,10 +427,10 @@ describe('TLS', () => {
     expect(asked('r')).toEqual(asked('nothing'));
   });
 
-  test('T3: what was agreed before it is forgotten', () => {
+  test('negotiation.T3: what was agreed before it is forgotten', () => {
     const talk = converse(new Map([terms('', 'optional')]), { tls: true });
     talk.say(FLAGS, STRUCTURED, setContexts('', BASE_ALLOCATION), STARTTLS);
-    talk.session.tlsReady();
+    talk.session.dialogue.secured();
     talk.say(go());
     talk.answers.options();
     talk.answers.opened().reads.set(1, 512);
@@ -347,7 +439,7 @@ describe('TLS', () => {
     expect(talk.answers.reply()).toEqual({ cookie: 1, error: 0, data: new Uint8Array(512) });
   });
 
-  test('T4: a context counts for its export only', () => {
+  test('negotiation.T4: a context counts for its export only', () => {
     const talk = converse();
     talk.say(FLAGS, STRUCTURED, setContexts('ro', BASE_ALLOCATION), go());
     talk.answers.options();
@@ -355,7 +447,7 @@ describe('TLS', () => {
     expect(errorOf(talk, request(BLOCK_STATUS, 1, { length: 512 }))).toBe(EINVAL);
   });
 
-  test('T4: a choice of contexts that is refused takes the earlier one with it', () => {
+  test('negotiation.T4: a choice of contexts that is refused takes the earlier one with it', () => {
     const talk = converse();
     talk.say(FLAGS, STRUCTURED, setContexts('', BASE_ALLOCATION), setContexts('none'), go());
     talk.answers.options();
@@ -363,7 +455,7 @@ describe('TLS', () => {
     expect(errorOf(talk, request(BLOCK_STATUS, 1, { length: 512 }))).toBe(EINVAL);
   });
 
-  test('N4: bytes that come between STARTTLS and TLS end the session', () => {
+  test('nbd-server-session.N4: bytes that come between STARTTLS and TLS end the session', () => {
     const together = converse(new Map([terms('', 'required')]), { tls: true });
     together.say(bytes(FLAGS, STARTTLS, go()));
     expect(together.ended()).toEqual(expect.any(String));
@@ -407,7 +499,8 @@ describe('a request', () => {
     ['a trim', TRIM, { length, flags: FUA }, 0],
     ['a trim of more than a payload', TRIM, { length: 2 ** 31 }, EINVAL],
     ['a trim beyond the end', TRIM, { offset: SIZE, length }, EINVAL],
-    ['zeroes', WRITE_ZEROES, { length: SIZE, flags: FUA | NO_HOLE | FAST_ZERO }, 0],
+    ['zeroes', WRITE_ZEROES, { length: SIZE, flags: FUA | NO_HOLE }, 0],
+    ['zeroes that are to be fast', WRITE_ZEROES, { length, flags: FAST_ZERO }, ENOTSUP],
     ['zeroes beyond the end', WRITE_ZEROES, { offset: SIZE, length }, ENOSPC],
     ['a cache hint', CACHE, { length: SIZE }, 0],
     ['a question for extents', BLOCK_STATUS, { length, flags: REQ_ONE }, 0],
@@ -415,9 +508,9 @@ describe('a request', () => {
     ['a resize', COMMAND.RESIZE, { length }, EINVAL],
   ];
 
-  // In the same session, so that N3 is asked after each of them.
+  // In the same session, so that nbd-server-session.N3 is asked after each of them.
   test.each(['simple', 'structured'])(
-    'N2, N3: is judged by the protocol, in %s replies',
+    'nbd-server-session.N2, nbd-server-session.N3: is judged by the protocol, in %s replies',
     (replies) => {
       const talk = opened('', replies === 'structured');
       for (const [i, [what, command, fields, error]] of cases.entries()) {
@@ -454,7 +547,7 @@ describe('a request', () => {
     expect(talk.session.answer(event.request, {})).toHaveLength(1);
   });
 
-  test('N1: is answered once', () => {
+  test('nbd-server-session.N1: is answered once', () => {
     const talk = opened('', false, { hold: true });
     talk.say(request(FLUSH, 1));
     const event = talk.events.at(-1);
@@ -470,9 +563,9 @@ describe('a request', () => {
     expect(talk.answers.reader.length).toBe(0);
   });
 
-  // Goal: N1, N2, N3 and N5. Method: any requests, cut anywhere; every one has its answer, in the session's own order
+  // Goal: nbd-server-session.N1, nbd-server-session.N2, nbd-server-session.N3 and nbd-server-session.N5. Method: any requests, cut anywhere; every one has its answer, in the session's own order
   // for those that are refused, and what is handed out could be carried out.
-  test('N1, N2, N3: has one answer whatever it is and wherever the stream is cut', () => {
+  test('nbd-server-session.N1, nbd-server-session.N2, nbd-server-session.N3: has one answer whatever it is and wherever the stream is cut', () => {
     const sizes = fc.oneof(
       fc.nat(SIZE / 512).map((blocks) => blocks * 512),
       fc.nat(2 * SIZE),

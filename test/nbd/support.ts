@@ -6,32 +6,32 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   ByteReader,
+  CHUNK_HEADER,
   type Chunk,
   type ChunkHeader,
+  CLIENT_FLAGS,
   COMMAND,
   decodeChunk,
-  decodeChunkHeader,
-  decodeExportInfo,
-  decodeOptionReplyHeader,
-  decodeSimpleReply,
-  type ExportInfo,
-  encodeClientFlags,
-  encodeInfoRequest,
-  encodeMetaContextRequest,
+  decodeInfo,
   encodeOption,
-  encodeRequest,
+  INFO_REQUEST,
+  type InfoPiece,
   isOptionError,
+  META_CONTEXT_REQUEST,
   type NbdRequest,
   OPTION,
   OPTION_REPLY,
+  OPTION_REPLY_HEADER,
   type OptionReplyHeader,
+  REQUEST,
+  SERVER_GREETING,
+  SIMPLE_REPLY,
   SIMPLE_REPLY_MAGIC,
-  SIZE,
   type SimpleReply,
 } from '../../src/nbd/wire/index.js';
 
-export const BOTH = { fixedNewstyle: true, noZeroes: true };
-export const FLAGS: Uint8Array = encodeClientFlags(BOTH);
+export const BOTH = { flags: 3 };
+export const FLAGS: Uint8Array = CLIENT_FLAGS.encode(BOTH);
 
 /** One stream of several pieces. */
 export function bytes(...parts: readonly Uint8Array[]): Uint8Array {
@@ -39,11 +39,11 @@ export function bytes(...parts: readonly Uint8Array[]): Uint8Array {
 }
 
 export function go(name = ''): Uint8Array {
-  return encodeOption(OPTION.GO, encodeInfoRequest({ name, wants: [] }));
+  return encodeOption(OPTION.GO, INFO_REQUEST.encode({ name, wants: [] }));
 }
 
 export function setContexts(name: string, ...queries: string[]): Uint8Array {
-  return encodeOption(OPTION.SET_META_CONTEXT, encodeMetaContextRequest({ name, queries }));
+  return encodeOption(OPTION.SET_META_CONTEXT, META_CONTEXT_REQUEST.encode({ name, queries }));
 }
 
 export const STRUCTURED: Uint8Array = encodeOption(OPTION.STRUCTURED_REPLY);
@@ -55,7 +55,7 @@ export function request(
   fields: Partial<Pick<NbdRequest, 'flags' | 'offset' | 'length'>> & { data?: Uint8Array } = {},
 ): Uint8Array {
   const { flags = 0, offset = 0, data, length = data?.length ?? 0 } = fields;
-  const head = encodeRequest({ flags, command, cookie: BigInt(cookie), offset, length });
+  const head = REQUEST.encode({ flags, command, cookie: BigInt(cookie), offset, length });
   return data ? bytes(head, data) : head;
 }
 
@@ -99,7 +99,7 @@ export class Answers {
   }
 
   greeting(): Uint8Array | undefined {
-    const greeting = this.#greeted ? undefined : this.reader.take(SIZE.GREETING);
+    const greeting = this.#greeted ? undefined : this.reader.take(SERVER_GREETING.bytes);
     this.#greeted ||= greeting !== undefined;
     return greeting;
   }
@@ -107,7 +107,10 @@ export class Answers {
   option(): OptionAnswer | undefined {
     this.greeting();
     if (!this.#greeted || this.#open) return undefined;
-    this.#option ??= decoded(this.reader.take(SIZE.OPTION_REPLY_HEADER), decodeOptionReplyHeader);
+    this.#option ??= decoded(
+      this.reader.take(OPTION_REPLY_HEADER.bytes),
+      OPTION_REPLY_HEADER.decode,
+    );
     const header = this.#option;
     const data = header && this.reader.take(header.length);
     if (!header || !data) return undefined;
@@ -123,9 +126,9 @@ export class Answers {
   reply(): Reply | undefined {
     if (!this.#simple && !this.#chunk) {
       if (this.reader.peekUint32() === SIMPLE_REPLY_MAGIC) {
-        this.#simple = decoded(this.reader.take(SIZE.SIMPLE_REPLY), decodeSimpleReply);
+        this.#simple = decoded(this.reader.take(SIMPLE_REPLY.bytes), SIMPLE_REPLY.decode);
       } else {
-        this.#chunk = decoded(this.reader.take(SIZE.CHUNK_HEADER), decodeChunkHeader);
+        this.#chunk = decoded(this.reader.take(CHUNK_HEADER.bytes), CHUNK_HEADER.decode);
       }
     }
     return this.#simple ? this.#simpleReply(this.#simple) : this.#chunkReply(this.#chunk);
@@ -174,7 +177,7 @@ export class RawClient {
     number,
     { resolve: (reply: Reply) => void; reject: (e: Error) => void }
   >();
-  readonly infos: ExportInfo[] = [];
+  readonly infos: InfoPiece[] = [];
   /** Cookies in the order of their replies. */
   readonly order: number[] = [];
   readonly closed: Promise<void>;
@@ -229,7 +232,7 @@ export class RawClient {
     if (this.#open) {
       for (const { option, reply, data } of this.#answers.options()) {
         if (option !== OPTION.GO) continue;
-        if (reply === OPTION_REPLY.INFO) this.infos.push(decodeExportInfo(data));
+        if (reply === OPTION_REPLY.INFO) this.infos.push(decodeInfo(data));
         if (isOptionError(reply)) this.socket.destroy();
         if (reply !== OPTION_REPLY.ACK) continue;
         this.#open?.();

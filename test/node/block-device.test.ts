@@ -3,7 +3,7 @@
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { blockDevice, deviceNumber } from '../../src/node/block-device.js';
+import { blockDevice, deviceNumber } from '../../src/node/platform.js';
 import { codeThrown } from '../storage/contract.js';
 import { temporaryDirectory } from './support.js';
 

@@ -5,7 +5,13 @@ import * as fs from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { IoScheduler, WriteBarrierError, type WriteFlags } from 'write-barrier';
+import {
+  FlushFailedError,
+  IoFailedError,
+  IoScheduler,
+  WriteBarrierError,
+  type WriteFlags,
+} from 'write-barrier';
 import { type FileCalls, FileStorage } from 'write-barrier/node';
 import { codeThrown, errorThrown } from '../storage/contract.js';
 import { temporaryDirectory } from './support.js';
@@ -66,7 +72,7 @@ function reluctant(answers: readonly (number | 'EINTR' | 'EAGAIN')[]) {
   return calling;
 }
 
-describe('F1: transfers', () => {
+describe('file-storage.F1: transfers', () => {
   // Goal: no way of stopping and starting again loses or doubles a byte. Method: a kernel that
   // moves as little as the list says, and is interrupted in between.
   test('given a kernel that moves parts or is interrupted, then every byte arrives', async () => {
@@ -115,6 +121,7 @@ describe('F1: transfers', () => {
     ]) {
       calls = 0;
       const error = await errorThrown(call);
+      expect(error).toBeInstanceOf(IoFailedError);
       expect(error).toMatchObject({ code: 'IO_FAILED' });
       expect(causeOf(error)).toMatchObject({ code });
       expect(calls).toBeGreaterThan(1);
@@ -174,7 +181,7 @@ describe('F1: transfers', () => {
   });
 });
 
-describe('F2: a failed flush', () => {
+describe('file-storage.F2: a failed flush', () => {
   /** fdatasync fails the first time only, as Linux does it: the error is told once. */
   function failingOnce() {
     const seen = { calls: 0 };
@@ -193,6 +200,21 @@ describe('F2: a failed flush', () => {
     const error = await errorThrown(() => storage.flush(SIMPLE));
     expect(error).toMatchObject({ code: 'FLUSH_FAILED', message: expect.stringContaining('EIO') });
     expect(causeOf(error)).toMatchObject({ code: 'EIO' });
+  });
+
+  test('is a FlushFailedError, the later ones as well, and so is that of a scheduler above', async () => {
+    const storage = await open(failingOnce().calls);
+    const disk = new IoScheduler(storage);
+    await disk.write(0, filled(1));
+    const above = await errorThrown(() => disk.flush());
+    expect(above).toBeInstanceOf(FlushFailedError);
+    expect(above).toMatchObject({ atRisk: [{ start: 0, end: BLOCK }] });
+    expect(Object(above).cause).toBeInstanceOf(FlushFailedError);
+    expect(Object(above).cause).toMatchObject({ atRisk: [] });
+    expect(Object(above).message).toContain(storage.path);
+    const later = await errorThrown(() => storage.flush(SIMPLE));
+    expect(later).toBeInstanceOf(FlushFailedError);
+    await errorThrown(() => disk.close());
   });
 
   test('makes every later flush fail, without asking the system again', async () => {
@@ -254,7 +276,7 @@ describe('F2: a failed flush', () => {
 
 // Goal: where the kernel tells an error to one of two calls, neither may claim success, in whatever
 // order the two come back. Method: hold all answers back, then give them in every order.
-describe('F4: calls that wait for the medium at the same time', () => {
+describe('file-storage.F4: calls that wait for the medium at the same time', () => {
   type Answer = (code?: string) => void;
   function held() {
     const answers: Answer[] = [];

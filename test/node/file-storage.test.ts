@@ -1,6 +1,8 @@
 import * as fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { type Capabilities, WriteBarrierError, type WriteFlags } from 'write-barrier';
 import { FileStorage, type FileStorageOptions } from 'write-barrier/node';
@@ -165,6 +167,148 @@ describe('opening a file', () => {
     if (code === 'IO_FAILED') expect(codeOfCause(error)).toMatch(/^E[A-Z]+$/);
   });
 
+  test.each<[string, unknown, string[]]>([
+    ['a misspelt option', { sise: SIZE }, ["'sise'", "'size'"]],
+    ['an option of another name', { blocksize: 512 }, ["'blocksize'", "'blockSize'"]],
+    ['an option that is none', { size: SIZE, durable: true }, ["'durable'"]],
+    ['options that are a text', 'rw', ["'rw'"]],
+    ['options that are no object', 7, ['7']],
+    ['a size as a text', { size: '4096' }, ['size', "'4096'"]],
+    ['a size as a bigint', { size: 4096n }, ['size', '4096n']],
+    ['a size of null', { size: null }, ['size', 'null']],
+    ['a block size as a text', { size: SIZE, blockSize: '1' }, ['blockSize', "'1'"]],
+    ['a flag as a text', { size: SIZE, readOnly: 'no' }, ['readOnly', "'no'"]],
+    ['an inline size as a bigint', { inlineWriteMax: 1n }, ['inlineWriteMax', '1n']],
+    ['a lock of another kind', { lock: 'shared' }, ["'exclusive'", "'shared'"]],
+    ['a lock as a flag', { lock: true }, ['lock', 'true']],
+    ['calls that are no object', { fs: 7 }, ['fs', '7']],
+    [
+      'calls with a misspelt name',
+      { fs: { fdatsync: fs.fdatasync } },
+      ["'fdatsync'", "'fdatasync'"],
+    ],
+    ['the whole of node:fs', { fs: { ...fs } }, ["fs has no option '"]],
+    ['a call that is no function', { fs: { write: 'fast' } }, ['fs.write', "'fast'"]],
+  ])('given %s, then the message says what and what is allowed', async (_, options, words) => {
+    const path = newPath();
+    const error = await errorThrown(() => Reflect.apply(FileStorage.open, null, [path, options]));
+    expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' });
+    for (const word of words) expect(Object(error).message).toContain(word);
+    expect(fs.readdirSync(join(path, '..'))).toEqual([]);
+  });
+
+  test('an option that is undefined is not given', async () => {
+    const options = { size: SIZE, create: undefined, lock: undefined, fs: { open: undefined } };
+    const storage = await Reflect.apply(FileStorage.open, null, [newPath(), options]);
+    expect(storage.size).toBe(SIZE);
+    await storage.close();
+  });
+
+  test('takes the URL of a file, with whatever is escaped in it', async () => {
+    const path = join(fs.realpathSync(temporaryDirectory()), 'a disk #1 100%.img');
+    await using storage = await FileStorage.open(pathToFileURL(path), { size: SIZE });
+    expect(storage.path).toBe(path);
+    expect(fs.statSync(path).size).toBe(SIZE);
+  });
+
+  test.each<[string, unknown]>([
+    ['a URL of another protocol', new URL('https://example.com/disk.img')],
+    ['a URL with another host', new URL('file://elsewhere/disk.img')],
+    ['a URL with an escaped slash', new URL('file:///tmp/a%2Fb')],
+    ['a URL with an escaped NUL', new URL('file:///tmp/a%00b')],
+    ['a URL in a text', 'file:///tmp/disk.img'],
+    ['the same in capitals', 'FILE:///tmp/disk.img'],
+    ['a path with NUL', 'a\0b'],
+    ['a path in bytes', Buffer.from('/tmp/disk.img')],
+    ['a number', 7],
+    ['null', null],
+    ['an object', {}],
+  ])('refuses %s as a path', async (_, path) => {
+    if (process.platform === 'win32' && path instanceof URL) return; // has hosts
+    const error = await errorThrown(() =>
+      Reflect.apply(FileStorage.open, null, [path, { size: SIZE }]),
+    );
+    expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' });
+    expect(Object(error).message).toContain('URL object');
+  });
+
+  test('the refusal of an odd size names the ways out, and they work', async () => {
+    const path = newPath();
+    fs.writeFileSync(path, new Uint8Array(1000));
+    const { message } = Object(await errorThrown(() => FileStorage.open(path)));
+    expect(message).toContain('blockSize: 1');
+    expect(message).toContain('size: 1024');
+    await (await FileStorage.open(path, { blockSize: 1 })).close();
+    await (await FileStorage.open(path, { size: 1024 })).close();
+    await (await FileStorage.open(path)).close();
+  });
+
+  test('the refusal of an odd size advises no longer file where it is read only', async () => {
+    const path = newPath();
+    fs.writeFileSync(path, new Uint8Array(1000));
+    const { message } = Object(await errorThrown(() => FileStorage.open(path, { readOnly: true })));
+    expect(message).toContain('blockSize: 1');
+    expect(message).not.toContain('1024');
+    await (await FileStorage.open(path, { readOnly: true, blockSize: 1 })).close();
+  });
+
+  test.each(['EROFS', 'EACCES', 'EPERM'])(
+    'given %s for writing, then it advises to read; for reading it does not',
+    async (code) => {
+      const path = newPath();
+      fs.writeFileSync(path, new Uint8Array(SIZE));
+      const calls: FileStorageOptions['fs'] = {
+        open: (_path, _flags, _mode, done) => done(systemError(code), -1),
+      };
+      const error = await errorThrown(() => FileStorage.open(path, { fs: calls }));
+      expect(error).toMatchObject({ code: 'IO_FAILED' });
+      expect(codeOfCause(error)).toBe(code);
+      expect(Object(error).message).toContain('readOnly: true');
+      const reading = { fs: calls, readOnly: true };
+      const other = await errorThrown(() => FileStorage.open(path, reading));
+      expect(Object(other).message).not.toContain('readOnly');
+    },
+  );
+
+  test('given too many open files for FUA, then it fails, for FUA is no luxury', async () => {
+    const path = newPath();
+    const calls: FileStorageOptions['fs'] = {
+      open: (name, flags, mode, done) => {
+        if ((flags & fs.constants.O_DSYNC) !== 0) done(systemError('EMFILE'), -1);
+        else fs.open(name, flags, mode, done);
+      },
+    };
+    if (!LINUX) return; // asks for none
+    expect(await codeThrown(() => FileStorage.open(path, { size: SIZE, fs: calls }))).toBe(
+      'IO_FAILED',
+    );
+    expect(fs.readdirSync(join(path, '..'))).toEqual([]);
+  });
+
+  test('many at once are opened a few at a time, and all of them', async () => {
+    const directory = temporaryDirectory();
+    let open = 0;
+    let most = 0;
+    const calls: FileStorageOptions['fs'] = {
+      fstat: (fd, options, done) => {
+        open += 1;
+        most = Math.max(most, open);
+        fs.fstat(fd, options, (...answer) => {
+          open -= 1;
+          Reflect.apply(done, null, answer);
+        });
+      },
+    };
+    const all = await Promise.all(
+      Array.from({ length: 100 }, (_, i) =>
+        FileStorage.open(join(directory, `${i}`), { size: SIZE, fs: calls }),
+      ),
+    );
+    expect(most).toBeLessThanOrEqual(16);
+    await Promise.all(all.map((storage) => storage.close()));
+    expect(fs.readdirSync(directory).length).toBe(100);
+  });
+
   test.skipIf(!LINUX)('refuses what is neither a file nor a block device', async () => {
     expect(await codeThrown(() => FileStorage.open('/dev/null'))).toBe('INVALID_ARGUMENT');
   });
@@ -319,6 +463,93 @@ describe('a storage that is open for reading', () => {
     expect(into).toEqual(filled(7));
   });
 });
+
+describe('what console.log shows', () => {
+  test('is one line: the file, its shape, its lock and how it is', async () => {
+    const path = newPath();
+    let fails = false;
+    const storage = await FileStorage.open(path, {
+      size: SIZE,
+      fs: {
+        fdatasync: (fd, done) => (fails ? done(systemError('EIO')) : fs.fdatasync(fd, done)),
+      },
+    });
+    const shown = inspect(storage);
+    for (const word of [path, `${SIZE} bytes`, '512', `lock: ${storage.lock}`, 'open', 'fua']) {
+      expect(shown).toContain(word);
+    }
+    expect(shown).not.toContain('\n');
+    expect(shown.length).toBeLessThan(200 + path.length);
+    fails = true;
+    await errorThrown(() => storage.flush(SIMPLE));
+    expect(inspect(storage)).toContain('a flush has failed');
+    await storage.close();
+    expect(inspect(storage)).toContain('closed');
+    expect(inspect({ storage })).toContain('FileStorage {');
+    const reader = await FileStorage.open(path, { readOnly: true });
+    expect(inspect(reader)).toContain('read only');
+    await reader.close();
+  });
+
+  test('a path cannot break the line', async () => {
+    const path = join(temporaryDirectory(), 'a\nb\u001b[2J.img');
+    await using storage = await FileStorage.open(path, { size: SIZE });
+    expect(inspect(storage)).toMatch(/^[ -~]+$/);
+  });
+
+  test('of the class itself, or of its prototype, is what it was', () => {
+    expect(inspect(FileStorage)).toContain('class FileStorage');
+    expect(() => inspect(FileStorage.prototype)).not.toThrow();
+  });
+});
+
+describe('an argument that throws when it is looked at is refused, and never thrown from the call', () => {
+  const throwing = (): never =>
+    new Proxy(
+      {},
+      {
+        get: () => {
+          throw new Error('no');
+        },
+      },
+    ) as never;
+  const proxied = (): Uint8Array => new Proxy(filled(1), {});
+
+  test.each<[string, (storage: FileStorage) => Promise<unknown>]>([
+    ['the buffer of a read', (storage) => storage.read(0, proxied())],
+    ['the data of a write', (storage) => storage.write(0, proxied(), PLAIN)],
+    ['a piece of a list', (storage) => storage.writev(0, [filled(1), proxied()], PLAIN)],
+    ['a list', (storage) => storage.writev(0, throwing(), PLAIN)],
+    ['the flags of a write', (storage) => storage.write(0, filled(1), throwing())],
+    ['the flags of a list', (storage) => storage.writev(0, [filled(1)], throwing())],
+    ['the flags of a flush', (storage) => storage.flush(throwing())],
+  ])('%s', async (_, call) => {
+    await using storage = await FileStorage.open(newPath(), { size: SIZE });
+    const ending = call(storage);
+    expect(ending).toBeInstanceOf(Promise);
+    expect(await codeThrown(() => ending)).toBe('INVALID_ARGUMENT');
+  });
+});
+
+test.each<[string, FileStorageOptions, string]>([
+  ['missing', {}, 'to create it, pass a size'],
+  ['missing', { readOnly: true }, 'it is not created, because readOnly is true'],
+  ['missing', { readOnly: true, size: SIZE }, 'it is not created, because readOnly is true'],
+  ['missing', { create: false, size: SIZE }, 'it is not created, because create is false'],
+  ['empty', {}, 'pass a size'],
+  ['empty', { readOnly: true }, 'cannot be extended'],
+])(
+  'the refusal of a file that is %s advises nothing that would be refused as well: %o',
+  async (is, options, advice) => {
+    const path = newPath();
+    if (is === 'empty') fs.writeFileSync(path, '');
+    const error = await errorThrown(() => FileStorage.open(path, options));
+    expect(error).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining(advice),
+    });
+  },
+);
 
 describe('closing', () => {
   test('waits for what is in flight, and gives back the lock after that', async () => {

@@ -118,7 +118,7 @@ test('what is refused is not tried', async () => {
   expect(who()).toEqual([]);
 });
 
-test('F5: one that the system takes in part is made again as a whole', async () => {
+test('file-storage.F5: one that the system takes in part is made again as a whole', async () => {
   const one = await world(MAX, {
     writeSync: (fd, buffer, offset, length, position) =>
       fs.writeSync(fd, buffer, offset, length - BLOCK, position),
@@ -134,7 +134,7 @@ test('F5: one that the system takes in part is made again as a whole', async () 
   expect(list.blocks().slice(0, 3)).toEqual([2, 3, 0]);
 });
 
-test('F5: one that fails is made again, and what the system says then is told', async () => {
+test('file-storage.F5: one that fails is made again, and what the system says then is told', async () => {
   const full = Object.assign(new Error('ENOSPC: as the test wants it'), { code: 'ENOSPC' });
   const failing = (): never => {
     throw full;

@@ -303,7 +303,7 @@ test('given a storage that answers at once, when a barrier is aborted, then thos
 });
 
 describe('after a failed flush', () => {
-  test('everything queued is refused with the bytes at risk, what is at the device ends by itself, and recover() starts anew', async () => {
+  test('everything queued but reads is refused with the bytes at risk, what is at the device ends by itself, and recover() starts anew', async () => {
     const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH', depth: 3 });
     submit('w0 w5');
     await device.drain();
@@ -316,11 +316,11 @@ describe('after a failed flush', () => {
       { start: 5 * BLOCK, end: 6 * BLOCK },
     ]);
     expect(outcomes(all)).toBe(
-      'f:FLUSH_FAILED w1:pending w2:pending w3:FAILED b4:FAILED r9:FAILED',
+      'f:FLUSH_FAILED w1:pending w2:pending w3:FAILED b4:FAILED r9:pending',
     );
-    const refused = submit('w7 r7 f b');
+    const refused = submit('w7 f b');
     await settled();
-    expect(outcomes(refused)).toBe('w7:FAILED r7:FAILED f:FAILED b:FAILED');
+    expect(outcomes(refused)).toBe('w7:FAILED f:FAILED b:FAILED');
     const recovered = disk.recover();
     await device.drain();
     // Nobody knows whether w1 and w2 reached the cache before or after the flush failed.
@@ -333,6 +333,63 @@ describe('after a failed flush', () => {
     await device.drain();
     expect(outcomes(rewritten)).toBe('w0+3:done w5:done b:done');
     expect(disk.atRisk).toEqual([]);
+  });
+
+  test('reads are served where nothing is in doubt, also those that were queued, and refused where something is', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH', depth: 3 });
+    submit('w0 w5');
+    await device.drain();
+    // r3 waits behind the barrier, and r1 behind w1, which is at the device when the flush fails.
+    const queued = submit('f w1 b4 r3 r5 r1');
+    expect(device.inFlight).toBe('F w1 r3');
+    await device.fail('F', 'EIO');
+    expect(outcomes(queued)).toBe(
+      'f:FLUSH_FAILED w1:pending b4:FAILED r3:pending r5:READ_AT_RISK r1:pending',
+    );
+    const later = submit('r9 r0 r0+2 r4+2 r2+3');
+    await device.drain();
+    expect(outcomes([...queued.slice(3), ...later])).toBe(
+      'r3:done r5:READ_AT_RISK r1:READ_AT_RISK r9:done r0:READ_AT_RISK r0+2:READ_AT_RISK r4+2:READ_AT_RISK r2+3:done',
+    );
+    await disk.recover();
+    const recovered = submit('r0 r5');
+    await device.drain();
+    expect(outcomes(recovered)).toBe('r0:done r5:done');
+  });
+
+  test('reads of what is in doubt are served where that is asked for', async () => {
+    const { device, submit } = worldOf({ mode: 'DRAIN_FLUSH', readAtRisk: true });
+    submit('w0');
+    await device.drain();
+    submit('f');
+    await device.fail('F');
+    const reads = submit('r0 r1 w0');
+    await device.drain();
+    expect(outcomes(reads)).toBe('r0:done r1:done w0:FAILED');
+  });
+
+  test('recover() does not wait for reads: a stream of them would keep it waiting for ever', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH' });
+    submit('w0');
+    await device.drain();
+    submit('f');
+    await device.fail('F');
+    const [read] = submit('r1');
+    expect(device.inFlight).toBe('r1');
+    expect(await disk.recover()).toEqual([{ start: 0, end: BLOCK }]);
+    expect(disk.state).toBe('running');
+    await device.drain();
+    expect(read?.outcome).toBe('done');
+  });
+
+  test('close() waits for the reads that are served, and closes the storage', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH' });
+    submit('f');
+    await device.fail('F');
+    const reads = submit('r1');
+    const closing = disk.close().catch(({ code }) => code);
+    await device.drain();
+    expect([await closing, outcomes(reads), device.closed]).toEqual(['FAILED', 'r1:done', true]);
   });
 
   test('close() closes the storage and does not say that all is well', async () => {

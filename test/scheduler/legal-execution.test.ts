@@ -20,6 +20,7 @@ import {
   type TraceEvent,
   transformer,
 } from 'write-barrier';
+import { share } from '../kit/amount.js';
 import { PROGRAM_BLOCKS, requests } from '../model/arbitraries.js';
 import { type Choose, VirtualDevice } from './virtual-device.js';
 import { settled, submit, VOLATILE } from './world.js';
@@ -55,7 +56,7 @@ test.each(MODE_NAMES)(
           expectLegal([...transformer(mode)(program)], program, events);
         },
       ),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   },
 );

@@ -7,6 +7,7 @@ import {
   formatRequest,
   formatSteps,
   IoScheduler,
+  type ModeName,
   parseProgram,
   type Request,
   type SchedulerOptions,
@@ -141,8 +142,11 @@ export class World {
   readonly disk: IoScheduler;
 
   constructor(
-    options: SchedulerOptions & { readonly device?: Partial<Capabilities> } = {},
-    device: ManualStorage = new ManualStorage(options.device),
+    {
+      device: traits,
+      ...options
+    }: SchedulerOptions & { readonly device?: Partial<Capabilities> } = {},
+    device: ManualStorage = new ManualStorage(traits),
   ) {
     this.device = device;
     this.disk = new IoScheduler(device, options);
@@ -159,6 +163,20 @@ export class World {
     if (!tracked) throw new Error(`${request} is not a request`);
     return tracked;
   }
+}
+
+/** A world in any mode, safe or not, in pieces. */
+export function worldOf(
+  mode: ModeName,
+  options: SchedulerOptions = {},
+): {
+  readonly device: ManualStorage;
+  readonly disk: IoScheduler;
+  readonly one: (text: string) => Tracked;
+} {
+  const world = new World({ mode, allowUnsafe: true, ...options });
+  const { device, disk } = world;
+  return { device, disk, one: (text: string) => world.one(text) };
 }
 
 /** `w0:done b1:pending` and so on. */

@@ -12,6 +12,7 @@ const EVERYTHING: Capabilities = {
   writev: true,
   discard: true,
   writeZeroes: true,
+  fastZeroes: false,
 };
 const LEAST: Capabilities = {
   blockSize: 1,
@@ -24,7 +25,9 @@ const LEAST: Capabilities = {
   writeZeroes: false,
 };
 
-for (const [name, capabilities] of Object.entries({ EVERYTHING, LEAST })) {
+const DEFAULT: Capabilities = { ...EVERYTHING, cache: 'volatile', orderedTags: false };
+
+for (const [name, capabilities] of Object.entries({ EVERYTHING, LEAST, DEFAULT })) {
   storageContract(`MemoryStorage, able to do ${name},`, capabilities, () => {
     const storage = new MemoryStorage(32 * capabilities.blockSize, { capabilities });
     return { storage, reopen: () => new MemoryStorage(storage.bytes, { capabilities }) };
@@ -32,15 +35,23 @@ for (const [name, capabilities] of Object.entries({ EVERYTHING, LEAST })) {
 }
 
 describe('a MemoryStorage', () => {
-  test('can do everything unless it is told otherwise', () => {
-    expect(new MemoryStorage(512).capabilities).toEqual(EVERYTHING);
+  test('is what a file is, by default: a volatile cache with flush and FUA, and no ordered tags', () => {
+    expect(new MemoryStorage(512).capabilities).toEqual(DEFAULT);
+  });
+
+  test('refuses an option or a capability that is not known', () => {
+    expect(() => new MemoryStorage(512, { capability: {} } as never)).toThrow(
+      "MemoryStorage has no option 'capability'; did you mean 'capabilities'?",
+    );
+    const capabilities = { cach: 'none' } as never;
+    expect(() => new MemoryStorage(512, { capabilities })).toThrow("did you mean 'cache'?");
   });
 
   test('states another device where single capabilities are replaced', () => {
     const { capabilities } = new MemoryStorage(8192, {
       capabilities: { blockSize: 4096, cache: 'volatile', fua: false },
     });
-    expect(capabilities).toEqual({ ...EVERYTHING, blockSize: 4096, cache: 'volatile', fua: false });
+    expect(capabilities).toEqual({ ...DEFAULT, blockSize: 4096, cache: 'volatile', fua: false });
     expect(Object.isFrozen(capabilities)).toBe(true);
   });
 

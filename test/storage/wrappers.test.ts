@@ -22,6 +22,7 @@ const BLOCK = 512;
 const one = (blocks = 1): Uint8Array => new Uint8Array(blocks * BLOCK).fill(1);
 const instantly = { sleep: async (): Promise<void> => {} };
 const ignore = (): void => {};
+const memoryOf = (): MemoryStorage => new MemoryStorage(BLOCK, { capabilities: ABLE });
 
 const LEAST: Partial<Capabilities> = {
   cache: 'volatile',
@@ -31,6 +32,8 @@ const LEAST: Partial<Capabilities> = {
   discard: false,
   writeZeroes: false,
 };
+/** A disk with a stable medium and ordered tags: it can do everything. */
+const ABLE: Partial<Capabilities> = { cache: 'none', orderedTags: true };
 const WRAPPERS: Readonly<Record<string, (storage: Storage) => Storage>> = {
   tracing: (storage) => tracing(storage, ignore),
   withLatency: (storage) => withLatency(storage, 1, instantly),
@@ -40,7 +43,10 @@ const WRAPPERS: Readonly<Record<string, (storage: Storage) => Storage>> = {
 };
 
 for (const [name, wrap] of Object.entries(WRAPPERS)) {
-  for (const [over, capabilities] of Object.entries({ everything: {}, 'next to nothing': LEAST })) {
+  for (const [over, capabilities] of Object.entries({
+    everything: ABLE,
+    'next to nothing': LEAST,
+  })) {
     const declares = new MemoryStorage(BLOCK, { capabilities }).capabilities;
     storageContract(`${name}, over a storage that can do ${over},`, declares, () => {
       const memory = new MemoryStorage(32 * BLOCK, { capabilities });
@@ -53,7 +59,7 @@ for (const [name, wrap] of Object.entries(WRAPPERS)) {
 
 /** A storage that answers later, when it is told to. */
 function slow(): { readonly storage: Storage; readonly answer: (moved?: number) => void } {
-  const memory = new MemoryStorage(4 * BLOCK);
+  const memory = new MemoryStorage(4 * BLOCK, { capabilities: ABLE });
   let resolve: (moved: number | undefined) => void = ignore;
   const later = new Promise<void | number>((done) => {
     resolve = done;
@@ -71,13 +77,21 @@ function slow(): { readonly storage: Storage; readonly answer: (moved?: number) 
 }
 
 describe('tracing', () => {
+  test.each([undefined, null, 7, {}])(
+    'refuses an observer that is no function: %s',
+    async (observer) => {
+      const make = (): unknown => Reflect.apply(tracing, null, [memoryOf(), observer]);
+      expect(await codeThrown(make)).toBe('INVALID_ARGUMENT');
+    },
+  );
+
   const watched = (storage: Storage): { events: CommandEvent[]; storage: Storage } => {
     const events: CommandEvent[] = [];
     return { events, storage: tracing(storage, (event) => events.push(event)) };
   };
 
   test('tells of every command and of its answer, numbered from 0', () => {
-    const { events, storage } = watched(new MemoryStorage(8 * BLOCK));
+    const { events, storage } = watched(new MemoryStorage(8 * BLOCK, { capabilities: ABLE }));
     storage.write(0, one(2), { fua: true, tag: 'ordered' });
     storage.writev?.(BLOCK, [one(), one()], PLAIN);
     storage.read(0, one());
@@ -114,7 +128,7 @@ describe('tracing', () => {
   });
 
   test('passes an error on as it is, and tells of it in words', async () => {
-    const { events, storage } = watched(new MemoryStorage(BLOCK));
+    const { events, storage } = watched(new MemoryStorage(BLOCK, { capabilities: ABLE }));
     expect(await codeThrown(() => storage.read(4 * BLOCK, one()))).toBe('OUT_OF_RANGE');
     expect(events.at(-1)).toMatchObject({ error: expect.stringContaining('not inside') });
   });
@@ -129,7 +143,7 @@ describe('tracing', () => {
   });
 
   test('lets a flush answer with whatever it likes: it moves nothing', () => {
-    const inner: Storage = new MemoryStorage(BLOCK);
+    const inner: Storage = new MemoryStorage(BLOCK, { capabilities: ABLE });
     inner.flush = () => 7 as never;
     const { events, storage } = watched(inner);
     storage.flush(SIMPLE);
@@ -139,7 +153,7 @@ describe('tracing', () => {
 
 describe('withLatency', () => {
   test('takes effect at once, and answers when the time has passed', async () => {
-    const memory = new MemoryStorage(BLOCK);
+    const memory = new MemoryStorage(BLOCK, { capabilities: ABLE });
     const slept: number[] = [];
     let wake: () => void = ignore;
     const storage = withLatency(memory, 5, {
@@ -166,7 +180,7 @@ describe('withLatency', () => {
     const seen: DeviceCommand[] = [];
     const slept: number[] = [];
     const storage = withLatency(
-      new MemoryStorage(2 * BLOCK),
+      new MemoryStorage(2 * BLOCK, { capabilities: ABLE }),
       (command) => {
         seen.push(command);
         return command.op === 'flush' ? 9 : command.length / BLOCK;
@@ -194,21 +208,34 @@ describe('withLatency', () => {
   test('delays a failure as well, and does not change it', async () => {
     const slept: number[] = [];
     const sleep = async (ms: number): Promise<void> => void slept.push(ms);
-    const storage = withLatency(new MemoryStorage(BLOCK), 3, { sleep });
+    const storage = withLatency(new MemoryStorage(BLOCK, { capabilities: ABLE }), 3, { sleep });
     expect(await codeThrown(() => storage.read(BLOCK, one()))).toBe('OUT_OF_RANGE');
     expect(slept).toEqual([3]);
   });
 
   test.each([-1, Number.NaN, Number.POSITIVE_INFINITY])('refuses %d ms', async (ms) => {
-    const memory = new MemoryStorage(BLOCK);
+    const memory = new MemoryStorage(BLOCK, { capabilities: ABLE });
     expect(await codeThrown(() => withLatency(memory, ms))).toBe('INVALID_ARGUMENT');
     const storage = withLatency(memory, () => ms, instantly);
     expect(await codeThrown(() => storage.write(0, one(), PLAIN))).toBe('INVALID_ARGUMENT');
     expect(memory.bytes).toEqual(new Uint8Array(BLOCK));
   });
 
+  test.each(['5', null, undefined, 5n, {}])(
+    'refuses what is neither a number nor a function: %s',
+    async (latency) => {
+      const make = (): unknown => Reflect.apply(withLatency, null, [memoryOf(), latency]);
+      expect(await codeThrown(make)).toBe('INVALID_ARGUMENT');
+    },
+  );
+
+  test('refuses a sleep that is no function', async () => {
+    const make = (): unknown => withLatency(memoryOf(), 5, { sleep: 5 as never });
+    expect(await codeThrown(make)).toBe('INVALID_ARGUMENT');
+  });
+
   test('sleeps by the clock unless it is told otherwise', async () => {
-    const storage = withLatency(new MemoryStorage(BLOCK), 0);
+    const storage = withLatency(new MemoryStorage(BLOCK, { capabilities: ABLE }), 0);
     expect(storage.write(0, one(), PLAIN)).toBeInstanceOf(Promise);
     await storage.flush(SIMPLE);
   });
@@ -216,7 +243,7 @@ describe('withLatency', () => {
 
 describe('withFaults', () => {
   test('fails exactly the command that the plan names, and that one does nothing', async () => {
-    const memory = new MemoryStorage(4 * BLOCK);
+    const memory = new MemoryStorage(4 * BLOCK, { capabilities: ABLE });
     const storage = withFaults(memory, [
       { on: 'write', nth: 1, fault: 'fail', error: 'head crash' },
     ]);
@@ -232,7 +259,7 @@ describe('withFaults', () => {
   });
 
   test('counts each operation for itself, and a writev as a write', async () => {
-    const storage = withFaults(new MemoryStorage(4 * BLOCK), [
+    const storage = withFaults(new MemoryStorage(4 * BLOCK, { capabilities: ABLE }), [
       { on: 'write', nth: 1, fault: 'fail' },
       { on: 'flush', nth: 0, fault: 'fail' },
       { on: 'discard', nth: 0, fault: 'fail' },
@@ -251,7 +278,7 @@ describe('withFaults', () => {
   });
 
   test('carries out half of a short transfer, in whole blocks, and answers its length', async () => {
-    const memory = new MemoryStorage(8 * BLOCK);
+    const memory = new MemoryStorage(8 * BLOCK, { capabilities: ABLE });
     const short = (on: 'read' | 'write', nth: number): Fault => ({ on, nth, fault: 'short' });
     const storage = withFaults(memory, [
       short('write', 0),
@@ -270,7 +297,7 @@ describe('withFaults', () => {
   });
 
   test('leaves a hanging command without an answer, and others with theirs', async () => {
-    const memory = new MemoryStorage(2 * BLOCK);
+    const memory = new MemoryStorage(2 * BLOCK, { capabilities: ABLE });
     const storage = withFaults(memory, [{ on: 'write', nth: 0, fault: 'hang' }]);
     let answered = false;
     const answer = (): void => {
@@ -286,9 +313,12 @@ describe('withFaults', () => {
 
   test('plans are data: they survive JSON, and changing one later changes nothing', async () => {
     const plan: Fault[] = [{ on: 'flush', nth: 0, fault: 'fail' }];
-    const storage = withFaults(new MemoryStorage(BLOCK), JSON.parse(JSON.stringify(plan)));
+    const storage = withFaults(
+      new MemoryStorage(BLOCK, { capabilities: ABLE }),
+      JSON.parse(JSON.stringify(plan)),
+    );
     expect(await codeThrown(() => storage.flush(SIMPLE))).toBe('IO_FAILED');
-    const other = withFaults(new MemoryStorage(BLOCK), plan);
+    const other = withFaults(new MemoryStorage(BLOCK, { capabilities: ABLE }), plan);
     plan.length = 0;
     expect(await codeThrown(() => other.flush(SIMPLE))).toBe('IO_FAILED');
   });
@@ -301,6 +331,9 @@ describe('withFaults', () => {
     ['half a command', [{ on: 'read', nth: 0.5, fault: 'fail' }]],
     ['a command before the first', [{ on: 'read', nth: -1, fault: 'fail' }]],
     ['a short flush', [{ on: 'flush', nth: 0, fault: 'short' }]],
+    ['a number that no JSON has', [{ on: 'read', nth: 0n, fault: 'fail' }]],
+    ['an error that is no text', [{ on: 'read', nth: 0, fault: 'fail', error: 7 }]],
+    ['an error of a fault that says nothing', [{ on: 'read', nth: 0, fault: 'hang', error: 'x' }]],
     ['a short discard', [{ on: 'discard', nth: 0, fault: 'short' }]],
     [
       'two faults for one command',
@@ -310,7 +343,26 @@ describe('withFaults', () => {
       ],
     ],
   ])('refuses a plan with %s at once', async (_, plan) => {
-    const make = (): unknown => Reflect.apply(withFaults, null, [new MemoryStorage(BLOCK), plan]);
+    const make = (): unknown =>
+      Reflect.apply(withFaults, null, [new MemoryStorage(BLOCK, { capabilities: ABLE }), plan]);
     expect(await codeThrown(make)).toBe('INVALID_ARGUMENT');
+  });
+
+  test('reads each value of a plan once: a getter that changes its mind changes nothing', () => {
+    let reads = 0;
+    const planned = {
+      on: 'read',
+      fault: 'fail',
+      get nth() {
+        reads += 1;
+        return reads;
+      },
+    } as const;
+    const storage = withFaults(memoryOf(), [planned]);
+    const into = new Uint8Array(BLOCK);
+    storage.read(0, into);
+    expect(() => storage.read(0, into)).toThrow('planned: read 1 fails');
+    storage.read(0, into);
+    expect(reads).toBe(1);
   });
 });

@@ -9,16 +9,13 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { IoScheduler, type SchedulerOptions, WriteBarrierError } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
-import {
-  BLKIF_OP,
-  type BlkFeatures,
-  VIRTIO_WRITEBACK_AT,
-  VirtioBackend,
-  type VirtioStorageOptions,
-  virtioStorage,
-  xenLoopback,
-} from 'write-barrier/systems';
 import type { DiskTrace } from 'write-barrier/testing';
+import { VirtioBackend } from '../../src/systems/virtio/backend.js';
+import { VIRTIO_WRITEBACK_AT } from '../../src/systems/virtio/codec.js';
+import { type VirtioStorageOptions, virtioStorage } from '../../src/systems/virtio/storage.js';
+import { xenLoopback } from '../../src/systems/xen/backend.js';
+import type { BlkFeatures } from '../../src/systems/xen/features.js';
+import { BLKIF_OP } from '../../src/systems/xen/wire.js';
 import { loadRecording } from '../interop/ext4.js';
 
 const { trace, final } = loadRecording();

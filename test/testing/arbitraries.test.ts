@@ -3,13 +3,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { formatProgram, IoScheduler, type Request } from 'write-barrier';
-import {
-  arbitraries,
-  checkTrace,
-  crashSpace,
-  VolatileDisk,
-  type VolatileDiskOptions,
-} from 'write-barrier/testing';
+import { checkTrace, VolatileDisk, type VolatileDiskOptions } from 'write-barrier/testing';
+import { arbitraries } from 'write-barrier/testing/arbitraries';
+import { crashSpace } from 'write-barrier/testing/lab';
 import { settled, submit } from '../scheduler/world.js';
 
 const { request, program, mode, profile, faultPlan, completionOrder, crashState } = arbitraries(fc);
@@ -38,7 +34,8 @@ test('given any program, mode, device, faults and order, when the scheduler runs
 test("given fast-check's scheduler, when it decides which command is answered next, then no read sees anything else than the writes before it", async () => {
   await fc.assert(
     fc.asyncProperty(program({ requestsMax: 8 }), fc.scheduler(), async (requests, orders) => {
-      const disk = new VolatileDisk({ size: 8 * 512, answers: 'at-once' });
+      const profile = { discard: 'zero', writeZeroes: true } as const;
+      const disk = new VolatileDisk({ size: 8 * 512, profile, answers: 'at-once' });
       const answer = orders.scheduleFunction(async (call: () => unknown) => {
         call();
       });
@@ -48,8 +45,8 @@ test("given fast-check's scheduler, when it decides which command is answered ne
         read: (offset, into) => answer(() => disk.read(offset, into)),
         write: (offset, data, flags) => answer(() => disk.write(offset, data, flags)),
         flush: (flags) => answer(() => disk.flush(flags)),
-        discard: (offset, length) => answer(() => disk.discard(offset, length)),
-        writeZeroes: (offset, length) => answer(() => disk.writeZeroes(offset, length)),
+        discard: (offset, length) => answer(() => disk.discard?.(offset, length)),
+        writeZeroes: (offset, length) => answer(() => disk.writeZeroes?.(offset, length)),
         close: () => {},
       });
       const expected = new Uint8Array(8 * 512);
@@ -98,7 +95,7 @@ test('given model-based commands, when they are run against a scheduler, then it
       async (commands, seed) => {
         const setup = () => ({
           model: { bytes: new Uint8Array(8 * 512), fill: 0 },
-          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed })),
+          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed, profile: 'scsi-tags' })),
         });
         await fc.asyncModelRun(setup, commands);
       },

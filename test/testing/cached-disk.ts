@@ -1,7 +1,8 @@
 // A disk with a volatile cache that keeps the contract, for tests that break it. A command takes effect when it is
 // called, so ordered tags hold; its answer comes some turns later, and answers overtake each other.
 
-import { type Capabilities, checkRange, type Storage, WriteBarrierError } from '../../src/index.js';
+import { type Capabilities, type Storage, WriteBarrierError } from '../../src/index.js';
+import { checkRange } from '../../src/kit.js';
 
 /** A disk, and its insides. */
 export interface CachedDisk {

@@ -2,10 +2,15 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
+import {
+  type DiskCommand,
+  DiskRecorder,
+  type DiskTrace,
+} from '../../src/testing/device/disk-trace.js';
 import { deviceProfile } from '../../src/testing/device/profile.js';
 import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
+import { share } from '../kit/amount.js';
 import {
   byAxioms,
   byMoment,
@@ -27,7 +32,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(trace, profile), events.length);
         expect(sorted(found)).toEqual(sorted(byAxioms(trace, profile)));
       }),
-      { numRuns: 2000 },
+      { numRuns: share(2000) },
     );
   });
 
@@ -38,7 +43,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));
       }),
-      { numRuns: 1000 },
+      { numRuns: share(1000) },
     );
   });
 
@@ -58,11 +63,11 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));
       }),
-      { numRuns: 1000 },
+      { numRuns: share(1000) },
     );
   });
 
-  test('the count is exact, every number is one image, and the cursor meets each of them once', () => {
+  test('the count is exact, every number is one image, and iteration meets each of them once', () => {
     fc.assert(
       fc.property(hosts(7), profiles, (host, profile) => {
         const { trace } = playedBy(host, profile);
@@ -78,26 +83,7 @@ describe('given any small trace on any device', () => {
           expect(space.indexOf(state)).toBe(BigInt(k));
         }
       }),
-      { numRuns: 500 },
-    );
-  });
-
-  test('the cursor keeps bytes and hash in step with the versions', () => {
-    fc.assert(
-      fc.property(hosts(6), profiles, (host, profile) => {
-        const space = crashSpace(playedBy(host, profile).trace, profile);
-        const hashes = new Map<string, number>();
-        const cursor = space.cursor({ bytes: true });
-        do {
-          const image = cursor.state.image();
-          expect(cursor.bytes).toEqual(image);
-          const text = textOf(image);
-          expect(hashes.get(text) ?? cursor.hash).toBe(cursor.hash);
-          hashes.set(text, cursor.hash);
-        } while (cursor.next());
-        expect(new Set(hashes.values()).size).toBe(hashes.size);
-      }),
-      { numRuns: 100 },
+      { numRuns: share(500) },
     );
   });
 
@@ -117,7 +103,7 @@ describe('given any small trace on any device', () => {
         }
         expect(sorted(images)).toEqual(sorted([...space].map((state) => textOf(state.image()))));
       }),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   });
 
@@ -134,7 +120,7 @@ describe('given any small trace on any device', () => {
         }
         expect(covered).toBe(space.count);
       }),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   });
 });
@@ -176,6 +162,178 @@ test('case 68: given a write larger than the atomic unit, when the power fails, 
   expect(leftOf(0, 4)).toHaveLength(16);
 });
 
+describe('given an atomic unit of several sectors', () => {
+  type Asked = readonly [op: DiskCommand['op'], first: number, sectors: number, fua?: boolean];
+  const FLUSH: Asked = ['flush', 0, 0];
+
+  /** A digit for each sector: the number of the command that is seen there, from 1; every command is answered at once. */
+  const imagesOf = (asked: readonly Asked[], unit: number, sectors: number): string[] => {
+    const recorder = new DiskRecorder(sectors * SECTOR, new Uint8Array(sectors * SECTOR).fill(9));
+    for (const [i, [op, first, count, fua = false]] of asked.entries()) {
+      const what = {
+        op,
+        offset: first * SECTOR,
+        length: count * SECTOR,
+        tag: 'simple',
+        fua,
+      } as const;
+      const data = op === 'write' ? new Uint8Array(what.length).fill(i + 1) : undefined;
+      recorder.complete(recorder.dispatch(what, data));
+    }
+    const atomicWriteUnit = unit * SECTOR;
+    const profile = { sectorSize: SECTOR, atomicWriteUnit, discard: 'zero' } as const;
+    const all = [...crashSpace(recorder.trace, profile)].map((state) =>
+      Array.from({ length: sectors }, (_, i) => state.image()[i * SECTOR]).join(''),
+    );
+    expect(new Set(all).size).toBe(all.length);
+    return sorted(all);
+  };
+
+  test('when a smaller write replaces a part of it in the cache, then it takes nothing along, and what is left goes by itself', () => {
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 2],
+          ['write', 1, 1],
+        ],
+        2,
+        2,
+      ),
+    ).toEqual(['11', '12', '19', '92', '99']);
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 2],
+          ['write', 0, 1],
+        ],
+        2,
+        2,
+      ),
+    ).toEqual(['11', '21', '29', '91', '99']);
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 3],
+          ['write', 1, 1],
+        ],
+        4,
+        3,
+      ),
+    ).toEqual(
+      ['111', '119', '121', '129', '191', '199', '911', '919', '921', '929', '991', '999'].filter(
+        // The middle was replaced: it is seen with both of its neighbours, or not at all.
+        (image) => image === '111' || image[1] !== '1',
+      ),
+    );
+  });
+
+  test('when a part of it is zeroed or discarded, then that is no other', () => {
+    for (const op of ['writeZeroes', 'discard'] as const) {
+      expect(
+        imagesOf(
+          [
+            ['write', 0, 2],
+            [op, 1, 1],
+          ],
+          2,
+          2,
+        ),
+      ).toEqual(['10', '11', '19', '90', '99']);
+    }
+  });
+
+  test('when the smaller write is forced, then it is there with or without the rest', () => {
+    // What is answered is there; before, either all of the older one is there or none of it.
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 2],
+          ['write', 1, 1, true],
+        ],
+        2,
+        2,
+      ),
+    ).toEqual(['11', '12', '92', '99']);
+  });
+
+  test('when nothing replaces a part of it, or a flush has been there first, then it is whole', () => {
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 2],
+          ['write', 0, 2],
+        ],
+        2,
+        2,
+      ),
+    ).toEqual(['11', '22', '99']);
+    expect(imagesOf([['write', 0, 2], FLUSH, ['write', 1, 1]], 2, 2)).toEqual(['11', '13', '99']);
+    expect(
+      imagesOf(
+        [
+          ['write', 0, 2, true],
+          ['write', 1, 1],
+        ],
+        2,
+        2,
+      ),
+    ).toEqual(['11', '12', '99']);
+  });
+
+  test('when zeroes or a discard are as large as it, then they are sectors all the same: nothing promises more', () => {
+    for (const op of ['writeZeroes', 'discard'] as const) {
+      expect(imagesOf([[op, 0, 2]], 2, 2)).toEqual(['00', '09', '90', '99']);
+    }
+  });
+
+  test('when it is written over as a whole again and again, then there is a version for each, however many sectors it has', () => {
+    const times = 50;
+    const recorder = new DiskRecorder(64 * SECTOR);
+    const what = {
+      op: 'write',
+      offset: 0,
+      length: 64 * SECTOR,
+      tag: 'simple',
+      fua: false,
+    } as const;
+    for (let i = 0; i < times; i++) {
+      recorder.complete(recorder.dispatch(what, new Uint8Array(64 * SECTOR).fill(i + 1)));
+    }
+    const space = crashSpace(recorder.trace, { sectorSize: SECTOR, atomicWriteUnit: 64 * SECTOR });
+    expect(space.count).toBe(BigInt(times + 1));
+  });
+
+  test('when it has too many parts to look at each, then that is refused and says what helps', () => {
+    const asked: readonly Asked[] = [
+      ['write', 0, 64],
+      ['write', 1, 1],
+    ];
+    expect(() => imagesOf(asked, 64, 64)).toThrow(
+      expect.objectContaining({
+        code: 'INVALID_ARGUMENT',
+        message: expect.stringContaining('a larger sectorSize'),
+      }),
+    );
+  });
+
+  test('when a disk has it, then its power cuts leave each of these images, and no other', async () => {
+    const found = new Set<string>();
+    for (let seed = 0; seed < 300; seed++) {
+      const disk = new VolatileDisk({
+        ...{ size: 2 * SECTOR, seed, initial: new Uint8Array(2 * SECTOR).fill(9) },
+        profile: { sectorSize: SECTOR, atomicWriteUnit: 2 * SECTOR },
+      });
+      const flags = { fua: false, tag: 'simple' } as const;
+      await disk.write(0, new Uint8Array(2 * SECTOR).fill(1), flags);
+      await disk.write(SECTOR, new Uint8Array(SECTOR).fill(2), flags);
+      for (let read = 0; read < seed % 4; read++) await disk.read(0, new Uint8Array(SECTOR));
+      const medium = disk.powerCut();
+      found.add(`${medium[0]}${medium[SECTOR]}`);
+    }
+    expect(sorted(found)).toEqual(['11', '12', '19', '92', '99']);
+  });
+});
+
 test('given times that go backwards, when images are asked for, then that is misuse', () => {
   const what = { op: 'discard', offset: 0, length: SECTOR, tag: 'simple', fua: false } as const;
   const at = (dispatched: number, completed: number) => {
@@ -201,8 +359,6 @@ describe('given Buffers of Node, whose slices share their memory', () => {
     for (const tear of ['sector', 'shorn', 'garbage'] as const) {
       const space = crashSpace(kept, { tear, sectorSize: SECTOR });
       for (const state of space) state.image().fill(7);
-      const cursor = space.cursor({ bytes: true });
-      while (cursor.next());
       for (const { disk } of space.explore()) {
         disk.write(SECTOR, Buffer.alloc(SECTOR, 5), { fua: false, tag: 'simple' });
       }

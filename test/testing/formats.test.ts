@@ -3,10 +3,14 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MemoryStorage } from '../../src/storage/index.js';
-import { decodeTrace, encodeTrace, TraceWriter } from '../../src/testing/device/compact.js';
-import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
-import { readLogWrites, writeLogWrites } from '../../src/testing/device/log-writes.js';
-import { recording } from '../../src/testing/device/recording.js';
+import { DiskRecorder, type DiskTrace, recording } from '../../src/testing/device/disk-trace.js';
+import {
+  decodeTrace,
+  encodeTrace,
+  readLogWrites,
+  TraceWriter,
+  writeLogWrites,
+} from '../../src/testing/lab/formats.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
 import { hosts, playedBy, profiles, SECTOR } from './traces.js';
 
@@ -143,8 +147,8 @@ describe('a writer of traces', () => {
   test('takes no answer twice, and none to what it has not seen', () => {
     const writer = new TraceWriter(BYTES, () => {});
     writer.complete(writer.dispatch(FLUSH));
-    expect(() => writer.complete(0)).toThrow(/waits for no answer/);
-    expect(() => writer.complete(1)).toThrow(/waits for no answer/);
+    expect(() => writer.complete(0)).toThrow(/is not in flight/);
+    expect(() => writer.complete(1)).toThrow(/is not in flight/);
   });
 });
 

@@ -5,7 +5,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { MODE_NAMES, type ModeName } from 'write-barrier';
-import { outcomesOf } from '../../src/testing/litmus/litmus-run.js';
+import { type Answered, LETTERS, programOf, SECTOR } from '../../src/testing/lab/litmus.js';
+import { litmusDevice, newTraces, runsOf } from '../../src/testing/lab/litmus-run.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
 
 type Cache = 'none' | 'volatile';
 type Case = readonly [mode: ModeName, cache: Cache];
@@ -30,9 +32,32 @@ function labelOf(text: string): string {
   return text === 'E' ? 'E' : (text.split(' ')[1]?.replace(/:=.*/, '') ?? '');
 }
 
-/** What each case leaves possible, `x y z` with or without the answers that the host had. */
-const states = (program: string, [mode, cache]: Case, answers: boolean): Set<string> =>
-  outcomesOf(program, { mode, device: { cache } }, answers);
+/**
+ * Everything that a program may leave in a case, as text: what each sector holds, and with `answers` also which answers
+ * the host had when the power was cut.
+ */
+function states(text: string, [mode, cache]: Case, answers: boolean): Set<string> {
+  const profile = litmusDevice({ cache });
+  const found = new Set<string>();
+  const isNew = newTraces();
+  for (const trace of runsOf(programOf(text, mode), {}, mode, profile)) {
+    if (!isNew(trace)) continue;
+    const moments = trace.marks.map(({ time }) => time);
+    for (const state of crashSpace(trace, profile)) {
+      const image = state.image();
+      const holds = Array.from(LETTERS, (_, i) => image[i * SECTOR]).join(' ');
+      if (!answers) found.add(holds);
+      // Between two answers nothing changes for the host.
+      for (const moment of answers ? [state.after, ...moments] : []) {
+        if (moment < state.after || moment >= state.before) continue;
+        const heard = trace.marks.filter(({ time }) => time <= moment);
+        const labels = heard.map(({ value }) => (value as Answered).label).sort();
+        found.add(`${holds} | ${labels.join(' ')}`);
+      }
+    }
+  }
+  return found;
+}
 
 function isWithin(smaller: Set<string>, larger: Set<string>): boolean {
   return [...smaller].every((state) => larger.has(state));

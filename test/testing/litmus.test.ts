@@ -1,7 +1,14 @@
 // The litmus tables: by the axioms over all runs of the state machine, and by the scheduler on the simulated disk.
 
 import { describe, expect, test } from 'vitest';
-import { IoScheduler, MODE_NAMES } from 'write-barrier';
+import {
+  type DeviceTraits,
+  guarantees,
+  IoScheduler,
+  MODE_NAMES,
+  type ModeName,
+} from 'write-barrier';
+import type { DeviceProfile } from '../../src/testing/device/profile.js';
 import type { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import {
   FAULT_LITMUS,
@@ -9,9 +16,8 @@ import {
   LITMUS_COLUMNS,
   type LitmusTest,
   LYING_LITMUS,
-} from '../../src/testing/litmus/litmus.js';
-import { type LitmusHost, tryLitmus } from '../../src/testing/litmus/litmus-host.js';
-import { runLitmus } from '../../src/testing/litmus/litmus-run.js';
+} from '../../src/testing/lab/litmus.js';
+import { type LitmusHost, runLitmus, tryLitmus } from '../../src/testing/lab/litmus-run.js';
 
 const cells = (tests: readonly LitmusTest[]) =>
   tests.flatMap((litmus) =>
@@ -33,6 +39,52 @@ describe('by the axioms', () => {
     ),
   )('%s in %s is allowed or forbidden as the table says', (_, mode, litmus) => {
     expect(verdicts(litmus, mode)).toBe(litmus.expected[mode]);
+  });
+});
+
+describe('the verdict of a mode on a device', () => {
+  // A mark without its record: the barrier is there, and what it covers is not. What a fault makes of it depends on
+  // the error policy, and a verdict is about `abort`, the default. A simulated cache always has a flush.
+  const faults = FAULT_LITMUS.filter(({ policy }) => policy === 'abort');
+  const ordered = LITMUS.filter(({ name }) => ['L1', 'L3b', 'L9b'].includes(name));
+  const devices: readonly DeviceTraits[] = (['none', 'protected', 'volatile'] as const).flatMap(
+    (cache) =>
+      [true, false].flatMap((fua) =>
+        [true, false].map((orderedTags) => ({ cache, flush: true, fua, orderedTags })),
+      ),
+  );
+  const shows = (tests: readonly LitmusTest[], mode: ModeName, traits: DeviceTraits): string[] => {
+    // The simulated disk keeps a tag that it is sent; a device without ordered tags does not.
+    const device: Partial<DeviceProfile> = {
+      ...traits,
+      lies: traits.orderedTags ? [] : ['ignoreTags'],
+    };
+    return tests
+      .filter((litmus) => runLitmus(litmus, { mode, device }).verdict !== 'never')
+      .map(({ name }) => name);
+  };
+
+  test('there are tests to ask, with a fault and without', () => {
+    expect(faults.map(({ name }) => name)).toEqual(['F1 abort', 'F3 abort']);
+    expect(ordered).toHaveLength(3);
+  });
+
+  describe.each(MODE_NAMES)('%s', (mode) => {
+    test('is `safe` exactly where no fault leaves a mark without its record', () => {
+      for (const device of devices) {
+        const { verdict } = guarantees(mode, device);
+        const found = { device, safe: shows(faults, mode, device).length === 0 };
+        expect(found).toEqual({ device, safe: verdict === 'safe' });
+      }
+    });
+
+    test('keeps a mark behind its record as long as nothing fails exactly where it is `safe` or `safe-without-errors`', () => {
+      for (const device of devices) {
+        const { verdict } = guarantees(mode, device);
+        const found = { device, safe: shows(ordered, mode, device).length === 0 };
+        expect(found).toEqual({ device, safe: verdict.startsWith('safe') });
+      }
+    });
   });
 });
 
@@ -80,7 +132,19 @@ test('a verdict that is not `never` has a witness', () => {
   expect([image?.[0], image?.[512]]).toEqual([0, 1]);
 });
 
-test.each(['', 'W', 'V x', 'W q', 'W x; B'])('%j is not a program', (program) => {
+test('an option that a litmus test does not know is refused, with the one that was meant', async () => {
+  const refusal = { code: 'INVALID_ARGUMENT', message: expect.stringContaining("'device'") };
+  const wrong = { mode: 'TAG', devise: 'nvme' } as const;
+  expect(() => runLitmus(testOf('L1'), wrong)).toThrow(expect.objectContaining(refusal));
+  const host = (disk: VolatileDisk) => new IoScheduler(disk);
+  const trial = { host, devise: 'nvme' };
+  await expect(tryLitmus(testOf('L1'), trial)).rejects.toMatchObject(refusal);
+});
+
+test.each([
+  ...['', 'W', 'V x', 'W q', 'W x; B', 'W x q', 'W x y z x', 'W y x', 'W xy', 'W x:=256'],
+  ...['W x:=', 'W x y:=2', 'wait', 'wait x y', 'E x', 'W x;'],
+])('%j is not a program', (program) => {
   const litmus = { ...testOf('L1'), program };
   expect(() => runLitmus(litmus, { mode: 'TAG' })).toThrow(
     expect.objectContaining({ code: 'SYNTAX' }),

@@ -9,8 +9,8 @@ import {
   type DiskTrace,
 } from '../../src/testing/device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
-import { Chooser } from '../../src/testing/space/chooser.js';
 import type { CrashSpace } from '../../src/testing/space/crash-space.js';
+import { Chooser } from '../kit/explore.js';
 
 export const SECTOR = 512;
 export const SECTORS = 3;
@@ -18,7 +18,7 @@ export const SECTORS = 3;
 type Asked = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>;
 
 const range = fc
-  .tuple(fc.nat({ max: SECTORS - 1 }), fc.integer({ min: 1, max: 2 }))
+  .tuple(fc.nat({ max: SECTORS - 1 }), fc.integer({ min: 1, max: 3 }))
   .map(([first, sectors]) => ({
     offset: first * SECTOR,
     length: Math.min(sectors, SECTORS - first) * SECTOR,
@@ -62,11 +62,12 @@ export const profiles: fc.Arbitrary<DeviceProfile> = fc
     lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'] as const, {
       maxLength: 1,
     }),
-    atomicWriteUnit: fc.constantFrom(SECTOR, SECTOR, 2 * SECTOR),
+    atomicWriteUnit: fc.constantFrom(SECTOR, SECTOR, 2 * SECTOR, 4 * SECTOR),
   })
   .map(({ cache, ...fields }) => {
     const hidden = fields.lies.includes('claimWriteThrough');
-    return deviceProfile({ ...fields, cache: hidden ? 'none' : cache, sectorSize: SECTOR });
+    const device = { ...fields, cache: hidden ? ('none' as const) : cache };
+    return deviceProfile({ ...device, orderedTags: true, sectorSize: SECTOR });
   });
 
 /** Overlapping commands at the device together are a hazard; the device and the axioms may differ about them. */
@@ -197,52 +198,84 @@ export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<s
     if (y <= x || profile.lies.includes('ignoreTags')) return false;
     return commands.slice(x, y + 1).some(({ tag }) => tag === 'ordered');
   };
+  const isCached = profile.cache === 'volatile' || profile.lies.includes('claimWriteThrough');
   const all = commands.map((command, n) => ({ ...command, n }));
   const flushes = all.filter(({ op }) => op === 'flush' && !profile.lies.includes('ignoreFlush'));
   const behind = (n: number) => all.filter((q) => tagged(n, q.n));
   const least = (...times: number[]): number => Math.min(NEVER, ...times);
+  const isForced = ({ fua }: DiskCommand): boolean =>
+    !isCached || (fua && !profile.lies.includes('ignoreFua'));
   const bounds = all.map((r) => {
     const after = behind(r.n);
-    if (profile.cache !== 'volatile' && !profile.lies.includes('claimWriteThrough')) {
+    if (!isCached) {
       const U = least(r.completed, ...after.map(({ completed }) => completed));
       return { U, R: least(U, ...after.map(({ dispatched }) => dispatched)) };
     }
     const covering = flushes.filter((f) => f.dispatched > r.completed || tagged(r.n, f.n));
-    const forced = r.fua && !profile.lies.includes('ignoreFua');
     const proofs = covering.flatMap((f) => [f.completed, ...behind(f.n).map((q) => q.completed)]);
-    const own = forced ? [r.completed, ...after.map((q) => q.completed)] : [];
+    const own = isForced(r) ? [r.completed, ...after.map((q) => q.completed)] : [];
     const U = least(...proofs, ...own);
     const fences = covering.flatMap((f) => behind(f.n).map((q) => q.dispatched));
-    return { U, R: least(U, ...fences, ...(forced ? after.map((q) => q.dispatched) : [])) };
+    return { U, R: least(U, ...fences, ...(isForced(r) ? after.map((q) => q.dispatched) : [])) };
   });
-  const atoms = all.flatMap((r) =>
-    r.op !== 'write'
-      ? []
-      : Array.from({ length: r.length / SECTOR }, (_, i) => ({
-          n: r.n,
-          sector: r.offset / SECTOR + i,
-          I: r.dispatched,
-          ...(bounds[r.n] as { U: number; R: number }),
-        })),
+  const unit = profile.atomicWriteUnit / SECTOR;
+  // What is carried out as a whole: a write within a unit, or a sector.
+  const pieces = all.flatMap((r) => {
+    if (r.op !== 'write') return [];
+    const [first, end] = [r.offset / SECTOR, (r.offset + r.length) / SECTOR];
+    const sectors = Array.from({ length: end - first }, (_, i) => first + i);
+    const fits = Math.floor(first / unit) === Math.floor((end - 1) / unit);
+    return (fits ? [sectors] : sectors.map((sector) => [sector])).map((mine) => ({
+      ...{ n: r.n, I: r.dispatched, forced: isForced(r), sectors: mine },
+      ...(bounds[r.n] as { U: number; R: number }),
+    }));
+  });
+  type Part = (typeof pieces)[number];
+  const atoms = pieces.flatMap((piece) =>
+    piece.sectors.map((sector) => ({ ...piece, piece, sector })),
   );
+  const meets = (a: Part, b: Part): boolean => a.sectors.some((s) => b.sectors.includes(s));
+  /** What has landed when this one has: what is older and meets it, was answered before or has tags, and so on. */
+  const landed = (q: Part): Part[] => {
+    const before = (r: Part): boolean =>
+      meets(r, q) || tagged(r.n, q.n) || (commands[r.n] as DiskCommand).completed < q.I;
+    const found = pieces.filter((r) => r.n < q.n && before(r));
+    return [...new Set(found.flatMap((r) => [r, ...landed(r)]))];
+  };
   const found = new Set<string>();
   const end = all.reduce((sum, { completed }) => sum + (completed < NEVER ? 2 : 1), 0);
   for (let t = -0.5; t < end; t++) {
     for (let bits = 0; bits < 2 ** atoms.length; bits++) {
       const inD = (i: number): boolean => ((bits >> i) & 1) === 1;
-      const legal = atoms.every((a, i) => {
-        const unit = profile.atomicWriteUnit / SECTOR;
-        const { offset, length } = commands[a.n] as DiskCommand;
-        const last = (offset + length) / SECTOR - 1;
-        const fits = Math.floor(offset / SECTOR / unit) === Math.floor(last / unit);
-        if (fits && atoms.some((b, j) => b.n === a.n && inD(i) !== inD(j))) return false;
-        if (inD(i)) {
-          if (a.I >= t) return false;
-          return atoms.every(
-            (b, j) => inD(j) || !(b.R <= a.I || (b.sector === a.sector && b.n < a.n)),
-          );
-        }
-        return a.U >= t;
+      const isThere = (p: Part, s: number): boolean =>
+        inD(atoms.findIndex(({ piece, sector }) => piece === p && sector === s));
+      const out = atoms.filter((_, i) => !inD(i));
+      // (1) to (3), and the same for what has landed: it is not before what must be on the medium before it.
+      const mayLand = (q: Part): boolean => q.I < t && out.every(({ R }) => R > q.I);
+      const closed = atoms.every((a, i) =>
+        inD(i) ? mayLand(a) && out.every((b) => b.sector !== a.sector || b.n > a.n) : a.U >= t,
+      );
+      if (!closed) continue;
+      // (4) A piece is there as a whole, or is seen nowhere, or another one has broken it up in the cache.
+      const legal = pieces.every((p) => {
+        const there = p.sectors.filter((s) => isThere(p, s));
+        if (there.length === 0 || there.length === p.sectors.length) return true;
+        if (p.forced) return false;
+        const seen = there.filter(
+          (s) => !atoms.some((a, j) => inD(j) && a.sector === s && a.n > p.n),
+        );
+        if (seen.length === 0) return true;
+        return pieces.some(
+          (q) =>
+            q.n > p.n &&
+            meets(q, p) &&
+            mayLand(q) &&
+            [q, ...landed(q)].every(
+              (r) =>
+                (r.n <= p.n || !r.sectors.some((s) => seen.includes(s))) &&
+                (!r.forced || r.sectors.every((s) => isThere(r, s))),
+            ),
+        );
       });
       if (!legal) continue;
       const image = new Array<number>(SECTORS).fill(0);

@@ -1,56 +1,71 @@
-// An NBD export as a Storage. The thin side of the client: promises, sockets and timers around exchange.ts.
+// An NBD export as a Storage: promises, sockets and timers around in-flight.ts.
 //
 //   connected ──a connection is lost──▶ reconnecting ──▶ connected
 //       │                                   └──too many tries, or another export──▶ failed
-//       └──close()──▶ closed
+//       └──close(), destroy()──▶ closed
 //
 // Invariants, tested under these numbers:
-//   N1  All connections of a time are one: when one of them is lost, all are closed, and what was sent over any of them
-//       counts as unanswered. The server may have been restarted, and that cannot be told from one that was not.
-//   N2  Who comes back must be what it was: size, and whatever was relied on. Otherwise nothing is sent, and it fails.
-//   N3  A server that breaks the protocol is not tried again: whoever cannot count replies cannot be trusted with data.
-//   N4  Tries to reconnect are counted until a command is answered, or a connection has lived for a while with nothing to
-//       answer. So a server that dies of what it is sent, or hangs, is given up, too.
-//   N5  `close` waits for what is in flight, and does not flush (S10). Then nothing is left of it, no timer and no socket
-//       that is being dialed.
+//   N1  The connections live and die together: losing one closes all, and every request in flight on any of them counts as
+//       unanswered, because the server may have been restarted, and a client cannot detect a restart.
+//   N2  An export that comes back must have the same size, and every capability that it had before. Otherwise nothing is
+//       sent, and the storage fails.
+//   N3  A server that breaks the protocol is not tried again, because it cannot be trusted with data.
+//   N4  Tries to reconnect are counted until a command is answered, or a connection without requests has lived for a while.
+//       So a server that dies of its requests, or hangs, is given up as well. A server that answers some commands and dies
+//       of others is not given up, but each command is sent again a limited number of times (nbd-client-in-flight.E7).
+//   N5  `close` waits for requests in flight, and for the log to be sent again after a loss; it does not flush
+//       (storage.S10). It gives up a server that is away after a time limit, the default one or that of the caller. After
+//       `close`, and at once after `destroy`, there is no timer and no socket that is being dialed.
 //   N6  A connection on which a request has no answer for `requestTimeoutMs` is lost.
+//   N7  Every promise is settled once, by the answer to its command.
 //
-// What it does not do: tell a server that hangs from one that is slow. TCP connections are kept alive by the system and
-// fail when the other side is gone; a server that is there and says nothing is waited for, unless there is a limit (N6).
+// It does not tell a server that hangs from a slow one. TCP connections are kept alive by the system and fail when the other
+// side is gone; a server that is alive and does not answer is waited for, except if there is a limit (N6).
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import {
   type ByteRange,
   type Capabilities,
-  checkRange,
   type FlushFlags,
+  IoFailedError,
   type Storage,
   WriteBarrierError,
   type WriteFlags,
 } from 'write-barrier';
-import { type ListedExport, NBD_ERROR } from '../wire/index.js';
-import { askForExports, type Connection, openConnection, type Route } from './connection.js';
-import { serverError } from './errors.js';
-import { type Command, Exchange, type ExchangeTraits, type Settled } from './exchange.js';
-import { brokenPromise, type ExportTraits, traitsOf } from './export-traits.js';
+import { checkRange, concatBuffers, invariant, totalLength, withText } from 'write-barrier/kit';
+import { bufferChanged, bytesIn, lostBefore, serverError } from '../report.js';
+import { NBD_ERROR } from '../wire/index.js';
 import {
-  type NbdRouteOptions,
+  AnotherExportError,
+  type Connection,
+  dialAll,
+  type ExportProperties,
+  hangUpAll,
+  type Listener,
+  reconnectDelayMs,
+} from './connection.js';
+import { type Command, InFlight, type ServerProperties, type Settled } from './in-flight.js';
+import {
+  CloseDeadline,
+  checkClose,
+  type NbdCloseOptions,
   type NbdStorageOptions,
   type Settings,
   settingsOf,
 } from './options.js';
 import type { Answer } from './replies.js';
-import { ResendLog } from './resend-log.js';
+import { Unflushed } from './unflushed.js';
 
-/** How many requests are in flight at one connection. */
+/** Maximum requests in flight on one connection. */
 const DEPTH = 64;
+/** The longest delay before a try to reconnect while the storage is being closed, in milliseconds. */
+const CLOSING_DELAY_MS_MAX = 250;
 
-/** Which exports a server tells of. @throws as `NbdStorage.connect` does */
-export function listExports(options: NbdRouteOptions): Promise<readonly ListedExport[]> {
-  return askForExports(settingsOf(options));
-}
-
-/** An export of an NBD server. See the head of this file, and `NbdStorageOptions`. */
+/**
+ * An export of an NBD server as a storage. When the connection is lost, it reconnects, and sends again what was written and
+ * not flushed; `NbdStorageOptions` has the limits.
+ *
+ * @see NetworkBlockDevice/nbd doc/proto.md
+ */
 export class NbdStorage implements Storage, AsyncDisposable {
   readonly size: number;
   /** From the flags and block sizes of the export. */
@@ -62,105 +77,156 @@ export class NbdStorage implements Storage, AsyncDisposable {
   declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
 
   readonly #settings: Settings;
-  readonly #traits: ExportTraits;
-  readonly #exchange: Exchange;
+  readonly #properties: ExportProperties;
+  readonly #inFlight: InFlight;
   readonly #waiting = new Map<number, { resolve: () => void; reject: (error: Error) => void }>();
   #connections: readonly Connection[] = [];
-  /** Which request went out under a ticket, and when, by `performance.now()`; the oldest one first. */
-  readonly #sent = new Map<number, { readonly command: number; readonly at: number }>();
+  /** When the requests in flight were sent, by cookie, in milliseconds of `performance.now()`; the oldest first. */
+  readonly #sent = new Map<bigint, number>();
   #watch: ReturnType<typeof setTimeout> | undefined;
   #tries = 0;
   /** In milliseconds, of `performance.now()`. */
   #connectedAt = 0;
-  /** Nobody waits for a connection any more. */
+  /** Aborted when no connection is needed any more. */
   readonly #over = new AbortController();
-  #onIdle: (() => void) | undefined;
-  #closed: Promise<void> | undefined;
+  /** Ends the wait before the next try to reconnect. */
+  #wake: (() => void) | undefined;
+  #onSettled: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+  readonly #deadline = new CloseDeadline((cause) => this.#abandon(cause));
 
   /**
    * Connects to an export.
    *
-   * @throws `INVALID_ARGUMENT` for options that make no sense and for an export that the server does not have
-   * @throws `EOPNOTSUPP` for what the server refuses, TLS or a connection without it
-   * @throws `SYNTAX` for a server that does not speak NBD; `INVALID_STORAGE` for an export of broken blocks
-   * @throws `IO_FAILED` for a server that cannot be reached or says nothing; it is not tried again
+   * @throws `INVALID_ARGUMENT` for an option that is not known or has a wrong value, and for an export that does not exist
+   * @throws `EOPNOTSUPP` if the server refuses TLS, or a connection without TLS
+   * @throws `SYNTAX` if the server does not speak NBD
+   * @throws `INVALID_STORAGE` for an export that is not whole blocks, or has 2^53 bytes or more
+   * @throws `IO_FAILED` if the server cannot be reached or does not answer; `connect` does not try again
    */
   static async connect(options: NbdStorageOptions): Promise<NbdStorage> {
     const settings = settingsOf(options);
-    const handover = new Handover();
-    const { connections, traits } = await dialAll(settings, undefined, handover);
-    const storage = new NbdStorage(settings, traits);
-    storage.#use(connections, traits, handover);
+    const { connections, properties } = await dialAll(settings, undefined);
+    const storage = new NbdStorage(settings, properties);
+    storage.#use(connections, properties);
     return storage;
   }
 
-  private constructor(settings: Settings, traits: ExportTraits) {
+  private constructor(settings: Settings, properties: ExportProperties) {
     this.#settings = settings;
-    this.#traits = traits;
-    const { size, capabilities, readOnly } = traits;
+    this.#properties = properties;
+    const { size, capabilities, readOnly } = properties;
     this.size = size;
     this.capabilities = capabilities;
     this.readOnly = readOnly;
-    // Without a flush nothing ever leaves the log, so it keeps ranges only.
-    const log = new ResendLog(capabilities.flush ? settings.resendBytesMax : 0);
-    this.#exchange = new Exchange(log, this.#exchangeTraits(traits, 1));
+    // Without flushes nothing leaves the log, so it keeps ranges only.
+    const log = new Unflushed(capabilities.flush ? settings.resendBytesMax : 0);
+    this.#inFlight = new InFlight(log, this.#serverProperties(properties, 1));
     if (capabilities.discard) this.discard = (...range) => this.#span('discard', ...range);
     if (capabilities.writeZeroes) {
       this.writeZeroes = (...range) => this.#span('writeZeroes', ...range);
     }
+    withText(this, () => `NbdStorage { ${size} bytes, ${this.state} }`);
   }
 
-  /** Whether the server is there. */
+  /** The state of the connection. */
   get state(): 'connected' | 'reconnecting' | 'failed' | 'closed' {
-    if (this.#closed) return 'closed';
-    const { phase } = this.#exchange;
+    if (this.#closing) return 'closed';
+    const { phase } = this.#inFlight;
     return phase === 'failed' ? 'failed' : phase === 'down' ? 'reconnecting' : 'connected';
   }
 
-  /** What was written and answered, and no flush has covered yet. Only while `failed` is it in danger. */
+  /**
+   * The bytes that were written and answered, and that no flush has covered. They may be lost only if `state` is `failed`;
+   * otherwise they are sent again.
+   */
   get atRisk(): readonly ByteRange[] {
-    return this.#exchange.atRisk;
+    return this.#inFlight.atRisk;
   }
 
-  /** How many connections are open. */
+  /** The number of open connections. */
   get connections(): number {
     return this.#connections.length;
   }
 
   /**
-   * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `IO_FAILED` for what the server failed
+   * Reads into a buffer.
+   *
+   * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `IO_FAILED` if the server reports an error
    * @throws `CONNECTION_LOST` when the server is lost for good, and `FAILED` from then on
    */
   read(offset: number, into: Uint8Array): Promise<void> {
-    return this.#command({ op: 'read', offset, into }, offset, into.length);
+    const { buffer, byteOffset, length } = into;
+    return this.#command({ offset, length }, () => ({
+      ...{ op: 'read', offset, length },
+      // A view of its own with a fixed length, because the buffer may be resizable.
+      into: new Uint8Array(buffer, byteOffset, length),
+    }));
   }
 
-  /** Errors as for `read`; `READ_ONLY`; `EOPNOTSUPP` for an ordered tag, and for FUA that is not declared. */
+  /**
+   * Writes a buffer. The data is copied, because it may have to be sent again, so the buffer may be changed at once.
+   *
+   * @throws as `read`; `READ_ONLY`; `EOPNOTSUPP` for an ordered tag, and for FUA if `capabilities.fua` is false
+   */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Promise<void> {
     return this.writev(offset, [data], flags);
   }
 
-  /** As `write`, from several buffers. */
+  /** Writes several buffers, one after the other in one range. Errors as for `write`. */
   writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Promise<void> {
-    const length = data.reduce((sum, bytes) => sum + bytes.length, 0);
+    const length = totalLength(data);
     const { fua, tag } = flags;
     const refusal = this.#writeRefusal(fua) ?? tagRefusal(tag);
-    return this.#command({ op: 'write', offset, length, data, fua }, offset, length, refusal);
+    const copied = (): Command => ({
+      ...{ op: 'write', offset, length, fua },
+      data: concatBuffers(data),
+    });
+    return this.#command({ offset, length }, copied, refusal);
   }
 
   /**
-   * Errors as for `read`; `EOPNOTSUPP` where flushing is not declared, and for an ordered tag; `FLUSH_FAILED` with what is
-   * at risk.
+   * Makes everything durable that was answered before.
+   *
+   * @throws as `read`; `EOPNOTSUPP` if `capabilities.flush` is false, and for an ordered tag; `FLUSH_FAILED` with the bytes
+   * at risk
    */
   flush({ tag }: FlushFlags): Promise<void> {
     const refusal = this.capabilities.flush ? tagRefusal(tag) : unsupported('a flush');
-    return this.#command({ op: 'flush' }, 0, 0, refusal);
+    return this.#command(undefined, () => ({ op: 'flush' }), refusal);
   }
 
-  /** Waits for what is in flight, then says goodbye. It does not flush. Later calls answer the same. */
-  close(): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
+  /**
+   * Waits for the requests in flight, and after a loss until everything is sent again, then disconnects. It does not flush.
+   * It waits for a server that is connected; a server that is away is given up after two seconds, because it may never
+   * come back. `timeoutMs` sets another limit. Later calls return the same result, and their limits count, too.
+   *
+   * @throws `CONNECTION_LOST` if the server was given up: requests in flight have failed, and `atRisk` of the error names the
+   * answered bytes that may be lost; `FAILED` with the same if that happened before and no request has reported it
+   */
+  close(options: NbdCloseOptions = {}): Promise<void> {
+    try {
+      checkClose(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    this.#closing ??= this.#close();
+    this.#deadline.limit(options);
+    return this.#closing;
+  }
+
+  /**
+   * Gives the storage up at once: closes the connections, and fails requests in flight with `CONNECTION_LOST`. Nothing is
+   * left that keeps a process alive.
+   *
+   * @returns the answered bytes that no flush has covered, which may be lost
+   */
+  destroy(): readonly ByteRange[] {
+    this.#closing ??= this.#close();
+    // The ranges are returned here. Without a call of `close` its rejection would be unhandled.
+    this.#closing.catch(() => {});
+    this.#abandon(new IoFailedError('the NBD storage was destroyed'));
+    return this.atRisk;
   }
 
   /** The same as `close`. */
@@ -171,21 +237,22 @@ export class NbdStorage implements Storage, AsyncDisposable {
   // Commands
 
   #span(op: 'discard' | 'writeZeroes', offset: number, length: number): Promise<void> {
-    return this.#command({ op, offset, length }, offset, length, this.#writeRefusal(false));
+    const range = { offset, length };
+    return this.#command(range, () => ({ op, ...range }), this.#writeRefusal(false));
   }
 
+  /** @param made makes the command, after all checks */
   #command(
-    command: Command,
-    offset: number,
-    length: number,
+    range: { readonly offset: number; readonly length: number } | undefined,
+    made: () => Command,
     refusal?: WriteBarrierError,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.#closed) throw new WriteBarrierError('CLOSED', 'the NBD storage is closed');
-      checkRange(this, offset, length);
+      if (this.#closing) throw new WriteBarrierError('CLOSED', 'the NbdStorage is closed');
+      if (range) checkRange(this, range.offset, range.length);
       if (refusal) throw refusal;
-      if (length === 0 && command.op !== 'flush') return resolve();
-      this.#waiting.set(this.#exchange.submit(command), { resolve, reject });
+      if (range?.length === 0) return resolve();
+      this.#waiting.set(this.#inFlight.submit(made()), { resolve, reject });
       this.#pump();
     });
   }
@@ -195,31 +262,30 @@ export class NbdStorage implements Storage, AsyncDisposable {
     return fua && !this.capabilities.fua ? unsupported('FUA') : undefined;
   }
 
-  /** Sends what may be sent. */
+  /** Sends the requests that may be sent. */
   #pump(): void {
-    this.#answer(this.#exchange.refusals());
+    this.#answer(this.#inFlight.refusals());
     for (;;) {
       const connection = leastBusy(this.#connections);
       if (!connection) return;
-      const request = this.#exchange.next();
+      const request = this.#inFlight.next();
       if (!request) return;
-      const { ticket, ...rest } = request;
-      this.#sent.set(ticket, { command: rest.command, at: performance.now() });
-      connection.send({ ...rest, cookie: BigInt(ticket) });
+      this.#sent.set(request.cookie, performance.now());
+      connection.send(request);
       this.#watch ??= this.#watched();
     }
   }
 
-  /** N6: looks again when the oldest request has waited too long, if it is the oldest then. */
+  /** N6: looks again when the limit of the oldest request is over. */
   #watched(): ReturnType<typeof setTimeout> | undefined {
     const { requestTimeoutMs } = this.#settings;
     if (requestTimeoutMs === Number.POSITIVE_INFINITY) return undefined;
     const [oldest] = this.#sent.values();
-    if (!oldest) return undefined;
-    const left = oldest.at + requestTimeoutMs - performance.now();
+    if (oldest === undefined) return undefined;
+    const left = oldest + requestTimeoutMs - performance.now();
     if (left <= 0) {
       const what = `the NBD server has not answered a request for ${requestTimeoutMs} ms`;
-      this.#lost(new WriteBarrierError('IO_FAILED', what));
+      this.#lost(new IoFailedError(what));
       return undefined;
     }
     return setTimeout(
@@ -231,95 +297,125 @@ export class NbdStorage implements Storage, AsyncDisposable {
     );
   }
 
-  #answered({ cookie, error, message }: Answer): void {
-    const ticket = Number(cookie);
-    const command = this.#sent.get(ticket)?.command ?? 0;
-    // A server that shuts down has not done it and will not: its successor may.
+  #answered({ cookie, command, length, error, message, dropped }: Answer): void {
+    // A server that shuts down has not executed the request; its successor may.
     if (error === NBD_ERROR.ESHUTDOWN) {
       this.#lost(serverError(command, error, message));
       return;
     }
-    this.#sent.delete(ticket);
-    const failure = error === 0 ? undefined : serverError(command, error, message);
-    this.#answer(this.#exchange.answered(ticket, failure));
+    this.#sent.delete(cookie);
+    const gone = dropped ? bufferChanged(length) : undefined;
+    const failure = error === 0 ? gone : serverError(command, error, message);
+    this.#answer(this.#inFlight.answered(cookie, failure));
     this.#pump();
   }
 
   #answer(settled: readonly Settled[]): void {
     for (const { command, error } of settled) {
       const waiting = this.#waiting.get(command);
+      invariant(waiting !== undefined, 'N7: an answer to no command');
       this.#waiting.delete(command);
-      if (error) waiting?.reject(error);
-      else waiting?.resolve();
+      if (error) waiting.reject(error);
+      else waiting.resolve();
     }
-    // N4: whoever has been answered has been served.
+    // N4: a server that answers is alive.
     if (settled.some(({ error }) => !error)) this.#tries = 0;
-    if (this.#exchange.size === 0) this.#onIdle?.();
+    if (this.#inFlight.settled) this.#onSettled?.();
   }
 
   // The connection
 
-  #use(connections: readonly Connection[], traits: ExportTraits, handover: Handover): void {
+  #use(connections: readonly Connection[], properties: ExportProperties): void {
     this.#connections = connections;
     this.#connectedAt = performance.now();
-    this.#exchange.connected(this.#exchangeTraits(traits, connections.length));
-    handover.to({
+    this.#deadline.back();
+    this.#inFlight.connected(this.#serverProperties(properties, connections.length));
+    const listener: Listener = {
       answer: (answer) => this.#answered(answer),
       lost: (error) => this.#lost(error),
       drained: () => this.#pump(),
-    });
+    };
+    for (const connection of connections) connection.listen(listener);
     this.#pump();
   }
 
-  #exchangeTraits({ payloadMax }: ExportTraits, connections: number): ExchangeTraits {
-    const { cache, flush } = this.capabilities;
-    return { volatile: cache === 'volatile', flush, payloadMax, depth: DEPTH * connections };
+  #serverProperties({ payloadMax }: ExportProperties, connections: number): ServerProperties {
+    const volatile = this.capabilities.cache === 'volatile';
+    const restartsMax = this.#settings.triesMax;
+    return { volatile, payloadMax, depth: DEPTH * connections, restartsMax };
   }
 
   /** N1 */
   #lost(error: Error): void {
     if (this.#connections.length === 0) return;
-    hangUp(this.#connections);
+    this.#hangUp();
+    const livedMs = performance.now() - this.#connectedAt;
+    if (this.#inFlight.requests === 0 && livedMs > this.#settings.delayMsMax) this.#tries = 0; // N4
+    this.#settings.observer({ kind: 'lost', error });
+    if (this.#over.signal.aborted) return;
+    const settled = this.#inFlight.lost(error);
+    if (this.#inFlight.phase === 'failed') {
+      this.#gaveUp(error, settled);
+      return;
+    }
+    this.#answer(settled);
+    if (this.#over.signal.aborted) return;
+    if (isViolation(error)) {
+      this.#giveUp(error);
+      return;
+    }
+    void this.#reconnect(error);
+    if (this.#closing) this.#deadline.lost();
+  }
+
+  #hangUp(): void {
+    hangUpAll(this.#connections);
     this.#connections = [];
     this.#sent.clear();
     clearTimeout(this.#watch);
     this.#watch = undefined;
-    const livedMs = performance.now() - this.#connectedAt;
-    if (this.#exchange.inFlight === 0 && livedMs > this.#settings.delayMsMax) this.#tries = 0; // N4
-    this.#settings.observer({ kind: 'lost', error });
-    const settled = this.#exchange.lost(error);
-    if (this.#exchange.phase === 'failed') this.#gaveUp(error, settled);
-    else if (isViolation(error)) this.#giveUp(error);
-    else void this.#reconnect(error);
   }
 
   async #reconnect(cause: unknown): Promise<void> {
-    const { triesMax, delayMs, delayMsMax, observer } = this.#settings;
+    const { triesMax, observer } = this.#settings;
     const { signal } = this.#over;
     let last = cause;
     while (this.#tries < triesMax && !(last instanceof AnotherExportError)) {
-      const handover = new Handover();
-      const delay = Math.min(delayMs * 2 ** this.#tries, delayMsMax);
+      const delay = reconnectDelayMs(this.#tries, this.#settings, Math.random());
       this.#tries += 1;
-      const dialed = await sleep(delay, undefined, { signal })
-        .then(() => dialAll({ ...this.#settings, signal }, this.#traits, handover))
-        .catch((error: unknown) => ({ error }));
-      if (signal.aborted) return 'error' in dialed ? undefined : hangUp(dialed.connections);
+      await this.#pause(this.#closing ? Math.min(delay, CLOSING_DELAY_MS_MAX) : delay);
+      if (signal.aborted) return;
+      const dialed = await dialAll({ ...this.#settings, signal }, this.#properties).catch(
+        (error: unknown) => ({ error }),
+      );
+      if (signal.aborted) return 'error' in dialed ? undefined : hangUpAll(dialed.connections);
       if ('error' in dialed) {
         last = dialed.error;
         observer({ kind: 'retry', tries: this.#tries, error: last });
+        if (signal.aborted) return;
         continue;
       }
-      const resent = this.atRisk.reduce((sum, { start, end }) => sum + (end - start), 0);
-      observer({ kind: 'reconnected', resentBytes: resent });
-      this.#use(dialed.connections, dialed.traits, handover);
+      observer({ kind: 'reconnected', resentBytes: bytesIn(this.atRisk) });
+      if (signal.aborted) return hangUpAll(dialed.connections);
+      this.#use(dialed.connections, dialed.properties);
       return;
     }
     this.#giveUp(last);
   }
 
+  /** Waits until the time is over, or `#wake` is called. */
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
   #giveUp(error: unknown): void {
-    this.#gaveUp(error, this.#exchange.fail(error));
+    this.#gaveUp(error, this.#inFlight.fail(error));
   }
 
   #gaveUp(error: unknown, settled: readonly Settled[]): void {
@@ -327,97 +423,41 @@ export class NbdStorage implements Storage, AsyncDisposable {
     this.#answer(settled);
   }
 
+  // Closing
+
   async #close(): Promise<void> {
-    // After `#closed` is set, so that nothing new can come.
+    const failedBefore = this.#inFlight.failure;
+    // `#closing` is set after this, so no new command can come.
     await Promise.resolve();
-    if (this.#exchange.size > 0) {
+    if (this.#inFlight.phase === 'down') {
+      this.#deadline.away();
+      this.#wake?.();
+    }
+    if (!this.#inFlight.settled) {
       await new Promise<void>((resolve) => {
-        this.#onIdle = resolve;
+        this.#onSettled = resolve;
       });
     }
     this.#over.abort();
+    this.#wake?.();
     clearTimeout(this.#watch);
-    const connections = this.#connections;
+    await Promise.all(this.#connections.map((connection) => connection.close()));
     this.#connections = [];
-    await Promise.all(connections.map((connection) => connection.close()));
-  }
-}
-
-/** N2 */
-class AnotherExportError extends WriteBarrierError {
-  constructor(what: string) {
-    super('INVALID_STORAGE', `the server came back with another export: ${what}`);
-  }
-}
-
-/** Keeps what is heard of connections until somebody listens. */
-class Handover {
-  #listener: Parameters<typeof openConnection>[2] | undefined;
-  #lost: Error | undefined;
-
-  to(listener: Parameters<typeof openConnection>[2]): void {
-    this.#listener = listener;
-    if (this.#lost) listener.lost(this.#lost);
+    this.#deadline.end();
+    const { failure, failureReported } = this.#inFlight;
+    if (failure && !failedBefore) throw failure;
+    if (failure && failure.atRisk.length > 0 && !failureReported) throw lostBefore(failure);
   }
 
-  answer(answer: Answer): void {
-    this.#listener?.answer(answer);
+  /** Gives up everything in flight. Nothing is left that keeps a process alive. */
+  #abandon(cause: unknown): void {
+    // If it is over, only the end of the sockets is awaited, or the storage was given up before.
+    const isOver = this.#over.signal.aborted;
+    this.#over.abort();
+    this.#wake?.();
+    this.#hangUp();
+    if (!isOver && !this.#inFlight.failure) this.#giveUp(cause);
   }
-
-  lost(error: Error): void {
-    if (this.#listener) this.#listener.lost(error);
-    else this.#lost = error;
-  }
-
-  drained(): void {
-    this.#listener?.drained();
-  }
-}
-
-/** Opens the connections, as many as are wanted and allowed, and to be had. */
-async function dialAll(
-  settings: Settings & Pick<Route, 'signal'>,
-  before: ExportTraits | undefined,
-  handover: Handover,
-): Promise<{ readonly connections: readonly Connection[]; readonly traits: ExportTraits }> {
-  const dial = (): Promise<Connection> => openConnection(settings, settings.export, handover);
-  const connections = [await dial()];
-  try {
-    const [first] = connections as [Connection];
-    const traits = checked(first, settings, before);
-    while (traits.multiConn && connections.length < settings.connections) {
-      // A server may have fewer places than we want, and one is enough.
-      const next = await dial().catch(() => undefined);
-      if (!next) break;
-      connections.push(next);
-      checked(next, settings, traits);
-    }
-    return { connections, traits };
-  } catch (error) {
-    hangUp(connections);
-    throw error;
-  }
-}
-
-function hangUp(connections: readonly Connection[]): void {
-  for (const connection of connections) connection.destroy();
-}
-
-function checked(
-  { export: facts }: Connection,
-  { blockSize, cache }: Settings,
-  before: ExportTraits | undefined,
-): ExportTraits {
-  if (!before) return traitsOf(facts, { blockSize, cache });
-  let broken: string | undefined;
-  try {
-    const traits = traitsOf(facts, { blockSize: before.capabilities.blockSize, cache });
-    broken = brokenPromise(before, traits);
-    if (broken === undefined) return traits;
-  } catch (error) {
-    broken = error instanceof Error ? error.message : String(error);
-  }
-  throw new AnotherExportError(broken);
 }
 
 function leastBusy(connections: readonly Connection[]): Connection | undefined {
@@ -438,5 +478,8 @@ function tagRefusal(tag: WriteFlags['tag']): WriteBarrierError | undefined {
 }
 
 function unsupported(what: string): WriteBarrierError {
-  return new WriteBarrierError('EOPNOTSUPP', `the NBD export has not declared ${what}`);
+  return new WriteBarrierError(
+    'EOPNOTSUPP',
+    `the NBD export does not support ${what}; see its capabilities`,
+  );
 }

@@ -1,63 +1,74 @@
 // The client's side of an export in use: which replies are awaited, and what arrives.
 //
-//   head ──simple, chunk──▶ data | payload ──its last byte──▶ head
+//   head ──data of a simple reply──▶ data ──its last byte──▶ head
+//   head ──chunk with data──▶ place ──its offset──▶ data ──its last byte──▶ head
+//   head ──any other chunk──▶ payload ──its last byte──▶ head
 //
-// A reply may be simple or structured, several of them may be under way with their chunks mixed, and the data of reads
-// goes straight to the buffer of whoever asked.
+// A simple reply without data leaves the state at head.
+//
+// A reply may be simple or structured, and the chunks of several replies may be mixed. The data of a read goes straight to
+// the buffer of the caller.
 //
 // Invariants, tested under these numbers:
-//   R1  A request is answered once, by a reply that carries its cookie. A cookie that nobody waits for, because it
-//       never was or because its reply is complete, is malformed.
-//   R2  A read is answered well when each of its bytes has come exactly once, as data or as a hole, inside of what was
-//       asked. More, less, or elsewhere is malformed.
-//   R3  Only the buffer of an awaited read is written to, and nothing any more once anything was malformed.
-//   R4  What is kept besides is bounded: a head, a short payload, and a list of the ranges that have come.
+//   R1  A request is answered once, by a reply that carries its cookie. A cookie that is not awaited, because it was never
+//       sent or because its reply is complete, is malformed.
+//   R2  A read succeeds when each of its bytes has come exactly once, as data or as a hole, inside of the requested range.
+//       More, fewer or other bytes are malformed.
+//   R3  Only the buffer of an awaited read is written to, and no longer once anything was malformed. If that buffer was
+//       transferred or has shrunk, its data is dropped and the answer says so; other replies are not affected.
+//   R4  What else is kept is bounded: a header, a short payload, and a list of the ranges that have come.
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Simple reply message", "Structured reply chunk message",
 // "Structured reply types", "Error values".
 
-import { getUint64, viewOf } from '../wire/fields.js';
+import type { ByteRange } from 'write-barrier';
+import { invariant } from 'write-barrier/kit';
 import {
   type ByteReader,
+  CHUNK_HEADER,
   CHUNK_MAGIC,
   CHUNK_TYPE,
   type ChunkHeader,
   COMMAND,
   decodeChunk,
-  decodeChunkHeader,
-  decodeSimpleReply,
   isErrorChunk,
   malformed,
+  type NbdRequest,
+  SIMPLE_REPLY,
   SIMPLE_REPLY_MAGIC,
-  SIZE,
+  type SimpleReply,
   STRING_MAX,
 } from '../wire/index.js';
+import { Input, uint64 } from '../wire/layout.js';
+import { firstAfter } from './unflushed.js';
 
-/** A request whose reply is awaited. */
-export interface Awaited {
-  readonly command: number;
-  readonly offset: number;
-  readonly length: number;
+/** A request, with what it carries. */
+export interface ClientRequest extends NbdRequest {
+  /** What a write carries; as long as `length` together. */
+  readonly payload?: readonly Uint8Array[];
   /** Where the data of a read goes; as long as `length`. */
   readonly into?: Uint8Array;
 }
 
 /** A reply, complete. */
-export interface Answer {
-  readonly cookie: bigint;
+export interface Answer extends Pick<NbdRequest, 'cookie' | 'command' | 'length'> {
   /** One of `NBD_ERROR`, or a number that is not known here; 0 for success. */
   readonly error: number;
   /** For people; often ''. */
   readonly message: string;
+  /** The buffer of the read was gone when its data came (R3). */
+  readonly dropped: boolean;
 }
 
-/** A reply that is under way. */
-interface Reply extends Awaited {
-  readonly cookie: bigint;
-  /** What has come, relative to the request: starts and ends by turns, in order. */
-  readonly got: number[];
+/** A reply of which some has come, or nothing yet. */
+interface Reply extends Answer {
+  readonly offset: number;
+  readonly into: Uint8Array | undefined;
+  /** The ranges that have come, relative to the request; disjoint, in order, and none touches the next. */
+  readonly got: ByteRange[];
   error: number;
   message: string;
+  dropped: boolean;
 }
 
 type State =
@@ -74,12 +85,12 @@ type State =
     };
 
 const HEAD: State = { kind: 'head' };
-/** A message, and what stands around it. */
+/** The longest payload without data, in bytes: a message and its fields. */
 const PAYLOAD_MAX = STRING_MAX + 64;
-/** Of a server that sends a read in more pieces than this, apart from each other, we think ill. */
-const PIECES_MAX = 2 ** 16;
+/** A read that arrives in more separate pieces than this is malformed, because only a malicious server sends so many. */
+const PIECES_MAX = 2 ** 15;
 
-/** See the head of this file. `advance` throws at what is malformed; nothing can be done with it after that. */
+/** The replies that are awaited. Unusable after `advance` has thrown at malformed bytes. */
 export class Replies {
   readonly #structured: boolean;
   readonly #awaited = new Map<bigint, Reply>();
@@ -95,9 +106,12 @@ export class Replies {
     return this.#awaited.size;
   }
 
-  /** A request has gone out. Its cookie is not in use. */
-  expect(cookie: bigint, request: Awaited): void {
-    this.#awaited.set(cookie, { ...request, cookie, got: [], error: 0, message: '' });
+  /** A request is sent. Its cookie is not in use. */
+  expect({ cookie, command, offset, length, into }: ClientRequest): void {
+    invariant(!this.#awaited.has(cookie), 'R1: a cookie that is in use');
+    const nothing = { got: [], error: 0, message: '', dropped: false };
+    // Not the request as a whole, because its payload would stay in memory.
+    this.#awaited.set(cookie, { cookie, command, offset, length, into, ...nothing });
   }
 
   /** The next complete reply; undefined while more bytes are needed. */
@@ -108,7 +122,7 @@ export class Replies {
     }
   }
 
-  /** True: it went on. Undefined: it needs more bytes. */
+  /** True: it took something. Undefined: it needs more bytes. */
   #step(reader: ByteReader): Answer | true | undefined {
     const state = this.#state;
     switch (state.kind) {
@@ -119,13 +133,14 @@ export class Replies {
         if (!bytes) return undefined;
         const { reply, header } = state;
         const length = header.length - 8;
-        const at = claim(reply, getUint64(viewOf(bytes), 0), length);
+        const at = claim(reply, uint64.take(new Input(bytes)), length);
         this.#state = { kind: 'data', reply, done: header.done, at, end: at + length };
         return true;
       }
       case 'data': {
         const { reply, done, at, end } = state;
-        state.at += reader.takeInto((reply.into as Uint8Array).subarray(at, end));
+        const into = intoOf(reply, at, end);
+        state.at += into ? reader.takeInto(into) : reader.skip(end - at);
         if (state.at < end) return undefined;
         return this.#endOfPiece(reply, done);
       }
@@ -142,23 +157,23 @@ export class Replies {
     const magic = reader.peekUint32();
     if (magic === undefined) return undefined;
     if (magic === SIMPLE_REPLY_MAGIC) {
-      const bytes = reader.take(SIZE.SIMPLE_REPLY);
-      return bytes && this.#simple(bytes);
+      const reply = reader.takeValue(SIMPLE_REPLY);
+      return reply && this.#simple(reply);
     }
     if (magic !== CHUNK_MAGIC || !this.#structured) {
       throw malformed(`a reply that begins with 0x${magic.toString(16)}`);
     }
-    const bytes = reader.take(SIZE.CHUNK_HEADER);
-    return bytes && this.#chunk(decodeChunkHeader(bytes));
+    const header = reader.takeValue(CHUNK_HEADER);
+    return header && this.#chunk(header);
   }
 
-  #simple(bytes: Uint8Array): Answer | true {
-    const { cookie, error } = decodeSimpleReply(bytes);
+  #simple({ cookie, error }: SimpleReply): Answer | true {
     const reply = this.#find(cookie);
     if (reply.got.length > 0) throw malformed('a simple reply in the middle of a structured one');
     reply.error = error;
     if (reply.command !== COMMAND.READ || error !== 0) return this.#endOfPiece(reply, true);
-    if (this.#structured) throw malformed('a simple reply to a read, against the agreement');
+    if (this.#structured)
+      throw malformed('a simple reply to a read, although structured replies were agreed');
     claim(reply, reply.offset, reply.length);
     this.#state = { kind: 'data', reply, done: true, at: 0, end: reply.length };
     return true;
@@ -186,23 +201,23 @@ export class Replies {
   #endOfPiece(reply: Reply, done: boolean): Answer | true {
     this.#state = HEAD;
     if (!done) return true;
-    const { cookie, error, message, command, got, length } = reply;
-    const complete = got.length === 2 && got[0] === 0 && got[1] === length;
+    const { cookie, command, length, error, message, dropped, got } = reply;
+    const complete = got[0]?.start === 0 && got[0].end === length;
     if (command === COMMAND.READ && error === 0 && !complete) {
-      throw malformed(`a read of ${length} bytes answered with other ones`);
+      throw malformed(`a reply to a read of ${length} bytes that does not have all of them`);
     }
     this.#awaited.delete(cookie);
-    return { cookie, error, message };
+    return { cookie, command, length, error, message, dropped };
   }
 
   #find(cookie: bigint): Reply {
     const reply = this.#awaited.get(cookie);
-    if (!reply) throw malformed(`a reply to request ${cookie}, which is not awaited`);
+    if (!reply) throw malformed(`a reply to request ${cookie}, which is not in flight`);
     return reply;
   }
 }
 
-/** What a chunk without data says. */
+/** Records a chunk without data. */
 function note(reply: Reply, { type }: ChunkHeader, payload: Uint8Array): void {
   const chunk = decodeChunk(type, payload);
   if (chunk.kind === 'error' && reply.error === 0) {
@@ -211,34 +226,35 @@ function note(reply: Reply, { type }: ChunkHeader, payload: Uint8Array): void {
   }
   if (chunk.kind === 'hole') {
     const at = claim(reply, chunk.offset, chunk.length);
-    reply.into?.fill(0, at, at + chunk.length);
+    intoOf(reply, at, at + chunk.length)?.fill(0);
   }
 }
 
-/** R2: takes down that a range has come; where it lies in the request. */
+/** R3: where a part of a read goes; undefined, and recorded, if its buffer is gone. */
+function intoOf(reply: Reply, start: number, end: number): Uint8Array | undefined {
+  const { into, length } = reply;
+  // The length of a view changes when its buffer is transferred or shrinks.
+  if (into?.length === length) return into.subarray(start, end);
+  reply.dropped = true;
+  return undefined;
+}
+
+/** R2: records that a range has come; returns its place in the request. */
 function claim(reply: Reply, offset: number, length: number): number {
   const start = offset - reply.offset;
   const end = start + length;
-  if (!(start >= 0 && end <= reply.length)) throw malformed('data that was not asked for');
+  if (!(start >= 0 && end <= reply.length)) throw malformed('data outside of the requested range');
   const { got } = reply;
-  const i = countUpTo(got, start);
-  const next = got[i] ?? Number.POSITIVE_INFINITY;
-  if (i % 2 === 1 || next < end) throw malformed('data that has come before');
-  const joinsLeft = i > 0 && got[i - 1] === start;
-  const joinsRight = next === end;
-  const ends = [...(joinsLeft ? [] : [start]), ...(joinsRight ? [] : [end])];
-  got.splice(joinsLeft ? i - 1 : i, (joinsLeft ? 1 : 0) + (joinsRight ? 1 : 0), ...ends);
-  if (got.length > PIECES_MAX) throw malformed('a read in too many pieces');
+  const i = firstAfter(got, start);
+  const left = got[i - 1];
+  const right = got[i];
+  if (right && right.start < end)
+    throw malformed('data of a read that the server has already sent');
+  const joinsLeft = left?.end === start;
+  const joinsRight = right?.start === end;
+  const joined = { start: joinsLeft ? left.start : start, end: joinsRight ? right.end : end };
+  got.splice(joinsLeft ? i - 1 : i, Number(joinsLeft) + Number(joinsRight), joined);
+  if (got.length > PIECES_MAX)
+    throw malformed(`a reply to a read in more than ${PIECES_MAX} pieces`);
   return start;
-}
-
-/** How many of the numbers, which are in order, are not above `limit`. */
-function countUpTo(numbers: readonly number[], limit: number): number {
-  let [low, high] = [0, numbers.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((numbers[middle] as number) <= limit) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }

@@ -1,152 +1,239 @@
-// The socket of one client around its session: bytes in, what the session wants out. It decides one thing, how much
-// is under way at once.
+// The socket of one client around its session: it feeds the session with bytes, and sends what the session answers. It
+// decides only how much is in flight at once.
 //
 //   handshake ──open──▶ serving ──DISC, end, shutdown──▶ finishing ──last reply taken──▶ gone
-//       any ──error, lost socket, time──▶ gone; what the storage still does is waited for, and not told to anybody
+//       any ──error, lost socket, time──▶ gone; what is still at the storage is waited for, and its result is dropped
 //
 // Invariants, tested under these numbers:
-//   K1  The next request is asked for only while less than `requestsInFlight` requests and `bytesInFlight` bytes of
-//       buffers are at the scheduler, and less than UNSENT_MAX bytes of replies wait for the client to take them.
-//       Otherwise the socket is not read either. So a client that does not read costs what these limits say.
-//   K2  A reply is one piece in the stream, whatever order replies come in.
-//   K3  Whatever a client does ends its own connection at worst.
+//   K1  The next request is asked for only while fewer than `requestsInFlight` requests and `bytesInFlight` bytes of
+//       buffers are at the scheduler, and fewer than UNSENT_MAX bytes of replies wait for the client. Otherwise the socket
+//       is not read either. So these limits bound the cost of a client that does not read.
+//   K2  A reply is one piece in the stream, in whatever order replies come.
+//   K3  A client can end its own connection, and no other.
 //   K4  Replies of one turn leave together.
-//   K5  Nothing is read between the answer to STARTTLS and TLS, and that answer is the last that goes without.
-//   K6  For a client that is gone nothing is begun, and of a request that takes several calls no further one is made. It
-//       may have come back over another connection, and written something newer there.
+//   K5  Nothing is read between the answer to STARTTLS and TLS, and that answer is the last in plain text.
+//   K6  For a client that is gone no request is begun, and a request in several pieces stops after its current piece,
+//       because the client may have reconnected and written something newer over another connection.
+//   K7  One turn of the event loop does a limited amount of work for a connection, and the next turn the rest, so that a busy
+//       client does not keep the others waiting.
+//   K8  If a client closes its sending side, its requests are still executed and answered; then the connection ends.
+//   K9  A socket is ended by its uppermost layer: by TLS if there is TLS. During the TLS handshake the TLS socket is not
+//       available yet, so the TCP socket is ended, from the event loop and not from a callback (nbd-server-tls.X6).
+//
+// K6 and K8 conflict if a client closes its socket without DISC, because its system reports only that no more bytes come.
+// A Unix socket reports the rest when it is written to, even with nothing. On any other line a reply must be sent first, and
+// the other side has PROBE_MS to say that it takes none; until then no request is begun.
 
 import type { Socket } from 'node:net';
 import { COMMAND } from '../wire/index.js';
-import { carryOut, costOf, refusalFor, type Work } from './carry-out.js';
-import type { Export, Exports } from './exports.js';
-import type { Limits } from './options.js';
-import { type Outcome, ServerSession, type SessionEvent, type SessionRequest } from './session.js';
+import {
+  costOf,
+  execute,
+  type Outcome,
+  refusalFor,
+  type SessionRequest,
+  type Work,
+} from './commands.js';
+import type { Export, Exports, Limits } from './options.js';
+import { type ServerEvent, ServerSession } from './session.js';
 import type { Upgrade } from './tls.js';
 
-/** Replies that wait to be taken, in bytes, before no more requests are asked for. */
+/** When this many bytes of replies wait for the client, no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
-/** How long a client may take for its last replies when it ends the connection itself, or must be sent away. */
+/** How long a client may take for its last replies when it ends the connection, or broke the protocol. */
 const LINGER_MS = 5_000;
+/** K7: the budget of a turn. A request costs 1, and an answer 1 for each ANSWER_UNIT bytes. */
+const TURN_BUDGET = 64;
+/** An option costs more, because it may be 64 KiB long. */
+const OPTION_COST = 8;
+const ANSWER_UNIT = 4096;
+/** K6, K8 */
+const PROBE_MS = 200;
 
 /** What a connection needs to know. */
 export interface ConnectionContext {
   readonly exports: Exports;
   readonly limits: Limits;
-  /** Puts TLS on a socket; undefined where there are no keys. */
+  /** Puts TLS on a socket; undefined if the server has no keys. */
   readonly upgrade: Upgrade | undefined;
+  /** The socket is a Unix socket. */
+  readonly local: boolean;
   readonly counters: Counters;
+  /** Whether the maximum number of clients use an export. */
+  readonly full: () => boolean;
   readonly onOpen: (name: string, tls: boolean) => void;
-  /** Once, when the socket is closed and nothing of this client is at a scheduler any more. */
+  /** A request has ended, with or without an error. */
+  readonly onEnded: (target: Export) => void;
+  /** Called once, when the socket is closed and no request of this client is at a scheduler any more. */
   readonly onGone: (why: string | undefined) => void;
 }
 
-/** What the server has counted of requests that were carried out; what was refused as illegal is not among them. */
+/** Counters of a server. */
 export interface Counters {
-  /** That have ended, well or badly. */
+  /** Requests that were executed and have ended, with or without an error. */
   requests: number;
-  /** Those among them that the storage failed. */
+  /** Executed requests that failed. */
   failed: number;
-  /** Of reads that were answered well. */
+  /** Requests that never reached a storage: not legal, not offered, or too late. */
+  refusedRequests: number;
+  /** Options of the handshake that were refused, for example the choice of an export. */
+  refusedOptions: number;
+  /** Bytes of successful reads. */
   bytesRead: number;
-  /** Of writes that were answered well; zeroes do not count. */
+  /** Bytes of successful writes, without WRITE_ZEROES. */
   bytesWritten: number;
-  /** That were answered well. */
+  /** Successful flushes. */
   flushes: number;
 }
 
-/** See the head of this file. */
+/** The connection of one client. */
 export class Connection {
   readonly #context: ConnectionContext;
   readonly #session: ServerSession;
-  /** What the client connected with, and what speaks for it: the same until there is TLS. */
+  /** The socket of the client, and the layer that speaks for it: the same until TLS is in use. */
   readonly #raw: Socket;
   #socket: Socket;
+  #detach: () => void = () => {};
   #work: Work | undefined;
-  /** At the scheduler: how many, and their buffers in bytes. */
+  /** Requests at the scheduler, and their buffers in bytes. */
   #requests = 0;
   #bytes = 0;
-  #corked = false;
+  /** K7: the rest of the budget of this turn. */
+  #budget = TURN_BUDGET;
+  #starved = false;
+  /** K8: the client sends no more. */
+  #halfClosed = false;
+  /** K6: whether a half-closed client is known to take replies, and the timer that finds out. */
+  #probed = false;
+  #probe: ReturnType<typeof setTimeout> | undefined;
+  #closing = false;
   #finishing = false;
+  #doomed = false;
   #closed = false;
-  #gone = false;
   #why: string | undefined;
   readonly #drained: (() => void)[] = [];
   readonly #tooSlow: ReturnType<typeof setTimeout>;
+  #silence: { readonly ms: number; silentMs: number; seen: number } | undefined;
   #linger: ReturnType<typeof setTimeout> | undefined;
   #lingerMs = LINGER_MS;
 
   constructor(socket: Socket, context: ConnectionContext) {
-    const { exports, limits, upgrade } = context;
+    const { exports, limits, upgrade, full } = context;
     this.#context = context;
     this.#raw = socket;
     this.#socket = socket;
-    this.#session = new ServerSession({ exports, tls: upgrade !== undefined }, limits.requestBytes);
-    const late = (): void => this.#destroy('the handshake took too long');
+    const offer = { exports, tls: upgrade !== undefined, full };
+    this.#session = new ServerSession(offer, limits.requestBytes);
+    const late = (): void =>
+      this.#destroy(`the client chose no export within ${limits.handshakeMs} ms`);
     this.#tooSlow = setTimeout(late, limits.handshakeMs);
     this.#attach(socket);
     this.#pump();
   }
 
-  /** Answers what comes from now on with ESHUTDOWN; settles when nothing is under way. */
+  /** It has an export and was counted. The session may be open earlier, while the event waits for the next turn. */
+  get open(): boolean {
+    return this.#work !== undefined;
+  }
+
+  /** It is ending: nothing more is asked of its session (K6). */
+  get ending(): boolean {
+    return this.#finishing || this.#doomed || this.#closed || this.#socket.destroyed;
+  }
+
+  /** It has proved in TLS that it has a key. */
+  get proved(): boolean {
+    const { upgrade } = this.#context;
+    return upgrade?.provesClients === true && this.#session.tls && !this.#upgrading;
+  }
+
+  /** Answers later requests with ESHUTDOWN; settles when nothing is in flight. */
   drain(): Promise<void> {
+    this.#closing = true;
     this.#session.shutdown();
     if (this.#requests === 0) return Promise.resolve();
     return new Promise((resolve) => this.#drained.push(resolve));
   }
 
-  /** Ends it, and takes at most `ms` for the last replies. */
+  /** Ends it, and waits at most `ms` for the client to take the last replies. */
   end(ms: number): void {
     this.#finish('the server is closing', ms);
+  }
+
+  /** Ends it at once. */
+  giveWay(): void {
+    this.#destroy('the connection gave way to a newer one during the handshake');
   }
 
   // Bytes in
 
   #attach(socket: Socket): void {
-    socket.on('data', (chunk: Uint8Array) => {
-      this.#session.receive(chunk);
-      this.#pump();
-    });
-    socket.on('drain', () => this.#pump());
-    // The client has nothing more to say; what it has asked for is finished, and nobody will read it.
-    socket.on('end', () => {
-      this.#finish(this.#session.ended ? undefined : 'the client left without a word');
-    });
-    socket.on('error', (error: Error) => this.#destroy(error.message));
+    this.#detach();
+    const on = {
+      data: (chunk: Uint8Array): void => {
+        if (!this.#starved) this.#budget = TURN_BUDGET;
+        this.#session.dialogue.receive(chunk);
+        this.#pump();
+      },
+      drain: (): void => this.#pump(),
+      end: (): void => this.#inputEnded(),
+      timeout: (): void => this.#silent(),
+    };
+    const names = Object.keys(on) as (keyof typeof on)[];
+    for (const name of names) socket.on(name, on[name]);
+    this.#detach = () => {
+      for (const name of names) socket.off(name, on[name]);
+    };
+    // These stay, because an error without a listener would end the process. OpenSSL's messages end with a new line.
+    socket.on('error', (error: Error) => this.#destroy(error.message.trim()));
     socket.on('close', () => {
+      if (socket !== this.#socket) return;
       this.#closed = true;
       this.#settle();
     });
   }
 
   #pump(): void {
-    while (!this.#leaving && !this.#full()) {
-      const event = this.#session.next();
+    while (!this.ending && !this.#full() && !this.#inDoubt()) {
+      const event = this.#session.dialogue.next();
       if (!event) break;
-      this.#obey(event);
+      this.#spend(this.#session.open ? 1 : OPTION_COST);
+      this.#handle(event);
     }
-    if (this.#leaving) return;
+    if (this.ending) return;
     if (this.#full()) this.#socket.pause();
-    else if (this.#socket.isPaused() && !this.#upgrading()) this.#socket.resume();
+    else if (this.#socket.isPaused() && !this.#upgrading) this.#socket.resume();
   }
 
-  /** K6 */
-  get #leaving(): boolean {
-    return this.#finishing || this.#closed;
-  }
-
-  /** K1. */
+  /** K1, K7 */
   #full(): boolean {
     const { requestsInFlight, bytesInFlight } = this.#context.limits;
     return (
+      this.#starved ||
       this.#requests >= requestsInFlight ||
       this.#bytes >= bytesInFlight ||
       this.#socket.writableLength >= UNSENT_MAX
     );
   }
 
-  #obey(event: SessionEvent): void {
+  /** K7: work over budget waits for the next turn. Bytes that arrive are a sign of a new turn, too. */
+  #spend(cost: number): void {
+    this.#budget -= cost;
+    if (this.#budget > 0 || this.#starved) return;
+    this.#starved = true;
+    setImmediate(() => {
+      this.#starved = false;
+      this.#budget = TURN_BUDGET;
+      this.#pump();
+    });
+  }
+
+  #handle(event: ServerEvent): void {
     switch (event.kind) {
       case 'send':
+        this.#spend(Math.floor((event.parts[0]?.length ?? 0) / ANSWER_UNIT));
+        if (event.refuses === 'request') this.#context.counters.refusedRequests += 1;
+        if (event.refuses === 'option') this.#context.counters.refusedOptions += 1;
         this.#send(event.parts);
         break;
       case 'startTls':
@@ -156,35 +243,80 @@ export class Connection {
         clearTimeout(this.#tooSlow);
         this.#work = {
           ...(this.#context.exports.get(event.name) as Export),
-          abandoned: () => this.#closed,
+          abandoned: () => this.#abandoned(),
+          closing: () => this.#closing,
         };
+        this.#watch();
         this.#context.onOpen(event.name, this.#session.tls);
         break;
       case 'request':
         this.#start(event.request, this.#work as Work);
         break;
       case 'end':
-        this.#finish(event.why);
+        this.#finish(event.reason?.message);
     }
+  }
+
+  // The end of what the client sends
+
+  /** K8 */
+  #inputEnded(): void {
+    if (this.#upgrading) {
+      this.#destroy('the client disconnected during the TLS handshake');
+      return;
+    }
+    this.#halfClosed = true;
+    this.#session.dialogue.receiveEnd();
+    // On a Unix socket whose other side is closed this fails, and ends the connection.
+    if (this.#tells) this.#socket.write('');
+    this.#pump();
+  }
+
+  /** Whether a write reports at once that the other side is closed. */
+  get #tells(): boolean {
+    return this.#context.local && this.#socket === this.#raw;
+  }
+
+  /** K6: whether a half-closed client may be gone. The replies to what was begun find out. */
+  #inDoubt(): boolean {
+    if (!this.#halfClosed || this.#tells || this.#probed || this.#session.dialogue.unread === 0)
+      return false;
+    if (this.#requests === 0) {
+      this.#probe ??= setTimeout(() => {
+        // By now the system knows whether the other side took the replies, and the next write reports it.
+        this.#raw.write('', (error) => {
+          if (error) this.#destroy(error.message);
+          else this.#probed = true;
+          this.#pump();
+        });
+      }, PROBE_MS);
+    }
+    return true;
+  }
+
+  /** K6 */
+  #abandoned(): boolean {
+    if (this.#closed || this.#doomed || this.#socket.destroyed) return true;
+    if (!this.#halfClosed || this.#probed) return false;
+    if (this.#tells) this.#socket.write('');
+    return !this.#tells;
   }
 
   // TLS
 
-  #upgrading(): boolean {
+  get #upgrading(): boolean {
     return this.#session.tls && this.#socket === this.#raw;
   }
 
-  /** K5: the callback comes when the answer has left for the system, so TLS cannot overtake it. */
+  /** K5: the callback runs when the system has the answer, so TLS cannot overtake it. */
   #startTls(): void {
     const raw = this.#raw;
     raw.pause();
-    raw.removeAllListeners('data');
+    this.#detach();
     this.#uncork();
     raw.write('', () => {
-      if (this.#closed) return;
-      raw.removeAllListeners('end');
-      raw.removeAllListeners('drain');
-      this.#context.upgrade?.(raw).then(
+      if (this.ending) return;
+      this.#context.upgrade?.secure(raw).then(
         (secure) => this.#secured(secure),
         (error) => this.#destroy(`TLS: ${error.message}`),
       );
@@ -192,13 +324,42 @@ export class Connection {
   }
 
   #secured(secure: Socket): void {
-    if (this.#finishing || this.#closed) {
-      secure.destroy();
+    if (this.ending) {
+      // The promise may be resolved from inside of OpenSSL (nbd-server-tls.X6).
+      setImmediate(() => secure.destroy());
       return;
     }
     this.#socket = secure;
-    this.#session.tlsReady();
+    this.#session.dialogue.secured();
     this.#attach(secure);
+  }
+
+  // Silence
+
+  /** Node emits `timeout` when nothing has moved on a socket for this long, in either direction. */
+  #watch(): void {
+    const { payloadMs, idleMs } = this.#context.limits;
+    const ms = idleMs > 0 ? Math.min(payloadMs, idleMs) : payloadMs;
+    this.#silence = { ms, silentMs: 0, seen: 0 };
+    this.#socket.setTimeout(ms);
+  }
+
+  #silent(): void {
+    const silence = this.#silence;
+    if (!silence || this.ending) return;
+    const { payloadMs, idleMs } = this.#context.limits;
+    const now = performance.now();
+    // Something may have moved since the last time.
+    const rested = now - silence.seen < silence.ms * 1.5;
+    silence.silentMs = rested ? silence.silentMs + silence.ms : silence.ms;
+    silence.seen = now;
+    this.#socket.setTimeout(silence.ms);
+    const halfway = this.#session.halfway && !this.#full();
+    if (halfway && silence.silentMs >= payloadMs) {
+      this.#destroy(`no more bytes of a payload came for ${silence.silentMs} ms`);
+    } else if (idleMs > 0 && this.#requests === 0 && silence.silentMs >= idleMs) {
+      this.#destroy(`the client was idle for ${silence.silentMs} ms`);
+    }
   }
 
   // Requests
@@ -211,20 +372,20 @@ export class Connection {
       this.#requests -= 1;
       this.#bytes -= cost;
       count(this.#context.counters, request, outcome);
+      this.#context.onEnded(work);
       this.#send(this.#session.answer(request, outcome));
       if (this.#requests === 0) this.#settle();
       this.#pump();
     };
-    carryOut(request, work).then(ended, (error) => ended(refusalFor(error)));
+    execute(request, work).then(ended, (error) => ended(refusalFor(error)));
   }
 
   // Bytes out
 
   #send(parts: readonly Uint8Array[]): void {
     const socket = this.#socket;
-    if (this.#closed || socket.destroyed || socket.writableEnded) return;
-    if (!this.#corked) {
-      this.#corked = true;
+    if (this.#closed || this.#doomed || socket.destroyed || socket.writableEnded) return;
+    if (socket.writableCorked === 0) {
       socket.cork(); // K4
       process.nextTick(() => this.#uncork());
     }
@@ -232,24 +393,27 @@ export class Connection {
   }
 
   #uncork(): void {
-    if (!this.#corked) return;
-    this.#corked = false;
+    if (this.#socket.writableCorked === 0) return;
     this.#socket.uncork();
-    // Corked bytes count as unsent, and nobody tells of their leaving where the system takes them at once.
-    if (!this.#closed && !this.#finishing && this.#socket.isPaused()) this.#pump();
+    // Corked bytes count as unsent, and there is no event if the system takes them at once.
+    if (!this.ending && this.#socket.isPaused()) this.#pump();
   }
 
   // The end
 
-  /** No more is read; the replies under way are sent, and then the socket is closed. */
+  /** Reads no more, sends the replies to requests in flight, then closes the socket. */
   #finish(why: string | undefined, ms: number = LINGER_MS): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#doomed) return;
+    if (this.#upgrading) {
+      this.#destroy(why ?? 'the connection ended during the TLS handshake'); // K9: no reply is due
+      return;
+    }
     if (!this.#finishing) {
       this.#finishing = true;
       this.#why = why;
-      clearTimeout(this.#tooSlow);
-      this.#socket.removeAllListeners('data');
-      // What still comes is taken and dropped, or the end of the client would never be seen.
+      this.#stopClocks();
+      this.#detach();
+      // Later bytes are read and dropped, because the end of the client would not be seen otherwise.
       this.#socket.resume();
     }
     clearTimeout(this.#linger);
@@ -259,27 +423,37 @@ export class Connection {
   }
 
   #destroy(why: string): void {
-    // What befalls the socket of a client that is leaving anyway is no news.
+    // When the connection is ending already, an error of its socket is not the reason.
     if (!this.#finishing) this.#why ??= why;
-    this.#raw.destroy();
-    this.#socket.destroy();
+    this.#stopClocks();
+    if (this.#doomed) return;
+    this.#doomed = true;
+    if (this.#upgrading)
+      setImmediate(() => this.#raw.destroy()); // K9
+    else this.#socket.destroy();
   }
 
-  /** Says what is over. */
+  #stopClocks(): void {
+    clearTimeout(this.#tooSlow);
+    clearTimeout(this.#probe);
+    if (this.#silence) this.#socket.setTimeout(0);
+    this.#silence = undefined;
+  }
+
+  /** Reports what has ended. */
   #settle(): void {
     if (this.#requests > 0) return;
     for (const resolve of this.#drained.splice(0)) resolve();
-    if (this.#finishing && !this.#closed) this.#takeLeave();
-    if (!this.#closed || this.#gone) return;
-    this.#gone = true;
-    clearTimeout(this.#tooSlow);
+    if (this.#finishing && !this.#closed) this.#close();
+    if (!this.#closed) return;
+    this.#stopClocks();
     clearTimeout(this.#linger);
     if (!this.#finishing) this.#why ??= 'the connection was lost';
     this.#context.onGone(this.#why);
   }
 
-  /** The last reply is written, and the client has so long to take it. */
-  #takeLeave(): void {
+  /** The last reply is written, and the client has `#lingerMs` to take it. */
+  #close(): void {
     this.#linger ??= setTimeout(() => {
       this.#why ??= 'the client did not take its last replies';
       this.#destroy(this.#why);

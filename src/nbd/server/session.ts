@@ -1,232 +1,211 @@
-// One connection of a client, from the greeting to the end, without a socket: bytes in, events out.
+// The server's side of one connection, from the greeting to the end, without a socket.
 //
 //   flags ─▶ option ⇄ option data ──GO, EXPORT_NAME──▶ request ⇄ payload ──DISC──▶ ended
 //               │ ▲                                       │ ▲
 //               ▼ │                                       ▼ │
 //              TLS, too much data to skip               payload to skip
 //
-// The driver feeds bytes with `receive`, and asks with `next` until there is nothing. It may stop asking: what was not
-// asked for waits as bytes, and the driver stops reading then. So how much is in flight is decided by whoever asks.
+// How a driver gives it bytes, and how the driver asks for the next request, is the same for both sides (../session.ts). A
+// driver that does not ask gets no request, so the driver decides how much is in flight.
 //
 // Invariants, tested under these numbers:
-//   N1  Every request that was handed out is answered once; what was not handed out is not answered by anybody else.
-//       DISC has no answer.
+//   N1  A request that was handed out is answered once, by `answer`. DISC has no answer.
 //   N2  A request that is handed out lies inside its export, in whole blocks, with flags and a command that were
-//       offered. Any other is refused here, with the error that the protocol has for it.
-//   N3  After a refusal the next request is found where it is: the payload of a refused write is skipped, whatever
-//       length it claims, and nothing of it is kept.
-//   N4  Bytes that no client sends (a wrong magic, unknown client flags, anything between STARTTLS and TLS) end the
-//       session. After the end nothing comes out any more.
-//   N5  No more is held than `capacity` bytes.
+//       offered. Any other is refused here, because only the protocol has the right error for it. The scheduler below
+//       checks ranges for its other callers, and finds nothing wrong with these.
+//   N3  After a refusal the next request is found where it begins: the payload of a refused write is skipped, whatever
+//       length it claims, and none of it is kept.
+//   N4  Bytes that no correct client sends (a wrong magic, unknown client flags, anything between STARTTLS and TLS) end the
+//       session. There are no events after the end.
+//   N5  It holds at most the longest payload and SLACK bytes.
+//   N6  A client has a limited number of options, and of bytes of answers, to choose an export, because a client that
+//       never chooses has no other limit. One answer may be larger than the limit.
+//   N7  A client opens one export, once.
 //
 // Not here: sockets, time, how much is in flight (connection.ts); what an option means (negotiation.ts), which requests
-// are legal (check-request.ts), what they do (carry-out.ts).
+// are legal and what they do (commands.ts).
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Handshake", "Transmission".
 
-import { WriteBarrierError } from 'write-barrier';
+import { concatBuffers, invariant } from 'write-barrier/kit';
+import { refused } from '../report.js';
+import { Dialogue, type SharedEvent } from '../session.js';
 import {
-  ByteReader,
+  type ByteReader,
   type Chunk,
+  CLIENT_FLAGS,
   COMMAND,
-  decodeClientFlags,
-  decodeOptionHeader,
-  decodeRequest,
-  type Extent,
   encodeChunk,
-  encodeGreeting,
   encodeOptionReply,
-  encodeSimpleReply,
-  type HandshakeFlags,
+  HANDSHAKE_FLAG,
   NBD_ERROR,
   type NbdRequest,
   OPTION,
+  OPTION_HEADER,
   OPTION_REPLY,
-  SIZE,
+  OPTION_REPLY_HEADER,
+  type OptionHeader,
+  REQUEST,
+  SERVER_GREETING,
+  SIMPLE_REPLY,
   STRING_MAX,
 } from '../wire/index.js';
-import { type Agreed, type Refusal, refusalOf } from './check-request.js';
-import type { ExportTerms } from './exports.js';
+import { type Outcome, type Refusal, refusalOf, type SessionRequest } from './commands.js';
 import { type Agreement, ALLOCATION_ID, INITIAL, negotiate, type Offer } from './negotiation.js';
+import type { ExportInfo } from './options.js';
 
-/** A request that is to be carried out. */
-export interface SessionRequest extends NbdRequest {
-  /** What a WRITE is to write. */
-  readonly data: readonly Uint8Array[];
-}
-
-/** What the session wants of its driver. */
-export type SessionEvent =
-  | { readonly kind: 'send'; readonly parts: readonly Uint8Array[] }
-  /** From here on everything goes through TLS, what was sent before excepted. */
-  | { readonly kind: 'startTls' }
+/** What the driver is to do. */
+export type ServerEvent =
+  | SharedEvent
+  /** The client has an export. */
   | { readonly kind: 'open'; readonly name: string }
-  | { readonly kind: 'request'; readonly request: SessionRequest }
-  /** `why` is undefined where the client took its leave as it should. */
-  | { readonly kind: 'end'; readonly why: string | undefined };
-
-/** How a request ended. */
-export type Outcome =
-  | Refusal
-  | { readonly data?: Uint8Array | undefined; readonly extents?: readonly Extent[] };
+  | { readonly kind: 'request'; readonly request: SessionRequest };
 
 type State =
-  | { readonly at: 'flags' }
-  | { readonly at: 'option' }
+  | { readonly at: 'flags' | 'option' | 'request' }
   | { readonly at: 'optionData'; readonly option: number; readonly length: number }
-  | { readonly at: 'tls' }
-  | { readonly at: 'request' }
   | { readonly at: 'payload'; readonly request: NbdRequest }
-  | { readonly at: 'skip'; left: number; readonly after: () => void }
-  | { readonly at: 'ended' };
+  | { readonly at: 'skip'; left: number; readonly next: State; readonly after: () => void };
 
-const BOTH: HandshakeFlags = { fixedNewstyle: true, noZeroes: true };
+const BOTH = HANDSHAKE_FLAG.FIXED_NEWSTYLE | HANDSHAKE_FLAG.NO_ZEROES;
 const NO_DATA: readonly Uint8Array[] = [];
-/** The most that an option may bring along: a list of queries, say. */
+/** The longest data of an option, in bytes: a list of queries, for example. */
 const OPTION_DATA_MAX = 64 * 1024;
-/** What a driver may push on top of a payload that is not complete. */
+/** Options that a client may send before it opens an export: as many as with nbdkit, and some for each export. */
+const OPTIONS_MAX = 32;
+const OPTIONS_PER_EXPORT = 4;
+/** Bytes of answers to them: this many, and some lists of all exports. */
+const ANSWERS_MAX = 256 * 1024;
+const LISTS_MAX = 4;
+/** A payload in more pieces than this is copied into one, because small pieces cost more than the copy. */
+const PARTS_MAX = 64;
+/** How much a driver may feed in addition to an incomplete payload, in bytes. */
 const SLACK = 1024 * 1024;
 
-/** See the head of this file. */
+/** The server's side of one connection. */
 export class ServerSession {
+  /** Bytes in, events out. */
+  readonly dialogue: Dialogue<ServerEvent>;
   readonly #offer: Offer;
-  readonly #reader: ByteReader;
   #state: State = { at: 'flags' };
-  #events: SessionEvent[] = [{ kind: 'send', parts: [encodeGreeting(BOTH)] }];
-  #flags = BOTH;
+  #flags: number = BOTH;
   #agreement: Agreement = INITIAL;
-  #terms: ExportTerms | undefined;
-  #agreed: Agreed = { structured: false, allocation: false };
+  #export: ExportInfo | undefined;
   #closing = false;
-  readonly #pending = new Set<SessionRequest>();
+  #options = 0;
+  #answered = 0;
+  readonly #handedOut = new Set<SessionRequest>();
 
-  /** `requestBytes`: the longest payload of any export. */
+  /** @param requestBytes the longest payload of any export */
   constructor(offer: Offer, requestBytes: number) {
     this.#offer = offer;
-    this.#reader = new ByteReader(requestBytes + SLACK);
-  }
-
-  /** Bytes that have come and were not asked for. */
-  get unread(): number {
-    return this.#reader.length;
+    const advance = (input: ByteReader): boolean => this.#advance(input);
+    this.dialogue = new Dialogue('client', advance, requestBytes + SLACK);
+    this.#send([SERVER_GREETING.encode({ flags: BOTH })]);
   }
 
   /** The transmission has begun. */
   get open(): boolean {
-    return this.#terms !== undefined;
+    return this.#export !== undefined;
   }
 
-  get ended(): boolean {
-    return this.#state.at === 'ended';
+  /** A payload has arrived in part. */
+  get halfway(): boolean {
+    return this.#state.at === 'payload' && !this.dialogue.pending && !this.dialogue.ended;
   }
 
-  /** TLS is there, so the bytes that come are those inside. */
+  /** TLS was agreed on. */
   get tls(): boolean {
     return this.#agreement.tls;
   }
 
-  /** Bytes from the client. */
-  receive(chunk: Uint8Array): void {
-    if (this.#state.at === 'ended') return;
-    if (this.#state.at === 'tls')
-      this.#end('bytes between STARTTLS and TLS'); // N4
-    else this.#reader.push(chunk);
-  }
-
-  /** What is to be done next; undefined until more bytes come. */
-  next(): SessionEvent | undefined {
-    for (;;) {
-      const event = this.#events.shift();
-      if (event) return event;
-      if (!this.#step()) return undefined;
-    }
-  }
-
-  /** TLS stands. */
-  tlsReady(): void {
-    if (this.#state.at === 'tls') this.#state = { at: 'option' };
-  }
-
-  /** From now on options and requests are answered that the server is closing. */
+  /** From now on options and requests are refused, because the server is closing. */
   shutdown(): void {
     this.#closing = true;
   }
 
-  /** How a request that was handed out has ended; what is to be sent for it. */
+  /** The bytes to send for a request that was handed out. */
   answer(request: SessionRequest, outcome: Outcome): readonly Uint8Array[] {
-    if (!this.#pending.delete(request)) throw new Error('N1: an answer to no request');
+    invariant(this.#handedOut.delete(request), 'N1: an answer to no request');
     return this.#reply(request, outcome);
   }
 
-  /** Takes one thing out of what has come; false where not enough has. */
-  #step(): boolean {
+  /** Takes one message out of what has come; false where not enough has. */
+  #advance(input: ByteReader): boolean {
     const state = this.#state;
     switch (state.at) {
-      case 'flags':
-        return this.#on(SIZE.CLIENT_FLAGS, (bytes) => {
-          this.#flags = decodeClientFlags(bytes);
-          this.#state = { at: 'option' };
-        });
-      case 'option':
-        return this.#on(SIZE.OPTION_HEADER, (bytes) => {
-          const { option, length } = decodeOptionHeader(bytes);
-          this.#optionHeader(option, length);
-        });
-      case 'optionData':
-        return this.#on(state.length, (data) => this.#option(state.option, data));
-      case 'request':
-        return this.#on(SIZE.REQUEST, (bytes) => this.#request(decodeRequest(bytes)));
+      case 'flags': {
+        const agreed = input.takeValue(CLIENT_FLAGS);
+        if (!agreed) return false;
+        this.#flags = agreed.flags;
+        this.#state = OPTION_NEXT;
+        return true;
+      }
+      case 'option': {
+        const header = input.takeValue(OPTION_HEADER);
+        if (header) this.#optionHeader(header);
+        return header !== undefined;
+      }
+      case 'optionData': {
+        const data = input.take(state.length);
+        if (data) this.#option(state.option, data);
+        return data !== undefined;
+      }
+      case 'request': {
+        const request = input.takeValue(REQUEST);
+        if (request) this.#request(request);
+        return request !== undefined;
+      }
       case 'payload': {
         const { request } = state;
-        const data = this.#reader.takeParts(request.length);
+        const data = payloadOf(input, request.length);
         if (!data) return false;
-        this.#state = { at: 'request' };
-        // What was not complete when the server began to close is behind its last flush.
-        if (this.#closing) this.#send(this.#reply(request, CLOSING));
+        this.#state = REQUEST_NEXT;
+        // Its last part came after the last flush of the server.
+        if (this.#closing) this.#refuse(request, CLOSING);
         else this.#handOut(request, data);
         return true;
       }
-      case 'skip': {
-        const skipped = this.#reader.skip(state.left);
-        state.left -= skipped;
+      case 'skip':
+        state.left -= input.skip(state.left);
         if (state.left > 0) return false;
+        this.#state = state.next;
         state.after();
         return true;
-      }
-      case 'tls':
-      case 'ended':
-        return false;
     }
-  }
-
-  #on(length: number, take: (bytes: Uint8Array) => void): boolean {
-    const bytes = this.#reader.take(length);
-    if (!bytes) return false;
-    try {
-      take(bytes);
-    } catch (error) {
-      // N4: the decoders throw nothing else.
-      if (!WriteBarrierError.is(error) || error.code !== 'SYNTAX') throw error;
-      this.#end(error.message);
-    }
-    return true;
   }
 
   // Handshake
 
-  #optionHeader(option: number, length: number): void {
+  #optionHeader({ option, length }: OptionHeader): void {
+    this.#options += 1;
+    const most = OPTIONS_MAX + OPTIONS_PER_EXPORT * this.#offer.exports.size;
+    if (this.#options > most || this.#answeredTooMuch()) {
+      this.dialogue.end(refused(`more than ${this.#options - 1} options`)); // N6
+      return;
+    }
     const max = option === OPTION.EXPORT_NAME ? STRING_MAX : OPTION_DATA_MAX;
     if (length <= max) {
       this.#state = { at: 'optionData', option, length };
       return;
     }
-    // There is no way to refuse a name.
-    if (option === OPTION.EXPORT_NAME || !this.#flags.fixedNewstyle) {
-      this.#end(`option ${option} with ${length} bytes of data`);
+    // EXPORT_NAME has no reply that refuses.
+    if (option === OPTION.EXPORT_NAME || !(this.#flags & HANDSHAKE_FLAG.FIXED_NEWSTYLE)) {
+      this.dialogue.end(refused(`option ${option} with ${length} bytes of data`));
       return;
     }
     const refusal = encodeOptionReply(option, OPTION_REPLY.ERR_TOO_BIG);
-    this.#skip(length, 'option', () => this.#send([refusal]));
+    this.#skip(length, OPTION_NEXT, () => this.#send([refusal], 'option'));
+  }
+
+  /** N6 */
+  #answeredTooMuch(): boolean {
+    if (this.#answered <= ANSWERS_MAX) return false;
+    let list = 0;
+    for (const { name, description } of this.#offer.exports.values()) {
+      list += OPTION_REPLY_HEADER.bytes + 4 + name.length + description.length;
+    }
+    return this.#answered > ANSWERS_MAX + LISTS_MAX * list;
   }
 
   #option(option: number, data: Uint8Array): void {
@@ -239,25 +218,23 @@ export class ServerSession {
       closing: this.#closing,
     });
     this.#agreement = verdict.agreement;
-    this.#state = { at: 'option' };
-    this.#send(verdict.answer);
+    for (const { length } of verdict.answer) this.#answered += length;
+    this.#state = OPTION_NEXT;
+    this.#send(verdict.answer, verdict.refused ? 'option' : undefined);
     switch (verdict.next) {
       case 'option':
         return;
       case 'tls':
-        this.#state = { at: 'tls' };
-        if (this.unread > 0)
-          this.#end('bytes between STARTTLS and TLS'); // N4
-        else this.#events.push({ kind: 'startTls' });
+        this.dialogue.startTls();
         return;
       case 'open':
-        this.#terms = verdict.opens;
-        this.#agreed = verdict.agreed ?? this.#agreed;
-        this.#state = { at: 'request' };
-        this.#events.push({ kind: 'open', name: verdict.opens?.name ?? '' });
+        invariant(this.#export === undefined, 'N7: a second export for one client');
+        this.#export = verdict.opens;
+        this.#state = REQUEST_NEXT;
+        this.dialogue.emit({ kind: 'open', name: verdict.opens.name });
         return;
       case 'end':
-        this.#end(verdict.why);
+        this.dialogue.end(verdict.why === undefined ? undefined : refused(verdict.why));
     }
   }
 
@@ -265,68 +242,70 @@ export class ServerSession {
 
   #request(request: NbdRequest): void {
     if (request.command === COMMAND.DISC) {
-      this.#end(undefined);
+      this.dialogue.end(undefined);
       return;
     }
     const refusal = this.#closing
       ? CLOSING
-      : refusalOf(request, this.#terms as ExportTerms, this.#agreed);
+      : refusalOf(request, this.#export as ExportInfo, this.#agreement);
     if (request.command !== COMMAND.WRITE) {
-      if (refusal) this.#send(this.#reply(request, refusal));
+      if (refusal) this.#refuse(request, refusal);
       else this.#handOut(request, NO_DATA);
     } else if (refusal) {
-      // N3: the answer comes when the payload is over, so that a client which writes before it reads is not stuck.
-      this.#skip(request.length, 'request', () => this.#send(this.#reply(request, refusal)));
+      // N3: the answer is sent after the payload, because a client that writes before it reads would be stuck.
+      this.#skip(request.length, REQUEST_NEXT, () => this.#refuse(request, refusal));
     } else {
       this.#state = { at: 'payload', request };
     }
   }
 
+  #refuse(request: NbdRequest, refusal: Refusal): void {
+    this.#send(this.#reply(request, refusal), 'request');
+  }
+
   #handOut(request: NbdRequest, data: readonly Uint8Array[]): void {
     const { flags, command, cookie, offset, length } = request;
-    // Not by spreading: V8 gives each such object a shape of its own, and whoever reads it is slow.
+    // Not by spreading, because V8 gives each such object a shape of its own, and reading it is slow then.
     const handed: SessionRequest = { flags, command, cookie, offset, length, data };
-    this.#pending.add(handed);
-    this.#events.push({ kind: 'request', request: handed });
+    this.#handedOut.add(handed);
+    this.dialogue.emit({ kind: 'request', request: handed });
   }
 
   #reply({ command, cookie, offset, length }: NbdRequest, outcome: Outcome): readonly Uint8Array[] {
-    const { structured } = this.#agreed;
+    const { structured } = this.#agreement;
     if ('error' in outcome) {
       const { error, message } = outcome;
       return structured
         ? encodeChunk(cookie, true, { kind: 'error', error, message })
-        : [encodeSimpleReply({ cookie, error })];
+        : [SIMPLE_REPLY.encode({ cookie, error })];
     }
     const { data, extents } = outcome;
     if (extents) {
       const status: Chunk = { kind: 'status', context: ALLOCATION_ID, extents };
       return encodeChunk(cookie, true, status);
     }
-    if (command !== COMMAND.READ || !data) return [encodeSimpleReply({ cookie, error: 0 })];
-    if (data.length !== length) throw new Error('N1: an answer of another length');
+    if (command !== COMMAND.READ || !data) return [SIMPLE_REPLY.encode({ cookie, error: 0 })];
+    invariant(data.length === length, 'N1: an answer of another length');
     return structured
       ? encodeChunk(cookie, true, { kind: 'data', offset, data })
-      : [encodeSimpleReply({ cookie, error: 0 }), data];
+      : [SIMPLE_REPLY.encode({ cookie, error: 0 }), data];
   }
 
-  #skip(length: number, at: 'option' | 'request', after: () => void): void {
-    const resume = (): void => {
-      this.#state = { at };
-      after();
-    };
-    this.#state = { at: 'skip', left: length, after: resume };
+  #skip(left: number, next: State, after: () => void): void {
+    this.#state = { at: 'skip', left, next, after };
   }
 
-  #send(parts: readonly Uint8Array[]): void {
-    if (parts.length > 0) this.#events.push({ kind: 'send', parts });
-  }
-
-  #end(why: string | undefined): void {
-    this.#state = { at: 'ended' };
-    this.#reader.skip(this.unread);
-    this.#events.push({ kind: 'end', why });
+  #send(parts: readonly Uint8Array[], refuses?: 'option' | 'request'): void {
+    if (parts.length > 0) this.dialogue.emit({ kind: 'send', parts, refuses });
   }
 }
 
+/** A few pieces as they came, without a copy; many as one, because pieces keep the buffers alive that they came in. */
+function payloadOf(input: ByteReader, length: number): readonly Uint8Array[] | undefined {
+  const parts = input.takeParts(length);
+  return parts && parts.length > PARTS_MAX ? [concatBuffers(parts)] : parts;
+}
+
+const OPTION_NEXT: State = { at: 'option' };
+const REQUEST_NEXT: State = { at: 'request' };
 const CLOSING: Refusal = { error: NBD_ERROR.ESHUTDOWN, message: 'the server is closing' };

@@ -1,14 +1,13 @@
-// Barriers for whoever has plain file operations: read, write, and a sync that puts on the medium what was written
-// before. What tapdisk's patch of 2010 did (tapdisk.ts) is the mode DRAIN_FLUSH, so nothing is described here a second
-// time:
+// Barriers out of plain file operations: read, write, and a sync that makes all earlier writes durable. What tapdisk's
+// patch of 2010 did (tapdisk.ts) is the mode DRAIN_FLUSH, so nothing is described here a second time:
 //
 //   asynchronous  `fileStorage(file)` is the file as a storage; an `IoScheduler` over it waits, syncs, writes, waits
 //                 and syncs, and answers for failures
-//   synchronous   `SyncFileBarriers` carries out the same steps of the model at once, for whoever cannot wait: each call
-//                 is over when it returns, so the drains have nothing to do
+//   synchronous   `SyncFileBarriers` carries out the same steps of the model at once, for code that cannot wait: each
+//                 call is over when it returns, so the drains have nothing to do
 //
-// After a sync that failed a second one may succeed without having written what the first one lost. So the
-// synchronous one refuses everything until `recover()`, as the scheduler does.
+// After a sync that failed a second one may succeed without having written what the first one lost. So `SyncFileBarriers`
+// then refuses every request until `recover()`, reads too, because it does not track which bytes are in doubt.
 //
 // Not here: opening files and locking them (`FileStorage` of write-barrier/node does, and knows what its platform's
 // sync is worth).
@@ -17,23 +16,32 @@
 
 import {
   type Capabilities,
-  checkRange,
+  FlushFailedError,
+  IoFailedError,
   initialState,
-  lowerSteps,
   type Operation,
   type Request,
+  SchedulerFailedError,
   type Step,
   type Storage,
   type Transfer,
   transition,
   WriteBarrierError,
 } from 'write-barrier';
+import {
+  BOOLEAN,
+  checkOptions,
+  checkRange,
+  formatValue,
+  lowerSteps,
+  misuse,
+} from 'write-barrier/kit';
 
 /** Plain file operations. A transfer answers with nothing, or with the number of bytes moved. */
 export interface PlainFile {
   /** In bytes. */
   readonly size: number;
-  /** In bytes: offsets and lengths are multiples of it; 1 unless given. */
+  /** In bytes: offsets and lengths are multiples of it. @defaultValue 1 */
   readonly blockSize?: number;
   /** Fills `into` with the bytes from `offset` on. */
   read(offset: number, into: Uint8Array): Transfer;
@@ -41,7 +49,7 @@ export interface PlainFile {
   write(offset: number, data: Uint8Array): Transfer;
   /** Puts what was written and answered before on the medium: fsync, fdatasync. */
   sync(): void | Promise<void>;
-  /** Does nothing unless given. */
+  /** Releases the file. @defaultValue nothing is done */
   close?(): void | Promise<void>;
 }
 
@@ -70,7 +78,7 @@ export function fileStorage(file: PlainFile): Storage {
   };
 }
 
-/** What a synchronous write may ask for besides. */
+/** What a synchronous write may ask for in addition. */
 export interface SyncWriteOptions {
   /** Everything before is on the medium before the data, and the data before everything that comes later. */
   readonly barrier?: boolean;
@@ -80,12 +88,14 @@ export interface SyncWriteOptions {
   readonly fua?: boolean;
 }
 
+const FLAGS = { barrier: BOOLEAN, preflush: BOOLEAN, fua: BOOLEAN } as const;
+
 /**
  * Barriers over a file that answers at once.
  *
  * Every method throws: `OUT_OF_RANGE`, `UNALIGNED`, `ZERO_LENGTH`, `INVALID_ARGUMENT` before anything is done;
  * `FAILED` after a sync that failed; `IO_FAILED` or `SHORT_TRANSFER` for a transfer, `FLUSH_FAILED` for a sync, with
- * what the file threw as `cause`. Whatever throws has ended there: behind a failure nothing is carried out.
+ * what the file threw as `cause`. A call that throws has ended there: nothing after the failure is carried out.
  */
 export class SyncFileBarriers {
   readonly #file: SyncFile;
@@ -109,11 +119,9 @@ export class SyncFileBarriers {
 
   /** Writes; with a flag, or as a barrier, see `SyncWriteOptions`. */
   write(offset: number, data: Uint8Array, options?: SyncWriteOptions): void {
+    if (options) checkOptions(options, FLAGS, 'write');
     const { barrier = false, preflush = false, fua = false } = options ?? {};
     const length = lengthOf(data);
-    if ([barrier, preflush, fua].some((flag) => typeof flag !== 'boolean')) {
-      throw new WriteBarrierError('INVALID_ARGUMENT', 'a flag is true or false');
-    }
     this.#carryOut({ kind: 'write', offset, length, barrier, preflush, fua }, data);
   }
 
@@ -139,7 +147,10 @@ export class SyncFileBarriers {
   #carryOut(request: Request, data?: Uint8Array): void {
     if (this.#failure) {
       const { message } = this.#failure;
-      throw new WriteBarrierError('FAILED', `refused since ${message}`, { cause: this.#failure });
+      throw new SchedulerFailedError(
+        this.#failure,
+        `refused because of an earlier failure: ${message}`,
+      );
     }
     if (data) this.#check(request, data);
     const { steps } = transition(initialState('DRAIN_FLUSH'), request);
@@ -159,18 +170,18 @@ export class SyncFileBarriers {
     const { op, offset, length } = step;
     if (op !== 'flush' && data?.byteLength !== length) {
       // A sync goes before, and runs code that is not ours.
-      throw new WriteBarrierError('INVALID_ARGUMENT', 'the buffer has another size by now');
+      throw misuse('the buffer has changed its size since the call began');
     }
     const moved = this.#perform(op, offset, data as Uint8Array);
     if (typeof (moved as Promise<void> | undefined)?.then === 'function') {
       Promise.resolve(moved).catch(() => {});
-      const told = `the file answers a ${op} with a promise, and nobody here can wait`;
-      const error = new WriteBarrierError('INVALID_ARGUMENT', told);
-      if (op === 'flush') this.#failure = error; // How it ends nobody will hear.
+      const told = `${op} of a SyncFile must return when it is done, not a promise; use fileStorage for this file`;
+      const error = misuse(told);
+      if (op === 'flush') this.#failure = error; // because its end is not known
       throw error;
     }
     if (op === 'flush' || moved === undefined || moved === null || moved === length) return;
-    const told = `the file answered ${String(moved)} for a ${op} of ${length} bytes at ${offset}`;
+    const told = `the file returned ${String(moved)} for a ${op} of ${length} bytes at ${offset}`;
     throw new WriteBarrierError('SHORT_TRANSFER', told);
   }
 
@@ -182,7 +193,9 @@ export class SyncFileBarriers {
     } catch (cause) {
       const flush = op === 'flush';
       const told = `the ${flush ? 'sync' : op} of a file failed`;
-      const error = new WriteBarrierError(flush ? 'FLUSH_FAILED' : 'IO_FAILED', told, { cause });
+      const error = flush
+        ? new FlushFailedError([], cause, told)
+        : new IoFailedError(told, { cause });
       if (flush) this.#failure = error;
       throw error;
     }
@@ -191,5 +204,5 @@ export class SyncFileBarriers {
 
 function lengthOf(data: unknown): number {
   if (data instanceof Uint8Array) return data.byteLength;
-  throw new WriteBarrierError('INVALID_ARGUMENT', 'a buffer is a Uint8Array');
+  throw misuse(`data must be a Uint8Array, not ${formatValue(data)}`);
 }

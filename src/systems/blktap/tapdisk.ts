@@ -1,51 +1,65 @@
 // Barriers out of plain file operations: what the patch for tapdisk (the user-space half of Xen's blktap) did in
 // November 2010. A file has no barrier, so the process waits:
 //
-//   all before it complete ─▶ fsync ─▶ write ─▶ its completion ─▶ fsync ─▶ whatever comes later
+//   all before it complete ─▶ fsync ─▶ write ─▶ its completion ─▶ fsync ─▶ later requests
 //
 // There are two contexts. In the asynchronous one requests are handed to the kernel as they come, and a barrier first
-// sends off what is still queued and then waits for all of it. In the synchronous one a request is over before the
-// next is looked at, so there is nobody to wait for; that is a depth of one, and no other code.
+// sends off what is still queued and then waits for all of it. In the synchronous one a request ends before the next one
+// starts, so a barrier has nothing to wait for: this is the same code with a depth of one.
 //
-// The queue is first in, first out, and knows no promise and no file; `start` and `end` are all there is to it:
+// The queue is first in, first out, and a `Machine`: it knows no promise and no file.
 //   B1  While a barrier runs, its call is the only one.
-//   B2  A barrier starts when everything before it has completed, well or badly.
+//   B2  A barrier starts when everything before it has completed, with or without an error.
 //   B3  Requests start in the order of submission.
 //
-// The patch itself was an attachment, and only the mail is left. The mail has no word about an fsync that fails: the
-// profile takes it that the barrier then fails and ends, and `ignoresSyncErrors` shows what becomes of data where
-// nobody looks. It has no word about a barrier without data either; that is refused.
+// The patch itself was an attachment, and only the mail is left. The mail does not say what happens when fsync fails: the
+// profile assumes that the barrier then fails and ends, and `ignoresSyncErrors` shows what happens to data if the result
+// is ignored. Nor does the mail mention a barrier without data; here it is refused.
 //
 // Not here: barriers for your own file (file-barriers.ts); reads and writes that overlap, which no layer here keeps
 // apart.
 //
 // Source: "[PATCH] blktap: handle barrier I/O request" (xen-devel, 3 November 2010).
 
+import { isBarrier, type Observer, type Request, type Storage } from 'write-barrier';
 import {
-  isBarrier,
-  type Observer,
-  type Request,
-  type Storage,
-  WriteBarrierError,
-} from 'write-barrier';
-import { type Asked, type CallOutcome, TracedDisk } from '../traced-disk.js';
+  answerCall,
+  type Call,
+  type Command,
+  checkOptions,
+  Driver,
+  invariant,
+  type Machine,
+  oneOf,
+  perform,
+  type Settled,
+  wholeNumber,
+} from 'write-barrier/kit';
+import {
+  BAR,
+  type CallOutcome,
+  canSync,
+  checkRequest,
+  commandOfCall,
+  errorOfCall,
+  type FileCall,
+  isFileRequest,
+  isVolatile,
+  PLAIN,
+  POSTFLUSH,
+  PREFLUSH,
+  submitTo,
+} from '../requests.js';
 
 /** What tapdisk does not do. */
 export interface TapdiskProfile {
   /** Before the patch: a barrier cannot be handled. */
   readonly refusesBarriers: boolean;
-  /** Nobody looks at what fsync answers. Whether the patch did the mail does not say. */
+  /** The result of fsync is ignored. The mail does not say whether the patch looked at it. */
   readonly ignoresSyncErrors: boolean;
   /** A barrier waits for the completion of what is before it, and not for its success. */
   readonly acceptsEarlierFailures: boolean;
 }
-
-/** tapdisk before the patch. */
-export const TAPDISK_BEFORE: TapdiskProfile = Object.freeze({
-  refusesBarriers: true,
-  ignoresSyncErrors: false,
-  acceptsEarlierFailures: true,
-});
 
 /** tapdisk with the patch, as its mail describes it. */
 export const TAPDISK_2010: TapdiskProfile = Object.freeze({
@@ -54,119 +68,164 @@ export const TAPDISK_2010: TapdiskProfile = Object.freeze({
   acceptsEarlierFailures: true,
 });
 
-/** The same with nothing left to wish for. */
+/** tapdisk before the patch. */
+export const TAPDISK_BEFORE: TapdiskProfile = Object.freeze({
+  ...TAPDISK_2010,
+  refusesBarriers: true,
+});
+
+/** The same as in 2010 without defects. */
 export const TAPDISK_REPAIRED: TapdiskProfile = Object.freeze({
-  refusesBarriers: false,
-  ignoresSyncErrors: false,
+  ...TAPDISK_2010,
   acceptsEarlierFailures: false,
 });
 
 /** Options of a disk. */
 export interface TapdiskOptions {
-  /** `TAPDISK_2010` unless given. */
+  /** @defaultValue `TAPDISK_2010` */
   readonly profile?: TapdiskProfile;
-  /** `aio` unless given. */
+  /** @defaultValue `'aio'` */
   readonly context?: 'aio' | 'sync';
-  /** Requests at the kernel at once in the `aio` context, 1 or more; 32 unless given. */
+  /** Requests at the kernel at once in the `aio` context, 1 or more. @defaultValue 32 */
   readonly depth?: number;
-  /** Is told every event. */
+  /** Called for every event. */
   readonly observer?: Observer;
 }
 
-interface Call {
-  readonly op: 'transfer' | 'fdatasync';
-  readonly stage: 'plain' | 'preflush' | 'bar' | 'postflush';
-}
+const OPTIONS = {
+  profile: 1,
+  context: oneOf(['aio', 'sync']),
+  depth: wholeNumber(1),
+  observer: 1,
+} as const;
 
-interface Entry<R> {
-  readonly request: R;
+interface Entry {
+  readonly client: Call;
   readonly barrier: boolean;
-  readonly mutates: boolean;
   /** How many failures had been reported when it was submitted. */
   readonly failuresKnown: number;
   /** What is left to do, the call that is under way first. */
-  calls: readonly Call[];
+  calls: readonly FileCall[];
   outcome: CallOutcome;
+  /** What the first call that failed has thrown. */
+  failure: unknown;
 }
 
-const PLAIN: readonly Call[] = [{ op: 'transfer', stage: 'plain' }];
-const BARRIER: readonly Call[] = [
-  { op: 'fdatasync', stage: 'preflush' },
-  { op: 'transfer', stage: 'bar' },
-  { op: 'fdatasync', stage: 'postflush' },
-];
-/** It keeps its place in the order, and its data is not written. */
-const ABORTED: readonly Call[] = [{ op: 'fdatasync', stage: 'preflush' }];
+interface TapdiskCommand extends Command<Call> {
+  readonly entry: Entry;
+}
 
-/** The queue, without promises and I/O. `R` is whatever the driver wants to find again. */
-class Queue<R> {
+class TapdiskQueue implements Machine<Call, TapdiskCommand> {
   readonly #profile: TapdiskProfile;
   readonly #depth: number;
-  readonly #waiting: Entry<R>[] = [];
+  readonly #syncs: boolean;
+  readonly #waiting: Entry[] = [];
+  readonly #settled: Settled<Call>[] = [];
   #running = 0;
   /** The barrier whose calls are under way. */
-  #barrier: Entry<R> | undefined;
+  #barrier: Entry | undefined;
+  /** It is between two of its calls. */
+  #barrierIsDue = false;
   #failures = 0;
 
-  constructor(profile: TapdiskProfile, depth: number) {
+  /** @param syncs whether an fdatasync has something to do */
+  constructor(profile: TapdiskProfile, depth: number, syncs: boolean) {
     this.#profile = profile;
     this.#depth = depth;
+    this.#syncs = syncs;
   }
 
-  submit(request: R, barrier: boolean, mutates: boolean): void {
+  submit(request: Request, client: Call): void {
+    const barrier = isBarrier(request);
+    const calls = barrier ? [PREFLUSH, BAR, POSTFLUSH] : [PLAIN];
     const failuresKnown = this.#failures;
-    const calls = barrier ? BARRIER : PLAIN;
-    this.#waiting.push({ request, barrier, mutates, failuresKnown, calls, outcome: 'done' });
+    const state = { failuresKnown, calls, outcome: 'done', failure: undefined } as const;
+    this.#waiting.push({ client, barrier, ...state });
   }
 
-  /** The next request that may start, or undefined while something must end first. */
-  start(): Entry<R> | undefined {
+  next(): TapdiskCommand | undefined {
+    for (let entry = this.#due(); entry; entry = this.#due()) {
+      const [call] = entry.calls as [FileCall];
+      if (call.op === 'transfer' || this.#syncs) {
+        const { client } = entry;
+        return { what: commandOfCall(client.request, call), clients: [client], entry };
+      }
+      this.#ended(entry, undefined);
+    }
+    return undefined;
+  }
+
+  complete({ entry }: TapdiskCommand, error: unknown): void {
+    this.#ended(entry, error);
+  }
+
+  takeSettled(): Settled<Call> | undefined {
+    return this.#settled.shift();
+  }
+
+  /** The next request with a call to make; undefined while one must complete first. */
+  #due(): Entry | undefined {
+    if (this.#barrierIsDue) {
+      this.#barrierIsDue = false;
+      return this.#barrier;
+    }
     const [head] = this.#waiting;
     if (!head || this.#barrier || this.#running >= this.#depth) return undefined; // B1
     if (head.barrier && this.#running > 0) return undefined; // B2
     this.#waiting.shift(); // B3
     this.#running += 1;
-    if (head.barrier) {
-      this.#barrier = head;
-      const blamed = this.#failures > head.failuresKnown;
-      if (blamed && !this.#profile.acceptsEarlierFailures) {
-        head.calls = ABORTED;
-        head.outcome = 'aborted';
-      }
+    if (!head.barrier) return head;
+    this.#barrier = head;
+    const blamed = this.#failures > head.failuresKnown;
+    if (blamed && !this.#profile.acceptsEarlierFailures) {
+      // It keeps its place in the order, and its data is not written.
+      head.calls = [PREFLUSH];
+      head.outcome = 'aborted';
     }
     return head;
   }
 
-  /** The call of a request has ended; true where the request has. */
-  end(entry: Entry<R>, failed: boolean): boolean {
+  #ended(entry: Entry, error: unknown): void {
+    invariant(this.#running > 0, 'tapdisk.B2: a call ends for a request that runs');
+    entry.failure ??= error;
     const sync = entry.calls[0]?.op === 'fdatasync';
-    const heard = failed && !(sync && this.#profile.ignoresSyncErrors);
-    entry.calls = heard ? [] : entry.calls.slice(1);
-    if (heard && entry.outcome === 'done') entry.outcome = sync ? 'sync failed' : 'transfer failed';
-    if (entry.calls.length > 0) return false;
+    const failed = error !== undefined && !(sync && this.#profile.ignoresSyncErrors);
+    entry.calls = failed ? [] : entry.calls.slice(1);
+    if (failed && entry.outcome === 'done')
+      entry.outcome = sync ? 'sync failed' : 'transfer failed';
+    if (entry.calls.length > 0) {
+      this.#barrierIsDue = true;
+      return;
+    }
     this.#running -= 1;
     if (entry.barrier) this.#barrier = undefined;
-    if (entry.outcome !== 'done' && entry.mutates) this.#failures += 1;
-    return true;
+    const { client, outcome, failure } = entry;
+    const { request } = client;
+    if (outcome !== 'done' && request.kind === 'write') this.#failures += 1;
+    this.#settled.push({ client, error: errorOfCall(request, outcome, failure) });
   }
 }
 
 /** A disk of tapdisk over a file. */
 export class Tapdisk {
-  readonly #disk: TracedDisk;
-  readonly #queue: Queue<Asked>;
+  readonly #storage: Storage;
   readonly #profile: TapdiskProfile;
-  #pumping = false;
+  readonly #driver: Driver<Call, TapdiskCommand>;
 
-  /** @throws `INVALID_ARGUMENT` for a depth below 1 */
+  /** @throws `INVALID_ARGUMENT` for a depth below 1, and for an option that is not known */
   constructor(storage: Storage, options: TapdiskOptions = {}) {
+    checkOptions(options, OPTIONS, 'Tapdisk');
     const { profile = TAPDISK_2010, context = 'aio', depth = 32, observer } = options;
-    if (!Number.isSafeInteger(depth) || depth < 1) {
-      throw new WriteBarrierError('INVALID_ARGUMENT', `a depth of ${depth}`);
-    }
+    checkOptions(profile, TAPDISK_2010, 'profile');
+    this.#storage = storage;
     this.#profile = profile;
-    this.#disk = new TracedDisk(storage, observer);
-    this.#queue = new Queue(profile, context === 'sync' ? 1 : depth);
+    const queue = new TapdiskQueue(profile, context === 'sync' ? 1 : depth, isVolatile(storage));
+    this.#driver = new Driver(queue, {
+      execute: ({ what, clients: [client] }) => what && perform(storage, what, client?.data),
+      answer: answerCall,
+      observer,
+      name: 'a disk of tapdisk',
+    });
   }
 
   /**
@@ -174,39 +233,20 @@ export class Tapdisk {
    * `INVALID_ARGUMENT`, or `EOPNOTSUPP` for everything else; later with `IO_FAILED`, `SHORT_TRANSFER`,
    * `FLUSH_FAILED`, `BARRIER_ABORTED`.
    *
-   * @param data what to write; or where to read into, a new buffer unless given
+   * @param data what to write; or where to read into. @defaultValue a new buffer for a read
    */
-  submit(request: Request, data?: Uint8Array): Promise<Uint8Array | void> {
-    return new Promise((resolve, reject) => {
-      this.#disk.check(request, data, (asked) => this.#knows(asked));
-      const asked = this.#disk.submit(request, data, resolve as Asked['resolve'], reject);
-      this.#queue.submit(asked, isBarrier(request), request.kind === 'write');
-      this.#pump();
-    });
+  async submit(request: Request, data?: Uint8Array): Promise<Uint8Array | void> {
+    const buffer = checkRequest(this.#storage, request, data, (asked) => this.#supports(asked));
+    return submitTo(this.#driver, { request, data: buffer });
   }
 
-  #knows(request: Request): boolean {
-    const { refusesBarriers } = this.#profile;
-    if (isBarrier(request) && (refusesBarriers || !this.#disk.syncs)) return false;
-    if (request.kind === 'write') return !request.preflush && !request.fua;
-    return request.kind === 'read';
+  /** Settles when every request has been answered. */
+  idle(): Promise<void> {
+    return this.#driver.idle();
   }
 
-  #pump(): void {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    for (let entry = this.#queue.start(); entry; entry = this.#queue.start()) this.#carryOut(entry);
-    this.#pumping = false;
-  }
-
-  /** Makes the calls of a request, one after the other. */
-  #carryOut(entry: Entry<Asked>): void {
-    const [call] = entry.calls;
-    if (!call) return;
-    this.#disk.call(entry.request, call.op, call.stage, (failed) => {
-      if (this.#queue.end(entry, failed)) this.#disk.answer(entry.request, entry.outcome);
-      this.#carryOut(entry);
-      this.#pump();
-    });
+  #supports(request: Request): boolean {
+    const refused = this.#profile.refusesBarriers || !canSync(this.#storage);
+    return isFileRequest(request) && !(isBarrier(request) && refused);
   }
 }

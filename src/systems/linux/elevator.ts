@@ -3,17 +3,17 @@
 //   add ────▶ elevator ──dispatch──▶ dispatch list ──taken──▶ driver
 //   back, front, requeue ───────────────▲
 //
-// The elevator is the plainest of those that these kernels had, noop: first in, first out, with merging. It hands
-// over one request when the list is empty, and all it has when something is inserted at the back. Only then is there
-// anything to sort. Positions are bytes here, sectors there.
+// The elevator is the plainest of those that these kernels had, noop: first in, first out, with merging. It hands over one
+// request when the list is empty, and all its requests when one is inserted at the back. Only the second case sorts
+// anything. Positions are in bytes here, and in sectors in the kernel.
 //
 //   E1  Bios merge, back or front, into requests that are still in the elevator: same operation, adjacent, within the
 //       limit. Barriers, soft barriers and packets do not take part, and nothing leaves the list to be merged.
 //   E2  Sorted dispatch walks back from the tail of the list and stops at a barrier, at a soft barrier, and at another
 //       operation: nothing is sorted across any of these.
-//   E3  The order is that of one sweep which begins where the last boundary ends. A barrier becomes the boundary
-//       before the elevator empties itself for it, so what lies behind the barrier's own bytes goes first.
-//   E4  What is put back by the driver, or inserted at either end, is a soft barrier from then on.
+//   E3  The order is that of one sweep which begins where the last boundary ends. A barrier becomes the boundary before
+//       the elevator empties itself for it, so requests at positions after the barrier's bytes go first.
+//   E4  A request that the driver puts back, or that is inserted at either end, is a soft barrier from then on.
 //
 // Not here: the other elevators; plugging, which only delays; the merging of two requests that a third made
 // adjacent.
@@ -35,7 +35,7 @@ export interface Bio {
   readonly barrier: boolean;
 }
 
-/** A request of the queue: bios that were merged, a stand-in for a step of a barrier, or a packet. */
+/** A request of the queue: bios that were merged, a proxy for a step of a barrier, or a packet. */
 export interface QueuedRequest<C> {
   /** What is to be done with the bytes; a flush has none. */
   readonly op: Operation;
@@ -61,7 +61,7 @@ export interface QueuedRequest<C> {
 
 const endOf = ({ offset, length }: QueuedRequest<unknown>): number => offset + length;
 
-/** See the head of this file. */
+/** The elevator and the dispatch list. */
 export class Elevator<C> {
   /** The dispatch list; the driver takes from its head. */
   readonly list: QueuedRequest<C>[] = [];

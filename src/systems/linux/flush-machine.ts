@@ -1,48 +1,42 @@
-// The flush machine of Linux since 2.6.37, as a state machine without promises, clocks and I/O; time is an argument.
+// The flush machine of Linux since 2.6.37, as a state machine without promises and I/O, and with a clock that is given to it.
 // There is no barrier any more. A request may carry PREFLUSH and FUA, and becomes up to three steps:
 //
 //   preflush ──▶ data ──▶ postflush ──▶ answered
 //
-// Which of them run is the core's `flushPolicy`; a device that has no flush counts as one that has no cache, whether
-// it has one or not. Whatever needs no flush goes straight to the driver. Nothing here keeps two requests in order:
-// that is the business of whoever submits, by waiting.
+// Which of them run is the core's `flushPolicy`; a device without a flush counts as one without a cache, even if it has a
+// cache. A request that needs no flush goes straight to the driver. Nothing here keeps two requests in order: the
+// submitter keeps order by waiting.
 //
-// Flushes `alone` (2.6.37, 2.6.38): one request at a time goes through its steps, each flush for it alone. Others that
-// need a flush wait until it is answered. New ones go to the head of the list, so the last to come begins first.
+// Flushes `alone` (2.6.37, 2.6.38): one request at a time goes through its steps, and each flush serves only this request.
+// Others that need a flush wait until it is answered. New ones go to the head of the list, so the last to come begins
+// first.
 //
-// Flushes `shared` (2.6.39 and later): a request that needs a flush is pending. One flush is issued for all of these,
-// and whoever comes while it runs is pending for the next, if
-//   C1  no flush is running, and somebody is pending,
-//   C2  no request is at its data, which will want a flush soon,
-//   C3  or the first of them has been pending for five seconds.
-// That is asked whenever a request has moved on, and at no other time: there is no timer. Of those whom one flush
-// served, the first may so bring about the next flush before the second is at its data. (The kernel has two lists and
-// two indexes, pending_idx and running_idx; a flush runs while they differ.)
+// Flushes `shared` (2.6.39 and later): a request that needs a flush is pending. One flush is issued for all pending requests
+// when C1 and one of C2 and C3 hold; a request that comes while it runs is pending for the next flush:
+//   C1  no flush is running, and a request is pending;
+//   C2  no request that also needs a flush is at its data, because it may need the next flush soon;
+//   C3  the first pending request has waited for five seconds.
+// These conditions are checked whenever such a request has moved on, and at no other time, because there is no timer. So
+// of the requests that one flush served, the first may cause the next flush before the second is at its data. (The kernel
+// has two lists and two indexes, pending_idx and running_idx; a flush runs while they differ.)
 //
 // Invariants, checked after every event in the tests:
-//   M1  A flush serves nobody who came after it was issued.
+//   M1  A flush serves no request that came after it was issued.
 //   M2  One flush at a time.
-//   M3  A request's data is issued when its preflush is over, its postflush when the data is. After an error `stop`
-//       leaves out what is left, `continue` does not, and the first error is the one that is told.
-//   M4  Everybody is answered, once, after the last step.
-//   M5  All whom a flush served hear the same of it.
+//   M3  A request's data is issued when its preflush is over, its postflush when the data is. After an error `stop` skips
+//       the remaining steps and `continue` does not; the first error is reported.
+//   M4  Every request is answered once, after its last step.
+//   M5  All requests that a flush served get the same result of it.
 //
 // Not here: the elevator and merging, as requests with flags never merge; several hardware queues, each of which has
-// a machine of its own; the newest kernels' way of counting data instead of listing it, which nobody can tell.
+// a machine of its own; the newest kernels' way of counting data instead of listing it, which makes no difference here.
 //
 // Source: block/blk-flush.c of 2.6.37 and 2.6.38, of 2.6.39 to 5.17; Documentation/block/writeback_cache_control.
 
-import { type DeviceTraits, flushPolicy, isBarrier, type Request, type Stage } from 'write-barrier';
+import { type DeviceTraits, isBarrier, type Request, type Stage } from 'write-barrier';
+import { flushPolicy, invariant, type Machine, type Settled } from 'write-barrier/kit';
+import { type BlockCommand, noSuchCommand, notSupported } from '../requests.js';
 import type { FlushEra } from './eras.js';
-import {
-  type BlockAnswer,
-  type BlockCommand,
-  type BlockMachine,
-  commandOf,
-  NO_BYTES,
-  noSuchCommand,
-  unsupported,
-} from './machine.js';
 
 /** A request and how far it is. */
 interface Entry<C> {
@@ -57,7 +51,7 @@ interface Entry<C> {
   failure: { readonly error: unknown } | undefined;
 }
 
-/** What the driver finds: a command, or a request with flags at which nobody has looked yet. */
+/** What the driver finds: a command, or a request with flags that has not been looked at yet. */
 type Listed<C> =
   | { readonly command: BlockCommand<C>; readonly serves: readonly Entry<C>[] }
   | { readonly command: undefined; readonly entry: Entry<C> };
@@ -68,10 +62,16 @@ export interface FlushMachineOptions {
   readonly era: FlushEra;
   /** What the device can do. */
   readonly device: Pick<DeviceTraits, 'cache' | 'flush' | 'fua'>;
+  /**
+   * The time in milliseconds, which never goes back. It is read when a request begins to wait for a flush, and when that
+   * flush may be due.
+   */
+  readonly nowMs: () => number;
 }
 
-/** See the head of this file. */
-export class FlushMachine<C> implements BlockMachine<C> {
+/** The flush machine. */
+export class FlushMachine<C> implements Machine<C, BlockCommand<C>> {
+  readonly #nowMs: () => number;
   readonly #alone: boolean;
   readonly #stops: boolean;
   readonly #pendingMaxMs: number;
@@ -79,7 +79,7 @@ export class FlushMachine<C> implements BlockMachine<C> {
   /** The dispatch list; the driver takes from its head. */
   readonly #list: Listed<C>[] = [];
   readonly #running = new Map<BlockCommand<C>, readonly Entry<C>[]>();
-  readonly #answered: BlockAnswer<C>[] = [];
+  readonly #answered: Settled<C>[] = [];
 
   /** `alone`: who goes through the steps, and who waits for that to end. */
   #sequence: Entry<C> | undefined;
@@ -91,7 +91,8 @@ export class FlushMachine<C> implements BlockMachine<C> {
   #flushing = false;
   #dataInFlight = 0;
 
-  constructor({ era, device }: FlushMachineOptions) {
+  constructor({ era, device, nowMs }: FlushMachineOptions) {
+    this.#nowMs = nowMs;
     this.#alone = era.flushes === 'alone';
     this.#stops = era.afterError === 'stop';
     this.#pendingMaxMs = era.pendingMaxMs;
@@ -115,7 +116,7 @@ export class FlushMachine<C> implements BlockMachine<C> {
     return this.#dataInFlight;
   }
 
-  /** Nobody waits, and nothing is with the driver. */
+  /** No request waits, and no command is in flight. */
   get idle(): boolean {
     return this.#list.length + this.#running.size + this.pending === 0 && !this.#sequence;
   }
@@ -123,19 +124,19 @@ export class FlushMachine<C> implements BlockMachine<C> {
   // Events
 
   /** `submit_bio`. A barrier is refused with `EOPNOTSUPP`: the flag is gone. */
-  submit(request: Request, client: C, nowMs: number): void {
+  submit(request: Request, client: C): void {
     if (isBarrier(request)) {
-      this.#answered.push({ client, error: unsupported() });
+      this.#answered.push({ client, error: notSupported('barrier') });
       return;
     }
     const entry = this.#entry(request, client);
     if (this.#alone && isFlagged(request)) this.#list.unshift({ command: undefined, entry });
-    else if (entry.sequenced) this.#go(entry, nowMs);
+    else if (entry.sequenced) this.#go(entry);
     else if (entry.steps.length > 0) this.#list.push(dataOf(entry));
     else this.#end(entry); // a flush of what has no cache
   }
 
-  complete(command: BlockCommand<C>, nowMs: number, error?: unknown): void {
+  complete(command: BlockCommand<C>, error?: unknown): void {
     const serves = this.#running.get(command);
     if (!serves) throw noSuchCommand();
     this.#running.delete(command);
@@ -145,17 +146,18 @@ export class FlushMachine<C> implements BlockMachine<C> {
       const step = entry.steps.shift();
       if (error !== undefined && this.#stops) entry.steps.length = 0; // M3
       if (step === 'data' && entry.sequenced) this.#dataInFlight -= 1;
-      if (entry.sequenced) this.#go(entry, nowMs);
-      else this.#end(entry); // and nobody asks whether a flush is due
+      invariant(this.#dataInFlight >= 0, 'flush-machine.C2: data leaves only after it has come');
+      if (entry.sequenced) this.#go(entry);
+      else this.#end(entry); // and it is not asked whether a flush is due
     }
   }
 
   // Answers
 
-  next(nowMs: number): BlockCommand<C> | undefined {
+  next(): BlockCommand<C> | undefined {
     for (let listed = this.#list.shift(); listed; listed = this.#list.shift()) {
       if (listed.command === undefined) {
-        this.#begin(listed.entry, nowMs);
+        this.#begin(listed.entry);
         continue;
       }
       this.#running.set(listed.command, listed.serves);
@@ -164,7 +166,7 @@ export class FlushMachine<C> implements BlockMachine<C> {
     return undefined;
   }
 
-  takeAnswered(): BlockAnswer<C> | undefined {
+  takeSettled(): Settled<C> | undefined {
     return this.#answered.shift();
   }
 
@@ -187,19 +189,19 @@ export class FlushMachine<C> implements BlockMachine<C> {
   }
 
   /** `blk_do_flush` of 2.6.37: a request with flags has come to the head of the list. */
-  #begin(entry: Entry<C>, nowMs: number): void {
+  #begin(entry: Entry<C>): void {
     if (!entry.sequenced && entry.steps.length > 0) {
       this.#list.unshift(dataOf(entry));
     } else if (this.#sequence) {
       this.#waiting.push(entry);
     } else {
       this.#sequence = entry;
-      this.#go(entry, nowMs);
+      this.#go(entry);
     }
   }
 
   /** `blk_flush_complete_seq`: on to the current step. */
-  #go(entry: Entry<C>, nowMs: number): void {
+  #go(entry: Entry<C>): void {
     const [step] = entry.steps;
     if (step === undefined) {
       this.#end(entry);
@@ -207,19 +209,20 @@ export class FlushMachine<C> implements BlockMachine<C> {
       this.#dataInFlight += 1;
       this.#list.unshift(dataOf(entry));
     } else if (this.#alone) {
+      invariant(!this.#flushing, 'flush-machine.M2: one flush at a time');
       this.#flushing = true;
       this.#list.unshift(flushFor([entry], step));
     } else {
-      if (this.#pending.length === 0) this.#pendingSinceMs = nowMs;
+      if (this.#pending.length === 0) this.#pendingSinceMs = this.#nowMs();
       this.#pending.push(entry);
     }
-    this.#kick(nowMs);
+    this.#kick();
   }
 
   /** `blk_kick_flush`: C1 to C3. */
-  #kick(nowMs: number): void {
+  #kick(): void {
     if (this.#flushing || this.#pending.length === 0) return;
-    const young = nowMs - this.#pendingSinceMs < this.#pendingMaxMs;
+    const young = this.#nowMs() - this.#pendingSinceMs < this.#pendingMaxMs;
     if (this.#dataInFlight > 0 && young) return;
     const served = this.#pending;
     this.#pending = [];
@@ -244,13 +247,15 @@ function isFlagged(request: Request): boolean {
 function dataOf<C>(entry: Entry<C>): Listed<C> {
   const { request, client, fua } = entry;
   const { kind } = request;
-  if (kind === 'flush' || kind === 'barrier') throw new Error(`kernel BUG: the data of a ${kind}`);
-  const command = commandOf(kind, request, { tag: 'simple', fua, stage: 'plain' }, [client]);
-  return { command, serves: [entry] };
+  if (kind === 'flush' || kind === 'barrier') throw new Error(`kernel BUG: a ${kind} has no data`);
+  const { offset, length } = request;
+  const how = { tag: 'simple', fua, stage: 'plain' } as const;
+  const what = { kind: 'command', op: kind, offset, length, ...how } as const;
+  return { command: { what, clients: [client] }, serves: [entry] };
 }
 
 function flushFor<C>(serves: readonly Entry<C>[], stage: Stage): Listed<C> {
   const clients = serves.map(({ client }) => client);
-  const command = commandOf('flush', NO_BYTES, { tag: 'simple', fua: false, stage }, clients);
-  return { command, serves };
+  const flush = { kind: 'command', op: 'flush', offset: 0, length: 0 } as const;
+  return { command: { what: { ...flush, stage, tag: 'simple', fua: false }, clients }, serves };
 }

@@ -1,46 +1,38 @@
-// The request queue of Linux 2.6.18 to 2.6.36 with its hard barriers, step for step, as a state machine without
-// promises, clocks and I/O. It is not the core's scheduler, which keeps the promise of the same modes its own way: this
-// one is the kernel, defects included, and they are fields of an era (eras.ts).
+// The request queue of Linux 2.6.18 to 2.6.36 with its hard barriers, step for step, as a state machine without promises,
+// clocks and I/O. It models the kernel, defects included; the defects are fields of an era (eras.ts). The core's scheduler
+// keeps the promises of the same modes in its own way.
 //
 //   idle ──a barrier is the head──▶ drain ──▶ preflush ──▶ bar ──▶ postflush ──▶ done, idle
 //
 // A sequence is a set of bits, ORDSEQ, of the steps that are over: its current step is the lowest that is not. Steps
-// that the mode does not have are over from the start. The barrier itself is parked; stand-ins for its steps stand at
+// that the mode does not have are over from the start. The barrier itself is parked; proxy requests for its steps stand at
 // the head of the dispatch list, and only the head of that list is ever looked at.
 //
 // Invariants, checked after every event in the tests:
 //   B1  A barrier has the colour of what was submitted before it; what is submitted after it has the other.
-//   B2  By drain, the head passes when its class is not beyond the current step: what came before while it drains, a
-//       stand-in when it is its turn, what came after when all is done. Reads and discards count like writes.
-//   B3  By tag everything passes at once, except another barrier. A packet always passes.
+//   B2  By drain, the head of the list passes when its class is not beyond the current step: an earlier request during the
+//       drain, a proxy in its own step, a later request when the sequence is done. Reads and discards count like writes.
+//   B3  By tag every request passes at once, except another barrier. A packet always passes.
 //   B4  The drain is over when nothing is in flight and the head, if any, belongs to a later step: a request that the
 //       driver put back at the head keeps it open.
 //   B5  One sequence at a time, in every mode; so the driver never has two barriers.
-//   B6  The first error that arrives is told, and no step is left out for it: after a failed preflush the data is
-//       written. What fails before a barrier concerns the barrier not at all.
-//   B7  What is put back stands in the order earlier, preflush, bar, postflush, later.
+//   B6  The first error that arrives is reported, and no step is skipped because of it: after a failed preflush the data
+//       is written. The failure of an earlier request does not affect the barrier.
+//   B7  Requests that the driver puts back stand in the order earlier, preflush, bar, postflush, later.
 //   B8  Without a mode a barrier is refused: when it comes, or, if the mode went away while it waited, at the head.
 //
-// A change of the mode acts at once on the rule of a running sequence, B2 or B3, and leaves its stand-ins alone.
+// A change of the mode acts at once on the rule of a running sequence, B2 or B3, and leaves its proxies alone.
 //
-// Not here: drivers that look at a request without taking it; overlaps, which were the business of whoever
-// submitted; the limit on requests, at which the kernel let the submitter sleep.
+// Not here: drivers that look at a request without taking it; overlaps, which the submitter had to avoid; the limit on
+// requests, at which the kernel let the submitter sleep.
 //
 // Source: block/ll_rw_blk.c of 2.6.24, block/blk-barrier.c, blk-core.c, elevator.c of 2.6.32 and 2.6.36.
 
-import { encodeLegacyMode, type ModeName, type Operation, WriteBarrierError } from 'write-barrier';
+import { type ModeName, type Operation, WriteBarrierError } from 'write-barrier';
+import { invariant, type Machine, type Settled } from 'write-barrier/kit';
+import { type BlockCommand, noSuchCommand, notSupported } from '../requests.js';
 import { type Bio, Elevator, type QueuedRequest } from './elevator.js';
-import type { BarrierEra } from './eras.js';
-import {
-  type BlockAnswer,
-  type BlockCommand,
-  type BlockMachine,
-  bugOn,
-  commandOf,
-  NO_BYTES,
-  noSuchCommand,
-  unsupported,
-} from './machine.js';
+import { type BarrierEra, encodeLegacyMode, LEGACY_LAYOUTS } from './eras.js';
 
 /** The steps of a sequence, as the kernel numbers them: QUEUE_ORDSEQ_*. */
 export const ORDSEQ: Readonly<
@@ -54,19 +46,16 @@ export const ORDSEQ: Readonly<
   DONE: 0x20,
 });
 
-/** The bits of a mode in the younger layout. Which mode has which is the core's knowledge. */
-const BY_DRAIN = 0x01;
-const BY_TAG = 0x02;
-const DO_PREFLUSH = 0x10;
-const DO_BAR = 0x20;
-const DO_POSTFLUSH = 0x40;
-const DO_FUA = 0x80;
+/** The bits of a mode in here, whatever the era's own layout is. Which mode has which is the core's knowledge. */
+const BITS = LEGACY_LAYOUTS['2.6.31'];
+const orderedOf = (mode: ModeName): number => encodeLegacyMode(mode, '2.6.31');
+const NO_BYTES = Object.freeze({ offset: 0, length: 0 });
 
-/** The stand-ins, in the order in which they are put in front of the list. */
-const STAND_INS = [
-  { stage: 'postflush', bit: DO_POSTFLUSH, step: ORDSEQ.POSTFLUSH },
-  { stage: 'bar', bit: DO_BAR, step: ORDSEQ.BAR },
-  { stage: 'preflush', bit: DO_PREFLUSH, step: ORDSEQ.PREFLUSH },
+/** The proxies, in the order in which they are put in front of the list. */
+const PROXIES = [
+  { stage: 'postflush', bit: BITS.postflush, step: ORDSEQ.POSTFLUSH },
+  { stage: 'bar', bit: BITS.bar, step: ORDSEQ.BAR },
+  { stage: 'preflush', bit: BITS.preflush, step: ORDSEQ.PREFLUSH },
 ] as const;
 
 /** What may happen to the head of the list. `gone`: it was consumed, look at the next one. */
@@ -78,19 +67,19 @@ export interface OrderedQueueOptions {
   readonly era: BarrierEra;
   /** The mode at the start. */
   readonly mode: ModeName;
-  /** In bytes: requests merge up to this size; 0 merges nothing, as `nomerges` does. 512 KiB unless given. */
+  /** In bytes: requests merge up to this size; 0 merges nothing, as `nomerges` does. @defaultValue 512 KiB */
   readonly mergeBytesMax?: number;
 }
 
 /** BLK_DEF_MAX_SECTORS. */
 const MERGE_BYTES_MAX = 1024 * 512;
 
-/** See the head of this file. */
-export class OrderedQueue<C> implements BlockMachine<C> {
+/** The request queue with hard barriers. */
+export class OrderedQueue<C> implements Omit<Machine<C, BlockCommand<C>>, 'submit'> {
   readonly #era: BarrierEra;
   readonly #elevator: Elevator<C>;
   readonly #running = new Map<BlockCommand<C>, QueuedRequest<C>>();
-  readonly #answered: BlockAnswer<C>[] = [];
+  readonly #answered: Settled<C>[] = [];
 
   /** `next_ordered`: what the next sequence goes by. */
   #nextMode: ModeName;
@@ -106,7 +95,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
   constructor({ era, mode, mergeBytesMax = MERGE_BYTES_MAX }: OrderedQueueOptions) {
     this.#era = era;
     this.#nextMode = mode;
-    this.#ordered = encodeLegacyMode(mode, '2.6.31');
+    this.#ordered = orderedOf(mode);
     this.#elevator = new Elevator(mergeBytesMax);
   }
 
@@ -137,7 +126,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
     return this.#elevator.list.map((rq) => Object.freeze({ ...rq }));
   }
 
-  /** Nobody waits, and nothing is with the driver. */
+  /** No request waits, and no command is in flight. */
   get idle(): boolean {
     const { list, waiting } = this.#elevator;
     return list.length + waiting + this.#running.size === 0 && this.#over === 0;
@@ -147,24 +136,27 @@ export class OrderedQueue<C> implements BlockMachine<C> {
 
   /** `blk_queue_ordered`, once the value has been accepted. */
   setMode(mode: ModeName): void {
-    this.#ordered = encodeLegacyMode(mode, '2.6.31');
+    this.#ordered = orderedOf(mode);
     this.#nextMode = mode;
   }
 
-  /**
-   * `submit_bio`.
-   *
-   * @throws `ZERO_LENGTH` for no bytes, unless it is a barrier and the era has empty ones; nothing was queued
-   */
+  /** @throws `ZERO_LENGTH` for a bio of no bytes, except for a barrier where the era has empty ones */
+  check({ op, barrier, length }: Bio): void {
+    if (length > 0) return;
+    if (barrier && op !== 'discard' && this.#era.emptyBarrier !== 'refused') return;
+    throw new WriteBarrierError(
+      'ZERO_LENGTH',
+      'the bio has 0 bytes, which submit_bio() does not accept; only a barrier may be empty, and not in every era',
+    );
+  }
+
+  /** `submit_bio`. @throws as `check`; nothing was queued */
   submit(bio: Bio, client: C): void {
+    this.check(bio);
     const { op, barrier } = bio;
-    const empty = bio.length === 0;
-    if (empty && (!barrier || op === 'discard' || this.#era.emptyBarrier === 'refused')) {
-      throw new WriteBarrierError('ZERO_LENGTH', 'a bio of no bytes, which the kernel stops at');
-    }
     const discards = op !== 'discard' || this.#era.discardBarrier !== 'none';
     if (!discards || (barrier && this.#nextMode === 'NONE')) {
-      this.#answer(client, { error: unsupported() }); // B8
+      this.#answer(client, { error: notSupported(barrier ? 'barrier' : op) }); // B8
       return;
     }
     if (!barrier && this.#elevator.merge(bio, client)) return;
@@ -183,7 +175,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
     this.#elevator[at](rq);
   }
 
-  complete(command: BlockCommand<C>, _nowMs: number, error?: unknown): void {
+  complete(command: BlockCommand<C>, error?: unknown): void {
     this.#finish(this.#returned(command), error);
   }
 
@@ -198,7 +190,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
 
   // Answers
 
-  next(_nowMs = 0): BlockCommand<C> | undefined {
+  next(): BlockCommand<C> | undefined {
     for (;;) {
       const [head] = this.#elevator.list;
       if (!head) {
@@ -208,7 +200,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
       const verdict = this.#decide(head);
       if (verdict === 'hold') return undefined;
       if (verdict === 'gone') continue;
-      // A sequence that has just begun has put its first stand-in there.
+      // A sequence that has just begun has put its first proxy there.
       const rq = this.#elevator.list[0] as QueuedRequest<C>;
       if (rq.stage !== 'bar' || rq.length > 0) return this.#take(rq);
       // The placeholder of an empty barrier, which no driver sees. In TAG nothing has held it back.
@@ -217,7 +209,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
     }
   }
 
-  takeAnswered(): BlockAnswer<C> | undefined {
+  takeSettled(): Settled<C> | undefined {
     return this.#answered.shift();
   }
 
@@ -230,17 +222,17 @@ export class OrderedQueue<C> implements BlockMachine<C> {
       if (!isBarrier) return 'pass';
       if (this.#nextMode !== 'NONE') return this.#start(head);
       this.#elevator.drop(head);
-      for (const client of head.clients) this.#answer(client, { error: unsupported() }); // B8
+      for (const client of head.clients) this.#answer(client, { error: notSupported('barrier') }); // B8
       return 'gone';
     }
-    if (this.#ordered & BY_TAG) return isBarrier && head.stage !== 'bar' ? 'hold' : 'pass'; // B3, B5
+    if (this.#ordered & BITS.tag) return isBarrier && head.stage !== 'bar' ? 'hold' : 'pass'; // B3, B5
     return this.#classOf(head) > this.step ? 'hold' : 'pass'; // B2
   }
 
   /** `blk_ordered_req_seq`: the step that a request belongs to. */
   #classOf(rq: QueuedRequest<C>): number {
-    const standIn = STAND_INS.find(({ stage }) => stage === rq.stage);
-    if (standIn) return standIn.step;
+    const proxy = PROXIES.find(({ stage }) => stage === rq.stage);
+    if (proxy) return proxy.step;
     if (rq.packet || rq.colour === this.#parked?.colour) return ORDSEQ.DRAIN; // so a packet passes
     return ORDSEQ.DONE;
   }
@@ -249,14 +241,14 @@ export class OrderedQueue<C> implements BlockMachine<C> {
   #start(barrier: QueuedRequest<C>): Verdict {
     const { emptyBarrier } = this.#era;
     const empty = barrier.length === 0;
-    let ordered = encodeLegacyMode(this.#nextMode, '2.6.31');
+    let ordered = orderedOf(this.#nextMode);
     let steps = ordered;
-    if (empty) steps &= ~DO_POSTFLUSH;
+    if (empty) steps &= ~BITS.postflush;
     if (empty && emptyBarrier === 'masked') {
-      steps &= ~DO_BAR;
+      steps &= ~BITS.bar;
       ordered = steps;
       // Nothing is left to carry the tag.
-      if (ordered & BY_TAG && !(ordered & DO_PREFLUSH)) ordered ^= BY_TAG | BY_DRAIN;
+      if (ordered & BITS.tag && !(ordered & BITS.preflush)) ordered ^= BITS.tag | BITS.drain;
     }
     this.#ordered = ordered;
     this.#firstError = undefined;
@@ -265,19 +257,19 @@ export class OrderedQueue<C> implements BlockMachine<C> {
     this.#parked = barrier;
 
     let skipped = 0;
-    for (const { stage, bit, step } of STAND_INS) {
-      if (steps & bit) this.#elevator.front(this.#standIn(stage, barrier));
+    for (const { stage, bit, step } of PROXIES) {
+      if (steps & bit) this.#elevator.front(this.#proxyOf(stage, barrier));
       else skipped |= step;
     }
-    const drains = (ordered & BY_DRAIN) !== 0 && this.#inFlight > 0;
+    const drains = (ordered & BITS.drain) !== 0 && this.#inFlight > 0;
     if (!drains) skipped |= ORDSEQ.DRAIN;
     if (this.#completeSteps(skipped)) return 'gone';
     return drains ? 'hold' : 'pass';
   }
 
-  #standIn(stage: 'preflush' | 'bar' | 'postflush', barrier: QueuedRequest<C>): QueuedRequest<C> {
+  #proxyOf(stage: 'preflush' | 'bar' | 'postflush', barrier: QueuedRequest<C>): QueuedRequest<C> {
     const { clients, op, offset, length, colour } = barrier;
-    const fua = stage === 'bar' && (this.#ordered & DO_FUA) !== 0;
+    const fua = stage === 'bar' && (this.#ordered & BITS.fua) !== 0;
     const flags = { hard: true, soft: true, fua, stage, colour };
     if (stage === 'bar') return { ...flags, op, offset, length, clients, packet: false };
     const packet = this.#era.flushProxies === 'packet';
@@ -296,9 +288,10 @@ export class OrderedQueue<C> implements BlockMachine<C> {
   #take(rq: QueuedRequest<C>): BlockCommand<C> {
     this.#elevator.take(rq);
     if (!rq.packet) this.#inFlight += 1;
-    const tag = rq.hard && this.#ordered & BY_TAG ? 'ordered' : 'simple';
-    const { op, fua, stage, clients } = rq;
-    const command = commandOf(op, rq, { tag, fua, stage }, clients);
+    const tag = rq.hard && this.#ordered & BITS.tag ? 'ordered' : 'simple';
+    const { op, offset, length, fua, stage, clients } = rq;
+    const what = { kind: 'command', op, offset, length, tag, fua, stage } as const;
+    const command = { what, clients };
     this.#running.set(command, rq);
     return command;
   }
@@ -311,12 +304,12 @@ export class OrderedQueue<C> implements BlockMachine<C> {
   }
 
   #finish(rq: QueuedRequest<C>, error: unknown): void {
-    const standIn = STAND_INS.find(({ stage }) => stage === rq.stage);
+    const proxy = PROXIES.find(({ stage }) => stage === rq.stage);
     const outcome = error === undefined ? {} : { error };
-    if (!standIn) for (const client of rq.clients) this.#answer(client, outcome);
+    if (!proxy) for (const client of rq.clients) this.#answer(client, outcome);
     if (!rq.packet) this.#inFlight -= 1;
     this.#checkDrained();
-    if (standIn) this.#completeSteps(standIn.step, outcome);
+    if (proxy) this.#completeSteps(proxy.step, outcome);
   }
 
   /** B4: `elv_completed_request`. */
@@ -329,7 +322,7 @@ export class OrderedQueue<C> implements BlockMachine<C> {
   /** B6: `blk_ordered_complete_seq`. True when that was the last one. */
   #completeSteps(steps: number, outcome: { readonly error?: unknown } = {}): boolean {
     if ('error' in outcome) this.#firstError ??= outcome;
-    bugOn((this.#over & steps) !== 0, 'a step of a sequence completes once');
+    invariant((this.#over & steps) === 0, 'ordered-queue.B5: a step of a sequence completes once');
     this.#over |= steps;
     if (this.step !== ORDSEQ.DONE) return false;
     this.#over = 0;

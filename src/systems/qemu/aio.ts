@@ -1,6 +1,6 @@
 // The barrier queue of QEMU's posix-aio emulation, as the patch of May 2009 made it: a state machine without threads,
-// locks, clocks and I/O. The state is plain data; whoever drives it submits, cancels, lets workers take their steps
-// in any order, carries out the calls that they wait for, and reports the ends of these.
+// locks, clocks and I/O. The state is plain data; its driver submits, cancels, lets workers take their steps in any order,
+// carries out the calls that the workers wait for, and reports when a call ends.
 //
 //   submit ─▶ run list ───────────────▶ worker: pop ─▶ [drain] ─▶ calls ─▶ return ─▶ answered
 //        └──▶ post-barrier list ─▶ run list, up to and with the next barrier, when a barrier returns
@@ -13,10 +13,10 @@
 //   executing   without the lock; its first call is under way
 //   returning   about to take the lock and store the result
 //
-// Signals are sent here before the lock is dropped, in the original right behind it. Nobody can tell: whoever waits
-// looks at his condition again, under the lock, before he does anything.
+// Signals are sent here before the lock is dropped, in the original right after it. There is no difference, because a
+// worker that waits looks at its condition again, under the lock, before it does anything.
 //
-// What holds in every state under REPAIRED, and is what the patch meant:
+// What the patch intended, and what holds in every state under REPAIRED:
 //   P1  The counter of barriers is the number of barriers that are on a list or in the hands of a worker.
 //   P2  While it is not zero, nothing submitted later gets onto the run list; when it is, the post-barrier list is empty.
 //   P3  The run list holds at most one barrier, as its last entry.
@@ -24,17 +24,87 @@
 //   P5  Every block is on one list or in the hands of one worker, and is answered once.
 //   P6  A block that was answered as cancelled is never transferred.
 //
-// A profile says which of the patch's defects are there. They are independent fields, so that each can be seen alone;
-// but they were not made to be mixed, and some repairs are worse than none (see docs/systems/qemu-2009.md).
+// A profile says which of the patch's defects are present. They are independent fields, so that each can be seen alone;
+// but they were not made to be mixed, and some repairs are worse than none (see docs/systems/qemu-2009.md). The numbers Q1 to
+// Q13 are those of the page. Two of them have no field, because they are consequences of the design and not mistakes: during a
+// barrier at most one worker does anything (half of qemu-2009.Q7), and reads and ioctls wait for a barrier like everything
+// else (qemu-2009.Q9). The repaired queue has both.
 //
-// Not here: disks and promises (process.ts), the lists themselves (tailq.ts).
+// The lists are the tail queues of <sys/queue.h>, as plain data: a list is a pointer to its first block and the address of the
+// pointer to write the next one into; a block has the number of its successor and the address of the pointer that names it. An
+// address is a `Cell`. Blocks are numbers, so a corrupted list is a wrong number and nothing worse. Both operations do exactly
+// the four assignments of the macros. They believe what they are told, as the macros do: unlinking a block from a list that it
+// is not on, or twice, changes whatever its addresses point to. Memory that was given back is a block that is not in `blocks`
+// any more. What is written there is lost; the memory is not used for anything else.
+//
+// Not here: disks and promises (process.ts).
 //
 // Source: the patch "barriers: block-raw-posix barrier support" (qemu-devel, 5 May 2009), and posix-aio-compat.c as
-// it was before it. The numbers of the defects are those of the page.
+// it was before it; TAILQ_INSERT_TAIL and TAILQ_REMOVE in QEMU's sys-queue.h.
 
-import { WriteBarrierError } from 'write-barrier';
-import { type AioProfile, QEMU_2009 } from './profile.js';
-import { insertTail, type Links, type ListName, type TailQueues, unlink } from './tailq.js';
+import { checkArgument, misuse, wholeNumber } from 'write-barrier/kit';
+import { BAR, type CallOutcome, type FileCall, PLAIN, POSTFLUSH, PREFLUSH } from '../requests.js';
+
+// The defects
+
+/**
+ * What the patch got wrong, or left for later. True is the patch. Where nothing else is said the witness is
+ * posix-aio-compat.c with the patch of 5 May 2009.
+ */
+export interface AioProfile {
+  /** Q1: a cancelled barrier stays in the counter (qemu_paio_cancel), so all later requests wait for ever. */
+  readonly cancelKeepsCount: boolean;
+  /** With a cancelled barrier its place in the order goes, too. Otherwise an empty barrier stays in its place. */
+  readonly cancelDropsPlace: boolean;
+  /** Q2: a request keeps its mark of the post-barrier list on the run list, and is unlinked from the wrong one. */
+  readonly requeueKeepsMark: boolean;
+  /** Q3: a barrier that waits for idle workers looks as if no worker had it, and can be unlinked a second time. */
+  readonly cancellableWhileDraining: boolean;
+  /** Q4: the result of fdatasync is ignored. */
+  readonly ignoresSyncErrors: boolean;
+  /** Q5: no failure stops a barrier: neither of a write before it, nor of a call of its own. */
+  readonly failuresStopNothing: boolean;
+  /** Q6: one worker is woken for all requests that a barrier releases, and none is started. */
+  readonly wakesOneForAll: boolean;
+  /** Q7: a worker leaves when it had no work for ten seconds. */
+  readonly idleWorkersLeave: boolean;
+  /** Q8: all disks of the process share one queue, and a barrier on one holds up all. */
+  readonly oneQueueForAllDisks: boolean;
+  /** Q10: no barriers on a file opened with O_DIRECT or O_DSYNC (raw_open in block-raw-posix.c). */
+  readonly noBarriersOnDirect: boolean;
+  /** Q11: the message of the abort takes a number of bytes for an error number. */
+  readonly garblesAbort: boolean;
+  /** Q12: there is no barrier without data, and so no way to ask for a flush. */
+  readonly refusesEmptyBarriers: boolean;
+  /** Q13: a request that can only wait for a barrier starts or wakes a worker all the same. */
+  readonly wakesForHeld: boolean;
+}
+
+/** The patch, as it was sent. */
+export const QEMU_2009: AioProfile = Object.freeze({
+  cancelKeepsCount: true,
+  cancelDropsPlace: true,
+  requeueKeepsMark: true,
+  cancellableWhileDraining: true,
+  ignoresSyncErrors: true,
+  failuresStopNothing: true,
+  wakesOneForAll: true,
+  idleWorkersLeave: true,
+  oneQueueForAllDisks: true,
+  noBarriersOnDirect: true,
+  garblesAbort: true,
+  refusesEmptyBarriers: true,
+  wakesForHeld: true,
+});
+
+/** What the patch meant: the same queue with none of the defects. */
+export const QEMU_REPAIRED: AioProfile = Object.freeze(
+  Object.fromEntries(
+    Object.keys(QEMU_2009).map((defect) => [defect, false]),
+  ) as unknown as AioProfile,
+);
+
+// The state
 
 /** What is asked of the queue. `none` moves no data: an empty barrier. */
 export interface AioRequest {
@@ -46,19 +116,32 @@ export interface AioRequest {
   readonly bytes?: number;
 }
 
-/** What a worker does without the lock. */
-export interface AioCall {
-  /** `transfer`: the read, the write or the ioctl itself. */
-  readonly op: 'fdatasync' | 'transfer';
-  /** `plain` for what is no barrier. */
-  readonly stage: 'plain' | 'preflush' | 'bar' | 'postflush';
-}
-
-/** How a request ended. `aborted`: a barrier that was not carried out, because a request before it failed. */
-export type AioOutcome = 'done' | 'transfer failed' | 'sync failed' | 'aborted';
-
 /** The answers of qemu_paio_cancel: taken out; at work, its own end comes; over. */
 export type CancelAnswer = 'canceled' | 'not canceled' | 'all done';
+
+/** The two lists of the patch: what waits for a worker, and what waits for a barrier. */
+export type ListName = 'run' | 'post';
+
+/** Where a pointer to a block is: at the head of a list, or in the block of that number. */
+export type Cell = ListName | number;
+
+/** What a block has to be on a list. */
+export interface Links {
+  /** The block behind it; null for the last one. */
+  next: number | null;
+  /** The pointer that names this block. */
+  prev: Cell;
+}
+
+/** Both lists, and the blocks that may be on them. */
+export interface TailQueues<B extends Links = Links> {
+  /** Null for an empty list. */
+  readonly first: Record<ListName, number | null>;
+  /** The pointer that the next block goes into: the `next` of the last block, or the head. */
+  readonly last: Record<ListName, Cell>;
+  /** By number. */
+  readonly blocks: Record<number, B>;
+}
 
 /** A request on its way. */
 export interface ControlBlock extends Links {
@@ -66,19 +149,19 @@ export interface ControlBlock extends Links {
   type: AioRequest['type'];
   /** As it was submitted. */
   readonly barrier: boolean;
-  /** As it was submitted; 0 unless given. */
+  /** As it was submitted. @defaultValue 0 */
   readonly bytes: number;
   /** QEMU_AIO_POST_BARRIER: it was put onto the post-barrier list. */
   postBarrier: boolean;
   /** A worker has it, and it cannot be taken back. */
   active: boolean;
-  /** Somebody was told of its end. A corrupted list may still hand it to a worker. */
+  /** Its end was reported. A corrupted list may still hand it to a worker. */
   answered: boolean;
   /** How many failures had been reported when it was submitted. */
   readonly failuresKnown: number;
 }
 
-/** A thread; see the head of this file. */
+/** A thread of the pool. */
 export type AioWorker =
   | {
       /** It has nothing in its hands. */
@@ -93,22 +176,14 @@ export type AioWorker =
       readonly woken: boolean;
     }
   | {
-      /** It has dropped the lock. */
-      readonly at: 'executing';
+      /** It has dropped the lock; `returning`: its calls are over. */
+      readonly at: 'executing' | 'returning';
       /** The request that it carries out. */
       readonly block: number;
       /** What is left to do; the first one is under way. */
-      readonly calls: readonly AioCall[];
-      /** So far. */
-      readonly outcome: AioOutcome;
-    }
-  | {
-      /** Its calls are over. */
-      readonly at: 'returning';
-      /** The request that it has carried out. */
-      readonly block: number;
-      /** What it is going to store. */
-      readonly outcome: AioOutcome;
+      readonly calls: readonly FileCall[];
+      /** So far; in the end what it is going to store. */
+      readonly outcome: CallOutcome;
     };
 
 /** Everything there is; JSON. Change it by the functions of this file only. */
@@ -142,9 +217,7 @@ export interface AioState extends TailQueues<ControlBlock> {
  * @throws `INVALID_ARGUMENT` for another number
  */
 export function aioState(profile: AioProfile = QEMU_2009, threadsMax = 64): AioState {
-  if (!Number.isSafeInteger(threadsMax) || threadsMax < 1) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', `there is no pool of ${threadsMax} workers`);
-  }
+  checkArgument('threadsMax', threadsMax, wholeNumber(1));
   return {
     profile,
     threadsMax,
@@ -205,7 +278,7 @@ export function cancelAio(state: AioState, number: number): CancelAnswer {
   giveBack(state, number);
   if (block.barrier && !profile.cancelKeepsCount) {
     state.barriersInProgress -= 1;
-    // It was the first one, and those behind it wait for nobody else.
+    // It was the first one, and those after it wait for no other.
     if (list === 'run') wakeFor(state, requeue(state));
   }
   return 'canceled';
@@ -230,12 +303,12 @@ export interface AioReturn {
   /** The request. */
   readonly block: number;
   /** How it ended. */
-  readonly outcome: AioOutcome;
-  /** Nobody waits for this: the request was answered before, as a rule because it was cancelled. */
+  readonly outcome: CallOutcome;
+  /** It is not reported: the request was answered before, as a rule because it was cancelled. */
   readonly answered: boolean;
 }
 
-/** Lets a worker take the lock once. The answer is what it stored, if it came to return something. */
+/** Lets a worker take the lock once. Returns what the worker stored, if it was about to return a result. */
 export function stepAio(state: AioState, number: number): AioReturn | undefined {
   const worker = state.workers[number];
   switch (worker?.at) {
@@ -248,7 +321,7 @@ export function stepAio(state: AioState, number: number): AioReturn | undefined 
     case 'returning':
       return store(state, number, worker);
     default:
-      throw new WriteBarrierError('INVALID_ARGUMENT', `worker ${number} cannot take a step`);
+      throw misuse(`worker ${number} cannot take a step`);
   }
 }
 
@@ -257,7 +330,7 @@ export interface RunningCall {
   /** The request that it is for. */
   readonly block: number;
   /** What is done for it. */
-  readonly call: AioCall;
+  readonly call: FileCall;
 }
 
 /** The call that a worker is in; undefined outside of any. */
@@ -272,23 +345,16 @@ export function endCall(state: AioState, number: number, failed: boolean): void 
   const worker = state.workers[number];
   const call = callOf(state, number)?.call;
   if (worker?.at !== 'executing' || !call) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', `worker ${number} is in no call`);
+    throw misuse(`worker ${number} is in no call`);
   }
   const { ignoresSyncErrors, failuresStopNothing } = state.profile;
   const sync = call.op === 'fdatasync';
   const heard = failed && !(sync && ignoresSyncErrors);
-  const outcome =
-    heard && worker.outcome === 'done'
-      ? sync
-        ? 'sync failed'
-        : 'transfer failed'
-      : worker.outcome;
+  const failure = sync ? 'sync failed' : 'transfer failed';
+  const outcome = heard && worker.outcome === 'done' ? failure : worker.outcome;
   const calls = heard && !failuresStopNothing ? [] : worker.calls.slice(1);
-  const { block } = worker;
-  state.workers[number] =
-    calls.length > 0
-      ? { at: 'executing', block, calls, outcome }
-      : { at: 'returning', block, outcome };
+  const at = calls.length > 0 ? 'executing' : 'returning';
+  state.workers[number] = { ...worker, at, calls, outcome };
 }
 
 /** Ten seconds have passed for a worker that sleeps. It leaves: true; or finds that there is something to do. */
@@ -349,13 +415,8 @@ function start(state: AioState, number: number, popped: number, block: ControlBl
   };
 }
 
-const PLAIN: AioCall = Object.freeze({ op: 'transfer', stage: 'plain' });
-const PREFLUSH: AioCall = Object.freeze({ op: 'fdatasync', stage: 'preflush' });
-const BAR: AioCall = Object.freeze({ op: 'transfer', stage: 'bar' });
-const POSTFLUSH: AioCall = Object.freeze({ op: 'fdatasync', stage: 'postflush' });
-
 /** A barrier on an ioctl drains, and syncs nothing. */
-function callsOf({ type, barrier }: Pick<ControlBlock, 'type' | 'barrier'>): readonly AioCall[] {
+function callsOf({ type, barrier }: Pick<ControlBlock, 'type' | 'barrier'>): readonly FileCall[] {
   if (!barrier) return [PLAIN];
   if (type === 'none') return [PREFLUSH];
   return type === 'ioctl' ? [BAR] : [PREFLUSH, BAR, POSTFLUSH];
@@ -364,7 +425,7 @@ function callsOf({ type, barrier }: Pick<ControlBlock, 'type' | 'barrier'>): rea
 function store(
   state: AioState,
   number: number,
-  { block: ended, outcome }: { readonly block: number; readonly outcome: AioOutcome },
+  { block: ended, outcome }: { readonly block: number; readonly outcome: CallOutcome },
 ): AioReturn | undefined {
   const block = state.blocks[ended] as ControlBlock;
   let released = 0;
@@ -462,4 +523,32 @@ const FREED = 'a worker has read memory that was given back';
 
 function die(state: AioState, reason: string): void {
   state.aborted = reason;
+}
+
+// The lists
+
+/** TAILQ_INSERT_TAIL. */
+export function insertTail(queues: TailQueues, list: ListName, number: number): void {
+  const block = queues.blocks[number] as Links;
+  block.next = null;
+  block.prev = queues.last[list];
+  write(queues, block.prev, number);
+  queues.last[list] = number;
+}
+
+/** TAILQ_REMOVE; `list` is what the caller believes. */
+export function unlink(queues: TailQueues, list: ListName, number: number): void {
+  const { next, prev } = queues.blocks[number] as Links;
+  const successor = next === null ? undefined : queues.blocks[next];
+  if (next === null) queues.last[list] = prev;
+  else if (successor) successor.prev = prev;
+  write(queues, prev, next);
+}
+
+function write(queues: TailQueues, cell: Cell, number: number | null): void {
+  if (typeof cell !== 'number') queues.first[cell] = number;
+  else {
+    const block = queues.blocks[cell];
+    if (block) block.next = number;
+  }
 }

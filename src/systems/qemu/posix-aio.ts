@@ -5,13 +5,13 @@
 //   not canceled   it is at the storage, or as good as: its own end comes
 //   all done       it has ended; nothing changes
 //
-// The patch of May 2009 broke the first promise for barriers (aio.ts, Q3). Here it is the scheduler's: cancel is
-// an AbortSignal, and whether the request was taken out is read from the scheduler's own trace, so that the word and
-// the deed cannot differ. A cancelled barrier keeps its place in the order, without its data.
+// The patch of May 2009 broke the first promise for barriers (qemu-2009.Q3). Here the scheduler keeps it: `cancel` aborts
+// an AbortSignal, and the answer is read from the scheduler's own trace, so it cannot differ from what happened to the
+// request. A cancelled barrier keeps its place in the order, without its data.
 //
-// One scheduler for one disk: nobody waits for another disk's barrier. While a barrier is under way, whatever comes
-// later waits behind it, up to and with the next barrier; reads that touch nothing queued pass, unless the options
-// say no.
+// One scheduler for one disk: a disk does not wait for another disk's barrier. While a barrier is under way, later
+// requests wait for it, up to and with the next barrier. Reads that overlap nothing in the queue bypass it, except if the
+// options forbid that.
 //
 // Source: qemu_paio_submit() and qemu_paio_cancel() in QEMU's posix-aio-compat.c (2009).
 
@@ -21,35 +21,36 @@ import {
   type SchedulerOptions,
   type Storage,
   type TraceEvent,
-  WriteBarrierError,
 } from 'write-barrier';
+import { misuse } from 'write-barrier/kit';
+import { ask } from '../requests.js';
 import type { CancelAnswer } from './aio.js';
 
 /** A request that was submitted. */
 export interface AioHandle {
   /**
    * Its end: the bytes of a read, or nothing. Rejects with the error of the scheduler, or with an `AbortError` where
-   * it was canceled. A rejection that nobody listens to is not reported as unhandled: `cancel` has told.
+   * it was canceled. A rejection without a handler is not reported as unhandled, because `cancel` has answered.
    */
   readonly result: Promise<Uint8Array | void>;
 }
 
-/** How far a request is. `refused`: it was never queued. */
+/** How far a request is. */
 interface Progress {
-  state: 'refused' | 'pending' | 'ended';
+  /** `refused`: it was never queued. */
+  state: 'refused' | 'pending' | 'ended' | 'canceled';
+  readonly controller: AbortController;
 }
 
-/** See the head of this file. */
+const KINDS = ['read', 'write', 'flush', 'barrier', 'discard', 'writeZeroes'];
+
+/** A queue with the contract of QEMU's posix-aio emulation, over a scheduler. */
 export class PosixAio {
   /** The queue itself, for `idle`, `stats`, `recover` and `close`. Do not submit to it behind this one's back. */
   readonly scheduler: IoScheduler;
-  readonly #handles = new WeakMap<
-    AioHandle,
-    { readonly progress: Progress; readonly controller: AbortController }
-  >();
+  readonly #handles = new WeakMap<AioHandle, Progress>();
   /** By the number of the request; those that have not ended. */
   readonly #progress = new Map<number, Progress>();
-  readonly #canceled = new WeakSet<Progress>();
   #submitting: Progress | undefined;
 
   /**
@@ -67,34 +68,33 @@ export class PosixAio {
   /**
    * Queues a request. Misuse and refusals come as a rejection of the result.
    *
-   * @param data what to write, as many bytes as the request says; or where to read into, a new buffer unless given
+   * @param data what to write, as many bytes as the request says; or where to read into. @defaultValue a new buffer for a read
    */
   submit(request: Request, data?: Uint8Array): AioHandle {
-    const controller = new AbortController();
-    const progress: Progress = { state: 'refused' };
+    const progress: Progress = { state: 'refused', controller: new AbortController() };
     this.#submitting = progress;
-    // An async function, so that whatever a request's getters throw is a rejection too.
-    const result = (async () => this.#call(request, data, controller.signal))();
+    const result = this.#call(request, data, progress.controller.signal);
     this.#submitting = undefined;
     result.catch(() => {});
     const handle = Object.freeze({ result });
-    this.#handles.set(handle, { progress, controller });
+    this.#handles.set(handle, progress);
     return handle;
   }
 
   /**
-   * Asks to have a request back; see the head of this file for the answers.
+   * Asks for a request back. `canceled`: it was taken out, never executes, and its buffer is the caller's again.
+   * `not canceled`: it is at the storage, and ends by itself. `all done`: it has ended.
    *
-   * @throws `INVALID_ARGUMENT` for a handle of somebody else
+   * @throws `INVALID_ARGUMENT` for a handle of another queue
    */
   cancel(handle: AioHandle): CancelAnswer {
-    const known = this.#handles.get(handle);
-    if (!known) throw misuse('the handle is of another queue');
-    const { progress, controller } = known;
+    const progress = this.#handles.get(handle);
+    if (!progress)
+      throw misuse('the handle is of another queue: it must come from submit() of this one');
     if (progress.state !== 'pending') return 'all done';
-    controller.abort();
+    progress.controller.abort();
     // The signal has been heard by now, and the trace has told what came of it.
-    return this.#canceled.has(progress) ? 'canceled' : 'not canceled';
+    return this.#handles.get(handle)?.state === 'canceled' ? 'canceled' : 'not canceled';
   }
 
   #watch(event: TraceEvent): void {
@@ -104,58 +104,23 @@ export class PosixAio {
     } else if (event.kind === 'settle') {
       const progress = this.#progress.get(event.request);
       if (!progress) return;
-      progress.state = 'ended';
-      if (event.outcome === 'cancelled') this.#canceled.add(progress);
+      progress.state = event.outcome === 'cancelled' ? 'canceled' : 'ended';
       this.#progress.delete(event.request);
     }
   }
 
-  #call(
+  /** Async, so that whatever a request's getters throw is a rejection too. A caller in JavaScript may hand in anything. */
+  async #call(
     request: Request,
     data: Uint8Array | undefined,
     signal: AbortSignal,
   ): Promise<Uint8Array | void> {
-    const { scheduler } = this;
-    switch (request?.kind) {
-      case 'read':
-        return data === undefined || fills(data, request.length)
-          ? scheduler.read(request.offset, data ?? request.length, { signal })
-          : Promise.reject(wrongLength());
-      case 'write':
-        return data !== undefined && fills(data, request.length)
-          ? scheduler.write(request.offset, data, { ...flagsOf(request), signal })
-          : Promise.reject(wrongLength());
-      case 'discard':
-        return scheduler.discard(request.offset, request.length, { signal });
-      case 'writeZeroes':
-        return scheduler.writeZeroes(request.offset, request.length, { signal });
-      case 'flush':
-        return scheduler.flush({ signal });
-      case 'barrier':
-        return scheduler.barrier({ signal });
-      default:
-        return Promise.reject(misuse('this is no request'));
+    if (!KINDS.includes(request?.kind))
+      throw misuse(`request must have one of the six kinds: ${KINDS.join(', ')}`);
+    const moves = request.kind === 'write' || (request.kind === 'read' && data !== undefined);
+    if (moves && !(data instanceof Uint8Array && data.byteLength === request.length)) {
+      throw misuse('data must be a Uint8Array of the length of the request');
     }
+    return ask(this.scheduler, request, data, { signal });
   }
-}
-
-function flagsOf({ barrier, preflush, fua }: Extract<Request, { kind: 'write' }>): {
-  readonly barrier: boolean | undefined;
-  readonly preflush: boolean | undefined;
-  readonly fua: boolean | undefined;
-} {
-  return { barrier, preflush, fua };
-}
-
-/** Whoever calls from JavaScript may hand in anything. */
-function fills(data: unknown, length: number): boolean {
-  return data instanceof Uint8Array && data.byteLength === length;
-}
-
-function wrongLength(): WriteBarrierError {
-  return misuse('the buffer is not as long as the request says');
-}
-
-function misuse(what: string): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', what);
 }

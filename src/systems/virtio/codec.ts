@@ -1,38 +1,25 @@
 // The bytes of virtio-blk, both ways: request header, configuration space, segments of discards. Pure: bytes in, values
 // out. A structure is described once, as a list of fields, and both directions follow that list.
 //
-//   - What comes from the other side never throws: too few bytes answer with undefined, and every other pattern of
-//     bits is a value. Whether the value makes sense is asked in request.ts and in driver.ts.
-//   - What is to be sent is checked: a number that its field cannot hold is a mistake of the program.
-//   - A modern device and its driver speak little-endian. Over the legacy interface header and configuration have the
-//     byte order of the guest, and the segments of discards are little-endian all the same (they are __le in Linux'
-//     include/uapi/linux/virtio_blk.h, and came when the legacy interface was history).
-//   - 64-bit fields are bigint, so a sector survives the round trip whatever it is; all others are numbers.
+//   - Decoding never throws: it returns undefined for too few bytes, and a value for every other pattern of bits.
+//     request.ts and storage.ts check whether the value makes sense.
+//   - Encoding checks its input: a number that its field cannot hold is a mistake of the program.
+//   - A modern device and its driver speak little-endian. Over the legacy interface header and configuration have the byte
+//     order of the guest, and the segments of discards are little-endian all the same (they are __le in Linux'
+//     include/uapi/linux/virtio_blk.h, and are younger than the legacy interface).
+//   - 64-bit fields are bigint, so every sector number survives the round trip; all other fields are numbers.
 //
 // Not here: zones, secure erase, lifetime, SCSI commands, and the ring (descriptors, indices, notifications).
 //
 // Source: OASIS virtio 1.3, 5.2.4 and 5.2.6, with their legacy interfaces.
 
-import { WriteBarrierError } from 'write-barrier';
+import { decodeFields, type Endian, encodeFields, type Field } from '../fields.js';
 
 /** The unit of the protocol in bytes, whatever the block size of the device. */
 export const VIRTIO_SECTOR: number = 512;
 
-/** Which byte comes first. */
-export type VirtioEndian = 'little' | 'big';
-
-/** The request types of this module. */
-export type VirtioType =
-  | 'IN'
-  | 'OUT'
-  | 'FLUSH'
-  | 'FLUSH_OUT'
-  | 'GET_ID'
-  | 'DISCARD'
-  | 'WRITE_ZEROES';
-
-/** The number of each type. FLUSH_OUT is the legacy synonym of FLUSH. */
-export const VIRTIO_TYPES: Readonly<Record<VirtioType, number>> = Object.freeze({
+/** The number of each type of request. FLUSH_OUT is the legacy synonym of FLUSH. */
+export const VIRTIO_TYPES = {
   IN: 0,
   OUT: 1,
   FLUSH: 4,
@@ -40,20 +27,19 @@ export const VIRTIO_TYPES: Readonly<Record<VirtioType, number>> = Object.freeze(
   GET_ID: 8,
   DISCARD: 11,
   WRITE_ZEROES: 13,
-});
+} as const;
+
+/** The request types of this module. */
+export type VirtioType = keyof typeof VIRTIO_TYPES;
 
 /** In the type of a request (legacy): everything before it completes first, and everything after it starts later. */
 export const VIRTIO_BARRIER: number = 0x8000_0000;
 
-/** What the last byte of a request may say. */
-export type VirtioStatus = 'OK' | 'IOERR' | 'UNSUPP';
+/** The number of each status: what the last byte of a request may say. */
+export const VIRTIO_STATUS = { OK: 0, IOERR: 1, UNSUPP: 2 } as const;
 
-/** The number of each status. */
-export const VIRTIO_STATUS: Readonly<Record<VirtioStatus, number>> = Object.freeze({
-  OK: 0,
-  IOERR: 1,
-  UNSUPP: 2,
-});
+/** The name of a status. */
+export type VirtioStatus = keyof typeof VIRTIO_STATUS;
 
 /** The name of a status byte; undefined for one that a device without zones cannot answer. */
 export function virtioStatusOf(byte: number): VirtioStatus | undefined {
@@ -114,8 +100,6 @@ export interface VirtioSegment {
 
 // The layouts: the name of a field, its place, its width in bytes.
 
-type Field<T> = readonly [name: keyof T & string, at: number, width: 1 | 2 | 4 | 8];
-
 const HEADER: readonly Field<VirtioHeader>[] = [
   ['type', 0, 4],
   ['ioprio', 4, 4],
@@ -157,46 +141,33 @@ export const VIRTIO_WRITEBACK_AT: number = 32;
 export const VIRTIO_UNMAP: number = 1;
 
 /** @throws `INVALID_ARGUMENT` for a number that its field cannot hold */
-export function encodeVirtioHeader(
-  header: VirtioHeader,
-  endian: VirtioEndian = 'little',
-): Uint8Array {
-  return encode(HEADER, header, VIRTIO_HEADER_BYTES, endian);
+export function encodeVirtioHeader(header: VirtioHeader, endian?: Endian): Uint8Array {
+  return encodeFields(HEADER, header, new Uint8Array(VIRTIO_HEADER_BYTES), endian);
 }
 
 /** The header at the front of the bytes; undefined where there are fewer than 16. */
-export function decodeVirtioHeader(
-  bytes: Uint8Array,
-  endian: VirtioEndian = 'little',
-): VirtioHeader | undefined {
-  return bytes.length < VIRTIO_HEADER_BYTES ? undefined : decode(HEADER, bytes, endian);
+export function decodeVirtioHeader(bytes: Uint8Array, endian?: Endian): VirtioHeader | undefined {
+  return bytes.length < VIRTIO_HEADER_BYTES ? undefined : decodeFields(HEADER, bytes, endian);
 }
 
 /** @throws `INVALID_ARGUMENT` for a number that its field cannot hold */
-export function encodeVirtioConfig(
-  config: VirtioConfig,
-  endian: VirtioEndian = 'little',
-): Uint8Array {
-  return encode(CONFIG, config, VIRTIO_CONFIG_BYTES, endian);
+export function encodeVirtioConfig(config: VirtioConfig, endian?: Endian): Uint8Array {
+  return encodeFields(CONFIG, config, new Uint8Array(VIRTIO_CONFIG_BYTES), endian);
 }
 
 /**
  * The configuration; undefined without a whole capacity, which is always there. Fields behind the end are 0: older
  * devices have a shorter space.
  */
-export function decodeVirtioConfig(
-  bytes: Uint8Array,
-  endian: VirtioEndian = 'little',
-): VirtioConfig | undefined {
-  return bytes.length < 8 ? undefined : decode(CONFIG, bytes, endian);
+export function decodeVirtioConfig(bytes: Uint8Array, endian?: Endian): VirtioConfig | undefined {
+  return bytes.length < 8 ? undefined : decodeFields(CONFIG, bytes, endian);
 }
 
 /** @throws `INVALID_ARGUMENT` for a number that its field cannot hold */
 export function encodeVirtioSegments(segments: readonly VirtioSegment[]): Uint8Array {
   const bytes = new Uint8Array(segments.length * VIRTIO_SEGMENT_BYTES);
   for (const [index, segment] of segments.entries()) {
-    const one = encode(SEGMENT, segment, VIRTIO_SEGMENT_BYTES, 'little');
-    bytes.set(one, index * VIRTIO_SEGMENT_BYTES);
+    encodeFields(SEGMENT, segment, bytes.subarray(index * VIRTIO_SEGMENT_BYTES));
   }
   return bytes;
 }
@@ -205,55 +176,6 @@ export function encodeVirtioSegments(segments: readonly VirtioSegment[]): Uint8A
 export function decodeVirtioSegments(bytes: Uint8Array): readonly VirtioSegment[] | undefined {
   if (bytes.length % VIRTIO_SEGMENT_BYTES !== 0) return undefined;
   return Array.from({ length: bytes.length / VIRTIO_SEGMENT_BYTES }, (_, index) =>
-    decode(SEGMENT, bytes.subarray(index * VIRTIO_SEGMENT_BYTES), 'little'),
+    decodeFields(SEGMENT, bytes.subarray(index * VIRTIO_SEGMENT_BYTES)),
   );
-}
-
-function encode<T extends object>(
-  layout: readonly Field<T>[],
-  value: T,
-  length: number,
-  endian: VirtioEndian,
-): Uint8Array {
-  const bytes = new Uint8Array(length);
-  const view = new DataView(bytes.buffer);
-  const little = endian === 'little';
-  for (const [name, at, width] of layout) {
-    const field: unknown = value[name];
-    if (!fits(field, width)) {
-      throw new WriteBarrierError(
-        'INVALID_ARGUMENT',
-        `${name} has ${8 * width} bits, which cannot hold ${String(field)}`,
-      );
-    }
-    if (typeof field === 'bigint') view.setBigUint64(at, field, little);
-    else if (width === 4) view.setUint32(at, field, little);
-    else if (width === 2) view.setUint16(at, field, little);
-    else view.setUint8(at, field);
-  }
-  return bytes;
-}
-
-function decode<T extends object>(
-  layout: readonly Field<T>[],
-  bytes: Uint8Array,
-  endian: VirtioEndian,
-): T {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const little = endian === 'little';
-  const field = (at: number, width: number): number | bigint => {
-    const present = at + width <= view.byteLength;
-    if (width === 8) return present ? view.getBigUint64(at, little) : 0n;
-    if (!present) return 0;
-    if (width === 4) return view.getUint32(at, little);
-    return width === 2 ? view.getUint16(at, little) : view.getUint8(at);
-  };
-  const fields = layout.map(([name, at, width]) => [name, field(at, width)] as const);
-  // The layout of T names every field of T, at its width.
-  return Object.freeze(Object.fromEntries(fields)) as T;
-}
-
-function fits(field: unknown, width: number): field is number | bigint {
-  if (width === 8) return typeof field === 'bigint' && BigInt.asUintN(64, field) === field;
-  return Number.isInteger(field) && (field as number) >= 0 && (field as number) < 2 ** (8 * width);
 }

@@ -1,5 +1,7 @@
-// Which features a driver and a device agree on, and what the driver makes of them: one of the seven ordered modes, and
-// a belief about the device's cache. Four drivers as data, each a list of rows of which the first that fits holds.
+// Which features a driver and a device agree on, and what follows from that: for the driver one of the seven ordered modes
+// and an assumption about the cache of the device, and for each write when it is safe.
+//
+// Four drivers as data, each a list of rows; the first row that fits counts.
 //
 //   beforePatch    Linux up to 2.6.35. A device without FLUSH and BARRIER gets no mode at all: barriers fail.
 //   afterPatch     The same driver with "virtio_blk: support barriers without FLUSH feature" (June 2010): such a device
@@ -9,30 +11,36 @@
 //                  negotiated; never FUA, so a forced write is a write and a flush.
 //   specification  What the text of the standard allows a driver to rely on, and no more.
 //
-// The belief is a belief: whether it is true is the device's affair. Of the four only `specification` takes a device
-// without FLUSH for what the standard says of it: nothing.
+// The assumption may be false; only the device knows. Of the four only `specification` assumes nothing about a device
+// without FLUSH, as the standard says nothing about it.
+//
+// When a write is safe: the three conditions of the standard, as a state machine over what a driver sees.
+//
+//   submitted ──completes──▶ stable     the mode byte was 0 all the time (condition 2), or there is no byte and the
+//                                       device must commit what it completes (condition 1)
+//                            volatile   otherwise
+//                            unknown    the byte changed while the write was in flight: it may be either
+//   volatile, unknown ──a flush completes that was sent after the write had completed (condition 3)──▶ stable
+//   submitted ──fails──▶ unknown, for good: nothing is said about its sectors
+//
+//   P1  A submitted write is volatile: until it is stable, its sectors may hold anything after a power cut.
+//   P2  Changing the byte makes no earlier write stable, and none volatile.
+//   P3  A stable write stays stable.
+//   P4  A flush that fails, or was sent before the write had completed, says nothing about the write.
+//
+// A device that does not offer FLUSH promises nothing: its writes stay volatile here, however well it keeps them. Linux
+// and the patch of 2010 assume otherwise. A device that is not backed by persistent storage promises nothing either.
+//
+// Not here: which writes a later one replaces. States are about writes, not about sectors.
 //
 // Sources: the patch of 15 June 2010 by Christoph Hellwig; drivers/block/virtio_blk.c of Linux 2.6.32 to 2.6.36, and
-// virtblk_get_cache_mode() of Linux 6; OASIS virtio 1.3, 5.2 "Block Device" and its legacy interface.
+// virtblk_get_cache_mode() of Linux 6; OASIS virtio 1.3, 5.2 "Block Device" and its legacy interface, 5.2.6.2
+// "Device Requirements: Device Operation" for when a write is safe.
 
-import { type DeviceTraits, type ModeName, WriteBarrierError } from 'write-barrier';
+import type { DeviceTraits, ModeName } from 'write-barrier';
+import { formatValue, misuse } from 'write-barrier/kit';
 
-/** The features of a block device that concern this module, and VERSION_1, which says that both sides are modern. */
-export type VirtioFeature =
-  | 'BARRIER'
-  | 'SIZE_MAX'
-  | 'SEG_MAX'
-  | 'RO'
-  | 'BLK_SIZE'
-  | 'FLUSH'
-  | 'CONFIG_WCE'
-  | 'MQ'
-  | 'DISCARD'
-  | 'WRITE_ZEROES'
-  | 'VERSION_1';
-
-/** The number of each feature's bit. BARRIER is of the legacy interface; FLUSH was once called WCE. */
-export const VIRTIO_FEATURES: Readonly<Record<VirtioFeature, number>> = Object.freeze({
+const FEATURE_BITS = {
   BARRIER: 0,
   SIZE_MAX: 1,
   SEG_MAX: 2,
@@ -44,7 +52,13 @@ export const VIRTIO_FEATURES: Readonly<Record<VirtioFeature, number>> = Object.f
   DISCARD: 13,
   WRITE_ZEROES: 14,
   VERSION_1: 32,
-});
+} as const;
+
+/** The features of a block device that concern this module, and VERSION_1, which says that both sides are modern. */
+export type VirtioFeature = keyof typeof FEATURE_BITS;
+
+/** The number of each feature's bit. BARRIER is of the legacy interface; FLUSH was once called WCE. */
+export const VIRTIO_FEATURES: Readonly<Record<VirtioFeature, number>> = Object.freeze(FEATURE_BITS);
 
 /** A set of features as the bits that go over the transport. */
 export function virtioFeatureBits(...names: readonly VirtioFeature[]): bigint {
@@ -54,12 +68,6 @@ export function virtioFeatureBits(...names: readonly VirtioFeature[]): bigint {
 /** Whether the bit of the feature is set. */
 export function hasVirtioFeature(bits: bigint, name: VirtioFeature): boolean {
   return ((bits >> BigInt(VIRTIO_FEATURES[name])) & 1n) === 1n;
-}
-
-/** The names of the bits; bits that have no name here are left out. */
-export function virtioFeatureNames(bits: bigint): readonly VirtioFeature[] {
-  const names = Object.keys(VIRTIO_FEATURES) as VirtioFeature[];
-  return names.filter((name) => hasVirtioFeature(bits, name));
 }
 
 /** What a driver knows of the device once the features are negotiated. */
@@ -74,7 +82,7 @@ export interface VirtioAgreement {
 
 /** What a driver makes of an agreement. */
 export interface VirtioOrdering {
-  /** How it orders. NONE: barriers are refused, and whoever wants order waits. */
+  /** How it orders. NONE: barriers are refused, and a client that needs order waits. */
   readonly mode: ModeName;
   /** What it takes the device to be. No virtio-blk device has FUA. */
   readonly device: DeviceTraits;
@@ -129,24 +137,11 @@ const BARRIER_ROW: VirtioDriverRow = {
   reason:
     'The host is trusted to order tagged requests and to have no volatile cache; a flush is not even sent.',
 };
-const LEGACY_WANTS: readonly VirtioFeature[] = [
-  'BARRIER',
-  'SIZE_MAX',
-  'SEG_MAX',
-  'RO',
-  'BLK_SIZE',
-  'FLUSH',
-];
+const ALL_WANT: readonly VirtioFeature[] = ['SIZE_MAX', 'SEG_MAX', 'RO', 'BLK_SIZE', 'FLUSH'];
+const LEGACY_WANTS: readonly VirtioFeature[] = [...ALL_WANT, 'BARRIER'];
 const MODERN_WANTS: readonly VirtioFeature[] = [
-  'SIZE_MAX',
-  'SEG_MAX',
-  'RO',
-  'BLK_SIZE',
-  'FLUSH',
-  'CONFIG_WCE',
-  'DISCARD',
-  'WRITE_ZEROES',
-  'VERSION_1',
+  ...ALL_WANT,
+  ...(['CONFIG_WCE', 'DISCARD', 'WRITE_ZEROES', 'VERSION_1'] as const),
 ];
 
 /** The four drivers. */
@@ -255,7 +250,7 @@ export const VIRTIO_DRIVERS: Readonly<Record<VirtioEra, VirtioDriver>> = deepFre
 /**
  * What a driver makes of what it agreed on with the device.
  *
- * @throws `INVALID_ARGUMENT` for a driver that is none
+ * @throws `INVALID_ARGUMENT` for an unknown driver
  * @see `VIRTIO_DRIVERS` for the drivers and their sources
  */
 export function virtioOrdering(era: VirtioEra, agreement: VirtioAgreement): VirtioOrdering {
@@ -264,11 +259,11 @@ export function virtioOrdering(era: VirtioEra, agreement: VirtioAgreement): Virt
   return { mode, device, reason };
 }
 
-/** @throws `INVALID_ARGUMENT` for a driver that is none */
+/** @throws `INVALID_ARGUMENT` for an unknown driver */
 export function driverOf(era: VirtioEra): VirtioDriver {
   if (Object.hasOwn(VIRTIO_DRIVERS, era)) return VIRTIO_DRIVERS[era];
   const eras = Object.keys(VIRTIO_DRIVERS).join(', ');
-  throw new WriteBarrierError('INVALID_ARGUMENT', `${String(era)} is none of ${eras}`);
+  throw misuse(`era must be one of ${eras}, not ${formatValue(era)}`);
 }
 
 function holds(row: VirtioDriverRow, { offered, negotiated, writeback }: VirtioAgreement): boolean {
@@ -286,4 +281,136 @@ function deepFreeze<T extends object>(value: T): T {
     if (typeof part === 'object' && part !== null && !Object.isFrozen(part)) deepFreeze(part);
   }
   return Object.freeze(value);
+}
+
+// When a write is safe
+
+/** What may be said of a write: a power cut may take it, may not take it, or the standard does not say. */
+export type VirtioStability = 'volatile' | 'stable' | 'unknown';
+
+/** What a driver does and sees. Writes and flushes are numbered by the caller, each for itself. */
+export type VirtioStabilityEvent =
+  | {
+      /** A write was handed to the device. */
+      readonly kind: 'submit';
+      /** Its number, never used before. */
+      readonly write: number;
+    }
+  | {
+      /** The device has answered a write. */
+      readonly kind: 'complete';
+      /** Its number. */
+      readonly write: number;
+      /** The status was not OK. */
+      readonly failed?: boolean;
+    }
+  | {
+      /** A flush was handed to the device. */
+      readonly kind: 'submitFlush';
+      /** Its number, never used before. */
+      readonly flush: number;
+    }
+  | {
+      /** The device has answered a flush. */
+      readonly kind: 'completeFlush';
+      /** Its number. */
+      readonly flush: number;
+      /** The status was not OK. */
+      readonly failed?: boolean;
+    }
+  | {
+      /** The driver wrote the configuration byte. */
+      readonly kind: 'setWriteback';
+      /** What it says now. */
+      readonly writeback: boolean;
+    };
+
+/** Follows the writes of one device. */
+export interface VirtioWrites {
+  /**
+   * The next thing that happened.
+   *
+   * @throws `INVALID_ARGUMENT` for what cannot happen: a number used twice, an answer to nothing, a byte that the driver
+   *   may not write
+   */
+  take(event: VirtioStabilityEvent): void;
+  /** What may be said of the write now. @throws `INVALID_ARGUMENT` for one that was not submitted */
+  of(write: number): VirtioStability;
+}
+
+interface Write {
+  state: 'in flight' | 'completed' | 'failed';
+  stability: VirtioStability;
+  /** The byte, where there is one, was 0 at the submission. */
+  readonly through: boolean;
+  /** How often the byte had changed by the submission. */
+  readonly changes: number;
+}
+
+/** Follows the writes of a device from the negotiation on; `agreement.writeback` is the byte at that time. */
+export function virtioWrites(agreement: VirtioAgreement): VirtioWrites {
+  const { offered, negotiated } = agreement;
+  const configurable = hasVirtioFeature(negotiated, 'CONFIG_WCE');
+  const unflushed = !configurable && !hasVirtioFeature(negotiated, 'FLUSH');
+  const commits = unflushed && hasVirtioFeature(offered, 'FLUSH');
+  const writes = new Map<number, Write>();
+  /** What had completed when each running flush was sent. */
+  const flushes = new Map<number, readonly Write[]>();
+  const flushed = new Set<number>();
+  let writeback = agreement.writeback;
+  let changes = 0;
+
+  const complete = (number: number, failed: boolean): void => {
+    const write = writes.get(number);
+    need(write?.state === 'in flight', `write ${number} is not in flight`);
+    write.state = failed ? 'failed' : 'completed';
+    if (failed) write.stability = 'unknown';
+    else if (commits) write.stability = 'stable';
+    else if (configurable && write.changes !== changes) write.stability = 'unknown';
+    else if (configurable && write.through) write.stability = 'stable';
+  };
+
+  return {
+    take: (event) => {
+      switch (event.kind) {
+        case 'submit': {
+          need(!writes.has(event.write), `write ${event.write} has already been submitted`);
+          const through = !writeback;
+          const state = { state: 'in flight', stability: 'volatile' } as const;
+          writes.set(event.write, { ...state, through, changes });
+          return;
+        }
+        case 'complete':
+          return complete(event.write, event.failed ?? false);
+        case 'submitFlush': {
+          need(!flushed.has(event.flush), `flush ${event.flush} has already been submitted`);
+          flushed.add(event.flush);
+          const completed = [...writes.values()].filter(({ state }) => state === 'completed');
+          flushes.set(event.flush, completed);
+          return;
+        }
+        case 'completeFlush': {
+          const covered = flushes.get(event.flush);
+          need(covered !== undefined, `flush ${event.flush} is not in flight`);
+          flushes.delete(event.flush);
+          if (!event.failed) for (const write of covered) write.stability = 'stable';
+          return;
+        }
+        case 'setWriteback':
+          need(configurable, 'without CONFIG_WCE the driver must not write the byte writeback');
+          if (event.writeback !== writeback) changes += 1;
+          writeback = event.writeback;
+          return;
+      }
+    },
+    of: (number) => {
+      const write = writes.get(number);
+      need(write !== undefined, `write ${number} was not submitted`);
+      return write.stability;
+    },
+  };
+}
+
+function need(happens: boolean, otherwise: string): asserts happens {
+  if (!happens) throw misuse(`this event cannot happen now: ${otherwise}`);
 }

@@ -1,28 +1,41 @@
-// The driver's side of virtio-blk as a storage: commands become requests to a device (driver.ts).
+// The driver's side of virtio-blk as a storage: commands become requests to a device (request.ts).
 //
-// Opening is a negotiation: reset, take what the driver's era wants of what is offered, read the configuration, set the
-// cache mode where asked to, and then believe what the era believes (features.ts). The belief is what the capabilities
-// say, so a scheduler above chooses, or is given, the mode of that era.
+// Opening is a negotiation: reset, accept those of the offered features that the driver's era wants, read the
+// configuration, and set the cache mode if the option asks for it. From the result the drivers of that era concluded what
+// the device keeps (features.ts). The capabilities state this conclusion, so a scheduler above chooses, or is given, the
+// mode of that era.
 //
 //   - The protocol has no FUA, and the capabilities say so: a scheduler above forces a write by writing and flushing, as
 //     Linux does.
 //   - Tags exist only as the barrier bit of the legacy interface, and only for an era that believes in it.
 //   - A configuration that makes no sense is refused at the opening.
+//   - A device may allow only a sector in one request, and a command may be for an exbibyte, so requests are made one
+//     after the other, as the queue has places for them, and other commands take turns with a long one (line.ts).
 //
-// Not here: the ring and the interrupts (the transport has them), and a cache mode that changes later: capabilities
-// never do (S11), so whoever writes the byte behind this storage's back must not take it from 0 to 1.
+// Not here: the ring and the interrupts (the transport has them), and a cache mode that changes later: capabilities never
+// change (S11), so other code must not set the byte from 0 to 1.
 //
 // Source: OASIS virtio 1.3, 5.2; drivers/block/virtio_blk.c in Linux.
 
 import {
   type Capabilities,
-  checkRange,
   type FlushFlags,
   type Storage,
   WriteBarrierError,
   type WriteFlags,
 } from 'write-barrier';
-import { bytesOf } from './chain.js';
+import {
+  BOOLEAN,
+  checkArgument,
+  checkOptions,
+  checkRange,
+  oneOf,
+  totalLength,
+  unsupported,
+  wholeNumber,
+  withText,
+} from 'write-barrier/kit';
+import type { Endian } from '../fields.js';
 import {
   decodeVirtioConfig,
   encodeVirtioSegments,
@@ -30,44 +43,60 @@ import {
   VIRTIO_SECTOR,
   VIRTIO_WRITEBACK_AT,
   type VirtioConfig,
-  type VirtioEndian,
 } from './codec.js';
-import { partsOf, type SendVirtio, senderTo, type VirtioLimits } from './driver.js';
 import {
   driverOf,
   hasVirtioFeature,
+  VIRTIO_FEATURES,
   type VirtioEra,
   type VirtioFeature,
   type VirtioOrdering,
   virtioFeatureBits,
   virtioOrdering,
 } from './features.js';
-import { together } from './together.js';
-import type { VirtioTransport } from './transport.js';
+import { RequestLine } from './line.js';
+import {
+  partsAtOnce,
+  partsOf,
+  senderTo,
+  type VirtioCommand,
+  type VirtioLimits,
+  type VirtioTransport,
+} from './request.js';
 
 /** How a driver is to behave. */
 export interface VirtioStorageOptions {
   /**
-   * Whose belief the capabilities state; `specification` unless given. The others are models: they take a device without
-   * FLUSH for one without a volatile cache, which nobody has promised, and then a power cut may lose what they call
-   * durable.
+   * Whose belief the capabilities state. Those other than `specification` are models: they take a device without FLUSH for
+   * one without a volatile cache, which the standard does not promise, and then a power cut may lose what they call durable.
+   *
+   * @defaultValue `'specification'`
    */
   readonly era?: VirtioEra;
   /** Features that are not taken although the era wants them. */
   readonly decline?: readonly VirtioFeature[];
-  /** The cache mode to set, where CONFIG_WCE is negotiated; left as the device has it unless given. */
+  /** The cache mode to set, where CONFIG_WCE is negotiated. @defaultValue the cache mode of the device */
   readonly writeback?: boolean;
-  /** The byte order over the legacy interface; `little` unless given. */
-  readonly legacyEndian?: VirtioEndian;
-  /** Chains at the device at once, 1 or more; 128 unless given. */
+  /** The byte order over the legacy interface. @defaultValue `'little'` */
+  readonly legacyEndian?: Endian;
+  /** Chains at the device at once, 1 or more. @defaultValue 128 */
   readonly queueSize?: number;
 }
+
+const OPTIONS = {
+  era: 1,
+  decline: 1,
+  writeback: BOOLEAN,
+  legacyEndian: oneOf(['little', 'big']),
+  queueSize: wholeNumber(1),
+} as const;
+const FEATURE_NAME = oneOf(Object.keys(VIRTIO_FEATURES));
 
 /** A virtio-blk device as a storage. */
 export interface VirtioStorage extends Storage {
   /** What was negotiated, as bits. */
   readonly features: bigint;
-  /** What the era makes of it. */
+  /** What the era concludes from it: the mode, and the assumption about the cache. */
   readonly ordering: VirtioOrdering;
   /** What the device calls itself; rejects with `EOPNOTSUPP` where it does not say. */
   identify(): Promise<string>;
@@ -85,16 +114,19 @@ export async function virtioStorage(
   transport: VirtioTransport,
   options: VirtioStorageOptions = {},
 ): Promise<VirtioStorage> {
+  checkOptions(options, OPTIONS, 'virtioStorage');
   const { era = 'specification', decline = [], legacyEndian = 'little', queueSize = 128 } = options;
-  if (!Number.isSafeInteger(queueSize) || queueSize < 1) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', `a queue cannot have ${queueSize} places`);
-  }
+  for (const name of decline) checkArgument('a declined feature', name, FEATURE_NAME);
+  const { wants } = driverOf(era);
   await transport.reset();
   const offered = transport.features;
-  const wanted = driverOf(era).wants.filter((name) => !decline.includes(name));
+  const wanted = wants.filter((name) => !decline.includes(name));
   const features = offered & virtioFeatureBits(...wanted);
   if (!(await transport.negotiate(features))) {
-    throw new WriteBarrierError('EOPNOTSUPP', 'the device does not agree to the features');
+    throw new WriteBarrierError(
+      'EOPNOTSUPP',
+      'the device did not accept the features that the driver chose',
+    );
   }
   if (options.writeback !== undefined && hasVirtioFeature(features, 'CONFIG_WCE')) {
     await transport.writeConfig(VIRTIO_WRITEBACK_AT, Uint8Array.of(options.writeback ? 1 : 0));
@@ -102,11 +134,11 @@ export async function virtioStorage(
   const modern = hasVirtioFeature(features, 'VERSION_1');
   const endian = modern ? 'little' : legacyEndian;
   const config = decodeVirtioConfig(await transport.readConfig(), endian);
-  if (!config) throw unusable('a configuration without a capacity');
+  if (!config) throw unusable('it has no capacity');
   const limits = { ...limitsOf(config, features), endian, modern };
   const agreement = { offered, negotiated: features, writeback: config.writeback !== 0 };
-  const send = senderTo(transport, limits, queueSize);
-  return new Disk(send, limits, config, features, virtioOrdering(era, agreement));
+  const line = new RequestLine(senderTo(transport, limits), queueSize);
+  return new Disk(line, limits, config, features, virtioOrdering(era, agreement));
 }
 
 type Ranged = (offset: number, length: number) => Promise<void>;
@@ -118,12 +150,12 @@ class Disk implements VirtioStorage {
   readonly ordering: VirtioOrdering;
   declare readonly discard?: Ranged;
   declare readonly writeZeroes?: Ranged;
-  readonly #send: SendVirtio;
+  readonly #line: RequestLine<VirtioCommand>;
   readonly #limits: VirtioLimits;
   #open = true;
 
   constructor(
-    send: SendVirtio,
+    line: RequestLine<VirtioCommand>,
     limits: VirtioLimits,
     config: VirtioConfig,
     features: bigint,
@@ -133,7 +165,7 @@ class Disk implements VirtioStorage {
     this.size = sizeOf(config, blockSize);
     this.features = features;
     this.ordering = ordering;
-    this.#send = send;
+    this.#line = line;
     this.#limits = limits;
     const { maxDiscardSectors, maxWriteZeroesSectors } = config;
     // Segments that hold no block are of no use: then it is as if the feature were not there.
@@ -143,25 +175,15 @@ class Disk implements VirtioStorage {
       ...ordering.device,
       ...{ blockSize, writev: true, discard, writeZeroes: zeroes },
     });
-    if (discard) {
-      this.discard = (offset, length) =>
-        this.#ranges('DISCARD', offset, length, maxDiscardSectors * VIRTIO_SECTOR);
-    }
-    if (zeroes) {
-      this.writeZeroes = (offset, length) =>
-        this.#ranges('WRITE_ZEROES', offset, length, maxWriteZeroesSectors * VIRTIO_SECTOR);
-    }
+    if (discard) this.discard = this.#ranged('DISCARD', maxDiscardSectors);
+    if (zeroes) this.writeZeroes = this.#ranged('WRITE_ZEROES', maxWriteZeroesSectors);
+    withText(this, () => `VirtioStorage { ${this.size} bytes in blocks of ${blockSize} }`);
   }
 
   /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `IO_FAILED`, `SHORT_TRANSFER` */
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#check(offset, into.length);
-    const parts = partsOf(this.#limits, [into]);
-    await together(
-      parts.map(({ at, buffers }) =>
-        this.#send({ type: 'IN', offset: offset + at, into: buffers }),
-      ),
-    );
+    await this.#transfer('IN', offset, [into], false);
   }
 
   /** @throws as `read`; `EOPNOTSUPP` for a flag not declared, `READ_ONLY` */
@@ -171,66 +193,80 @@ class Disk implements VirtioStorage {
 
   /** @throws as `write` */
   async writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Promise<void> {
-    this.#checkWrite(offset, bytesOf(data));
+    this.#checkWrite(offset, totalLength(data));
     this.#checkFlags(flags);
-    const barrier = flags.tag === 'ordered';
-    const parts = partsOf(this.#limits, data);
-    await together(
-      parts.map(({ at, buffers }) =>
-        this.#send({ type: 'OUT', offset: offset + at, data: buffers, barrier }),
-      ),
-    );
+    await this.#transfer('OUT', offset, data, flags.tag === 'ordered');
   }
 
   /** @throws `CLOSED`, `IO_FAILED`; `EOPNOTSUPP` where it declares no flush, or no ordered tags */
   async flush({ tag }: FlushFlags): Promise<void> {
-    this.#checkOpen();
+    this.#check(0, 0);
     this.#checkFlags({ tag, fua: false });
-    if (!this.capabilities.flush) throw refusal('a flush');
-    await this.#send({ type: 'FLUSH' });
+    if (!this.capabilities.flush) throw unsupported('a flush');
+    await this.#single({ type: 'FLUSH' }, tag === 'ordered');
   }
 
+  /** What has not been sent is given up with `CLOSED`. */
   close(): void {
     this.#open = false;
+    this.#line.close(closed());
   }
 
   async identify(): Promise<string> {
-    this.#checkOpen();
+    this.#check(0, 0);
     const into = new Uint8Array(VIRTIO_ID_BYTES);
-    await this.#send({ type: 'GET_ID', into: [into] });
+    await this.#single({ type: 'GET_ID', into: [into] }, false);
     const end = into.indexOf(0);
     return String.fromCharCode(...into.subarray(0, end < 0 ? into.length : end));
   }
 
   /** One segment in each request, of whole blocks. */
-  async #ranges(
-    type: 'DISCARD' | 'WRITE_ZEROES',
-    offset: number,
-    length: number,
-    lengthMax: number,
-  ): Promise<void> {
-    this.#checkWrite(offset, length);
-    const step = lengthMax - (lengthMax % this.#limits.blockSize);
-    const calls: Promise<void>[] = [];
-    for (let at = 0; at < length; at += step) {
-      const sector = BigInt((offset + at) / VIRTIO_SECTOR);
-      const numSectors = Math.min(step, length - at) / VIRTIO_SECTOR;
-      const data = [encodeVirtioSegments([{ sector, numSectors, flags: 0 }])];
-      calls.push(this.#send({ type, data }));
+  #ranged(type: 'DISCARD' | 'WRITE_ZEROES', sectorsMax: number): Ranged {
+    const { blockSize } = this.#limits;
+    const lengthMax = sectorsMax * VIRTIO_SECTOR;
+    const step = lengthMax - (lengthMax % blockSize);
+    function* requests(offset: number, length: number): Generator<VirtioCommand, void> {
+      for (let at = 0; at < length; at += step) {
+        const sector = BigInt((offset + at) / VIRTIO_SECTOR);
+        const numSectors = Math.min(step, length - at) / VIRTIO_SECTOR;
+        yield { type, data: [encodeVirtioSegments([{ sector, numSectors, flags: 0 }])] };
+      }
     }
-    await together(calls);
+    return async (offset, length) => {
+      this.#checkWrite(offset, length);
+      const outMax = Number.MAX_SAFE_INTEGER;
+      await this.#line.add({ requests: requests(offset, length), ordered: false, outMax });
+    };
+  }
+
+  /** Buffers that one request cannot carry go in several. */
+  #transfer(
+    type: 'IN' | 'OUT',
+    offset: number,
+    list: readonly Uint8Array[],
+    barrier: boolean,
+  ): Promise<void> {
+    const limits = this.#limits;
+    function* requests(): Generator<VirtioCommand, void> {
+      for (const { at, buffers } of partsOf(limits, list)) {
+        const moved = type === 'IN' ? { into: buffers } : { data: buffers, barrier };
+        yield { type, offset: offset + at, ...moved };
+      }
+    }
+    const outMax = partsAtOnce(limits);
+    return this.#line.add({ requests: requests(), ordered: barrier, outMax });
+  }
+
+  #single(request: VirtioCommand, ordered: boolean): Promise<void> {
+    return this.#line.add({ requests: [request].values(), ordered, outMax: 1 });
   }
 
   #has(name: VirtioFeature): boolean {
     return hasVirtioFeature(this.features, name);
   }
 
-  #checkOpen(): void {
-    if (!this.#open) throw new WriteBarrierError('CLOSED', 'the storage is closed');
-  }
-
   #check(offset: number, length: number): void {
-    this.#checkOpen();
+    if (!this.#open) throw closed();
     checkRange(this, offset, length);
   }
 
@@ -240,8 +276,8 @@ class Disk implements VirtioStorage {
   }
 
   #checkFlags({ tag, fua }: WriteFlags): void {
-    if (fua) throw refusal('FUA');
-    if (tag === 'ordered' && !this.capabilities.orderedTags) throw refusal('an ordered tag');
+    if (fua) throw unsupported('FUA');
+    if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
   }
 }
 
@@ -256,10 +292,12 @@ function limitsOf(
   const segMax = has('SEG_MAX') ? Math.max(config.segMax, 1) : 1;
   const sizeMax = has('SIZE_MAX') ? config.sizeMax : Math.max(UNTOLD_SIZE_MAX, blockSize);
   if (blockSize < VIRTIO_SECTOR || blockSize % VIRTIO_SECTOR !== 0) {
-    throw unusable(`blocks of ${blockSize} bytes`);
+    throw unusable(
+      `blk_size must be a multiple of ${VIRTIO_SECTOR}, from ${VIRTIO_SECTOR}, not ${blockSize}`,
+    );
   }
   if (segMax * sizeMax < blockSize) {
-    throw unusable(`${segMax} segments of ${sizeMax} bytes for blocks of ${blockSize}`);
+    throw unusable(`${segMax} segments of ${sizeMax} bytes are less than a block of ${blockSize}`);
   }
   return { blockSize, segMax, sizeMax };
 }
@@ -273,14 +311,18 @@ const UNTOLD_SIZE_MAX = 65_536;
 /** @throws `INVALID_STORAGE` */
 function sizeOf({ capacity }: VirtioConfig, blockSize: number): number {
   const bytes = capacity * BigInt(VIRTIO_SECTOR);
-  if (bytes > BigInt(Number.MAX_SAFE_INTEGER)) throw unusable(`${capacity} sectors`);
+  if (bytes > BigInt(Number.MAX_SAFE_INTEGER))
+    throw unusable(`its capacity is ${capacity} sectors; at most 2^53 - 1 bytes are supported`);
   return Number(bytes - (bytes % BigInt(blockSize)));
 }
 
 function unusable(what: string): WriteBarrierError {
-  return new WriteBarrierError('INVALID_STORAGE', `no device can mean this: ${what}`);
+  return new WriteBarrierError(
+    'INVALID_STORAGE',
+    `the configuration of the device is unusable: ${what}`,
+  );
 }
 
-function refusal(what: string): WriteBarrierError {
-  return new WriteBarrierError('EOPNOTSUPP', `${what} is not among the storage's capabilities`);
+function closed(): WriteBarrierError {
+  return new WriteBarrierError('CLOSED', 'the storage is closed');
 }

@@ -1,18 +1,19 @@
 // What the two ends tell each other in xenstore, as values and as the text of its nodes.
 //
-// A node that is there with 1 says that the backend takes the operation; a node that is not there says the same as 0 to
-// most readers, and "a very old backend, which writes synchronously" to some (frontend-eras.ts). Even with 1 any such
-// request may come back as EOPNOTSUPP, at any time.
+// A node with the value 1 says that the backend takes the operation. Most readers take a missing node as 0; some take it as "a
+// very old backend, which writes synchronously" (old-frontend.ts). Even after a 1 the backend may answer such a request with
+// EOPNOTSUPP, at any time.
 //
-// The protocol has no word for a volatile cache that cannot be flushed. Without feature-flush-cache and feature-barrier
-// Linux takes the disk for one that writes through. So a backend here announces a flush wherever a flush can be
-// answered, also where nothing is volatile and it costs nothing; and what a frontend here makes of no flush at all is
-// for its owner to say.
+// The protocol has no word for a volatile cache that cannot be flushed: without feature-flush-cache and feature-barrier
+// Linux takes the disk for a write-through one. So a backend here announces a flush wherever it can answer one, even if
+// nothing is volatile and the flush does nothing. If the backend announces no flush, the creator of the frontend must say
+// whether the disk counts as write-through.
 //
 // Source: the node documentation in xen/include/public/io/blkif.h; connect() in Linux drivers/block/xen-blkback/xenbus.c
 // and xen-blkfront.c.
 
-import { type IoScheduler, WriteBarrierError } from 'write-barrier';
+import type { IoScheduler } from 'write-barrier';
+import { formatValue, misuse } from 'write-barrier/kit';
 import { INDIRECT_PAGES_MAX, SECTOR_BYTES, SEGMENTS_PER_PAGE } from './wire.js';
 
 /** Nodes of xenstore, below the directory of one end. */
@@ -55,7 +56,7 @@ export function blkFeaturesOf({ capabilities, guarantees }: ServedDisk): BlkFeat
 export function sectorSizeOf(blockSize: number): number {
   const size = Math.max(blockSize, SECTOR_BYTES);
   if (size % blockSize === 0 && size % SECTOR_BYTES === 0) return size;
-  throw new WriteBarrierError('INVALID_ARGUMENT', `blocks of ${blockSize} bytes are no sectors`);
+  throw misuse(`blockSize must divide ${SECTOR_BYTES} or be a multiple of it, not ${blockSize}`);
 }
 
 /** The nodes that the backend writes. `sectors` counts in 512 bytes, whatever `sector-size` says. */
@@ -95,21 +96,21 @@ export interface ReadXenNodes {
 }
 
 /**
- * What the nodes of a backend say. A feature whose text is no number is as good as absent.
+ * What the nodes of a backend say. A feature whose text is not a number counts as absent.
  *
  * @throws `INVALID_ARGUMENT` where the disk itself makes no sense: no size, a sector that is no number or no multiple of
  *   512 bytes, or a size that is not whole sectors
  */
 export function readXenNodes(nodes: XenNodes): ReadXenNodes {
   const sectors = numberIn(nodes, 'sectors') ?? 0;
-  // Whoever has larger sectors says so. One that says something else has sectors that nobody knows.
+  // A backend without the node has sectors of 512 bytes. One with another text cannot be served.
   const { 'sector-size': sectorText = String(SECTOR_BYTES) } = nodes;
   const sectorSize = numberOf(sectorText) ?? 0;
   const size = sectors * SECTOR_BYTES;
   const sound = sectorSize >= SECTOR_BYTES && sectorSize % SECTOR_BYTES === 0;
   if (!sound || size === 0 || !Number.isSafeInteger(size) || size % sectorSize !== 0) {
-    const told = `${sectors} sectors, sector-size ${sectorText}`;
-    throw new WriteBarrierError('INVALID_ARGUMENT', `the backend describes no disk: ${told}`);
+    const told = `${sectors} sectors, sector-size ${formatValue(sectorText)}`;
+    throw misuse(`the nodes of the backend do not describe a disk: ${told}`);
   }
   const bit = (name: string): boolean | undefined => {
     const value = numberIn(nodes, name);

@@ -6,29 +6,33 @@
 //                         └── again, by what is ──┘ EOPNOTSUPP
 //                             left of the features
 //
-// A plain command becomes as many parts as the ring's requests are large. A command with an ordered tag goes one of two
-// ways. As WRITE_BARRIER it is sent behind what is at work, and the backend keeps it behind that. By hand it waits until
-// everything older is settled. Either way nothing younger is sent before it is settled: not every backend keeps younger
-// writes back (old-backend.ts), and if this one answers EOPNOTSUPP, the payload must still come before them.
+// A plain command is split into parts that fit into one ring request each. A part is made when the ring has room for it, so
+// the rest of a command takes no memory.
+//
+// A command with an ordered tag is sent in one of two ways. As WRITE_BARRIER it is sent while older requests are at work, and
+// the backend keeps it after them. By hand, the frontend keeps the order: it sends the command as a plain write when everything
+// older is settled. Either way nothing younger is sent before the command is settled, because not every backend keeps younger
+// writes back (old-backend.ts); and if the backend answers EOPNOTSUPP, the command is sent again and must still be ahead of
+// the younger writes.
 //
 // Invariants, checked in the tests for every order of answers:
 //   O1  Every command settles exactly once. It succeeds only if each of its parts was last answered OKAY.
 //   O2  Nothing younger than an ordered command is sent before that one is settled.
 //   O3  An ordered command is sent by hand only when everything older is settled, and as WRITE_BARRIER only when
-//       everything older has been sent and cannot come back for another try, and no read of its bytes is out.
+//       everything older has been sent and will not be sent again, and no read that overlaps it is unanswered.
 //   O4  EOPNOTSUPP to a barrier, a flush, a discard or an indirect request costs the feature, for good, and never the
 //       payload: the command is sent again without the feature. To a plain READ or WRITE it is an error.
 //   O5  What cannot be promised any more is refused: a flush when neither FLUSH_DISKCACHE nor an empty WRITE_BARRIER is
-//       left, and from then on any ordered write as well: what it is to follow can no longer be made durable.
-//   O6  A discard that the backend does not take is settled as done: it is advice.
+//       left, and from then on any ordered write as well, because the writes before it can no longer be made durable.
+//   O6  A discard that the backend does not take is settled as done, because a discard is only advice.
 //
 // A part that fails ends its command; parts that were not sent yet are not sent any more.
 //
 // Not here: overlapping plain commands, which never come together (clause S4 of a storage).
 
-import type { WriteBarrierError } from 'write-barrier';
-import { errorOfStatus, worstBlkifStatus } from './status.js';
-import { BLKIF_OP, BLKIF_STATUS } from './wire.js';
+import type { Request } from 'write-barrier';
+import { type Command, invariant, type Machine, type Settled } from 'write-barrier/kit';
+import { BLKIF_OP, BLKIF_STATUS, errorOfStatus, StatusError, worstBlkifStatus } from './wire.js';
 
 /** What the backend takes, as far as it has not said otherwise. */
 export interface BlkAbilities {
@@ -61,10 +65,10 @@ export interface Wanted {
   readonly ordered: boolean;
 }
 
-/** One request for the ring. */
-export interface Part<C> {
+/** One request for the ring. It is not a command of a storage, and stands in no trace. */
+export interface Part<C> extends Command<C> {
   /** The command that it is a part of. */
-  readonly command: Command<C>;
+  readonly command: Order<C>;
   /** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE or DISCARD. */
   readonly operation: number;
   /** It is wrapped into an INDIRECT request. */
@@ -75,47 +79,68 @@ export interface Part<C> {
   readonly length: number;
 }
 
+/** A run of bytes that has still to be sent, cut into parts from its front. */
+interface Stretch {
+  readonly operation: number;
+  /** In bytes. */
+  offset: number;
+  /** In bytes; 0 for a request without any. */
+  length: number;
+  /** In bytes: what a part takes at the most. */
+  readonly size: number;
+  /** Parts are wrapped into an INDIRECT request, where they are long enough to need it. */
+  readonly indirect: boolean;
+}
+
 /** A command on its way. */
-export interface Command<C> {
+export interface Order<C> {
   readonly wanted: Wanted;
   readonly client: C;
   /** What is left to send. */
-  unsent: Part<C>[];
+  unsent: Stretch[];
   /** Parts at the backend. */
   out: number;
   /** Something of it has been sent, in this try or another. */
   sent: boolean;
   /** What its parts were answered, but OKAY and what can be tried again. */
   readonly failures: number[];
+  /** Why a part had no answer. */
+  cause: unknown;
   /** What the backend has not taken in this try. */
-  refused: Part<C>[];
+  refused: Pick<Part<C>, 'offset' | 'length'>[];
   /** Its parts may be refused and sent again. */
   mayReturn: boolean;
   /** It waits until nothing older is at work. */
   byHand: boolean;
 }
 
-/** The end of a command. */
-export interface Ended<C> {
-  readonly command: Command<C>;
-  /** Undefined for success. */
-  readonly error: WriteBarrierError | undefined;
+/** What a request asks of the storage. An ordered command is a barrier of the protocol. */
+export function wantedOf(request: Request): Wanted {
+  if (request.kind === 'flush' || request.kind === 'barrier') {
+    return { op: 'flush', offset: 0, length: 0, ordered: request.kind === 'barrier' };
+  }
+  const { offset, length } = request;
+  const op = request.kind as 'read' | 'write' | 'discard';
+  return { op, offset, length, ordered: request.kind === 'write' && request.barrier === true };
 }
 
-/** See the head of this file. `C` is whatever the driver wants to find again in a command. */
-export class FrontOrder<C> {
+/** The order of ring requests. `C` is the caller of a command; it is not looked into. */
+export class FrontOrder<C> implements Machine<C, Part<C>> {
   #abilities: BlkAbilities;
   readonly #sizes: PartSizes;
-  readonly #queue: Command<C>[] = [];
+  readonly #fits: (part: Part<C>) => boolean;
+  readonly #queue: Order<C>[] = [];
   /** Started and not settled, oldest first. */
-  readonly #active = new Set<Command<C>>();
+  readonly #active = new Set<Order<C>>();
   /** The ordered command that is at work. */
-  #ordered: Command<C> | undefined;
-  readonly #ended: Ended<C>[] = [];
+  #ordered: Order<C> | undefined;
+  readonly #settled: Settled<C>[] = [];
 
-  constructor(abilities: BlkAbilities, sizes: PartSizes) {
+  /** @param fits whether there is room for a part now */
+  constructor(abilities: BlkAbilities, sizes: PartSizes, fits: (part: Part<C>) => boolean) {
     this.#abilities = abilities;
     this.#sizes = sizes;
+    this.#fits = fits;
   }
 
   /** What is left of the features. */
@@ -123,50 +148,49 @@ export class FrontOrder<C> {
     return this.#abilities;
   }
 
-  /** Nothing waits, nothing is at work. */
-  get idle(): boolean {
-    return this.#queue.length === 0 && this.#active.size === 0;
-  }
-
   // Events
 
-  submit(wanted: Wanted, client: C): void {
+  submit(request: Request, client: C): void {
     this.#queue.push({
-      wanted,
+      wanted: wantedOf(request),
       client,
       unsent: [],
       out: 0,
       sent: false,
       failures: [],
+      cause: undefined,
       refused: [],
       mayReturn: false,
       byHand: false,
     });
   }
 
-  /** The backend has answered a part. */
-  complete(part: Part<C>, status: number): void {
+  /** The backend has answered a part, with a `StatusError` if it is not OKAY, or will not answer it. */
+  complete(part: Part<C>, error: unknown): void {
     const { command } = part;
+    invariant(command.out > 0, 'front-order.O1: a part is answered once');
     command.out -= 1;
     const feature = featureOf(part);
-    if (status === BLKIF_STATUS.EOPNOTSUPP && feature) {
+    const status = error instanceof StatusError ? error.status : BLKIF_STATUS.ERROR;
+    if (error !== undefined && status === BLKIF_STATUS.EOPNOTSUPP && feature) {
       command.refused.push(part);
       this.#lose(feature, command);
-    } else if (status !== BLKIF_STATUS.OKAY) {
+    } else if (error !== undefined) {
+      if (!(error instanceof StatusError)) command.cause = error;
       command.failures.push(status);
       command.unsent = [];
     }
     this.#look(command);
   }
 
-  /** O4. Parts that were to rest on the feature are as good as refused. */
-  #lose(feature: Feature, by: Command<C>): void {
+  /** O4. Parts that were to use the feature count as refused. */
+  #lose(feature: Feature, by: Order<C>): void {
     if (!this.#abilities[feature]) return;
     this.#abilities = { ...this.#abilities, [feature]: false };
     for (const command of this.#active) {
-      const vain = command.unsent.filter((part) => featureOf(part) === feature);
+      const vain = command.unsent.filter((stretch) => featureOf(stretch) === feature);
       if (vain.length === 0) continue;
-      command.unsent = command.unsent.filter((part) => !vain.includes(part));
+      command.unsent = command.unsent.filter((stretch) => !vain.includes(stretch));
       command.refused.push(...vain);
       if (command !== by) this.#look(command);
     }
@@ -174,20 +198,23 @@ export class FrontOrder<C> {
 
   // Answers
 
-  /** The next command that has ended. */
-  takeEnded(): Ended<C> | undefined {
-    return this.#ended.shift();
+  takeSettled(): Settled<C> | undefined {
+    return this.#settled.shift();
   }
 
   /** The next part to send; undefined while none may be sent, or the next one does not fit. */
-  next(fits: (part: Part<C>) => boolean): Part<C> | undefined {
+  next(): Part<C> | undefined {
     for (;;) {
       const part = this.#due();
       if (part) {
-        if (!fits(part)) return undefined;
-        part.command.unsent.shift();
-        part.command.out += 1;
-        part.command.sent = true;
+        if (!this.#fits(part)) return undefined;
+        const { command, length } = part;
+        const [stretch] = command.unsent as [Stretch];
+        stretch.offset += length;
+        stretch.length -= length;
+        if (stretch.length === 0) command.unsent.shift();
+        command.out += 1;
+        command.sent = true;
         return part;
       }
       if (!this.#start()) return undefined;
@@ -198,10 +225,18 @@ export class FrontOrder<C> {
   #due(): Part<C> | undefined {
     for (const command of this.#active) {
       const waits = command.byHand && this.#active.size > 1; // O3
-      const [part] = command.unsent;
-      if (part && !waits) return part;
+      const [stretch] = command.unsent;
+      if (stretch && !waits) return this.#front(command, stretch);
     }
     return undefined;
+  }
+
+  #front(command: Order<C>, stretch: Stretch): Part<C> {
+    const { operation, offset } = stretch;
+    const length = Math.min(stretch.size, stretch.length);
+    // A short rest needs no indirection.
+    const indirect = stretch.indirect && length > this.#sizes.direct;
+    return { clients: [command.client], command, operation, indirect, offset, length };
   }
 
   /** Starts the head of the queue, if it may; false if not. */
@@ -218,7 +253,7 @@ export class FrontOrder<C> {
   }
 
   /** O3. What is started has been sent by now: while it waits for room, nothing gets here. */
-  #mayFollow({ wanted }: Command<C>): boolean {
+  #mayFollow({ wanted }: Order<C>): boolean {
     if (this.#needsHand(wanted)) return this.#active.size === 0;
     for (const older of this.#active) {
       // The protocol says nothing about reads.
@@ -229,27 +264,29 @@ export class FrontOrder<C> {
   }
 
   /** Whether the command's try is over, and how. */
-  #look(command: Command<C>): void {
+  #look(command: Order<C>): void {
     const { out, unsent, failures, refused } = command;
     if (out > 0 || unsent.length > 0) return;
-    if (failures.length > 0) this.#end(command, worstBlkifStatus(failures));
-    else if (refused.length > 0) this.#try(command);
-    else this.#end(command, undefined);
+    if (failures.length === 0 && refused.length > 0) this.#try(command);
+    else this.#end(command, worstBlkifStatus(failures));
   }
 
-  #end(command: Command<C>, status: number | undefined): void {
+  #end(command: Order<C>, status: number): void {
     this.#active.delete(command);
     if (this.#ordered === command) this.#ordered = undefined;
-    const { op } = command.wanted;
-    const name = command.wanted.ordered ? `an ordered ${op}` : `a ${op}`;
-    const error = status === undefined ? undefined : errorOfStatus(status, name);
-    this.#ended.push({ command, error });
+    const { client, cause, wanted } = command;
+    const name = `${wanted.ordered ? 'an ordered' : 'a'} ${wanted.op}`;
+    const failed = status !== BLKIF_STATUS.OKAY;
+    this.#settled.push({
+      client,
+      error: failed ? (cause ?? errorOfStatus(status, name)) : undefined,
+    });
   }
 
   // Tries
 
   /** With what is left of the features; after a refusal only what was refused is sent again. */
-  #try(command: Command<C>): void {
+  #try(command: Order<C>): void {
     const { wanted, refused } = command;
     command.refused = [];
     command.byHand = wanted.ordered && this.#needsHand(wanted);
@@ -260,19 +297,19 @@ export class FrontOrder<C> {
     command.unsent = hopeless ? [] : plans.flatMap((plan) => plan ?? []);
     command.mayReturn = command.unsent.some(({ indirect }) => indirect);
     if (hopeless) this.#end(command, BLKIF_STATUS.EOPNOTSUPP);
-    else if (command.unsent.length === 0) this.#end(command, undefined);
+    else if (command.unsent.length === 0) this.#end(command, BLKIF_STATUS.OKAY);
   }
 
   /** Undefined where it cannot be promised any more. */
-  #plan(wanted: Wanted, command: Command<C>): Part<C>[] | undefined {
+  #plan(wanted: Wanted, command: Order<C>): Stretch[] | undefined {
     const { barrier, flush, discard } = this.#abilities;
     const { op, offset, length, ordered } = wanted;
-    const whole = (operation: number): Part<C>[] => [
-      { command, operation, indirect: false, offset, length },
+    const whole = (operation: number): Stretch[] => [
+      { operation, offset, length, size: length, indirect: false },
     ];
     switch (op) {
       case 'read':
-        return this.#pieces(wanted, BLKIF_OP.READ, command);
+        return this.#pieces(wanted, BLKIF_OP.READ);
       case 'discard':
         return discard ? whole(BLKIF_OP.DISCARD) : []; // O6
       case 'flush':
@@ -282,7 +319,7 @@ export class FrontOrder<C> {
         if (ordered && !command.byHand) return whole(BLKIF_OP.WRITE_BARRIER);
         // O5. One that was on its way when the last of the features went is still written, by hand: it is in order.
         if (ordered && !barrier && !flush && !command.sent) return undefined;
-        return this.#pieces(wanted, BLKIF_OP.WRITE, command);
+        return this.#pieces(wanted, BLKIF_OP.WRITE);
     }
   }
 
@@ -293,18 +330,12 @@ export class FrontOrder<C> {
     return op === 'flush' ? flush : length > this.#sizes.direct;
   }
 
-  #pieces({ offset, length }: Wanted, operation: number, command: Command<C>): Part<C>[] {
-    const { direct, indirect } = this.#sizes;
-    const wide = this.#abilities.indirect && indirect > direct && length > direct;
-    const size = wide ? indirect : direct;
-    const parts: Part<C>[] = [];
-    for (let at = 0; at < length; at += size) {
-      const rest = Math.min(size, length - at);
-      // A short rest needs no indirection.
-      const part = { command, operation, indirect: wide && rest > direct };
-      parts.push({ ...part, offset: offset + at, length: rest });
-    }
-    return parts;
+  #pieces({ offset, length }: Wanted, operation: number): Stretch[] {
+    const sizes = this.#sizes;
+    const indirect =
+      this.#abilities.indirect && sizes.indirect > sizes.direct && length > sizes.direct;
+    const size = indirect ? sizes.indirect : sizes.direct;
+    return [{ operation, offset, length, size, indirect }];
   }
 }
 
@@ -314,8 +345,11 @@ function overlap(a: Wanted, b: Wanted): boolean {
 
 type Feature = keyof BlkAbilities;
 
-/** What a part rests on besides plain reads and writes. */
-function featureOf<C>({ operation, indirect }: Part<C>): Feature | undefined {
+/** The feature that a part needs in addition to plain reads and writes. */
+function featureOf({
+  operation,
+  indirect,
+}: Pick<Stretch, 'operation' | 'indirect'>): Feature | undefined {
   if (indirect) return 'indirect';
   switch (operation) {
     case BLKIF_OP.WRITE_BARRIER:

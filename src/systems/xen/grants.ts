@@ -1,20 +1,26 @@
-// The memory that a frontend lends: pages with a reference each, and what a transfer of so many bytes needs of them.
+// The memory that a frontend lends: pages with a reference each, how many of them a transfer needs, and a transfer from the
+// loan of its pages to their return.
 //
 // A page can be seen from the other side only while it is lent. It is zeroed first, so that nothing of an older request
 // is shown (Xen's advisory 403). A transfer takes whole pages from their first byte on; an indirect one takes pages for
-// its list of segments besides.
+// its list of segments in addition.
 //
-// What a backend does to a lent page is its affair: the bytes may be anything until the page is taken back, and callers
-// copy in and out. A page is taken back when the request that it was lent for has been answered, and never otherwise: a
-// backend whose ring is gone may still be at work, and what its disk answers then would land in somebody else's
-// request. So pages of requests that nobody will answer stay lent for good, as Linux leaks what is still mapped
-// (gnttab_end_foreign_access); a table that has lost too many is replaced by a new one.
+// A backend may do anything to a lent page: its bytes are undefined until the page is taken back, so callers copy in and
+// out. A page is taken back only when the request that it was lent for has been answered, because a backend whose ring is
+// gone may still be at work, and its disk would then write into the page of another request. So pages of requests that
+// will not be answered stay lent for good, as Linux leaks what is still mapped (gnttab_end_foreign_access); a table that
+// has lost too many is replaced by a new one.
 //
 // Not here: persistent grants, which stay with the backend from one request to the next.
 
 import { WriteBarrierError } from 'write-barrier';
+import { checkArgument, wholeNumber } from 'write-barrier/kit';
+import type { BlkifSend } from './ring.js';
 import {
+  BLKIF_STATUS,
+  type BlkifRequest,
   type BlkifSegment,
+  type BlkifTransfer,
   encodeBlkifSegments,
   INDIRECT_PAGES_MAX,
   PAGE_BYTES,
@@ -31,7 +37,7 @@ export interface GrantTable {
   readonly free: number;
   /** The backend's view: a page while it is granted, undefined otherwise. */
   page(gref: number): Uint8Array | undefined;
-  /** Grants so many pages for one request; undefined where fewer are free. */
+  /** Grants this number of pages for one request; undefined if fewer are free. */
   lend(pages: number): readonly number[] | undefined;
   /** Takes them back. */
   withdraw(grefs: readonly number[]): void;
@@ -44,9 +50,7 @@ export interface GrantTable {
  * @throws `INVALID_ARGUMENT` for another size
  */
 export function grantTable(size: number): GrantTable {
-  if (!Number.isInteger(size) || size < 1 || size > 65_536) {
-    throw new WriteBarrierError('INVALID_ARGUMENT', `no grant table has ${size} pages`);
-  }
+  checkArgument('the pages of a grant table', size, wholeNumber(1, 65_536));
   const memory = new Uint8Array(size * PAGE_BYTES);
   const pages = Array.from({ length: size }, (_, at) =>
     memory.subarray(at * PAGE_BYTES, (at + 1) * PAGE_BYTES),
@@ -90,7 +94,7 @@ export interface Loan {
   end(): void;
 }
 
-/** The pages that a transfer of so many bytes takes. */
+/** The number of pages that a transfer of `length` bytes takes. */
 export function pagesFor(length: number, indirect: boolean): number {
   const data = Math.ceil(length / PAGE_BYTES);
   return indirect ? data + Math.ceil(data / SEGMENTS_PER_PAGE) : data;
@@ -98,7 +102,7 @@ export function pagesFor(length: number, indirect: boolean): number {
 
 /** Pages for a transfer of `length` bytes, whole sectors; undefined where too few are free. */
 export function borrow(grants: GrantTable, length: number, indirect = false): Loan | undefined {
-  const grefs = grants.lend(pagesFor(length, indirect));
+  const grefs = length === 0 ? [] : grants.lend(pagesFor(length, indirect));
   if (!grefs) return undefined;
   const count = pagesFor(length, false);
   const data = grefs.slice(0, count);
@@ -138,4 +142,59 @@ export function borrow(grants: GrantTable, length: number, indirect = false): Lo
     },
     end: () => grants.withdraw(grefs),
   };
+}
+
+/** What one request moves. */
+export interface Transfer {
+  /** In bytes, whole sectors: what pages are lent for; 0 for a request without segments. */
+  readonly length: number;
+  /** The segments lie in pages as well. @defaultValue false */
+  readonly indirect?: boolean;
+  /** What is sent. */
+  readonly data?: readonly Uint8Array[];
+  /** Where what comes is put; called when it has come. */
+  readonly into?: () => Uint8Array;
+  /** The request with these pages. */
+  readonly request: (loan: Loan) => BlkifRequest;
+}
+
+/**
+ * Sends one request and answers with its status. Without a response its pages stay lent (see above).
+ *
+ * @throws `QUEUE_FULL` where too few pages are free; what `send` throws
+ */
+export async function transfer(
+  send: BlkifSend,
+  grants: GrantTable,
+  { length, indirect, data, into, request }: Transfer,
+): Promise<number> {
+  const loan = borrow(grants, length, indirect);
+  if (!loan) throw new WriteBarrierError('QUEUE_FULL', 'no pages are left to grant');
+  let response: ReturnType<BlkifSend>;
+  try {
+    loan.fill(data ?? []);
+    response = send(request(loan));
+  } catch (unsent) {
+    loan.end();
+    throw unsent;
+  }
+  const { status } = await response;
+  try {
+    if (into && status === BLKIF_STATUS.OKAY) loan.collect(into());
+    return status;
+  } finally {
+    loan.end();
+  }
+}
+
+/** A direct request for these segments. */
+export function directRequest(
+  operation: number,
+  offset: number,
+  { segments }: Pick<Loan, 'segments'>,
+  handle = 0,
+): BlkifTransfer {
+  const sector = BigInt(offset / SECTOR_BYTES);
+  const nrSegments = segments.length;
+  return { kind: 'transfer', operation, nrSegments, handle, id: 0n, sector, segments };
 }

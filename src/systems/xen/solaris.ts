@@ -1,39 +1,48 @@
 // The disk driver of a Solaris guest on Xen: the question of a mail to xen-devel, with all three of its answers.
 //
-// Solaris keeps a flush apart from a write: DKIOCFLUSHWRITECACHE asks that whatever was written so far be on the disk,
-// and carries no data. The ring had one thing that flushes, WRITE_BARRIER, which is a write. The mail's three ways out:
+// In Solaris a flush is not a write: DKIOCFLUSHWRITECACHE makes every write so far durable, and carries no data. The ring
+// had one thing that flushes, WRITE_BARRIER, which is a write. The mail's three ways out:
 //
 //   old write        (a) keep a write that was done, and write it once more, as a barrier
 //   empty barrier    (b) a WRITE_BARRIER of no segments, which the Linux backends of 2006 answered with ERROR
 //   flush operation  (c) an operation of its own, which became FLUSH_DISKCACHE
 //
 // With the write cache disabled (WCE off) every write goes out as a barrier, and is durable when it is answered if the
-// backend means by a barrier what the mail believes: that it and all older writes are on the disk.
+// backend does what the mail assumes: it answers a barrier when the barrier and all older writes are on the disk.
 //
-//   L1  A flush succeeds only if a request was answered OKAY that covers every write answered before it was asked for.
-//   L2  Which way works is tried when the driver attaches, before there is anything to lose, from (c) to (a). Later a way
-//       that comes back as EOPNOTSUPP gives place to the next; an ERROR is told, because behind it a flush may have
-//       failed, and the next one that succeeds does not bring back what this one lost.
+//   L1  A flush succeeds only if a request that covers every write answered before the flush was called was itself answered
+//       OKAY.
+//   L2  When the driver attaches, before there is anything to lose, it tries the ways from (c) to (a) and takes the first
+//       that works. If that is later answered EOPNOTSUPP, the driver takes the next. An ERROR is reported, because a flush
+//       may have failed, and a later success does not bring back what the failed flush lost.
 //   L3  (a) never brings old data back. A kept write is forgotten as soon as another one to the same bytes is sent, and
-//       while it is under way again no other write is sent. The bytes that it writes are there already, so nothing
-//       is lost if the backend does not make the payload itself durable.
-//   L4  A barrier write that comes back as EOPNOTSUPP is sent again as an ordinary one, with a flush behind it; without
-//       a way to flush it fails.
+//       while it is under way again no other write is sent. These bytes have already been written, so nothing is lost if
+//       the backend does not make the payload itself durable.
+//   L4  A barrier write that comes back as EOPNOTSUPP is sent again as an ordinary one, followed by a flush; if no way to
+//       flush is left, it fails.
 //
-// The driver that was shipped, xdf, has (c) and (a), chosen by the nodes and not by trying; for (a) it keeps one block of
-// the disk at a fixed place, number 156, whatever was written elsewhere. It answers ENOTTY where neither node is there.
+// The driver that was shipped, xdf, has (c) and (a), and chooses by the nodes in xenstore and not by trying; for (a) it
+// keeps one block of the disk at a fixed place, number 156, whatever was written elsewhere. It answers ENOTTY if neither
+// node exists.
 //
 // Not here: labels, slices, suspend and resume.
 //
 // Source: a mail to xen-devel by Gary Pennington (Sun Microsystems) on barriers of zero bytes; OpenSolaris uts/common/xen/io/xdf.c.
 
-import { type Capabilities, checkRange } from 'write-barrier';
+import type { Capabilities } from 'write-barrier';
+import {
+  BOOLEAN,
+  checkArgument,
+  checkOptions,
+  checkRange,
+  FUNCTION,
+  misuse,
+  oneOf,
+} from 'write-barrier/kit';
 import { readXenNodes, type XenNodes } from './features.js';
-import type { BlkifSend } from './front-ring.js';
-import type { GrantTable } from './grants.js';
-import { errorOfStatus } from './status.js';
-import { transferOnce } from './transfer.js';
-import { BLKIF_OP, BLKIF_STATUS, PAGE_BYTES, SEGMENTS_MAX } from './wire.js';
+import { directRequest, type GrantTable, transfer } from './grants.js';
+import type { BlkifSend } from './ring.js';
+import { BLKIF_OP, BLKIF_STATUS, errorOfStatus, PAGE_BYTES, SEGMENTS_MAX } from './wire.js';
 
 /** A way to flush; the mail calls them (c), (b) and (a). */
 export type SolarisFlushWay = 'flush operation' | 'empty barrier' | 'old write';
@@ -53,9 +62,9 @@ export interface SolarisOptions {
   readonly send: BlkifSend;
   /** At least eleven pages for each request that is to be out at once. */
   readonly grants: GrantTable;
-  /** The write cache is enabled; true unless given. */
+  /** The write cache is enabled. @defaultValue true */
   readonly writeCache?: boolean;
-  /** The ways that may be taken; all unless given. */
+  /** The ways that may be taken. @defaultValue all */
   readonly ways?: readonly SolarisFlushWay[];
 }
 
@@ -65,19 +74,24 @@ interface Kept {
   readonly bytes: Uint8Array;
 }
 
+const OPTIONS = { nodes: 1, send: 1, grants: 1, writeCache: BOOLEAN, ways: 1 } as const;
 const EMPTY = new Uint8Array(0);
+/** In bytes: what one request carries. */
+const PIECE_MAX = SEGMENTS_MAX * PAGE_BYTES;
 const TRAITS = { cache: 'volatile', flush: true, fua: false, orderedTags: false } as const;
 
-/** See the head of this file. Offsets and lengths are in bytes, whole sectors. */
+/** The disk of a Solaris guest. Offsets and lengths are in bytes, whole sectors. */
 export class SolarisDisk {
   /** In bytes. */
   readonly size: number;
   /** What ranges are checked against: its sectors, and a cache that can be flushed. */
   readonly capabilities: Capabilities;
-  readonly #send: BlkifSend;
-  readonly #grants: GrantTable;
-  readonly #sectorSize: number;
-  #writeCache: boolean;
+  /**
+   * DKIOCGETWCE, DKIOCSETWCE: the write cache is enabled, from the next write on. What was written before stays as volatile
+   * as it is.
+   */
+  writeCache: boolean;
+  readonly #options: SolarisOptions;
   #barriers: boolean;
   #ways: readonly SolarisFlushWay[];
   #emptyBarrierProven = false;
@@ -90,7 +104,8 @@ export class SolarisDisk {
   /**
    * Attaches the driver, and finds out how this backend can be made to flush.
    *
-   * @throws `INVALID_ARGUMENT` for nodes that describe no disk; what the ring throws
+   * @throws `INVALID_ARGUMENT` for nodes that describe no disk, and for sectors that no request can carry; what the ring
+   *   throws
    */
   static async attach(options: SolarisOptions): Promise<SolarisDisk> {
     const disk = new SolarisDisk(options);
@@ -98,14 +113,21 @@ export class SolarisDisk {
     return disk;
   }
 
-  private constructor({ nodes, send, grants, writeCache = true, ways }: SolarisOptions) {
+  private constructor(options: SolarisOptions) {
+    checkOptions(options, OPTIONS, 'SolarisDisk');
+    const { nodes, send, writeCache = true, ways } = options;
+    checkArgument('send', send, FUNCTION);
+    for (const way of ways ?? []) checkArgument('a way', way, oneOf(SOLARIS_FLUSH_WAYS));
     const { size, sectorSize, barrier, flush } = readXenNodes(nodes);
+    if (sectorSize > PIECE_MAX) {
+      throw misuse(
+        `sector-size must be at most ${PIECE_MAX}, what one request carries, not ${sectorSize}`,
+      );
+    }
     this.size = size;
-    this.#sectorSize = sectorSize;
     this.capabilities = Object.freeze({ ...TRAITS, blockSize: sectorSize });
-    this.#send = send;
-    this.#grants = grants;
-    this.#writeCache = writeCache;
+    this.#options = options;
+    this.writeCache = writeCache;
     this.#barriers = barrier === true;
     const offered: Readonly<Record<SolarisFlushWay, boolean>> = {
       'flush operation': flush === true,
@@ -113,16 +135,6 @@ export class SolarisDisk {
       'old write': this.#barriers,
     };
     this.#ways = (ways ?? SOLARIS_FLUSH_WAYS).filter((way) => offered[way]);
-  }
-
-  /** DKIOCGETWCE. */
-  get writeCache(): boolean {
-    return this.#writeCache;
-  }
-
-  /** DKIOCSETWCE: from the next write on. What was written before stays as volatile as it is. */
-  set writeCache(enabled: boolean) {
-    this.#writeCache = enabled;
   }
 
   /** How it flushes now; undefined where no way is left. */
@@ -149,7 +161,7 @@ export class SolarisDisk {
   }
 
   /**
-   * DKIOCFLUSHWRITECACHE: whatever was answered before is on the disk (L1).
+   * DKIOCFLUSHWRITECACHE: makes every write that was answered before durable (L1).
    *
    * @throws `IO_FAILED` where the backend answers ERROR; `EOPNOTSUPP` where no way is left (ENOTTY, in the driver)
    */
@@ -210,7 +222,7 @@ export class SolarisDisk {
   async #writeAgain(): Promise<number> {
     if (!this.#kept) await Promise.allSettled(this.#sent);
     if (!this.#kept) {
-      const bytes = new Uint8Array(this.#sectorSize);
+      const bytes = new Uint8Array(this.capabilities.blockSize);
       const status = await this.#transfer(BLKIF_OP.READ, 0, bytes);
       if (status !== BLKIF_STATUS.OKAY) return BLKIF_STATUS.ERROR;
       this.#kept = { offset: 0, bytes };
@@ -222,7 +234,7 @@ export class SolarisDisk {
 
   /** L4. */
   async #writePiece(offset: number, data: Uint8Array): Promise<void> {
-    const through = !this.#writeCache;
+    const through = !this.writeCache;
     if (through && this.#barriers) {
       const status = await this.#sendWrite(BLKIF_OP.WRITE_BARRIER, offset, data);
       if (status === BLKIF_STATUS.OKAY) return;
@@ -238,8 +250,8 @@ export class SolarisDisk {
   async #sendWrite(operation: number, offset: number, data: Uint8Array): Promise<number> {
     while (this.#held) await this.#held;
     this.#forget(offset, data.byteLength);
-    // As it is sent: what the caller does to his buffer later is no part of it.
-    const bytes = new Uint8Array(data.subarray(0, this.#sectorSize));
+    // As it is sent: the caller may change the buffer later.
+    const bytes = new Uint8Array(data.subarray(0, this.capabilities.blockSize));
     const answer = this.#transfer(operation, offset, data);
     this.#sent.add(answer);
     try {
@@ -260,15 +272,18 @@ export class SolarisDisk {
   // The ring
 
   *#piecesOf(bytes: Uint8Array): Generator<[at: number, piece: Uint8Array], void> {
-    const most = SEGMENTS_MAX * PAGE_BYTES;
-    const piece = most - (most % this.#sectorSize);
+    const piece = PIECE_MAX - (PIECE_MAX % this.capabilities.blockSize);
     for (let at = 0; at < bytes.byteLength; at += piece) {
       yield [at, bytes.subarray(at, at + piece)];
     }
   }
 
   #transfer(operation: number, offset: number, data: Uint8Array): Promise<number> {
-    const collect = operation === BLKIF_OP.READ;
-    return transferOnce(this.#send, this.#grants, { operation, offset, data, collect });
+    const { send, grants } = this.#options;
+    return transfer(send, grants, {
+      length: data.byteLength,
+      ...(operation === BLKIF_OP.READ ? { into: () => data } : { data: [data] }),
+      request: (loan) => directRequest(operation, offset, loan),
+    });
   }
 }

@@ -1,5 +1,5 @@
-// The requests and responses of the Xen block protocol as bytes, in both layouts that x86 guests speak. Pure: bytes in,
-// values out, and back.
+// The requests and responses of the Xen block protocol as bytes, in both layouts that x86 guests speak, and what a status
+// means. Pure functions between bytes and values.
 //
 // The two layouts have the same fields and differ in one thing: where a 64-bit number is aligned to 8 bytes (x86-64) it
 // leaves a gap in front of it, where it is aligned to 4 (x86-32) it does not.
@@ -17,53 +17,48 @@
 //   a request           112             108
 //   a response          16              12      id at 0, operation at 8, status at 10
 //
-// Any slot of the right size decodes: what a peer wrote is described, not judged. So `nrSegments` may say 200 where 11
-// are there, and an operation that nobody knows keeps its id, so that it can be answered. Judgement is in plan.ts.
+// Any slot of the right size decodes: decoding does not judge what a peer wrote. So `nrSegments` may be 200 although a
+// request has 11 segments, and an unknown operation keeps its id, so that it can be answered. backend.ts judges requests.
 //
 // Numbers are little-endian; bytes in gaps are written as zero and ignored.
 //
 // Source: xen/include/public/io/blkif.h; the x86-32 structures in Linux drivers/block/xen-blkback/common.h.
 
-import { WriteBarrierError } from 'write-barrier';
+import { IoFailedError, WriteBarrierError } from 'write-barrier';
+import { checkArgument, misuse, oneOf } from 'write-barrier/kit';
+import { decodeFields, encodeFields, type Field } from '../fields.js';
 
 /** How the guest lays out its structures: its node `protocol`, without the `-abi`. */
 export type BlkifLayout = 'x86-64' | 'x86-32';
 
 /** The operations. 4 is reserved: SLES once sent SCSI packets with it. */
-export const BLKIF_OP: {
+export const BLKIF_OP = {
   /** From the disk into pages. */
-  readonly READ: 0;
-  /** From pages onto the disk. */
-  readonly WRITE: 1;
-  /** The same, after all older writes and before all younger ones; without segments an ordering point. */
-  readonly WRITE_BARRIER: 2;
-  /** Empties the disk's volatile cache. */
-  readonly FLUSH_DISKCACHE: 3;
-  /** Not in use. */
-  readonly RESERVED_1: 4;
-  /** Gives sectors up. */
-  readonly DISCARD: 5;
-  /** A READ or a WRITE whose segments lie in pages. */
-  readonly INDIRECT: 6;
-} = Object.freeze({
   READ: 0,
+  /** From pages onto the disk. */
   WRITE: 1,
+  /** The same, after all older writes and before all younger ones; without segments an ordering point. */
   WRITE_BARRIER: 2,
+  /** Empties the disk's volatile cache. */
   FLUSH_DISKCACHE: 3,
-  RESERVED_1: 4,
+  /** Gives sectors up. */
   DISCARD: 5,
+  /** A READ or a WRITE whose segments lie in pages. */
   INDIRECT: 6,
-});
+} as const;
 
 /** What a response can say. */
-export const BLKIF_STATUS: {
+export const BLKIF_STATUS = {
   /** Done. */
-  readonly OKAY: 0;
+  OKAY: 0,
   /** Anything that went wrong. */
-  readonly ERROR: -1;
+  ERROR: -1,
   /** The operation is not supported, or not any more. */
-  readonly EOPNOTSUPP: -2;
-} = Object.freeze({ OKAY: 0, ERROR: -1, EOPNOTSUPP: -2 });
+  EOPNOTSUPP: -2,
+} as const;
+
+/** One of the three words of a response. */
+export type BlkifStatus = (typeof BLKIF_STATUS)[keyof typeof BLKIF_STATUS];
 
 /** In bytes: the unit of every sector number of the protocol, whatever the disk's own sectors are. */
 export const SECTOR_BYTES = 512;
@@ -139,9 +134,9 @@ export interface BlkifIndirect extends Addressed {
   readonly pages: readonly number[];
 }
 
-/** An operation that is none of the above. Of its body nothing is known but where the id is. */
+/** An operation that is none of the above. Only the place of the id in its body is known. */
 export interface BlkifOther {
-  /** Nobody knows what it is. */
+  /** It is not known. */
   readonly kind: 'other';
   /** None of those that are known. */
   readonly operation: number;
@@ -162,7 +157,7 @@ export interface BlkifResponse {
   readonly status: number;
 }
 
-/** Where things are. In bytes from the start of the slot. */
+/** What the two layouts differ in. In bytes from the start of the slot. */
 interface Places {
   readonly id: number;
   readonly sector: number;
@@ -177,14 +172,60 @@ const PLACES: Readonly<Record<BlkifLayout, Places>> = Object.freeze({
   'x86-32': { id: 4, sector: 12, body: 20, request: 108, response: 12 },
 });
 
+// The layouts: the name of a field, its place, its width in bytes.
+
+const RESPONSE: readonly Field<BlkifResponse>[] = [
+  ['id', 0, 8],
+  ['operation', 8, 1],
+  ['status', 10, -2],
+];
+
+const SEGMENT: readonly Field<BlkifSegment>[] = [
+  ['gref', 0, 4],
+  ['first', 4, 1],
+  ['last', 5, 1],
+];
+
+const GREF: readonly Field<{ readonly gref: number }>[] = [['gref', 0, 4]];
+
+/** All that a slot may hold except lists, by the kind of the request. */
+type Slot = Partial<
+  Omit<BlkifTransfer, 'kind' | 'operation'> &
+    Omit<BlkifDiscard, 'kind' | 'operation'> &
+    Omit<BlkifIndirect, 'kind' | 'operation'>
+> & { readonly operation: number };
+
+const fieldsOf = ({ id, sector, body }: Places): Record<BlkifRequest['kind'], Field<Slot>[]> => {
+  const other: Field<Slot>[] = [
+    ['operation', 0, 1],
+    ['id', id, 8],
+  ];
+  const addressed: Field<Slot>[] = [...other, ['sector', sector, 8]];
+  return {
+    other,
+    transfer: [...addressed, ['nrSegments', 1, 1], ['handle', 2, 2]],
+    discard: [...addressed, ['flag', 1, 1], ['handle', 2, 2], ['sectors', body, 8]],
+    indirect: [...addressed, ['wraps', 1, 1], ['nrSegments', 2, 2], ['handle', body, 2]],
+  };
+};
+
+const REQUESTS: Readonly<Record<BlkifLayout, ReturnType<typeof fieldsOf>>> = Object.freeze({
+  'x86-64': fieldsOf(PLACES['x86-64']),
+  'x86-32': fieldsOf(PLACES['x86-32']),
+});
+
+const KINDS: Readonly<Record<number, BlkifRequest['kind']>> = Object.freeze({
+  [BLKIF_OP.READ]: 'transfer',
+  [BLKIF_OP.WRITE]: 'transfer',
+  [BLKIF_OP.WRITE_BARRIER]: 'transfer',
+  [BLKIF_OP.FLUSH_DISKCACHE]: 'transfer',
+  [BLKIF_OP.DISCARD]: 'discard',
+  [BLKIF_OP.INDIRECT]: 'indirect',
+});
+
 /** The bytes of a request; a slot of the ring is as large, since no response is larger. */
 export function requestBytes(layout: BlkifLayout): number {
   return placesOf(layout).request;
-}
-
-/** The bytes of a response. */
-export function responseBytes(layout: BlkifLayout): number {
-  return placesOf(layout).response;
 }
 
 /**
@@ -195,33 +236,18 @@ export function responseBytes(layout: BlkifLayout): number {
 export function encodeBlkifRequest(request: BlkifRequest, layout: BlkifLayout): Uint8Array {
   const places = placesOf(layout);
   const bytes = new Uint8Array(places.request);
-  const view = viewOf(bytes);
-  view.setUint8(0, fitting(request.operation, 8));
-  view.setBigUint64(places.id, fittingLong(request.id), true);
-  if (request.kind === 'other') return bytes;
-  view.setBigUint64(places.sector, fittingLong(request.sector), true);
-  switch (request.kind) {
-    case 'transfer':
-      view.setUint8(1, fitting(request.nrSegments, 8));
-      view.setUint16(2, fitting(request.handle, 16), true);
-      if (request.segments.length > SEGMENTS_MAX) throw misuse(request.segments.length);
-      encodeBlkifSegments(bytes.subarray(places.body), request.segments);
-      return bytes;
-    case 'discard':
-      view.setUint8(1, fitting(request.flag, 8));
-      view.setUint16(2, fitting(request.handle, 16), true);
-      view.setBigUint64(places.body, fittingLong(request.sectors), true);
-      return bytes;
-    case 'indirect':
-      view.setUint8(1, fitting(request.wraps, 8));
-      view.setUint16(2, fitting(request.nrSegments, 16), true);
-      view.setUint16(places.body, fitting(request.handle, 16), true);
-      if (request.pages.length > INDIRECT_PAGES_MAX) throw misuse(request.pages.length);
-      for (const [at, gref] of request.pages.entries()) {
-        view.setUint32(places.body + 4 + 4 * at, fitting(gref, 32), true);
-      }
-      return bytes;
+  encodeFields<Slot>(REQUESTS[layout][request.kind], request, bytes);
+  if (request.kind === 'transfer') {
+    checkCount('segments', request.segments, SEGMENTS_MAX);
+    encodeBlkifSegments(bytes.subarray(places.body), request.segments);
   }
+  if (request.kind === 'indirect') {
+    checkCount('pages', request.pages, INDIRECT_PAGES_MAX);
+    for (const [at, gref] of request.pages.entries()) {
+      encodeFields(GREF, { gref }, bytes.subarray(places.body + 4 + 4 * at));
+    }
+  }
+  return bytes;
 }
 
 /**
@@ -231,40 +257,22 @@ export function encodeBlkifRequest(request: BlkifRequest, layout: BlkifLayout): 
  */
 export function decodeBlkifRequest(bytes: Uint8Array, layout: BlkifLayout): BlkifRequest {
   const places = placesOf(layout);
-  const view = viewOf(bytes, places.request);
-  const operation = view.getUint8(0);
-  const id = view.getBigUint64(places.id, true);
-  const sector = view.getBigUint64(places.sector, true);
-  switch (operation) {
-    case BLKIF_OP.READ:
-    case BLKIF_OP.WRITE:
-    case BLKIF_OP.WRITE_BARRIER:
-    case BLKIF_OP.FLUSH_DISKCACHE: {
-      const nrSegments = view.getUint8(1);
-      const segments = decodeBlkifSegments(
-        bytes.subarray(places.body),
-        Math.min(nrSegments, SEGMENTS_MAX),
-      );
-      const handle = view.getUint16(2, true);
-      return { kind: 'transfer', operation, nrSegments, handle, id, sector, segments };
-    }
-    case BLKIF_OP.DISCARD: {
-      const sectors = view.getBigUint64(places.body, true);
-      const handle = view.getUint16(2, true);
-      return { kind: 'discard', operation, flag: view.getUint8(1), handle, id, sector, sectors };
-    }
-    case BLKIF_OP.INDIRECT: {
-      const nrSegments = view.getUint16(2, true);
-      const handle = view.getUint16(places.body, true);
-      const pages = Array.from({ length: INDIRECT_PAGES_MAX }, (_, at) =>
-        view.getUint32(places.body + 4 + 4 * at, true),
-      );
-      const wraps = view.getUint8(1);
-      return { kind: 'indirect', operation, wraps, nrSegments, handle, id, sector, pages };
-    }
-    default:
-      return { kind: 'other', operation, id };
+  checkRoom(bytes, places.request);
+  const kind = KINDS[bytes[0] as number] ?? 'other';
+  const fields = { kind, ...decodeFields<Slot>(REQUESTS[layout][kind], bytes) };
+  const body = bytes.subarray(places.body);
+  if (kind === 'transfer') {
+    const count = Math.min(fields.nrSegments as number, SEGMENTS_MAX);
+    return { ...fields, segments: decodeBlkifSegments(body, count) } as BlkifTransfer;
   }
+  if (kind === 'indirect') {
+    const pages = Array.from(
+      { length: INDIRECT_PAGES_MAX },
+      (_, at) => decodeFields(GREF, body.subarray(4 + 4 * at)).gref,
+    );
+    return { ...fields, pages } as BlkifIndirect;
+  }
+  return fields as BlkifDiscard | BlkifOther;
 }
 
 /**
@@ -273,12 +281,7 @@ export function decodeBlkifRequest(bytes: Uint8Array, layout: BlkifLayout): Blki
  * @throws `INVALID_ARGUMENT` for a field that does not fit its place
  */
 export function encodeBlkifResponse(response: BlkifResponse, layout: BlkifLayout): Uint8Array {
-  const bytes = new Uint8Array(placesOf(layout).response);
-  const view = viewOf(bytes);
-  view.setBigUint64(0, fittingLong(response.id), true);
-  view.setUint8(8, fitting(response.operation, 8));
-  view.setInt16(10, fitting(response.status + 0x8000, 16) - 0x8000, true);
-  return bytes;
+  return encodeFields(RESPONSE, response, new Uint8Array(placesOf(layout).response));
 }
 
 /**
@@ -287,24 +290,20 @@ export function encodeBlkifResponse(response: BlkifResponse, layout: BlkifLayout
  * @throws `INVALID_ARGUMENT` for fewer bytes than a response has
  */
 export function decodeBlkifResponse(bytes: Uint8Array, layout: BlkifLayout): BlkifResponse {
-  const view = viewOf(bytes, placesOf(layout).response);
-  const id = view.getBigUint64(0, true);
-  return { id, operation: view.getUint8(8), status: view.getInt16(10, true) };
+  checkRoom(bytes, placesOf(layout).response);
+  return { ...decodeFields(RESPONSE, bytes) };
 }
 
 /**
- * Puts segments one behind the other: into the body of a request, or into a page of an indirect one.
+ * Puts segments one after the other: into the body of a request, or into a page of an indirect one.
  *
  * @throws `INVALID_ARGUMENT` where they do not fit
  */
 export function encodeBlkifSegments(into: Uint8Array, segments: readonly BlkifSegment[]): void {
-  const view = viewOf(into, segments.length * SEGMENT_BYTES);
-  for (const [index, { gref, first, last }] of segments.entries()) {
-    const at = index * SEGMENT_BYTES;
-    view.setUint32(at, fitting(gref, 32), true);
-    view.setUint8(at + 4, fitting(first, 8));
-    view.setUint8(at + 5, fitting(last, 8));
-    view.setUint16(at + 6, 0);
+  checkRoom(into, segments.length * SEGMENT_BYTES);
+  for (const [index, segment] of segments.entries()) {
+    const slot = into.subarray(index * SEGMENT_BYTES, (index + 1) * SEGMENT_BYTES);
+    encodeFields(SEGMENT, segment, slot.fill(0));
   }
 }
 
@@ -314,34 +313,66 @@ export function encodeBlkifSegments(into: Uint8Array, segments: readonly BlkifSe
  * @throws `INVALID_ARGUMENT` where there are fewer
  */
 export function decodeBlkifSegments(bytes: Uint8Array, count: number): readonly BlkifSegment[] {
-  const view = viewOf(bytes, count * SEGMENT_BYTES);
-  return Array.from({ length: count }, (_, index) => {
-    const at = index * SEGMENT_BYTES;
-    const [first, last] = [view.getUint8(at + 4), view.getUint8(at + 5)];
-    return { gref: view.getUint32(at, true), first, last };
-  });
+  checkRoom(bytes, count * SEGMENT_BYTES);
+  return Array.from({ length: count }, (_, index) => ({
+    ...decodeFields(SEGMENT, bytes.subarray(index * SEGMENT_BYTES)),
+  }));
 }
 
 function placesOf(layout: BlkifLayout): Places {
-  if (Object.hasOwn(PLACES, layout)) return PLACES[layout];
-  throw misuse(layout);
+  checkArgument('layout', layout, oneOf(Object.keys(PLACES)));
+  return PLACES[layout];
 }
 
-function viewOf(bytes: Uint8Array, length: number = bytes.byteLength): DataView {
-  if (bytes.byteLength < length) throw misuse(`${bytes.byteLength} bytes, ${length} are needed`);
-  return new DataView(bytes.buffer, bytes.byteOffset, length);
+function checkRoom({ byteLength }: Uint8Array, length: number): void {
+  if (byteLength < length)
+    throw misuse(`bytes must have a length of at least ${length}, not ${byteLength}`);
 }
 
-function fitting(value: number, bits: number): number {
-  if (Number.isInteger(value) && value >= 0 && value < 2 ** bits) return value;
-  throw misuse(value);
+function checkCount(name: string, { length }: readonly unknown[], max: number): void {
+  if (length > max) throw misuse(`${name} must be at most ${max}, not ${length}`);
 }
 
-function fittingLong(value: bigint): bigint {
-  if (value === BigInt.asUintN(64, value)) return value;
-  throw misuse(value);
+// What a status means: on the ring one of three words, here an error
+
+const BADNESS: readonly number[] = [BLKIF_STATUS.OKAY, BLKIF_STATUS.EOPNOTSUPP, BLKIF_STATUS.ERROR];
+
+/**
+ * The status of the whole from those of its parts, whatever order they come in: an ERROR wins over EOPNOTSUPP, because
+ * EOPNOTSUPP says that nothing is wrong with the disk and that the payload may simply be sent again.
+ *
+ * blkback of Linux keeps whichever part failed last; see `status` in `BLKBACK_ERAS`.
+ */
+export function worstBlkifStatus(parts: Iterable<number>): BlkifStatus {
+  let worst = 0;
+  for (const part of parts) {
+    const badness = BADNESS.indexOf(part);
+    worst = Math.max(worst, badness < 0 ? BADNESS.length - 1 : badness);
+  }
+  return BADNESS[worst] as BlkifStatus;
 }
 
-function misuse(what: unknown): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', `not for the ring: ${String(what)}`);
+/** What the failure of a request on the disk is called on the ring. */
+export function statusOfError(error: unknown): number {
+  if (error instanceof StatusError) return error.status;
+  const refused = WriteBarrierError.is(error) && error.code === 'EOPNOTSUPP';
+  return refused ? BLKIF_STATUS.EOPNOTSUPP : BLKIF_STATUS.ERROR;
+}
+
+/** What a status that is not OKAY is called here. */
+export function errorOfStatus(status: number, what: string): WriteBarrierError {
+  return status === BLKIF_STATUS.EOPNOTSUPP
+    ? new WriteBarrierError('EOPNOTSUPP', `the backend does not support ${what}`)
+    : new IoFailedError(`the backend answered ${what} with status ${status}`);
+}
+
+/** A status that is not OKAY, on its way to the one who answers for it. */
+export class StatusError extends Error {
+  /** As it was answered, or is to be. */
+  readonly status: number;
+
+  constructor(status: number, text = `status ${status}`) {
+    super(text);
+    this.status = status;
+  }
 }

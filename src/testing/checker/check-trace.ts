@@ -1,14 +1,14 @@
-// Checks what an I/O scheduler did against what its mode promises, from the trace alone: the events of IoScheduler's
-// observer, or a log from the field that somebody reads back. TRACE_RULES are the rules.
+// Checks a trace of an I/O scheduler against the promises of its mode: the events of IoScheduler's observer, or a log from
+// the field. TRACE_RULES are the rules.
 //
-// What a request becomes is asked of the model, the same steps that the scheduler executes: no mode is described here
-// a second time. Everything else is kept in an account of its own (trace-account.ts), so the rules hold for any
+// The commands that a request needs come from the model, from the steps that the scheduler executes, because no mode may be
+// described a second time. All other state is kept apart from the scheduler (trace-account.ts), so the rules hold for any
 // scheduler that writes such traces.
 //
-// The checker reads one event after the other and remembers what is open. A trace that breaks C1 is checked up to
-// there: what follows would be guesswork. A trace that breaks another rule is read on as if it had been right.
+// The checker reads one event after the other and remembers what is open. A trace that breaks C1 is checked up to that event,
+// because the rest has no certain meaning. After a violation of another rule it continues as if the event had been right.
 //
-// Not here: changes of the mode within a trace; whether a device keeps its word, ordered tags included; whether reads
+// Not here: changes of the mode within a trace; whether a device does what it claims, ordered tags included; whether reads
 // return the right bytes.
 //
 // Source: start_ordered() and blk_do_ordered() in Linux 2.6.36 block/blk-barrier.c; Documentation/block/barrier.txt;
@@ -16,138 +16,125 @@
 
 import {
   type CompleteEvent,
+  checkOptions,
   type DeviceCommand,
   type DeviceTraits,
   type DispatchEvent,
   formatRequest,
   formatSteps,
+  type KnownOptions,
   type ModeName,
   type SettleEvent,
   type Stage,
   type SubmitEvent,
   type TraceEvent,
 } from '../../model/index.js';
-import { type CommandWhat, TraceAccount } from './trace-account.js';
+import { type Asked, type CommandWhat, NEVER, TraceAccount } from './trace-account.js';
 import { misshapen } from './trace-shape.js';
-import { type Asked, NEVER } from './trace-state.js';
 
-/** The number of a rule. */
-export type TraceRule =
-  | 'C1'
-  | 'C2'
-  | 'C3'
-  | 'C4'
-  | 'C5'
-  | 'C6'
-  | 'C7'
-  | 'C8'
-  | 'C9'
-  | 'C10'
-  | 'C11'
-  | 'C12'
-  | 'C13'
-  | 'C14'
-  | 'C15';
-
-/** What a trace must keep to, by the number of the rule. */
-export const TRACE_RULES: Readonly<Record<TraceRule, string>> = Object.freeze({
-  C1: 'Requests and commands are numbered from 0 in order; every event is about one that is known; a command completes once.',
+/** The rules for traces, by their numbers. */
+export const TRACE_RULES: Readonly<Record<Violation['rule'], string>> = Object.freeze({
+  C1: 'Requests and commands are numbered from 0 in order; every event names a known request or command; a command completes once.',
   C2: 'The commands of a request are exactly those that its mode makes of it, in order.',
   C3: 'Before each stage of a barrier everything submitted earlier is over (by drain) or dispatched (by tag), and by drain the stage before has completed.',
-  C4: 'Nothing submitted after a barrier is dispatched before the barrier releases it, save reads that overlap nothing earlier; a cancelled barrier keeps its place.',
+  C4: 'Nothing submitted after a barrier is dispatched before the barrier releases it, except a read that overlaps nothing earlier, if reads may bypass barriers or a flush has failed; a cancelled barrier keeps its place.',
   C5: 'The stages of a barrier carry the tag of its mode; everything else carries the simple tag.',
   C6: 'The sequences of two barriers never run at the same time.',
   C7: 'A request is answered only after its last command.',
-  C8: 'The answer to a request tells what its commands did: success hides no failure, and a failure is not invented.',
+  C8: 'The answer to a request says what its commands did: success hides no failure, and a failure is not invented.',
   C9: 'A request is answered once.',
-  C10: 'Of two overlapping requests, one of which writes, the later is dispatched when the earlier has completed, unless an ordered tag separates them.',
+  C10: 'Of two overlapping requests, one of which writes, the later is dispatched only after the earlier has completed, unless an ordered tag separates them.',
   C11: 'A flush, or the preflush of a write, is done when everything written earlier has completed and a flush of the device, dispatched after that or tagged to follow it, has succeeded.',
   C12: 'A FUA write is done when it is on the medium: forced by its own command, or by a flush that covers it as in C11.',
-  C13: 'What is cancelled, refused or answered is not dispatched.',
-  C14: 'At the end every request is answered, whoever was cancelled or has failed, and so is every command.',
-  C15: 'By drain, where failures abort: the own write of a barrier is not dispatched when its preflush has failed, or a write before it whose failure had not been answered when the barrier was submitted, and over which nobody has written since.',
+  C13: 'A request that was cancelled, refused or answered is not dispatched.',
+  C14: 'At the end every request is answered and every command has completed, also after cancellations and failures.',
+  C15: "By drain, with the error policy 'abort': a barrier's own write is not dispatched if its preflush has failed, or an earlier write whose failure had not been answered when the barrier was submitted and that has not been overwritten since.",
 });
 
-/** A rule that a trace breaks, and where. Plain JSON. */
+/** A violation of a rule by a trace. Plain JSON. */
 export interface Violation {
-  /** Which of `TRACE_RULES`. */
-  readonly rule: TraceRule;
+  /** The number of the rule, a key of `TRACE_RULES`. */
+  readonly rule: `C${1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15}`;
   /** What happened, in words; requests in the text notation, with their numbers. */
   readonly text: string;
   /**
-   * The index of the earlier of the two events that contradict each other; that of `second` where there is only one,
-   * or the earlier one is about something that has ended.
+   * The index of the earlier of the two events that contradict each other. It equals `second` if there is only one, or if the
+   * earlier event is about something that has ended.
    */
   readonly first: number;
-  /** The index of the event at which it shows; for what is missing at the end, of the last event. */
+  /** The index of the event that shows the violation; of the last event, if something is missing at the end. */
   readonly second: number;
 }
 
-/** What the trace was made under. */
+/** The conditions of a trace. */
 export interface CheckOptions {
   /** The mode of the whole trace. */
   readonly mode: ModeName;
-  /** A volatile cache with flush, FUA and ordered tags unless given. */
+  /** The device. @defaultValue a volatile cache with flush, FUA and ordered tags */
   readonly device?: DeviceTraits;
-  /** Whether reads that overlap nothing earlier may go ahead of a barrier; true unless given. */
+  /** Whether reads that overlap no earlier request may bypass a barrier. @defaultValue true */
   readonly readsPass?: boolean;
   /**
-   * What a failure means to a barrier that covers it, as for a scheduler: with `abort` C15 holds, with `kernel` nothing is
-   * said. `kernel` unless given: a trace does not tell what was wanted.
+   * The error policy of the scheduler. With `abort` rule C15 is checked, with `kernel` it is not.
+   *
+   * @defaultValue `'kernel'`, because a trace does not say which policy was meant
    */
   readonly errorPolicy?: 'abort' | 'kernel';
-  /** The trace goes to the end of the run, so nothing may be open; true unless given. */
+  /** Whether the trace goes to the end of the run, so that nothing may be open. @defaultValue true */
   readonly ended?: boolean;
 }
 
 /**
- * The rules that a trace breaks, in the order in which it shows: none for a good trace. Each rule is reported once for
- * a request. Whatever the events are, they are judged and nothing is thrown.
+ * Checks the trace of a scheduler, and returns its violations in the order in which they show; an empty list for a correct
+ * trace. Each rule is reported once for a request. Malformed events are violations, too; nothing is thrown for them.
  *
- * Reads the events once, in a time that is proportional to their number; remembers only what is open.
+ * Takes time in proportion to the number of events, and memory in proportion to what is open at once.
  *
- * @param events all events of one scheduler from its start, `submit`, `dispatch`, `complete` and `settle`
- * @throws `EINVAL` for a mode that is none of the seven
+ * @param events all events of one scheduler from its start: `submit`, `dispatch`, `complete` and `settle`
+ * @param options the mode, or the mode with other conditions
+ * @throws `EINVAL` for a mode that is none of the seven, `INVALID_ARGUMENT` for unknown options
  */
 export function checkTrace(
   events: Iterable<TraceEvent>,
   options: ModeName | CheckOptions,
 ): readonly Violation[] {
+  if (typeof options !== 'string') checkOptions(options, OPTIONS, 'checkTrace');
   const checker = new Checker(typeof options === 'string' ? { mode: options } : options);
   checker.read(events);
   return checker.violations;
 }
 
+const OPTIONS: KnownOptions<CheckOptions> = {
+  mode: 0,
+  device: 0,
+  readsPass: 0,
+  errorPolicy: 0,
+  ended: 0,
+};
+
 const DEVICE: DeviceTraits = { cache: 'volatile', flush: true, fua: true, orderedTags: true };
+
+/** Reports a violation of one request by the event under check; `fault` ends the sentence. */
+type Blame = (rule: Violation['rule'], first: number, fault: string) => void;
 
 class Checker {
   readonly violations: Violation[] = [];
   readonly #reported = new Set<string>();
-  readonly #readsPass: boolean;
-  readonly #aborts: boolean;
-  readonly #ended: boolean;
+  readonly #options: CheckOptions;
   readonly #account: TraceAccount;
-  /** Somebody was told that the device did not answer. */
+  /** A request was answered with CLOSE_TIMEOUT, so commands may stay open. */
   #timedOut = false;
 
-  constructor({
-    mode,
-    device = DEVICE,
-    readsPass = true,
-    errorPolicy,
-    ended = true,
-  }: CheckOptions) {
-    this.#account = new TraceAccount(mode, device);
-    this.#readsPass = readsPass;
-    this.#aborts = errorPolicy === 'abort';
-    this.#ended = ended;
+  constructor(options: CheckOptions) {
+    this.#options = options;
+    this.#account = new TraceAccount(options.mode, options.device ?? DEVICE);
   }
 
   read(events: Iterable<unknown>): void {
     const account = this.#account;
     if (typeof events?.[Symbol.iterator] !== 'function') {
       account.at = 0;
-      this.#report('C1', undefined, 0, 'the trace is no list of events');
+      this.#report('C1', undefined, 0, 'the trace is not iterable');
       return;
     }
     for (const event of events) {
@@ -157,10 +144,10 @@ class Checker {
       this.#report('C1', undefined, account.at, `event ${account.at}: ${fault}`);
       return;
     }
-    if (this.#ended) this.#end();
+    if (this.#options.ended ?? true) this.#end();
   }
 
-  /** C1: what makes the event meaningless here; undefined otherwise. */
+  /** C1: what makes the event meaningless here; undefined if nothing does. */
   #take(event: TraceEvent): string | undefined {
     switch (event.kind) {
       case 'submit':
@@ -176,22 +163,25 @@ class Checker {
 
   #submit({ request, what }: SubmitEvent): string | undefined {
     const next = this.#account.submitted;
-    if (request !== next) return `request ${request} is submitted where ${next} comes next`;
+    if (request !== next) return `request ${request} is submitted, but the next number is ${next}`;
     this.#account.submit(what);
     return undefined;
   }
 
   #dispatch({ command, what, requests }: DispatchEvent): string | undefined {
     const { issued, submitted } = this.#account;
-    if (command !== issued) return `command ${command} is dispatched where ${issued} comes next`;
+    if (command !== issued)
+      return `command ${command} is dispatched, but the next number is ${issued}`;
     const unknown = requests.find((request) => request >= submitted);
-    if (unknown !== undefined) return `a dispatch for request ${unknown}, which is not submitted`;
+    if (unknown !== undefined)
+      return `a dispatch for request ${unknown}, which has not been submitted`;
+    this.#account.resume(what);
     const serves = requests.flatMap((request) => this.#served(request, what));
     const alone = serves.length === 1;
     for (const asked of serves) {
-      const told = `${formatSteps([what])} is dispatched for ${nameOf(asked)}`;
-      if (asked.barrier) this.#checkStage(asked, what, told, alone);
-      else this.#checkPlain(asked, what, told, alone);
+      const blame = this.#blamer(asked, () => dispatched(what, nameOf(asked)));
+      if (asked.barrier) this.#checkStage(asked, what, alone, blame);
+      else this.#checkPlain(asked, what, alone, blame);
     }
     this.#account.dispatch(what, serves);
     return undefined;
@@ -200,205 +190,188 @@ class Checker {
   #complete({ command, error }: CompleteEvent): string | undefined {
     if (this.#account.complete(command, error === undefined)) return undefined;
     const known = command < this.#account.issued;
-    return `command ${command} completes, which ${known ? 'has completed' : 'is not dispatched'}`;
+    return `command ${command} completes, but ${known ? 'has already completed' : 'was never dispatched'}`;
   }
 
   #settle({ request, outcome }: SettleEvent): string | undefined {
     const account = this.#account;
-    if (request >= account.submitted) return `request ${request} is answered and not submitted`;
+    if (request >= account.submitted)
+      return `request ${request} is answered, but was never submitted`;
     const asked = account.requests.get(request);
     if (!asked || asked.settled !== NEVER) {
       const name = asked ? nameOf(asked) : `request ${request}`;
       this.#report('C9', request, asked?.settled ?? account.at, `${name} is answered again`);
       return undefined;
     }
-    const told = `${nameOf(asked)} is answered as ${outcome}`;
-    if (outcome === 'done') this.#checkSuccess(asked, told);
-    else this.#checkFailure(asked, outcome, told);
+    const blame = this.#blamer(asked, () => `${nameOf(asked)} is answered as ${outcome}`);
+    if (outcome === 'done') this.#checkSuccess(asked, blame);
+    else this.#checkFailure(asked, outcome, blame);
     account.settle(asked, outcome);
     return undefined;
   }
 
   // Dispatch
 
-  /** C13. The answer is empty where the request must not have this command. */
+  /** C13. Empty if the request must not have this command. */
   #served(request: number, what: CommandWhat): Asked[] {
     const asked = this.#account.requests.get(request);
     const owed = asked !== undefined && what.op === 'flush' && this.#account.isOwed(asked);
     if (asked && (asked.settled === NEVER || owed)) return [asked];
     const name = asked ? nameOf(asked) : `request ${request}`;
-    const text = `${formatSteps([what])} is dispatched for ${name}, which has ended`;
+    const text = `${dispatched(what, name)}, which has ended`;
     this.#report('C13', request, asked?.settled ?? this.#account.at, text);
     return [];
   }
 
   /** A command of a sequence. */
-  #checkStage(asked: Asked, what: CommandWhat, told: string, alone: boolean): void {
+  #checkStage(asked: Asked, what: CommandWhat, alone: boolean, blame: Blame): void {
     const due = asked.stagesDue[asked.stages];
     if (!alone) {
-      this.#report('C2', asked.number, asked.submitted, `${told} and for others`);
+      blame('C2', asked.submitted, ' together with other requests');
     } else if (!due || !isSame(due, what)) {
-      const instead = due ? `${formatSteps([due])} (${due.stage})` : 'nothing';
-      const text = `${told} as its ${what.stage}, where ${instead} comes next`;
-      this.#report('C2', asked.number, asked.submitted, text);
+      const next = due
+        ? `its next stage is ${formatSteps([due])} (${due.stage})`
+        : 'no stage is left';
+      blame('C2', asked.submitted, ` as its ${what.stage} stage, but ${next}`);
     }
-    if (asked.expected.drains) this.#checkDrained(asked, told);
-    else this.#checkOvertaken(asked, told);
-    this.#checkFences(asked, what, told);
-    if (due && due.tag !== what.tag) {
-      this.#report('C5', asked.number, asked.submitted, `${told} with a ${what.tag} tag`);
-    }
+    if (asked.expected.drains) this.#checkDrained(asked, blame);
+    else this.#checkOvertaken(asked, blame);
+    this.#checkFences(asked, what, blame);
+    if (due && due.tag !== what.tag) blame('C5', asked.submitted, ` with a ${what.tag} tag`);
     const { sequence } = this.#account;
     if (sequence && sequence !== asked && !sequence.over) {
-      const text = `${told} while the sequence of ${nameOf(sequence)} runs`;
-      this.#report('C6', asked.number, sequence.dispatched, text);
+      blame('C6', sequence.dispatched, ` while the sequence of ${nameOf(sequence)} runs`);
     }
     if (what.op === 'flush') return;
-    this.#checkOverlap(asked, what, told);
-    if (this.#aborts && asked.expected.drains) this.#checkCertified(asked, told);
+    this.#checkOverlap(asked, what, blame);
+    const aborts = this.#options.errorPolicy === 'abort';
+    if (aborts && asked.expected.drains) this.#checkCertified(asked, blame);
   }
 
   /** C15. */
-  #checkCertified(asked: Asked, told: string): void {
-    const { number, failed, submitted, start, end } = asked;
+  #checkCertified({ number, failed, submitted, start, end }: Asked, blame: Blame): void {
     const { failure } = this.#account;
-    // What it writes itself it mends, or fails to.
+    // A failed write that the barrier itself overwrites does not count.
     const beyond = failure && (failure.start < start || failure.end > end);
     const covered = beyond && failure.number < number && failure.settled > submitted;
     if (failed !== NEVER) {
-      this.#report('C15', number, failed, `${told} although its preflush has failed`);
+      blame('C15', failed, ' although its preflush has failed');
     } else if (covered) {
-      const text = `${told} although ${nameOf(failure)}, which it covers, has failed`;
-      this.#report('C15', number, failure.failed, text);
+      blame('C15', failure.failed, ` although ${nameOf(failure)}, which it covers, has failed`);
     }
   }
 
   /** C3 by drain. */
-  #checkDrained(asked: Asked, told: string): void {
+  #checkDrained(asked: Asked, blame: Blame): void {
     const older = this.#account.open.before(asked);
-    if (older) {
-      const text = `${told} before ${nameOf(older)} is over`;
-      this.#report('C3', asked.number, older.touched, text);
-    } else if (asked.inFlight > 0) {
-      const text = `${told} before its previous stage has completed`;
-      this.#report('C3', asked.number, asked.dispatched, text);
+    if (older) blame('C3', older.touched, ` before ${nameOf(older)} is over`);
+    else if (asked.inFlight > 0) {
+      blame('C3', asked.dispatched, ' before its previous stage has completed');
     }
   }
 
   /** C3 by tag. */
-  #checkOvertaken(asked: Asked, told: string): void {
+  #checkOvertaken(asked: Asked, blame: Blame): void {
     const late = this.#account.undispatched.before(asked);
-    if (!late) return;
-    const text = `${told} ahead of ${nameOf(late)}, which is not dispatched`;
-    this.#report('C3', asked.number, late.submitted, text);
+    if (late) blame('C3', late.submitted, ` ahead of ${nameOf(late)}, which is not dispatched`);
   }
 
-  /** A command of no sequence: data, or a flush for whoever wants one. */
-  #checkPlain(asked: Asked, what: CommandWhat, told: string, alone: boolean): void {
+  /** A command outside of a sequence: data, or a shared flush. */
+  #checkPlain(asked: Asked, what: CommandWhat, alone: boolean, blame: Blame): void {
     const isFlush = what.op === 'flush';
     const fault = isFlush ? flushFault(asked) : dataFault(asked, what, alone);
-    if (fault) this.#report('C2', asked.number, asked.touched, `${told}, ${fault}`);
-    this.#checkFences(asked, what, told);
-    if (what.tag !== 'simple') {
-      this.#report('C5', asked.number, asked.submitted, `${told} with an ordered tag`);
-    }
+    if (fault) blame('C2', asked.touched, `, ${fault}`);
+    this.#checkFences(asked, what, blame);
+    if (what.tag !== 'simple') blame('C5', asked.submitted, ' with an ordered tag');
     if (isFlush) return;
-    this.#checkOverlap(asked, what, told);
-    if (asked.expected.commands[0]?.op === 'flush') this.#checkCovered(asked, told);
+    this.#checkOverlap(asked, what, blame);
+    if (asked.expected.commands[0]?.op === 'flush') this.#checkCovered(asked, blame);
   }
 
   /** C4. */
-  #checkFences(asked: Asked, what: CommandWhat, told: string): void {
+  #checkFences(asked: Asked, what: CommandWhat, blame: Blame): void {
     const fence = this.#account.fenceBefore(asked, what);
     if (!fence) return;
-    const passes = what.op === 'read' && this.#readsPass;
-    const met = passes ? this.#account.claims.older(asked, () => true) : undefined;
+    // After a failed flush barriers are refused, and reads bypass what is left of them.
+    const readsPass = (this.#options.readsPass ?? true) || this.#account.halted;
+    const passes = what.op === 'read' && readsPass;
+    const met = passes ? this.#account.meets(asked, () => true) : undefined;
     if (passes && !met) return;
     const over = met && met !== fence ? `, and it overlaps ${nameOf(met)}` : '';
-    const text = `${told} before ${nameOf(fence)} has released it${over}`;
-    this.#report('C4', asked.number, (met ?? fence).touched, text);
+    blame('C4', (met ?? fence).touched, ` before ${nameOf(fence)} has released it${over}`);
   }
 
   /** C10. */
-  #checkOverlap(asked: Asked, { tag }: CommandWhat, told: string): void {
-    const { claims, lastOrdered } = this.#account;
+  #checkOverlap(asked: Asked, { tag }: CommandWhat, blame: Blame): void {
+    const { lastOrdered } = this.#account;
     const separated = ({ data, dataDispatched }: Asked): boolean =>
       data === 'issued' && (tag === 'ordered' || dataDispatched <= lastOrdered);
-    const met = claims.older(asked, (other) => !separated(other));
-    if (!met) return;
-    const text = `${told} before ${nameOf(met)} has completed, which it overlaps`;
-    this.#report('C10', asked.number, met.touched, text);
+    const met = this.#account.meets(asked, (other) => !separated(other));
+    if (met) blame('C10', met.touched, ` before ${nameOf(met)}, which it overlaps, has completed`);
   }
 
   /** C11. */
-  #checkCovered(asked: Asked, told: string): void {
-    const { writing, coverage } = this.#account;
-    const late = writing.before(asked);
-    const cached = coverage.notDurableBefore(asked);
+  #checkCovered(asked: Asked, blame: Blame): void {
+    const late = this.#account.writing.before(asked);
+    const cached = this.#account.coverage.notDurableBefore(asked);
     if (late) {
-      const text = `${told} before ${nameOf(late)} has completed`;
-      this.#report('C11', asked.number, late.touched, text);
+      blame('C11', late.touched, ` before ${nameOf(late)} has completed`);
     } else if (cached) {
-      const text = `${told}, and no flush has succeeded that was dispatched after ${nameOf(cached)} had completed`;
-      this.#report('C11', asked.number, cached.completed, text);
+      const fault = `, but no flush that was dispatched after ${nameOf(cached)} had completed has succeeded`;
+      blame('C11', cached.completed, fault);
     }
   }
 
   // Ends
 
-  #checkSuccess(asked: Asked, told: string): void {
-    const { number, what, expected, failed } = asked;
-    if (asked.barrier) this.#checkBarrierDone(asked, told);
-    if (asked.inFlight > 0) {
-      this.#report('C7', number, asked.dispatched, `${told} before its command has completed`);
-    }
+  #checkSuccess(asked: Asked, blame: Blame): void {
+    const { what, expected, failed } = asked;
+    if (asked.barrier) this.#checkBarrierDone(asked, blame);
+    if (asked.inFlight > 0) blame('C7', asked.dispatched, ' before its command has completed');
     const wantsFlush = what.kind === 'flush' && expected.commands.length > 0;
     const undone = asked.data === 'waiting' || (wantsFlush && !asked.flushed && failed === NEVER);
     if (undone && asked.inFlight === 0 && !asked.barrier) {
-      this.#report('C7', number, asked.submitted, `${told}, and its command was not dispatched`);
+      blame('C7', asked.submitted, ', but its command was never dispatched');
     }
-    if (failed !== NEVER) {
-      this.#report('C8', number, failed, `${told} although a command of it has failed`);
-    }
-    if (what.kind === 'flush') this.#checkCovered(asked, told);
+    if (failed !== NEVER) blame('C8', failed, ' although a command of it has failed');
+    if (what.kind === 'flush') this.#checkCovered(asked, blame);
     const written = asked.completed !== NEVER && failed === NEVER;
     const forced = what.kind === 'write' && what.fua && written;
     if (forced && !this.#account.coverage.isDurable(asked)) {
-      this.#report('C12', number, asked.completed, `${told}, and nothing forces it to the medium`);
+      blame('C12', asked.completed, ', but nothing has forced it to the medium');
     }
   }
 
-  #checkBarrierDone(asked: Asked, told: string): void {
-    const { number, expected, stagesDue, stages } = asked;
+  #checkBarrierDone(asked: Asked, blame: Blame): void {
+    const { expected, stagesDue, stages } = asked;
     const missing = stagesDue[stages];
     if (missing) {
-      const text = `${told} without its ${formatSteps([missing])} (${missing.stage})`;
-      this.#report('C2', number, asked.touched, text);
+      blame('C2', asked.touched, ` without its ${formatSteps([missing])} (${missing.stage})`);
     } else if (expected.refused) {
-      this.#report('C2', number, asked.submitted, `${told} in a mode that refuses it`);
+      blame('C2', asked.submitted, ' in a mode that refuses it');
     }
     const older = expected.drains ? this.#account.open.before(asked) : undefined;
-    if (older) this.#report('C3', number, older.touched, `${told} before ${nameOf(older)} is over`);
+    if (older) blame('C3', older.touched, ` before ${nameOf(older)} is over`);
   }
 
-  #checkFailure(asked: Asked, outcome: SettleEvent['outcome'], told: string): void {
-    const { number, failed, dataDispatched } = asked;
+  #checkFailure(asked: Asked, outcome: SettleEvent['outcome'], blame: Blame): void {
+    const { failed, dataDispatched } = asked;
     if (outcome === 'CLOSE_TIMEOUT') {
       this.#timedOut = true;
       return;
     }
-    // Who waits for a flush that others share may leave before it has completed.
-    const leaves = outcome === 'cancelled' || outcome === 'FAILED';
+    // A request that waits for a shared flush may be answered before the flush has completed.
+    const leaves = outcome === 'cancelled' || outcome === 'FAILED' || outcome === 'READ_AT_RISK';
     if ((leaves ? asked.dataInFlight : asked.inFlight) > 0) {
-      this.#report('C7', number, asked.dispatched, `${told} before its command has completed`);
+      blame('C7', asked.dispatched, ' before its command has completed');
     }
     if (OWN_FAILURES.has(outcome) && failed === NEVER) {
-      this.#report('C8', number, asked.touched, `${told}, and no command of it has failed`);
-    } else if (FLUSH_FAILURES.has(outcome) && !this.#account.flushFailed) {
-      this.#report('C8', number, asked.touched, `${told}, and no flush has failed`);
+      blame('C8', asked.touched, ', but none of its commands has failed');
+    } else if (FLUSH_FAILURES.has(outcome) && failed === NEVER && !this.#account.flushFailed) {
+      blame('C8', asked.touched, ', but no flush has failed');
     }
     if (UNTOUCHED.has(outcome) && dataDispatched !== NEVER) {
-      this.#report('C13', number, dataDispatched, `${told} although it was dispatched`);
+      blame('C13', dataDispatched, ' although it was dispatched');
     }
   }
 
@@ -412,12 +385,17 @@ class Checker {
     }
     if (this.#timedOut) return;
     for (const [command, { what, serves, dispatched }] of commands) {
-      const text = `${formatSteps([what])} (command ${command}) does not complete`;
+      const text = `${formatSteps([what])} (command ${command}) never completed`;
       this.#report('C14', serves[0]?.number, dispatched, text);
     }
   }
 
-  #report(rule: TraceRule, request: number | undefined, first: number, text: string): void {
+  /** `event`: the beginning of the sentence, made only for a violation. */
+  #blamer({ number }: Asked, event: () => string): Blame {
+    return (rule, first, fault) => this.#report(rule, number, first, `${event()}${fault}`);
+  }
+
+  #report(rule: Violation['rule'], request: number | undefined, first: number, text: string): void {
     const key = `${rule} ${request}`;
     if (this.#reported.has(key)) return;
     this.#reported.add(key);
@@ -425,9 +403,13 @@ class Checker {
   }
 }
 
+function dispatched(what: CommandWhat, name: string): string {
+  return `${formatSteps([what])} is dispatched for ${name}`;
+}
+
 const OWN_FAILURES: ReadonlySet<string> = new Set(['IO_FAILED', 'SHORT_TRANSFER']);
-const FLUSH_FAILURES: ReadonlySet<string> = new Set(['FLUSH_FAILED', 'FAILED']);
-/** They say that nothing was written. */
+const FLUSH_FAILURES: ReadonlySet<string> = new Set(['FLUSH_FAILED', 'FAILED', 'READ_AT_RISK']);
+/** These outcomes say that nothing was written. */
 const UNTOUCHED: ReadonlySet<string> = new Set(['cancelled', 'EOPNOTSUPP', 'BARRIER_ABORTED']);
 
 /** The tag is a rule of its own. */
@@ -442,7 +424,7 @@ function flushFault({ what, expected, data }: Asked): string | undefined {
   return what.kind === 'flush' || data !== 'issued' ? undefined : 'whose data is at the device';
 }
 
-/** `alone`: the command serves nobody else; neighbours may be merged into one. */
+/** `alone`: the command serves one request; adjacent requests may be merged into one command. */
 function dataFault(asked: Asked, command: CommandWhat, alone: boolean): string | undefined {
   const { what, data, start, end, expected, flushed } = asked;
   const { op, offset, length, stage, fua } = command;

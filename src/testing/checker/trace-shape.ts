@@ -1,7 +1,7 @@
-// Whether a value is an event of a trace: what a log must be before anybody can ask what it means. Values come from
-// anywhere, so nothing is believed and nothing of theirs is printed.
+// Whether a value is an event of a trace. Values may come from anywhere, so every field is checked, and no content of them is
+// printed.
 
-import type { Operation, RangedRequest, Stage, Tag } from '../../model/index.js';
+import type { Operation, Stage, Tag, TraceEvent } from '../../model/index.js';
 
 const OPERATIONS: readonly unknown[] = [
   'read',
@@ -10,56 +10,49 @@ const OPERATIONS: readonly unknown[] = [
   'discard',
   'writeZeroes',
 ] satisfies Operation[];
-const RANGED: readonly unknown[] = [
-  'read',
-  'write',
-  'discard',
-  'writeZeroes',
-] satisfies RangedRequest['kind'][];
 const STAGES: readonly unknown[] = ['plain', 'preflush', 'bar', 'postflush'] satisfies Stage[];
 const TAGS: readonly unknown[] = ['simple', 'ordered'] satisfies Tag[];
 
-/** Why the value is no event, in words; undefined where it is a `TraceEvent`. */
-export function misshapen(value: unknown): string | undefined {
-  if (!isRecord(value)) return 'it is no object';
-  const { kind, request, command, what, error, outcome } = value;
-  switch (kind) {
-    case 'submit':
-      if (!isNumber(request)) return 'a submit without the number of its request';
-      return isRequest(what) ? undefined : 'a submit of something that is no request';
-    case 'dispatch':
-      return misshapenDispatch(value);
-    case 'complete':
-      if (!isNumber(command)) return 'a complete without the number of its command';
-      if (error === undefined || typeof error === 'string') return undefined;
-      return 'a complete whose error is no text';
-    case 'settle':
-      if (!isNumber(request)) return 'a settle without the number of its request';
-      return typeof outcome === 'string' ? undefined : 'a settle without an outcome';
-    default:
-      return 'its kind is none of submit, dispatch, complete and settle';
-  }
-}
+/** A field of an event, what it must be, and what an event is without that. */
+type Field = readonly [name: string, holds: (value: unknown) => boolean, fault: string];
 
-function misshapenDispatch({
-  command,
-  what,
-  requests,
-}: Record<string, unknown>): string | undefined {
-  if (!isNumber(command)) return 'a dispatch without the number of its command';
-  if (!isCommand(what)) return 'a dispatch of something that is no command';
-  if (!Array.isArray(requests) || !requests.every(isNumber)) {
-    return 'a dispatch without the numbers of its requests';
+const FIELDS: Readonly<Record<TraceEvent['kind'], readonly Field[]>> = {
+  submit: [
+    ['request', isNumber, 'a submit without the number of its request'],
+    ['what', isRequest, 'a submit whose request is malformed'],
+  ],
+  dispatch: [
+    ['command', isNumber, 'a dispatch without the number of its command'],
+    ['what', isCommand, 'a dispatch whose command is malformed'],
+    ['requests', areNumbers, 'a dispatch without the numbers of its requests'],
+    ['requests', (list) => (list as number[]).length > 0, 'a dispatch for no request'],
+    ['requests', areDistinct, 'a dispatch that serves a request twice'],
+  ],
+  complete: [
+    ['command', isNumber, 'a complete without the number of its command'],
+    ['error', isMaybe('string'), 'a complete whose error is not a string'],
+  ],
+  settle: [
+    ['request', isNumber, 'a settle without the number of its request'],
+    ['outcome', (outcome) => typeof outcome === 'string', 'a settle without an outcome'],
+  ],
+};
+
+/** Why the value is not an event, in words; undefined if it is a `TraceEvent`. */
+export function misshapen(value: unknown): string | undefined {
+  if (!isRecord(value)) return 'it is not an object';
+  const { kind } = value;
+  if (typeof kind !== 'string' || !Object.hasOwn(FIELDS, kind)) {
+    return 'its kind is not submit, dispatch, complete or settle';
   }
-  if (requests.length === 0) return 'a dispatch for nobody';
-  return new Set(requests).size < requests.length ? 'a dispatch that serves one twice' : undefined;
+  return FIELDS[kind as TraceEvent['kind']].find(([name, holds]) => !holds(value[name]))?.[2];
 }
 
 function isRequest(value: unknown): boolean {
   if (!isRecord(value)) return false;
   const { kind, barrier, preflush, fua } = value;
   if (kind === 'flush' || kind === 'barrier') return true;
-  if (!RANGED.includes(kind) || !isRange(value)) return false;
+  if (!OPERATIONS.includes(kind) || !isRange(value)) return false;
   return kind !== 'write' || [barrier, preflush, fua].every(isFlag);
 }
 
@@ -75,8 +68,19 @@ function isRange({ offset, length }: Record<string, unknown>): boolean {
   return isNumber(offset) && isNumber(length) && length > 0 && isNumber(offset + length);
 }
 
-function isFlag(value: unknown): boolean {
-  return value === undefined || typeof value === 'boolean';
+function areNumbers(value: unknown): boolean {
+  return Array.isArray(value) && value.every(isNumber);
+}
+
+function areDistinct(value: unknown): boolean {
+  const list = value as readonly unknown[];
+  return new Set(list).size === list.length;
+}
+
+const isFlag = isMaybe('boolean');
+
+function isMaybe(type: 'boolean' | 'string'): (value: unknown) => boolean {
+  return (value) => value === undefined || typeof value === type;
 }
 
 function isNumber(value: unknown): value is number {

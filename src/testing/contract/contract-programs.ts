@@ -1,18 +1,19 @@
 // Random programs for the storage contract, and the model that they are compared with.
 //
 // A program is a list of rounds. The commands of a round are called at once and touch different blocks; the next round
-// begins when all are answered. So S4 is kept, and the outcome does not depend on who is answered first. A flush covers
-// the rounds before its own, and nothing of its own.
+// begins when all are answered. So storage.S4 is kept, and the result does not depend on the order of the answers. A flush
+// covers the rounds before its own.
 //
-// The model is plain memory with a past: for each block, what it may hold after a power cut, oldest first. The last one
-// is what it reads as. A flush leaves just that; so does a forced write, or any write where no cache is volatile. A
-// power cut may leave any of them, and mix their bytes, for no clause promises that a block is whole. What was never
-// written, or discarded, is `null`: it reads as anything.
+// The model is memory with a past: for each block the contents that it may have after a power cut, oldest first. The block
+// reads as the last of them. After a flush, a forced write, or any write without a volatile cache, only the last one is left.
+// A power cut may leave any of them, or a mixture of their bytes, because no clause promises that a block is whole. A block
+// that was never written, or was discarded, is `null`: it reads as anything.
 //
-// A program that fails is made smaller, a command at a time, for as long as it still fails.
+// A program that fails is shrunk: commands are left out one by one, as long as it still fails.
 
 import { formatRequest, type Request } from '../../model/index.js';
-import type { Capabilities, WriteFlags } from '../../storage/index.js';
+import { type Capabilities, perform } from '../../storage/index.js';
+import { type Random, seededRandom } from '../choices.js';
 import {
   BLOCKS,
   type Clause,
@@ -24,9 +25,9 @@ import {
   Violation,
 } from './contract-trial.js';
 
-/** What the programs of a test are like. */
+/** The form of the programs of a test. */
 export interface Shape {
-  /** The most commands that are called at once. */
+  /** The maximum number of commands that are called at once. */
   readonly atOnce: number;
   /** Whether the power fails in between. */
   readonly cuts?: boolean;
@@ -49,52 +50,54 @@ type Program = readonly (readonly Command[])[];
 const RUNS = 20;
 const ROUNDS_MAX = 24;
 
-/** Runs programs until one fails, and tells of the smallest that does. */
+/** Runs programs until one fails: the failure of the smallest program that fails, or undefined. */
 export async function explored(
   clause: Clause,
   subject: ContractSubject,
   shape: Shape,
-): Promise<void> {
+): Promise<Violation | undefined> {
   const { capabilities, runs = RUNS, seed = Math.floor(Math.random() * 2 ** 32) } = subject;
-  const random = generator(seed);
-  const attempt = async (program: Program): Promise<Violation | undefined> => {
-    try {
-      await tried(clause, subject, (trial) => perform(trial, program));
-      return undefined;
-    } catch (error) {
-      if (error instanceof Violation) return error;
-      throw error;
-    }
-  };
+  const random = seededRandom(seed);
+  const attempt = (program: Program): Promise<Violation | undefined> =>
+    tried(clause, subject, (trial) => played(trial, program));
   for (let run = 0; run < runs; run += 1) {
     const program = programOf(random, capabilities, shape);
     const failure = await attempt(program);
     if (!failure) continue;
     const { least, why } = await shrunk(program, failure, attempt);
     const text = format(least, capabilities.blockSize);
-    throw new Violation(clause, `${why.what}\n  program: ${text}\n  seed: ${seed}`, { cause: why });
+    return new Violation(clause, `${why.what}\n  program: ${text}\n  seed: ${seed}`, {
+      cause: why,
+    });
   }
+  return undefined;
 }
 
-/** Leaves out each command once, from the last to the first. */
+/**
+ * Leaves out each command, from the last to the first, until none can be left out. One pass is not enough, because a
+ * command that a failure needs may become superfluous when an earlier one is gone.
+ */
 async function shrunk(
   program: Program,
   failure: Violation,
   attempt: (program: Program) => Promise<Violation | undefined>,
 ): Promise<{ least: Program; why: Violation }> {
   let [least, why] = [program, failure];
-  for (const command of program.flat().reverse()) {
-    const fewer = least
-      .map((round) => round.filter((other) => other !== command))
-      .filter((round) => round.length > 0);
-    const still = await attempt(fewer);
-    if (still) [least, why] = [fewer, still];
+  for (let size = Infinity; least.flat().length < size; ) {
+    size = least.flat().length;
+    for (const command of least.flat().reverse()) {
+      const fewer = least
+        .map((round) => round.filter((other) => other !== command))
+        .filter((round) => round.length > 0);
+      const still = await attempt(fewer);
+      if (still) [least, why] = [fewer, still];
+    }
   }
   return { least, why };
 }
 
 function programOf(
-  random: () => number,
+  random: Random,
   { writev, discard, writeZeroes, flush, fua }: Capabilities,
   { atOnce, cuts = false }: Shape,
 ): Program {
@@ -120,7 +123,7 @@ function programOf(
   });
 }
 
-async function perform(trial: Trial, program: Program): Promise<void> {
+async function played(trial: Trial, program: Program): Promise<void> {
   const model = new Model(trial);
   for (const round of program) {
     if (round[0]?.op === 'cut') {
@@ -138,37 +141,30 @@ async function perform(trial: Trial, program: Program): Promise<void> {
   model.compare(0, await trial.read(0, BLOCKS));
 }
 
-/** Calls the command at once; a read answers with what it read. */
-async function issue(trial: Trial, command: Command): Promise<Uint8Array | undefined> {
+/** Calls the command at once; a read returns its bytes. */
+async function issue(
+  trial: Trial,
+  { op, at, blocks, value, fua }: Command,
+): Promise<Uint8Array | undefined> {
   const { storage, block } = trial;
-  const { op, at, blocks, value } = command;
-  const [offset, length] = [at * block, blocks * block];
-  const flags: WriteFlags = { fua: command.fua, tag: 'simple' };
-  const data = trial.pattern(value, blocks);
-  switch (op) {
-    case 'read':
-      return trial.read(at, blocks);
-    case 'write':
-      await storage.write(offset, data, flags);
-      return undefined;
-    case 'writev':
-      await storage.writev?.(offset, [data.subarray(0, 1), data.subarray(1)], flags);
-      return undefined;
-    case 'discard':
-      await storage.discard?.(offset, length);
-      return undefined;
-    case 'writeZeroes':
-      await storage.writeZeroes?.(offset, length);
-      return undefined;
-    case 'flush':
-      await trial.flush();
-      return undefined;
-    case 'cut':
-      return undefined;
-  }
+  if (op === 'read') return trial.read(at, blocks);
+  if (op === 'flush') await trial.flush();
+  if (op === 'flush' || op === 'cut') return undefined;
+  const isList = op === 'writev';
+  const data = op === 'write' || isList ? trial.pattern(value, blocks) : new Uint8Array();
+  const range = { offset: at * block, length: blocks * block };
+  const what = {
+    kind: 'command',
+    op: isList ? 'write' : op,
+    ...range,
+    tag: 'simple',
+    fua,
+  } as const;
+  await perform(storage, what, isList ? [data.subarray(0, 1), data.subarray(1)] : data);
+  return undefined;
 }
 
-/** What a block may hold; `null`: anything. */
+/** The content of a block; `null`: anything. */
 type Content = Uint8Array | null;
 
 class Model {
@@ -205,7 +201,7 @@ class Model {
     });
   }
 
-  /** The power has failed, and this is what all blocks read as. */
+  /** Compares the contents of all blocks after a power cut. */
   cut(bytes: Uint8Array): void {
     this.#eachBlock(0, bytes, (actual, block, past) => {
       const known = past.filter((content) => content !== null);
@@ -229,7 +225,7 @@ class Model {
     const { block } = this.#trial;
     for (let start = 0; start < bytes.length; start += block) {
       const index = at + start / block;
-      visit(bytes.slice(start, start + block), index, this.#pasts[index] ?? []);
+      visit(bytes.subarray(start, start + block), index, this.#pasts[index] ?? []);
     }
   }
 }
@@ -253,15 +249,4 @@ function formatCommand({ op, at, blocks, fua }: Command, blockSize: number): str
         ? { kind: 'write', ...range, ...(fua && { fua }) }
         : { kind: op, ...range };
   return formatRequest(request, { blockSize }) + (op === 'writev' ? 'v' : '');
-}
-
-/** Numbers from 0 up to 1, the same for the same seed: mulberry32, by Tommy Ettinger. */
-function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let bits = Math.imul(state ^ (state >>> 15), state | 1);
-    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -1,12 +1,12 @@
-// One test of the storage contract: a storage of its own, and the words to ask about it.
+// One test of the storage contract: a storage of its own, and the functions that test it.
 //
-// What is written is a pattern with a number, never the same byte throughout, so that bytes which end up in the wrong
-// place are found out. Two numbers differ in every byte of their patterns.
+// Each write writes a pattern with a number, and not the same byte throughout, so that bytes in the wrong place are found.
+// The patterns of two numbers differ in every byte.
 //
-// A failure is an error whose message begins with a clause and says what should be and what is. Whatever else goes
-// wrong in a test, a command that fails for instance, is wrapped in one, with the error as its cause.
+// A failure is an error whose message begins with the clause and says what was expected and what was found. Any other error
+// in a test, of a command that fails for instance, is wrapped in such an error, as its cause.
 
-import { inWords } from '../../model/error.js';
+import { messageOf } from '../../model/error.js';
 import type { Tag } from '../../model/index.js';
 import type { Capabilities, Storage, Transfer, WriteFlags } from '../../storage/index.js';
 
@@ -17,40 +17,42 @@ export type Clause = `S${1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11}`;
 export interface ContractSubject {
   /** The subject of the sentence "... keeps the storage contract". */
   readonly name: string;
-  /** What it declares. This chooses the tests, and S11 compares it with what the storage says. */
+  /** The capabilities that it declares. They select the tests, and clause S11 compares them with those of the storage. */
   readonly capabilities: Capabilities;
-  /** Opens a storage of at least 16 blocks, which shares no bytes with any opened before. Called for every test. */
+  /** Opens a storage of at least 16 blocks that shares no bytes with those opened before. Called for every test. */
   open(): Opened | Promise<Opened>;
-  /** The seed of the random tests, as a failure printed it; another one each time unless given. */
+  /** The seed of the random tests, as a failure prints it. @defaultValue a new one each time */
   readonly seed?: number;
-  /** How many programs each random test runs; 20 unless given. Each opens a storage. */
+  /** The number of programs of each random test; each opens a storage. @defaultValue 20 */
   readonly runs?: number;
 }
 
-/** One storage, for one test. */
+/** A storage for one test. */
 export interface Opened {
-  /** The suite closes it. */
+  /** The storage under test. The suite closes it. */
   readonly storage: Storage;
   /** Opens the same medium again, after `close`. */
   readonly reopen?: () => Storage | Promise<Storage>;
   /**
-   * Drops what a power cut would drop and keeps the medium. The storage stays open and reads what is on the medium.
-   * Never called while a command runs.
+   * Drops everything that a power cut would drop. The storage stays open, and then reads what is on the medium. Not called
+   * while a command is running.
    */
   readonly forgetCaches?: () => void | Promise<void>;
-  /** Clears away what the test leaves behind. The storage is closed by then. */
+  /** Removes what the test leaves behind. Called after the storage has been closed. */
   readonly cleanUp?: () => void | Promise<void>;
 }
 
-/** How many blocks a storage must have for the tests to have room. */
+/** The number of blocks that the tests need. */
 export const BLOCKS = 16;
 
-/** How many blocks at either end are watched while a command is refused. */
+/** The number of blocks at either end that are compared before and after a refused command. */
 const WATCHED = 4;
 
-/** A broken clause, in words. */
+/** A violation of a clause. */
 export class Violation extends Error {
-  override readonly name = 'StorageContractError';
+  override get name(): 'StorageContractError' {
+    return 'StorageContractError';
+  }
   /** The message without the clause. */
   readonly what: string;
 
@@ -60,26 +62,21 @@ export class Violation extends Error {
   }
 }
 
-/** Runs one test. Whatever happens in it, the storage is closed and cleaned up; the first thing to fail is told. */
+/** Runs one test: its first failure, or undefined. The storage is closed and cleaned up in any case. */
 export async function tried(
   clause: Clause,
   subject: ContractSubject,
   body: (trial: Trial) => Promise<void>,
-): Promise<void> {
+): Promise<Violation | undefined> {
   const opened = await subject.open();
   const trial = new Trial(clause, subject.capabilities, opened);
   const failures: Violation[] = [];
   const attempt = async (what: string, run: () => unknown): Promise<void> => {
     try {
       await run();
-    } catch (error) {
-      failures.push(
-        error instanceof Violation
-          ? error
-          : new Violation(clause, `${what} should not fail, but: ${inWords(error)}`, {
-              cause: error,
-            }),
-      );
+    } catch (cause) {
+      const text = `${what} should not fail, but: ${messageOf(cause)}`;
+      failures.push(cause instanceof Violation ? cause : new Violation(clause, text, { cause }));
     }
   };
   await attempt('a legal command', async () => {
@@ -88,10 +85,10 @@ export async function tried(
   });
   await attempt('close', () => trial.close());
   await attempt('cleanUp', () => opened.cleanUp?.());
-  if (failures[0]) throw failures[0];
+  return failures[0];
 }
 
-/** Calls all at once, in this order, and waits for all, so that no command runs on when one has failed. */
+/** Calls all at once, in this order, and waits for all, so that no command is still running after a failure. */
 export async function together<T>(calls: readonly (() => Promise<T>)[]): Promise<T[]> {
   const settled = await Promise.allSettled(calls.map((call) => call()));
   return settled.map((outcome) => {
@@ -107,9 +104,9 @@ export function isVolatile({ cache }: Capabilities): boolean {
 
 /** A storage under test. Places and lengths are in blocks unless they are called offset and length. */
 export class Trial {
-  /** The one that was opened last. */
+  /** The storage that was opened last. */
   storage: Storage;
-  /** The bytes of a block. */
+  /** The size of a block in bytes. */
   readonly block: number;
   readonly #clause: Clause;
   readonly #opened: Opened;
@@ -125,7 +122,10 @@ export class Trial {
   /** Bytes with a number. Any two numbers below 256 apart differ at every place. */
   pattern(value: number, blocks = 1): Uint8Array {
     const bytes = new Uint8Array(blocks * this.block);
-    return bytes.map((_, at) => value * 31 + at * 7 + (at >> 8) * 13 + (at >> 16) * 29);
+    for (let at = 0; at < bytes.length; at += 1) {
+      bytes[at] = value * 31 + at * 7 + (at >> 8) * 13 + (at >> 16) * 29;
+    }
+    return bytes;
   }
 
   // Commands
@@ -140,7 +140,7 @@ export class Trial {
   }
 
   async read(at: number, blocks = 1): Promise<Uint8Array> {
-    // What the storage forgets to fill is neither zero nor what was there before.
+    // Bytes that the storage does not fill are neither zero nor the old content.
     const into = new Uint8Array(blocks * this.block).fill(0xa5);
     this.answers(await this.storage.read(at * this.block, into), into, 'a read');
     return into;
@@ -180,11 +180,11 @@ export class Trial {
     try {
       await this.storage.close();
     } catch (cause) {
-      throw new Violation('S10', `close should not fail, but: ${inWords(cause)}`, { cause });
+      throw new Violation('S10', `close should not fail, but: ${messageOf(cause)}`, { cause });
     }
   }
 
-  /** Closes it and opens the same medium again; false where the subject cannot. */
+  /** Closes the storage and opens the same medium again; false if the subject cannot. */
   async reopen(): Promise<boolean> {
     if (!this.#opened.reopen) return false;
     await this.close();
@@ -193,14 +193,14 @@ export class Trial {
     return true;
   }
 
-  /** The power fails, or the storage is closed where the subject knows nothing of power; false where neither works. */
+  /** Cuts the power; if the subject cannot, closes and reopens the storage; false if it can do neither. */
   async cut(): Promise<boolean> {
     if (!this.#opened.forgetCaches) return this.reopen();
     await this.#opened.forgetCaches();
     return true;
   }
 
-  /** Checks after a power cut, and again after a close: as far as the subject can do either. */
+  /** Checks after a power cut, and again after closing and reopening, if the subject can do that. */
   async outlives(check: (how: string) => Promise<void>): Promise<void> {
     if (this.#opened.forgetCaches) {
       await this.#opened.forgetCaches();
@@ -217,11 +217,11 @@ export class Trial {
     if (size >= BLOCKS * this.block) return;
     throw new Violation(
       this.#clause,
-      `the suite needs ${BLOCKS} blocks, and there are ${size} bytes`,
+      `the suite needs ${BLOCKS} blocks of ${this.block} bytes; the storage has ${size} bytes`,
     );
   }
 
-  /** The blocks hold what was written with that number. */
+  /** The blocks hold the pattern of that number. */
   async reads(at: number, value: number, what: string, blocks = 1): Promise<void> {
     await this.holds(at, this.pattern(value, blocks), what);
   }
@@ -231,7 +231,7 @@ export class Trial {
     this.same(await this.read(at, expected.length / this.block), expected, what);
   }
 
-  /** `may`: offsets in `actual` at which any byte is as good. */
+  /** `may`: whether another byte is allowed at an offset in `actual`. */
   same(
     actual: Uint8Array | undefined,
     expected: Uint8Array,
@@ -239,8 +239,8 @@ export class Trial {
     may: (offset: number) => boolean = () => false,
   ): void {
     const wrong: number[] = [];
-    for (const [at, byte] of expected.entries()) {
-      if (actual?.[at] !== byte && !may(at)) wrong.push(at);
+    for (let at = 0; at < expected.length; at += 1) {
+      if (actual?.[at] !== expected[at] && !may(at)) wrong.push(at);
     }
     const [first] = wrong;
     if (first === undefined) return;
@@ -255,24 +255,24 @@ export class Trial {
     throw this.violation(`${what}: expected ${String(expected)}, found ${String(actual)}`);
   }
 
-  /** Nothing, or the full length: whatever the test is about, this is S3. */
+  /** The answer is nothing, or the full length: in any test, this is storage.S3. */
   answers(answer: Awaited<Transfer>, { length }: Uint8Array, what: string): void {
     if (answer === undefined || answer === length) return;
     const expected = `expected nothing or ${length}, found ${String(answer)}`;
-    throw new Violation('S3', `the answer to ${what} of ${length} bytes: ${expected}`);
+    throw new Violation('S3', `the value returned for ${what} of ${length} bytes: ${expected}`);
   }
 
-  /** With whatever error. */
+  /** The call fails, with any error. */
   async fails(call: () => unknown, what: string): Promise<void> {
     try {
       await call();
     } catch {
       return;
     }
-    throw this.violation(`${what}: expected to fail, but it was answered`);
+    throw this.violation(`${what}: expected to fail, but it succeeded`);
   }
 
-  /** Every command with this range fails, and no byte changes that it did not name. */
+  /** Every command with this range fails, and changes no byte outside of the range. */
   async refuses(offset: number, length: number): Promise<void> {
     const last = this.storage.size / this.block - WATCHED;
     const named = (at: number): boolean => at > offset - 1 && at < offset + length;

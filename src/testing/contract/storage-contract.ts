@@ -1,23 +1,25 @@
 // The clauses S1 to S11 of the Storage contract (../storage/storage.ts) as a suite of tests, for any storage and for
 // any test runner that has `describe` and `test`.
 //
-//   C1  Every test opens a subject of its own. It is closed once and cleaned up, also when the test fails.
-//   C2  What the subject does not declare is not tested, and nothing is asked of it that the contract does not allow:
-//       no overlapping commands at once with simple tags, no close while a command runs, no second close.
-//   C3  A name begins with its clause, and so does the message of a failure, which says what should be and what is.
-//   C4  What is random has a seed. A failure prints it with the fewest commands that were found to be enough; the
-//       seed in the subject runs the same again.
+//   C1  Every test opens a storage of its own. It is closed once and cleaned up, also when the test fails.
+//   C2  Undeclared capabilities are not tested, and the suite does only what the contract allows: no overlapping commands at
+//       once with simple tags, no close while a command is running, no second close.
+//   C3  The name of a test begins with its clause, and so does the message of a failure, which says what was expected and what
+//       was found.
+//   C4  Random tests have a seed. A failure prints it with the shortest program that was found; the seed in the subject
+//       repeats the run.
 //
-// What a subject outlives shows what is on its medium. `reopen` and `forgetCaches` are how a test gets there; without
-// either, S5 and S6 say only that the commands are answered and that reads still see what was written.
+// To see what is on the medium, a test reopens the storage (`reopen`) or drops its caches (`forgetCaches`). For a subject with
+// neither, the tests of S5 and S6 show only that commands are answered and that reads see what was written.
 //
-// Only the first and the last blocks of a storage are touched, so a large one costs no more than a small one.
+// Only the first and the last blocks of a storage are touched, so a large storage costs no more than a small one.
 //
-// contract-trial.ts has what one test is made of, contract-programs.ts the random ones.
+// One test is in contract-trial.ts, the random programs are in contract-programs.ts.
 //
-// Not here: failing media (a test would have to break them: `withFaults`), and what a power cut may do to writes that
-// nobody flushed (`crashSpace`).
+// Not here: failing media (`withFaults` simulates them), and what a power cut may do to writes that were not flushed
+// (`crashSpace`).
 
+import { checkOptions, type KnownOptions } from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
 import { explored, type Shape } from './contract-programs.js';
 import {
@@ -32,7 +34,7 @@ import {
 
 export type { ContractSubject, Opened } from './contract-trial.js';
 
-/** What the suite needs of a test runner: those of Vitest, `node:test`, Jest, Mocha (as `it`) and Bun will do. */
+/** What the suite needs of a test runner: Vitest, `node:test`, Jest, Mocha (with `it`) and Bun have it. */
 export interface TestRunner {
   /** Groups the tests that `body` adds. */
   describe(name: string, body: () => void): void;
@@ -41,7 +43,7 @@ export interface TestRunner {
 }
 
 /**
- * Adds the tests of the Storage contract to a test runner.
+ * Adds the tests of the storage contract, clauses S1 to S11, to a test runner.
  *
  * @example
  * ```ts
@@ -54,12 +56,17 @@ export interface TestRunner {
  * ```
  */
 export function storageContract(runner: TestRunner, subject: ContractSubject): void {
-  const prove: Prove = (clause, sentence, body) => {
-    runner.test(`${clause}: ${sentence}`, () => tried(clause, subject, body));
+  checkOptions(subject, SUBJECT, 'storageContract');
+  const add = (name: string, run: () => Promise<Error | undefined>): void => {
+    runner.test(name, async () => {
+      const failure = await run();
+      if (failure) throw failure;
+    });
   };
-  const roam: Roam = (clause, sentence, shape) => {
-    runner.test(`${clause}: ${sentence}`, () => explored(clause, subject, shape));
-  };
+  const prove: Prove = (clause, sentence, body) =>
+    add(`${clause}: ${sentence}`, () => tried(clause, subject, body));
+  const roam: Roam = (clause, sentence, shape) =>
+    add(`${clause}: ${sentence}`, () => explored(clause, subject, shape));
   const { capabilities } = subject;
   runner.describe(`${subject.name} keeps the storage contract`, () => {
     proveTransfers(prove, capabilities);
@@ -82,6 +89,14 @@ export function storageContract(runner: TestRunner, subject: ContractSubject): v
   });
 }
 
+const SUBJECT: KnownOptions<ContractSubject> = {
+  name: 0,
+  capabilities: 0,
+  open: 0,
+  seed: 0,
+  runs: 0,
+};
+
 type Prove = (clause: Clause, sentence: string, body: (trial: Trial) => Promise<void>) => void;
 type Roam = (clause: Clause, sentence: string, shape: Shape) => void;
 
@@ -97,7 +112,7 @@ function proveTransfers(prove: Prove, { writev }: Capabilities): void {
     await trial.write(2, 9);
     await trial.reads(2, 9, 'the second write');
     await trial.reads(1, 1, 'the block before it');
-    await trial.holds(3, trial.pattern(1, 3).subarray(2 * trial.block), 'the block behind it');
+    await trial.holds(3, trial.pattern(1, 3).subarray(2 * trial.block), 'the block after it');
   });
 
   prove('S1', 'the first and the last block are as good as any other', async (trial) => {
@@ -119,7 +134,7 @@ function proveTransfers(prove: Prove, { writev }: Capabilities): void {
     trial.same(around, expected, 'the larger buffer around the one that was read into');
   });
 
-  prove('S2', 'a buffer that changes after the answer changes nothing stored', async (trial) => {
+  prove('S2', 'a buffer that changes after its write changes nothing stored', async (trial) => {
     const data = trial.pattern(5, 2);
     await trial.storage.write(0, data, PLAIN);
     data.fill(0);
@@ -169,11 +184,11 @@ function proveMany(prove: Prove, { flush }: Capabilities): void {
     await together(all.map((at) => () => trial.write(at, at + 1)));
     const read = await together(all.map((at) => () => trial.read(at)));
     for (const at of all) {
-      trial.same(read[at], trial.pattern(at + 1), `block ${at}, read with others`);
+      trial.same(read[at], trial.pattern(at + 1), `block ${at}, read together with others`);
     }
   });
 
-  prove('S4', 'reads, writes and flushes at once leave each other alone', async (trial) => {
+  prove('S4', 'reads, writes and flushes at once do not disturb each other', async (trial) => {
     const [even, odd] = [all.filter((at) => at % 2 === 0), all.filter((at) => at % 2 === 1)];
     await together(even.map((at) => () => trial.write(at, 100 + at)));
     const flushing = async (): Promise<void> => (flush ? trial.flush() : undefined);
@@ -190,7 +205,7 @@ function proveMany(prove: Prove, { flush }: Capabilities): void {
 }
 
 function proveFlush(prove: Prove): void {
-  prove('S5', 'a flush is answered with nothing to flush, and when many run', async (trial) => {
+  prove('S5', 'a flush succeeds with nothing to flush, and while others run', async (trial) => {
     await trial.flush();
     await trial.write(0, 1);
     await together(Array.from({ length: 4 }, () => () => trial.flush()));
@@ -221,7 +236,7 @@ function proveFlush(prove: Prove): void {
     });
   });
 
-  prove('S5', 'a flush covers what was answered before it, where another runs', async (trial) => {
+  prove('S5', 'a flush covers writes answered before it, while another runs', async (trial) => {
     await trial.write(0, 1);
     const running = trial.flush();
     await together([
@@ -270,19 +285,23 @@ function proveForced(prove: Prove): void {
 }
 
 function proveStable(prove: Prove): void {
-  prove('S5', 'without a volatile cache, what was answered outlives both', async (trial) => {
-    await trial.write(3, 8, { blocks: 2 });
-    await trial.outlives((how) => trial.reads(3, 8, `an answered write, ${how}`, 2));
-  });
+  prove(
+    'S5',
+    'without a volatile cache, an answered write outlives a power cut and a close',
+    async (trial) => {
+      await trial.write(3, 8, { blocks: 2 });
+      await trial.outlives((how) => trial.reads(3, 8, `a write that was answered, ${how}`, 2));
+    },
+  );
 }
 
 function proveTags(prove: Prove, { flush }: Capabilities): void {
-  prove('S7', 'the command with an ordered tag that was called last wins', async (trial) => {
+  prove('S7', 'of writes with ordered tags on one block, the last called wins', async (trial) => {
     await together([1, 2, 3, 4].map((value) => () => trial.write(0, value, ORDERED)));
     await trial.reads(0, 4, 'the last of four ordered writes');
   });
 
-  prove('S7', 'an ordered write is between its neighbours, reads too', async (trial) => {
+  prove('S7', 'an ordered write separates earlier and later commands, reads too', async (trial) => {
     await trial.write(0, 1);
     const before = new Uint8Array(trial.block);
     const after = new Uint8Array(trial.block);
@@ -312,12 +331,18 @@ function proveTags(prove: Prove, { flush }: Capabilities): void {
 
 function proveGivenUp(prove: Prove, { discard, writeZeroes, flush }: Capabilities): void {
   const around = async (trial: Trial, how: string): Promise<void> => {
-    await trial.reads(0, 1, `the block before, ${how}`);
-    await trial.reads(3, 4, `the block behind, ${how}`);
+    await trial.reads(0, 1, `the block before it, ${how}`);
+    await trial.reads(3, 4, `the block after it, ${how}`);
   };
   const fill = async (trial: Trial): Promise<void> => {
     for (const at of [0, 1, 2, 3]) await trial.write(at, at + 1);
     if (flush) await trial.flush();
+  };
+
+  const stays = async (trial: Trial, check: (how: string) => Promise<void>): Promise<void> => {
+    await check('at once');
+    if (flush) await trial.flush();
+    if (flush || !isVolatile(trial.storage.capabilities)) await trial.outlives(check);
   };
 
   if (writeZeroes) {
@@ -325,57 +350,47 @@ function proveGivenUp(prove: Prove, { discard, writeZeroes, flush }: Capabilitie
       const { block, storage } = trial;
       await fill(trial);
       await storage.writeZeroes?.(block, 2 * block);
-      const check = async (how: string): Promise<void> => {
+      await stays(trial, async (how) => {
         await trial.holds(1, new Uint8Array(2 * block), `zeroed bytes, ${how}`);
         await around(trial, how);
-      };
-      await check('at once');
-      if (flush) await trial.flush();
-      if (flush || !isVolatile(storage.capabilities)) await trial.outlives(check);
+      });
     });
   }
 
   if (discard) {
-    prove('S8', 'a discard touches no other bytes, and is written over', async (trial) => {
+    prove('S8', 'a discard touches no other bytes; a later write replaces it', async (trial) => {
       const { block, storage } = trial;
       await fill(trial);
       await storage.discard?.(block, 2 * block);
       await around(trial, 'at once');
       await trial.write(2, 9);
-      const check = async (how: string): Promise<void> => {
+      await stays(trial, async (how) => {
         await trial.reads(2, 9, `a write after the discard, ${how}`);
         await around(trial, how);
-      };
-      await check('at once');
-      if (flush) await trial.flush();
-      if (flush || !isVolatile(storage.capabilities)) await trial.outlives(check);
+      });
     });
   }
 }
 
 function proveRefusals(prove: Prove, { blockSize }: Capabilities): void {
-  prove(
-    'S9',
-    'a command on bytes that are not there fails, and touches no others',
-    async (trial) => {
-      const { block } = trial;
-      const { size } = trial.storage;
-      await trial.refuses(size - block, 2 * block);
-      await trial.refuses(-block, 2 * block);
-      for (const offset of [
-        size,
-        size + block,
-        -block,
-        0.5,
-        Number.NaN,
-        Number.POSITIVE_INFINITY,
-        2 ** 53,
-      ]) {
-        await trial.refuses(offset, block);
-      }
-      await trial.refuses(0, -block);
-    },
-  );
+  prove('S9', 'a command outside the storage fails, and touches no bytes inside', async (trial) => {
+    const { block } = trial;
+    const { size } = trial.storage;
+    await trial.refuses(size - block, 2 * block);
+    await trial.refuses(-block, 2 * block);
+    for (const offset of [
+      size,
+      size + block,
+      -block,
+      0.5,
+      Number.NaN,
+      Number.POSITIVE_INFINITY,
+      2 ** 53,
+    ]) {
+      await trial.refuses(offset, block);
+    }
+    await trial.refuses(0, -block);
+  });
 
   if (blockSize === 1) return;
   prove(
@@ -394,7 +409,7 @@ function proveRefusals(prove: Prove, { blockSize }: Capabilities): void {
 function proveEnds(prove: Prove, declared: Capabilities): void {
   prove(
     'S10',
-    'nothing but a close releases it, and after it every command fails',
+    'a refused command releases nothing, and after close every command fails',
     async (trial) => {
       const { block, storage } = trial;
       await trial.refuses(storage.size, block);

@@ -1,26 +1,27 @@
-// Traces in which other barriers stand than those that were: what would a power cut leave then?
+// The same trace with other barriers: what would a power cut leave then?
 //
-// A flush can be made hollow, and a barrier can be put into a gap: the host waits for everything that it has sent, flushes,
-// waits for that, and goes on. What the host did stays as it was, only time is made for it. The writes of such a trace
-// are those of the real one, so both have the same cells, and a state of the one can be looked for in the other.
+// A flush can be made to do nothing (`hollow`), and a barrier can be put into a gap: the host waits for all of its commands,
+// flushes, waits for the flush, and continues. The commands of the host stay as they were; only their moments change. Both
+// traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be found in the other.
 
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { Cell } from '../space/cells.js';
-import { type CrashSpace, CrashState } from '../space/crash-space.js';
+import type { CrashSpace } from '../space/crash-space.js';
+import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
 import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */
 export interface Gap {
-  /** Behind this command, by its number in the trace. */
+  /** The barrier comes after this command, by its number in the trace. */
   readonly behind: number;
-  /** Before this one; undefined where the barrier comes before something is acknowledged, or is the last. */
+  /** The barrier comes before this command; undefined if it comes before an acknowledgement. */
   readonly before: number | undefined;
-  /** Before everything of this moment. */
+  /** The barrier comes before this moment of the trace. */
   readonly time: number;
 }
 
-/** Every place where a barrier may make a difference: before a command, and before something is told. */
+/** Every place where a barrier may make a difference: before a command, and before a mark. */
 export function gapsOf({ commands, marks }: DiskTrace): Gap[] {
   const told = marks.map(({ time }) => ({ time, before: undefined }));
   const sent = commands.map(({ dispatched }, before) => ({ time: dispatched, before }));
@@ -64,12 +65,12 @@ export function withBarriers(
   return { ...trace, commands: all };
 }
 
-/** Events have whole numbers for moments, so between two of them there is room. */
+/** The moments of events are whole numbers, so there is room between two of them. */
 const WAITED = 0.75;
 const SENT = 0.5;
 const ANSWERED = 0.25;
 
-/** The same versions in another space of the same writes; undefined where no power cut leaves them there. */
+/** The same versions in another space of the same writes; undefined if no power cut leaves them there. */
 export function sameState(
   from: CrashSpace,
   { versions }: CrashState,
@@ -82,4 +83,17 @@ export function sameState(
   if (found.includes(-1)) return undefined;
   const state = new CrashState(to.map, Int32Array.from(found));
   return state.isPossible ? state : undefined;
+}
+
+/** Nothing dispatched before this moment is missing from a crash state, so a barrier before it prevents nothing. */
+export function missingSince({ map }: CrashSpace, { versions }: CrashState): number {
+  let since = Number.POSITIVE_INFINITY;
+  for (const [place, { versions: all }] of map.cells.entries()) {
+    const there = versions[place] as number;
+    if (there === all.length - 1) continue; // nothing newer was written here
+    const { after, intact } = all[there] as Version;
+    // A version that lacks something may lack any write to the region, from the first on.
+    since = Math.min(since, intact && there > 0 ? after : (all[1] as Version).after);
+  }
+  return since;
 }

@@ -1,203 +1,353 @@
-// A failure in the terms of the user: the commands around the power cut, what was lost, where it came from, and the
-// barrier that would have forbidden it.
+// The text of a report: the commands around the power cut, what was lost, which call it came from, and the barrier that would
+// have prevented it.
 //
-// Every command but those behind the cut is either kept or has lost something; a flush or a read has nothing to lose. The
-// cut is as early as the failure allows. Advice is not a guess: a barrier is put into one gap after the other, and the
-// same image is judged again.
+// Every command before the cut is kept or has lost something; flushes and reads have nothing to lose. The cut is as early as
+// the failure allows. Advice is tried and not guessed: a barrier is put into one gap after the other, and the same crash
+// state is judged again.
+//
+// The text is for a person, so it has the length of a screen whatever the workload wrote: a long value becomes one short line,
+// and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
 
-import { inWords } from '../../model/error.js';
+import { messageOf } from '../../model/error.js';
+import { checkOptions } from '../../model/index.js';
+import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
-import { newestUntil } from '../space/cells.js';
-import { type CrashSpace, type CrashState, crashSpace } from '../space/crash-space.js';
-import type { Version } from '../space/versions.js';
-import { gapsOf, sameState, withBarriers } from './barriers.js';
+import { describeProfile } from '../device/profile.js';
+import { type CrashSpace, crashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
+import { gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
+import type { Told } from './execute.js';
+import {
+  formatCount,
+  formatShare,
+  labelOf,
+  shortCommand,
+  shortList,
+  shortText,
+  shown,
+} from './in-short.js';
+import { isSound, lossesOf, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
 import {
   type CrashFailure,
+  type CrashReport,
+  type CrashTest,
   type Failed,
+  isHang,
   judgeState,
   type Loss,
-  type Told,
   type Trial,
 } from './trial.js';
+import type { HangError } from './watch.js';
 
-/** What fails in a state, made as small as it can be; undefined where nothing does. */
+/** The failure of a crash state in words; undefined if the state passes. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
+  advises = true,
 ): Promise<CrashFailure | undefined> {
   const failed = await judgeState(trial, state);
   if (!failed) return undefined;
-  const failure = describeFailure(trial, state, failed, []);
-  const told = await advice(trial, state, failed, failure.lost);
-  const [replay, ...rest] = failure.text.split('\n').reverse();
-  return { ...failure, text: [...rest.reverse(), told, replay].join('\n') };
+  const lost = lostIn(trial, state, failed);
+  // Trying a barrier would take as long as the hang.
+  const isAdvised = advises && !isHang(failed);
+  const told = isAdvised ? await adviceFor(trial, state, failed, lost) : undefined;
+  return describeFailure(trial, state, failed, [], told);
 }
 
-/** A power cut during recovery: the number of its image, and its picture. */
+/** A power cut during recovery: the number of its crash state, and what it has left. */
 export interface Cut {
   readonly number: bigint;
-  readonly lines: readonly string[];
+  readonly scene: Scene;
 }
 
-/** The failure without advice. */
+/** The barrier that would have prevented a failure, or why none would have. */
+export type Advice = NonNullable<CrashFailure['advice']>;
+
+/** The failure in words and as data; the last of the words are the `advice`. */
 export function describeFailure<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
-  { cause, cut }: Failed,
+  failed: Failed,
   later: readonly Cut[],
+  advice?: Advice,
 ): CrashFailure {
-  const { test, space, seed, steps, siteOf } = trial;
-  const lost = lossesOf(space, state, cut).map(({ offset, command }): Loss => {
-    const site = siteOf(command);
-    return { offset, command, ...(site !== undefined && { site }) };
-  });
-  const all = test.program ?? [];
-  const part = steps.length < all.length ? ` steps ${steps.join()}` : '';
+  const { test, space, seed, steps } = trial;
+  const lost = lostIn(trial, state, failed);
   const then = later.map(({ number }) => ` then ${number}`).join('');
-  const replay = `seed ${seed}${part} image ${space.indexOf(state)}${then}`;
-  const program = steps.map((step) => all[step]);
-  const message = inWords(cause);
-  const text = [
-    `after this power cut: ${message}`,
-    ...(program.length > 0 ? [`  the program: ${program.map(shown).join('; ')}`] : []),
-    ...picture(trial, state, cut),
-    ...lost.map(({ offset, command, site }) => {
-      const from = site === undefined ? '' : `, called from ${site}`;
-      return `  lost: ${labelled(trial, offset)}, written by #${command}${from}`;
-    }),
-    ...later.flatMap(({ lines }) => ['  then the recovery is cut short as well:', ...lines]),
-    `  replay: '${replay}'`,
-  ].join('\n');
-  return { message, cause, replay, lost, program, text };
+  const replay = `${replayOf(test, seed, steps)} image ${space.indexOf(state)}${then}`;
+  const program = steps.map((step) => (test.program ?? [])[step]);
+  const { cause, cut } = failed;
+  const message = messageOf(cause);
+  const scene = sceneOf(trial, state, cut);
+  const write = (full: boolean): string =>
+    [
+      `after this power cut: ${shortText(message, full)}`,
+      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
+      ...comparison(failed, full),
+      ...picture(test, scene, full),
+      ...lostLines(trial, lost, full),
+      ...later.flatMap(({ scene }) => [
+        '  then the power is cut again, during the recovery:',
+        ...picture(test, scene, full),
+      ]),
+      ...(advice ? [`  ${advice.text}`] : []),
+      `  replay: '${replay}'`,
+    ].join('\n');
+  const cuts = [scene, ...later.map(({ scene }) => scene)];
+  const told = { cuts, ...(advice && { advice }) };
+  return {
+    ...{ message, cause, replay, lost, program, ...told },
+    ...{ text: write(false), fullText: write(true) },
+  };
 }
 
-/** The cells whose newest content before the cut is gone. */
-export function lossesOf(
-  { map }: CrashSpace,
-  state: CrashState,
-  cut: number,
-): { readonly place: number; readonly offset: number; readonly command: number }[] {
-  return map.cells.flatMap((cell, place) => {
-    const newest = newestUntil(cell, cut, true);
-    if (state.versions[place] === newest) return [];
-    const { command } = cell.versions[newest] as Version;
-    return [{ place, offset: cell.offset, command }];
+/** A workload that hangs, in words. */
+export function describeHang(
+  test: Pick<CrashTest<never, never>, 'program'>,
+  seed: number,
+  steps: readonly number[],
+  cause: HangError,
+): CrashFailure {
+  const program = steps.map((step) => (test.program ?? [])[step]);
+  // There is no crash state yet. The workload runs first, whichever state the replay names.
+  const replay = `${replayOf(test, seed, steps)} image 0`;
+  const write = (full: boolean): string =>
+    [
+      cause.message,
+      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
+      `  replay: '${replay}'`,
+    ].join('\n');
+  const { message } = cause;
+  return {
+    ...{ message, cause, replay, lost: [], program, cuts: [] },
+    ...{ text: write(false), fullText: write(true) },
+  };
+}
+
+function replayOf(
+  { program = [] }: { readonly program?: readonly unknown[] },
+  seed: number,
+  steps: readonly number[],
+): string {
+  return `seed ${seed}${steps.length < program.length ? ` steps ${steps.join()}` : ''}`;
+}
+
+function shortProgram(program: readonly unknown[], full: boolean): string {
+  const most = full ? program.length : STEPS_MAX;
+  const more = program.length - most;
+  const first = program.slice(0, most).map((step) => shown(step, full));
+  return `${first.join('; ')}${more > 0 ? `; and ${formatCount(more)} more steps` : ''}`;
+}
+
+const STEPS_MAX = 20;
+
+/** What was recovered, what had been acknowledged, and what of that is missing if the two can be compared. */
+function comparison({ recovered, expected }: Failed, full: boolean): string[] {
+  if (!recovered || !expected) return [];
+  const { acknowledged, begun } = expected;
+  const lines = [`  recovered: ${shown(recovered.value, full)}`];
+  if (acknowledged.length > 0) {
+    lines.push(`  acknowledged by then: ${shortList(acknowledged, full)}`);
+  }
+  const found = itemsOf(recovered.value);
+  const named = (item: unknown): string => shown(item, true);
+  const known = new Set(begun.concat(acknowledged).map(named));
+  // Items that are not operations cannot be compared with the journal.
+  if (!found?.every((item) => known.has(named(item)))) return lines;
+  const there = new Set(found.map(named));
+  const missing = acknowledged.filter((operation) => !there.has(named(operation)));
+  if (missing.length > 0) lines.push(`  missing: ${shortList(missing, full)}`);
+  return lines;
+}
+
+/** Longer lists are not compared. */
+const COMPARED_MAX = 100_000;
+
+/** The items of a list or a set, the keys of a map or an object; undefined for other values. */
+function itemsOf(value: unknown): readonly unknown[] | undefined {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return undefined;
+  const items = value instanceof Map || value instanceof Set ? [...value.keys()] : value;
+  const list = Array.isArray(items) ? items : Object.keys(items);
+  return list.length <= COMPARED_MAX ? list : undefined;
+}
+
+const LOST_MAX = 8;
+
+function lostLines<A, R>(trial: Trial<A, R>, lost: readonly Loss[], full: boolean): string[] {
+  const [first] = lost;
+  const isKnown = first === undefined || lost.some(({ site }) => site !== undefined);
+  const why = isKnown ? undefined : trial.whyNoSite(first.command);
+  const most = full ? lost.length : LOST_MAX;
+  const more = lost.length - most;
+  const lines = lost.slice(0, most).map(({ offset, command, site }) => {
+    const from = site === undefined ? '' : `, called from ${site}`;
+    return `  lost: ${labelled(trial, offset)}, written by #${command}${from}`;
+  });
+  return [
+    ...lines,
+    ...(more > 0 ? [`  lost: ${formatCount(more)} more sectors`] : []),
+    ...(why === undefined ? [] : [`  no call sites: ${why}`]),
+  ];
+}
+
+/** What the host told its user, as a report says it. */
+export function wordOf({ kind }: Told<unknown>): string {
+  return kind === 'begin' ? 'begun' : 'acknowledged';
+}
+
+function lostIn<A, R>({ space, siteOf }: Trial<A, R>, state: CrashState, { cut }: Failed): Loss[] {
+  return lossesOf(space, state, cut).map(({ offset, command }): Loss => {
+    const site = siteOf(command);
+    return { offset, command, ...(site !== undefined && { site }) };
   });
 }
 
 function labelled<A, R>({ test }: Pick<Trial<A, R>, 'test'>, offset: number): string {
-  return test.label?.(offset) ?? `offset ${offset}`;
+  return labelOf(test, offset);
 }
 
-/** How many commands before the cut are shown at least. */
-const SHOWN = 6;
-
-/** The commands around the cut, each with what became of it, and what the journal said in between. */
-export function picture<A, R>(
-  { test, space, trace: { commands, marks } }: Pick<Trial<A, R>, 'test' | 'space' | 'trace'>,
-  state: CrashState,
-  cut: number,
-): string[] {
-  const label = (offset: number): string => labelled({ test }, offset);
-  const isLost = new Set(lossesOf(space, state, cut).map(({ command }) => command));
-  const next = commands.findIndex(({ dispatched }) => dispatched > cut);
-  const end = next < 0 ? commands.length : next;
-  const from = Math.max(0, Math.min(end, ...isLost, end - SHOWN));
-  const since = commands[from]?.dispatched ?? 0;
-  const told = marks
-    .filter(({ time }) => time > since && time <= cut)
-    .map(({ time, value }) => {
-      const { kind, operation } = value as Told<A>;
-      const said = kind === 'begin' ? 'begun' : 'acknowledged';
-      return { time, line: `        ${said}: ${shown(operation)}` };
-    });
-  const asked = commands.slice(from, end).map((command, i) => {
-    const open = command.completed > cut ? ', not answered' : '';
-    const fate = isLost.has(from + i) ? 'LOST ' : isSound(command) ? 'kept ' : 'FAULT';
-    return {
-      time: command.dispatched,
-      line: `  ${fate} #${from + i} ${inShort(command, label)}${open}${wrongWith(command)}`,
-    };
+/** The commands around the cut with their outcomes, and the journal between them. */
+function picture<A, R>(test: Trial<A, R>['test'], scene: Scene, full: boolean): string[] {
+  const { time } = scene;
+  const { commands } = scene.trace;
+  const label = (offset: number): string => labelOf(test, offset);
+  const lost = lostCommands(scene);
+  const { from, end, later } = spanOf(scene);
+  const lines = shownIn(scene, full).map((item) => {
+    if (item.kind === 'left out') return `  ...   ${formatCount(item.count)} more lines`;
+    if (item.kind === 'marks') {
+      const words = wordOf(item.marks[0].value as Told<A>);
+      const operations = item.marks.map(({ value }) => (value as Told<A>).operation);
+      return `        ${words}: ${shortList(operations, full)}`;
+    }
+    const command = commands[item.number] as DiskCommand;
+    const open = command.completed > time ? ', not answered' : '';
+    const fate = lost.has(item.number) ? 'LOST ' : isSound(command) ? 'kept ' : 'FAULT';
+    return `  ${fate} #${item.number} ${inShort(command, label)}${open}${wrongWith(command)}`;
   });
-  const later = commands
-    .slice(end, end + 2)
-    .map((command, i) => `  later #${end + i} ${inShort(command, label)}`);
+  const next = commands.slice(end, end + later);
   return [
-    ...(from > 0 ? [`  kept  #0 to #${from - 1}`] : []),
-    ...[...told, ...asked].sort((a, b) => a.time - b.time).map(({ line }) => line),
+    ...(from > 0 ? [`  kept  ${from === 1 ? '#0' : `#0 to #${from - 1}`}`] : []),
+    ...lines,
     '  ----- the power is cut',
-    ...later,
+    ...next.map((command, i) => `  later #${end + i} ${inShort(command, label)}`),
   ];
 }
 
-function isSound({ failed, fault }: DiskCommand): boolean {
-  return !failed && fault === undefined;
-}
-
-/** What the disk did wrong, and what it said. */
+/** What went wrong with a command, and whether its answer said so. */
 function wrongWith({ failed, fault }: DiskCommand): string {
   return `${failed ? ', failed' : ''}${fault ? `, fault: ${fault.kind}` : ''}`;
 }
 
-function shown(operation: unknown): string {
-  if (typeof operation !== 'object') return String(operation);
-  try {
-    return JSON.stringify(operation, (_, value) =>
-      typeof value === 'bigint' ? `${value}n` : value,
-    );
-  } catch {
-    return String(operation);
-  }
-}
-
-function inShort(
-  { op, offset, length, fua, tag }: DiskCommand,
-  label: (offset: number) => string,
-): string {
+function inShort(command: DiskCommand, label: (offset: number) => string): string {
+  const { op, offset, fua, tag } = command;
   const flags = `${tag === 'ordered' ? ', ordered' : ''}${fua ? ', FUA' : ''}`;
-  return op === 'flush' ? `flush${flags}` : `${op} of ${length} bytes at ${label(offset)}${flags}`;
+  return `${shortCommand(command, op === 'flush' ? '' : label(offset))}${flags}`;
 }
 
-/** So many gaps are tried, from the cut backwards. */
+/** The maximum number of gaps that are tried, from the cut backwards. */
 const GAPS_MAX = 100;
 
-/** The barrier that would have forbidden it, found by trying: the last one that does forbids no more than it must. */
-async function advice<A, R>(
+/** The barrier that would have prevented the failure: the last one that does, because it orders no more than it must. */
+async function adviceFor<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
   { cut }: Failed,
   lost: readonly Loss[],
-): Promise<string> {
+): Promise<Advice> {
   const { test, space, trace, siteOf } = trial;
   if (lost.length === 0) {
     return trace.commands.every(isSound)
-      ? '  nothing was lost: the recovery fails on what was written in order'
-      : '  nothing was lost: the recovery fails on what the fault has left';
+      ? { text: 'nothing was lost: the recovery fails although everything was written in order' }
+      : { text: 'nothing was lost: the recovery fails because of the fault' };
   }
-  if (!space.profile.flush) return '  no barrier would have forbidden it: the disk has no flush';
-  const first = Math.min(...lost.map(({ command }) => command));
-  const gaps = gapsOf(trace).filter(({ behind, time }) => behind >= first && time <= cut);
+  if (!space.profile.flush) {
+    return { text: 'no barrier would have prevented it: the disk has no flush' };
+  }
+  const since = missingSince(space, state);
+  const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
   for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
-    const mended = crashSpace(withBarriers(trace, [gap], []), test.profile);
-    const same = sameState(space, state, mended);
-    if (same && (await judgeState({ ...trial, space: mended }, same))) continue;
-    const { behind, before } = gap;
+    const repaired = crashSpace(withBarriers(trace, [gap], []), test.profile);
+    const same = sameState(space, state, repaired);
+    if (same && (await judgeState({ ...trial, space: repaired }, same))) continue;
+    const { behind, before, time } = gap;
     if (before === undefined) {
-      return `  a flush behind #${behind} would have kept it: wait for it before you acknowledge`;
+      const text = `a flush after #${behind} would have kept it: wait for the flush before you acknowledge`;
+      return { text, before: time };
     }
     const site = siteOf(before);
     const from = site === undefined ? '' : `, which was called from ${site},`;
-    return `  a barrier between #${behind} and #${before}${from} would have forbidden it`;
+    const text = `a barrier between #${behind} and #${before}${from} would have prevented it`;
+    return { text, before: time };
   }
   const torn = lost.find(({ command }) => isThere(space, state, command));
-  return torn
-    ? `  #${torn.command} is torn: no barrier keeps one write whole, a checksum or a second copy would tell`
-    : '  no single barrier would have forbidden it';
+  if (!torn && gaps.length > GAPS_MAX) {
+    const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
+    return { text };
+  }
+  const text = torn
+    ? `#${torn.command} is torn: no barrier keeps a write whole; a checksum or a second copy would detect it`
+    : 'no single barrier would have prevented it';
+  return { text };
 }
 
-/** Whether some of what a command wrote is there. */
+/** Whether some of the data of a command is there. */
 function isThere({ map }: CrashSpace, { versions }: CrashState, command: number): boolean {
   return map.cells.some(
     (cell, place) => cell.versions[versions[place] as number]?.command === command,
   );
+}
+
+const FORMAT_OPTIONS = { full: 0 };
+
+/**
+ * The report as text.
+ *
+ * @param options `full`: values, lists and messages as long as they are; they may be as long as what the workload wrote.
+ *   By default they are cut short
+ * @throws `INVALID_ARGUMENT` for unknown options
+ */
+export function formatCrashReport(
+  report: CrashReport,
+  options: { readonly full?: boolean } = {},
+): string {
+  checkOptions(options, FORMAT_OPTIONS, 'formatCrashReport');
+  const { failure, orders, warnings, profile, mode } = report;
+  const picked = Object.entries(orders).map(([order, count]) => `${formatCount(count)} ${order}`);
+  const lines = [
+    headline(report),
+    ...(picked.length > 1 ? [`recoveries: ${picked.join(', ')}`] : []),
+    `device: ${describeProfile(profile)}; by default a scheduler on it takes ${mode}`,
+    ...warnings.map((warning) => `warning: ${warning}`),
+  ];
+  const told = options.full ? failure?.fullText : failure?.text;
+  return [...lines, ...(told === undefined ? [] : [told])].join('\n');
+}
+
+/** The verdict in a line: what was tried, or what has found the failure. */
+export function headline({
+  verdict,
+  images,
+  covered,
+  recoveries,
+  seed,
+  failure,
+}: CrashReport): string {
+  const tried = `${formatCount(recoveries)} recoveries cover ${formatShare(covered, images)} images`;
+  const found = `found by recovery ${formatCount(recoveries)}, among ${formatCount(images)} images`;
+  const isRun = recoveries > 0;
+  const what = !failure ? tried : isRun ? found : 'while the workload ran, before any recovery';
+  return `${verdict}: ${what}, seed ${seed}`;
+}
+
+/** Lets a console show a report in a few lines. */
+export function inspectable(report: CrashReport): CrashReport {
+  return withText(report, () => {
+    const { failure, warnings } = report;
+    const why = failure
+      ? `${shortText(failure.message, false).split('\n')[0]}; replay: '${failure.replay}'`
+      : warnings.map((warning) => `warning: ${warning}`).join('; ');
+    const line = why === '' ? '' : `\n  ${why}`;
+    return `CrashReport ${headline(report)}${line}\n  (formatCrashReport(report) has all of it)`;
+  });
 }

@@ -1,150 +1,335 @@
-// From twenty lines of a user to a verdict: run a workload on a simulated disk, then its recovery on every state that a
-// power cut may have left, and ask the user's check about each.
+// Crash tests: run a workload on a simulated disk, then its recovery on every crash state, the disk image that a power cut
+// may leave, and let the user's check judge each result.
 //
-//   workload   uses the disk and tells a journal what it begins and what it acknowledges to its own users
-//   recover    opens what the power cut left; the answer is what a user would see
+//   workload   uses the disk, and tells a journal what it begins and what it acknowledges to its own users
+//   recover    opens what the power cut left, and returns what a user would see
 //   check      compares that with what must be there and what may be there
 //
-// One recovery stands for all images that it cannot tell apart (explore.ts), so few runs cover many images, and the
-// report says how many of how many. Only when all are covered it says `proved`; what is proved is this workload, in
-// the orders in which these seeds made the disk answer, on this device.
+// One run of the recovery covers all crash states from which it reads the same (explore.ts), so few recoveries cover many
+// states. The report says how many states there are, and how many are covered. The verdict is `proved` only if all are
+// covered, because a state that was not tried may be the one that fails. The verdict holds for this workload, for the
+// orders in which these seeds made the disk answer, on this device.
 //
-// One image may be left at several moments, and the journal says something else at each: what was acknowledged by then
-// must be there, and what had not begun must not. Each is judged (trial.ts).
+// One crash state may be left at several moments, with a different journal at each. All of them are judged (trial.J1).
 //
-// A failure is made small in two ways (shrink.ts): steps of the program that it does without are left out, and every
-// lost sector that need not be lost is given back. It is reported by the number of its image, which brings it back:
-// `replay`.
+// A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
+// shrunk, because each try would take as long.
+//
+// A failure is shrunk in two ways (shrink.ts): steps of the program that the failure does not need are left out, and lost
+// sectors whose loss it does not need are restored. The report names the number of its crash state, and `replay` repeats
+// it.
+//
+//   C1  A report without a failure whose warnings are not empty is never `proved`.
+//   C2  No report covers more crash states than there are.
 
-import { WriteBarrierError } from '../../model/index.js';
-import type { CrashState } from '../space/crash-space.js';
+import { checkOptions, chooseMode, invariant, misuse } from '../../model/index.js';
+import { type Storage, wrap } from '../../storage/index.js';
+import type { DiskFault } from '../device/disk-faults.js';
+import { type DeviceProfile, deviceProfile } from '../device/profile.js';
+import { CrashState } from '../space/crash-state.js';
 import type { Crash } from '../space/explore.js';
-import { describeFailure, failureOf } from './crash-report.js';
+import {
+  describeFailure,
+  describeHang,
+  failureOf,
+  formatCrashReport,
+  inspectable,
+} from './crash-report.js';
+import type { Told } from './execute.js';
+import { formatCount, formatShare, labelOf, shown } from './in-short.js';
 import { recoverAgain, replayAgain } from './nested.js';
+import { checkCrashTest, parseReplay } from './options.js';
 import { smallestLoss, smallestProgram } from './shrink.js';
 import {
   agreeing,
   type CrashReport,
   type CrashTest,
   type Failed,
+  isHang,
   judge,
   judgeState,
-  type Told,
+  recoverOn,
   type Trial,
   trialOf,
 } from './trial.js';
+import { HangError, Watch } from './watch.js';
 
 /**
- * Runs the test. The first failure ends it.
+ * Runs a crash test. The first failure ends it.
  *
- * @throws what the workload throws; `INVALID_ARGUMENT` for a workload that goes on after it has returned, for a recovery
- *   that reads otherwise in a second run, and for a `replay` that is no image
+ * @throws what the workload throws; `INVALID_ARGUMENT` for options that are unknown, missing or out of range, for a
+ *   workload whose commands go on after it has returned, for a recovery whose reads differ between two runs on equal disks,
+ *   for a check whose answer is not a verdict, and for a `replay` of another form
  */
 export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Promise<CrashReport> {
-  checkOptions(test);
-  if (test.replay !== undefined) return replayed(test, test.replay);
-  const { seed = 0, seeds = 1, trace } = test;
+  checkCrashTest(test);
+  const watch = new Watch(test.hangMs);
+  if (test.replay !== undefined) return inspectable(await replayed(test, test.replay, watch));
+  const { seed = 0, seeds = 1, trace, faults = [] } = test;
   const reports: CrashReport[] = [];
-  // A trace that is given is one order of answers, whatever the seed, and no other steps can be taken.
+  // A fault that happens with one seed is in order, even if it does not happen with the others.
+  let toCome: readonly DiskFault[] = trace ? [] : faults;
+  const finish = (report: CrashReport): CrashReport =>
+    inspectable(warned(report, toCome.map(neverCame)));
+  // A given trace is one order of answers, whatever the seed is, and has no other steps.
   for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {
     const all = [...(test.program ?? []).keys()];
-    const report = await explored(test, next, all);
+    const { report, faultsToCome } = await explored(test, next, all, watch);
+    toCome = toCome.filter((fault) => faultsToCome.some((other) => isSame(fault, other)));
     reports.push(report);
+    if (report.verdict === 'hung') break;
     if (report.verdict !== 'failed') continue;
     if (trace) break;
-    const fewer = await smallestProgram(all.length, (steps) => explored(test, next, steps));
-    return fewer ?? together(reports);
+    const run = async (steps: readonly number[]): Promise<CrashReport> =>
+      (await explored(test, next, steps, watch)).report;
+    return finish((await smallestProgram(all.length, run)) ?? together(reports));
   }
-  return together(reports);
+  return finish(together(reports));
 }
 
-/** @throws `INVALID_ARGUMENT` for numbers out of range */
-function checkOptions<A, R, P>(test: CrashTest<A, R, P>): void {
-  const { seed = 0, seeds = 1, recoveriesMax = 0, nested = 0 } = test;
-  const counts = { seed, recoveriesMax: Math.min(recoveriesMax, 1e9), nested: Number(nested) };
-  for (const [name, value] of Object.entries(counts)) {
-    if (!Number.isSafeInteger(value) || value < 0) throw misuse(`${name} cannot be ${value}`);
-  }
-  if (!Number.isSafeInteger(seeds) || seeds < 1) throw misuse(`seeds cannot be ${seeds}`);
+function isSame(a: DiskFault, b: DiskFault): boolean {
+  return a.on === b.on && a.nth === b.nth;
 }
 
-/** One order of answers, and some steps of the program. */
-async function explored<A, R, P>(
+/** The warning about a fault that did not happen. */
+export function neverCame({ on, nth, fault }: DiskFault): string {
+  return `the fault '${fault}' did not happen: there was no ${on} number ${nth} (they are numbered from 0)`;
+}
+
+/** A report with more warnings, and therefore not `proved`. */
+function warned(report: CrashReport, warnings: readonly string[]): CrashReport {
+  if (warnings.length === 0) return report;
+  const { verdict } = report;
+  const all = [...report.warnings, ...warnings];
+  return { ...report, verdict: verdict === 'proved' ? 'passed' : verdict, warnings: all };
+}
+
+interface Explored {
+  readonly report: CrashReport;
+  readonly faultsToCome: readonly DiskFault[];
+}
+
+/** Tests one seed with some steps of the program. `advises`: a failure says which barrier would have prevented it. */
+export async function explored<A, R, P>(
   test: CrashTest<A, R, P>,
   seed: number,
   steps: readonly number[],
-): Promise<CrashReport> {
-  const trial = await trialOf(test, seed, steps);
-  const { space, trace } = trial;
+  watch: Watch,
+  advises = true,
+): Promise<Explored> {
+  const { trial, hung } = await ran(test, seed, steps, watch);
+  if (hung) return { report: hung, faultsToCome: [] };
+  const { faultsToCome, unfinished } = trial;
+  const judged = await judgeAll(trial, advises);
+  const { doubt } = trial;
+  const report = judged.failure || doubt === undefined ? judged : warned(judged, [doubt]);
+  if (unfinished === undefined) return { report, faultsToCome };
+  // A failure comes first: a write that the workload did not wait for may be the mistake in question.
+  if (report.failure === undefined) throw misuse(unfinished);
+  return { report: warned(report, [unfinished]), faultsToCome };
+}
+
+/** Runs the workload: the trial, or the report of a hang. */
+async function ran<A, R, P>(
+  test: CrashTest<A, R, P>,
+  seed: number,
+  steps: readonly number[],
+  watch: Watch,
+): Promise<{ trial: Trial<A, R>; hung?: undefined } | { hung: CrashReport; trial?: undefined }> {
+  try {
+    return { trial: await trialOf(test, seed, steps, watch) };
+  } catch (cause) {
+    if (!(cause instanceof HangError)) throw cause;
+    return { hung: hungWorkload(test, seed, steps, cause) };
+  }
+}
+
+/** The report of a workload that hangs: there is no crash state to judge. */
+function hungWorkload<A, R, P>(
+  test: CrashTest<A, R, P>,
+  seed: number,
+  steps: readonly number[],
+  cause: HangError,
+): CrashReport {
+  const device = deviceOf(deviceProfile(test.profile));
+  const trace = cause.trace ?? { size: test.size, commands: [], marks: [] };
+  const failure = describeHang(test, seed, steps, cause);
+  return {
+    ...{ verdict: 'hung', failure, warnings: [], ...device, seed, trace },
+    ...{ images: 0n, covered: 0n, recoveries: 0, orders: {} },
+  };
+}
+
+/** The device in a report. */
+function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode'> {
+  return { profile, mode: chooseMode(profile) };
+}
+
+/** Judges all crash states of a run. */
+async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<CrashReport> {
+  const { space, trace, seed, test } = trial;
   const { recoveriesMax = 100_000, nested = false, label } = test;
   const orders: Record<string, number> = {};
   const total = { covered: 0n, recoveries: 0 };
-  const report = { images: space.count, profile: space.profile, seed, trace, orders };
-  let looked = false;
-  let cutShort = false;
-  const options = label ? { label: (offset: number) => label.call(test, offset) } : {};
+  const report = { images: space.count, ...deviceOf(space.profile), seed, trace, orders };
+  const seen = { reads: false, silence: false };
+  const second = { isWhole: true, sampled: 0 };
+  const options = label ? { label: (offset: number) => labelOf(test, offset) } : {};
   for (const crash of space.explore({ recoveriesMax, ...options })) {
     if (total.recoveries >= recoveriesMax) break;
     total.recoveries += 1;
     orders[crash.order] = (orders[crash.order] ?? 0) + 1;
-    const failed = await judge(trial, crash.disk, () => crash);
-    looked ||= crash.decided.size > 0;
-    total.covered += crash.images;
-    if (failed) {
-      const found = await completed(trial, crash);
-      const state = found && (await smallestLoss(trial, found.state, found.failed));
-      const failure = state && (await failureOf(trial, state));
-      const warnings = failure ? [] : [UNSTEADY];
-      const last = agreeing(space, crash, crash.after, true);
-      const told = failure ?? describeFailure(trial, last, failed, []);
-      return { ...report, ...total, verdict: 'failed', failure: told, warnings };
-    }
+    const failed = await judge(
+      trial,
+      crash.disk,
+      () => crash,
+      (answer) => {
+        seen.silence ||= answer === undefined;
+      },
+    );
+    seen.reads ||= crash.decided.size > 0;
+    const { images } = crash;
+    total.covered += images;
+    if (failed) return { ...report, ...total, ...(await failing(trial, crash, failed, advises)) };
     const depth = Number(nested);
     if (depth === 0) continue;
     const left = recoveriesMax - total.recoveries;
-    const { tried, whole, failure } = await recoverAgain(trial, crash, depth, left);
-    total.recoveries += tried;
-    orders['after a later cut'] = (orders['after a later cut'] ?? 0) + tried;
-    cutShort ||= !whole;
-    if (failure) return { ...report, ...total, verdict: 'failed', failure, warnings: [] };
+    const again = await recoverAgain(trial, crash, { depth, recoveriesMax: left, images });
+    total.recoveries += again.tried;
+    orders['after a later cut'] = (orders['after a later cut'] ?? 0) + again.tried;
+    second.isWhole &&= again.whole;
+    second.sampled += again.sampled;
+    const { failure, hangs } = again;
+    if (!failure) continue;
+    return { ...report, ...total, verdict: hangs ? 'hung' : 'failed', failure, warnings: [] };
   }
-  const { covered } = total;
-  const warnings: string[] = [];
-  if (!looked && total.recoveries > 0)
-    warnings.push('the recovery never read anything that the workload had written');
-  if (space.count === 1n) warnings.push('the workload wrote nothing');
-  if (covered < space.count) warnings.push(`${covered} of ${space.count} images are covered`);
-  if (cutShort) warnings.push('not every second power cut was tried');
-  const blind = total.recoveries > 0 ? await blindness(trial) : undefined;
-  if (blind) warnings.push(blind);
-  const proved = covered === space.count && !cutShort && looked && !blind;
-  return { ...report, ...total, verdict: proved ? 'proved' : 'passed', warnings };
+  invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
+  const warnings = await doubts(trial, total, seen);
+  if (!second.isWhole) warnings.push('not every power cut during a recovery was tried');
+  if (second.sampled > 0) warnings.push(SAMPLED(second.sampled));
+  return { ...report, ...total, verdict: warnings.length === 0 ? 'proved' : 'passed', warnings };
 }
 
-const UNSTEADY = 'the same image did not fail when it was tried again';
+const SAMPLED = (count: number): string =>
+  `nested: in ${count} ${count === 1 ? 'case' : 'cases'} the second power cut was tried on only one of several images. ` +
+  'The interrupted recovery read the same from all of them, but the next recovery may read where they differ, so the others are untested';
 
-/** What is wrong with a check that does not mind when everything is gone, although something else should be there. */
-async function blindness<A, R>(trial: Trial<A, R>): Promise<string | undefined> {
-  const { test, space, trace } = trial;
-  const count = trace.marks.filter(({ value }) => (value as Told<A>).kind === 'acknowledge').length;
-  if (count === 0 || space.count === 1n) return undefined;
+/** The failure or the hang for the report. */
+async function failing<A, R>(
+  trial: Trial<A, R>,
+  crash: Crash,
+  failed: Failed,
+  advises: boolean,
+): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
+  const last = agreeing(trial.space, crash, crash.after, true);
+  if (isHang(failed)) {
+    const failure = describeFailure(trial, last, failed, []);
+    return { verdict: 'hung', failure, warnings: [] };
+  }
+  const found = await completed(trial, crash);
+  const state = found && (await smallestLoss(trial, found.state, found.failed));
+  const failure = state && (await failureOf(trial, state, advises));
+  const told = failure ?? describeFailure(trial, last, failed, []);
+  return { verdict: 'failed', failure: told, warnings: failure ? [] : [UNSTEADY] };
+}
+
+/** The reasons why a test that passes is not proved. */
+async function doubts<A, R>(
+  trial: Trial<A, R>,
+  { covered, recoveries }: { readonly covered: bigint; readonly recoveries: number },
+  { reads, silence }: { readonly reads: boolean; readonly silence: boolean },
+): Promise<string[]> {
+  const { count } = trial.space;
+  const warnings: string[] = [];
+  if (!reads) {
+    warnings.push(recoveries > 0 ? NEVER_READ : 'no recovery was run, because recoveriesMax is 0');
+  }
+  if (count === 1n) warnings.push('the workload wrote nothing');
+  if (covered < count) warnings.push(PARTLY(covered, count));
+  if (recoveries === 0) return warnings;
+  const eye = await eyesight(trial);
+  if (eye === 'blind') warnings.push(BLIND(acknowledgedIn(trial)));
+  if (eye === 'unknown') {
+    const mayBeBlind = acknowledgedIn(trial) === 0 && reads && count > 1n;
+    if (silence) warnings.push(SILENT);
+    else if (mayBeBlind && !(await seesDamage(trial))) warnings.push(REJECTS_NOTHING);
+  }
+  return warnings;
+}
+
+/** The warning about a recovery that does not read. */
+export const NEVER_READ = 'the recovery never read a sector that the workload had written';
+
+/** The warning about images that were not tried. */
+export const PARTLY = (covered: bigint, images: bigint): string =>
+  `${formatShare(covered, images)} images are covered`;
+
+const BLIND = (count: number): string =>
+  `the check accepts a disk without any write of the workload, although ${formatCount(count)} operations were acknowledged`;
+
+const SILENT =
+  'the check returned nothing and never threw, so it may check nothing: return true or false';
+
+const REJECTS_NOTHING =
+  'nothing was acknowledged, and the check accepts every disk that it was given, one full of garbage among them: it may check nothing';
+
+const UNSTEADY =
+  'the same image did not fail again: the recovery or the check is not deterministic';
+
+/** Whether the check rejects a disk from which everything is gone, although it should not be. */
+async function eyesight<A, R>(trial: Trial<A, R>): Promise<'sees' | 'blind' | 'unknown'> {
+  const { test, space, watch } = trial;
+  if (acknowledgedIn(trial) === 0 || space.count === 1n) return 'unknown';
   const never = Number.POSITIVE_INFINITY;
   const end = { after: never, before: never };
   const told = async (state: CrashState): Promise<string> => {
     try {
-      return JSON.stringify(await test.recover(state.disk())) ?? '';
+      return shown(await recoverOn(test, state.disk(), watch), true);
     } catch {
       return '';
     }
   };
-  // Where the operations undo each other, the end is as the beginning.
+  // Where the operations undo each other, the final state equals the initial one.
   const untouched = space.at(0n);
-  if ((await told(untouched)) === (await told(space.inOrder(never)))) return undefined;
-  if (await judge(trial, untouched.disk(), () => end)) return undefined;
-  return `the check accepts a disk without anything of the workload, which acknowledged ${count} operations`;
+  if ((await told(untouched)) === (await told(space.inOrder(never)))) return 'unknown';
+  return (await judge(trial, untouched.disk(), () => end)) ? 'sees' : 'blind';
 }
 
-/** The last one, with what all of them came to. */
+/** So many regions are taken away, one at a time. */
+const DAMAGES_MAX = 64;
+
+/**
+ * Whether recovery or check reject a disk that is damaged as no power cut may damage it: it reads as garbage, nothing of the
+ * workload is there, or all but one region. A check that accepts all of these may be one that accepts everything.
+ */
+async function seesDamage<A, R>(trial: Trial<A, R>): Promise<boolean> {
+  const { map } = trial.space;
+  const never = Number.POSITIVE_INFINITY;
+  const whole = trial.space.inOrder(never).versions;
+  const every = Math.ceil(map.cells.length / DAMAGES_MAX);
+  const damaged = [new Int32Array(whole.length)];
+  for (let place = 0; place < map.cells.length; place += every) {
+    damaged.push(Int32Array.from(whole, (version, other) => (other === place ? 0 : version)));
+  }
+  const disks = damaged.map((versions) => new CrashState(map, versions).disk());
+  // Garbage comes last, because a recovery may follow it for long.
+  for (const disk of [...disks, garbled(trial.space.inOrder(never).disk())]) {
+    if (await judge(trial, disk, () => ({ after: never, before: never }))) return true;
+  }
+  return false;
+}
+
+/** A disk whose every read returns garbage, also where a sector cannot be read. */
+function garbled(disk: Storage): Storage {
+  const same = wrap(disk, (_, run) => run());
+  return { ...same, read: (_, into) => void into.fill(0xa5) };
+}
+
+function acknowledgedIn({ trace }: Pick<Trial<unknown, unknown>, 'trace'>): number {
+  return trace.marks.filter(({ value }) => (value as Told<unknown>).kind === 'acknowledge').length;
+}
+
+/** The last report, with the sums and warnings of all. */
 function together(reports: readonly CrashReport[]): CrashReport {
   const last = reports.at(-1) as CrashReport;
   const orders: Record<string, number> = {};
@@ -157,31 +342,16 @@ function together(reports: readonly CrashReport[]): CrashReport {
   const proved = reports.every(({ verdict }) => verdict === 'proved');
   return {
     ...last,
-    verdict: proved ? 'proved' : last.verdict === 'failed' ? 'failed' : 'passed',
+    verdict: proved ? 'proved' : last.failure ? last.verdict : 'passed',
     images: reports.reduce((sum, { images }) => sum + images, 0n),
     covered: reports.reduce((sum, { covered }) => sum + covered, 0n),
     recoveries: reports.reduce((sum, { recoveries }) => sum + recoveries, 0),
     orders,
-    warnings: last.verdict === 'failed' ? last.warnings : [...new Set(all)],
+    warnings: last.failure ? last.warnings : [...new Set(all)],
   };
 }
 
-/** The report in words. */
-export function formatCrashReport(report: CrashReport): string {
-  const { verdict, images, covered, recoveries, orders, seed, failure, warnings } = report;
-  const found = `found by recovery ${recoveries}, among ${images} images`;
-  const share = covered === images ? 'all' : `${covered} of`;
-  const tried = `${recoveries} recoveries cover ${share} ${images} images`;
-  const picked = Object.entries(orders).map(([order, count]) => `${count} ${order}`);
-  const lines = [
-    `${verdict}: ${failure ? found : tried}, seed ${seed}`,
-    ...(picked.length > 1 ? [`recoveries: ${picked.join(', ')}`] : []),
-    ...warnings.map((warning) => `warning: ${warning}`),
-  ];
-  return [...lines, ...(failure ? [failure.text] : [])].join('\n');
-}
-
-/** A state that agrees with what the recovery has read and fails: with as much as possible of what it has not. */
+/** A crash state with what the recovery has read that fails, with the newest content elsewhere if possible. */
 async function completed<A, R>(
   trial: Trial<A, R>,
   crash: Crash,
@@ -202,30 +372,66 @@ async function completed<A, R>(
   return undefined;
 }
 
-/** `seed 0 image 12`; with `steps 1,4` for a part of the program, and with `then 3` for a cut during recovery. */
-async function replayed<A, R, P>(test: CrashTest<A, R, P>, text: string): Promise<CrashReport> {
-  const [, seed, steps, image, later = ''] =
-    /^seed (\d+)(?: steps ([\d,]*))? image (\d+)((?: then \d+)*)$/.exec(text) ?? [];
-  if (image === undefined) {
-    throw misuse(`${JSON.stringify(text)} is not 'seed N image N', as a report says it`);
-  }
-  const all = test.program ?? [];
-  const kept = steps === undefined ? [...all.keys()] : steps.split(',').filter(Boolean).map(Number);
-  if (kept.some((step) => step >= all.length)) throw misuse(`the program has ${all.length} steps`);
-  const trial = await trialOf(test, Number(seed), kept);
+/** Tries only the crash state that a replay names. */
+async function replayed<A, R, P>(
+  test: CrashTest<A, R, P>,
+  text: string,
+  watch: Watch,
+): Promise<CrashReport> {
+  const { seed, steps, image, later } = parseReplay(text, test.program?.length ?? 0);
+  const { trial, hung } = await ran(test, seed, steps, watch);
+  if (hung) return hung;
   const { space, trace } = trial;
-  const state = space.at(BigInt(image));
-  const cuts = later.split(' then ').filter(Boolean).map(BigInt);
+  const state = space.at(image);
   const failure =
-    cuts.length > 0 ? await replayAgain(trial, state, cuts) : await failureOf(trial, state);
+    later.length > 0 ? await replayAgain(trial, state, later) : await failureOf(trial, state);
   return {
-    ...{ images: space.count, profile: space.profile, seed: Number(seed), trace },
-    ...{ covered: 1n, recoveries: 1, orders: { replay: 1 }, warnings: [] },
-    verdict: failure ? 'failed' : 'passed',
+    ...{ images: space.count, ...deviceOf(space.profile), seed, trace },
+    ...{ covered: 1n, recoveries: 1, orders: { replay: 1 } },
+    warnings: trial.faultsToCome.map(neverCame),
+    verdict: !failure ? 'passed' : isHang(failure) ? 'hung' : 'failed',
     ...(failure && { failure }),
   };
 }
 
-function misuse(what: string): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', what);
+/** What `survives` takes. */
+const SURVIVES_OPTIONS = { allowWarnings: 0, full: 0 };
+
+/**
+ * A crash test for any test runner: the body of a test, which fails with the report as its message.
+ *
+ * @example
+ * ```ts
+ * import { test } from 'vitest'; // or from 'node:test', or Jest's own
+ * test('my store survives', survives({ size, workload, recover, check }));
+ * ```
+ *
+ * @param test what `crashTest` takes
+ * @param options `allowWarnings`: a report with warnings passes, too; without it a verdict other than `proved` fails,
+ *   because a warning says what the test has not shown. `full`: the message is not cut short, see `formatCrashReport`
+ * @returns a function that resolves when the code survives. It rejects with an error whose message is the text of
+ *   `formatCrashReport`, whose stack begins where `survives` was called, and whose cause is what recovery or check threw
+ * @throws `INVALID_ARGUMENT` for unknown options; the function that it returns rejects as `crashTest` does
+ */
+export function survives<A, R, P = unknown>(
+  test: CrashTest<A, R, P>,
+  options: { readonly allowWarnings?: boolean; readonly full?: boolean } = {},
+): () => Promise<void> {
+  checkOptions(options, SURVIVES_OPTIONS, 'survives');
+  const { allowWarnings = false, full = false } = options;
+  const called = new Error();
+  Error.captureStackTrace?.(called, survives);
+  return async () => {
+    const report = await crashTest(test);
+    const { verdict, failure, warnings } = report;
+    const passes = verdict === 'proved' || verdict === 'passed';
+    if (passes && (allowWarnings || warnings.length === 0)) return;
+    const text = formatCrashReport(report, { full });
+    const error = new Error(text, { ...(failure && { cause: failure.cause }) });
+    const { stack } = called;
+    // Only V8 begins a stack with the message. A program may have made something else of its stacks.
+    if (typeof stack === 'string')
+      error.stack = stack.replace(/^Error(?:: ?)?(?=\n)/, () => `Error: ${text}`);
+    throw error;
+  };
 }

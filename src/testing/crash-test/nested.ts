@@ -1,39 +1,68 @@
-// Power cuts during recovery: the recovery is a workload like any other, and what it leaves must be as good.
+// Power cuts during recovery: the recovery is a workload like any other, and the check must accept what it leaves.
+//
+// One run of a recovery stands for all crash states from which it reads the same. It writes the same on all of them, but the
+// next recovery may read where they differ. The second cut is tried on only one of these states. So if there are others, and
+// the recovery writes, the report says that the others were not tried, and the verdict is not `proved`.
+//
+// The check gets the list of acknowledgements from the first cut, because a recovery adds none.
 
 import type { DiskTrace } from '../device/disk-trace.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
-import { type CrashSpace, type CrashState, crashSpace } from '../space/crash-space.js';
+import { type CrashSpace, crashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
 import type { Crash } from '../space/explore.js';
-import { type Cut, describeFailure, picture } from './crash-report.js';
-import { agreeing, type CrashFailure, type Failed, judge, type Trial } from './trial.js';
+import { type Cut, describeFailure } from './crash-report.js';
+import { sceneOf } from './scene.js';
+import {
+  agreeing,
+  type CrashFailure,
+  type Failed,
+  isHang,
+  judge,
+  recoverOn,
+  type Trial,
+} from './trial.js';
 
-/** What second and later power cuts came to. */
+/** The result of the second and later power cuts. */
 export interface Again {
-  /** How many recoveries it took. */
+  /** How many recoveries were run. */
   readonly tried: number;
-  /** Whether all were tried. */
+  /** Whether all crash states were tried. */
   readonly whole: boolean;
+  /** How many recoveries that write were interrupted on one of several crash states. */
+  readonly sampled: number;
   readonly failure?: CrashFailure;
+  /** Whether the failure is a recovery that does not end. */
+  readonly hangs?: boolean;
 }
 
-/**
- * Recovers from one image of a crash, cuts the power at every moment of that, and recovers again; `depth`: how many
- * times over.
- */
+/** The limits of nested power cuts. */
+export interface AgainOptions {
+  /** How many power cuts follow one another. */
+  readonly depth: number;
+  readonly recoveriesMax: number;
+  /** How many crash states the recovery covers; 0 if an earlier one covered them. */
+  readonly images: bigint;
+}
+
+/** Recovers from one crash state, cuts the power at every moment of that recovery, and recovers again. */
 export async function recoverAgain<A, R>(
   trial: Trial<A, R>,
   crash: Crash,
-  depth: number,
-  recoveriesMax: number,
+  options: AgainOptions,
 ): Promise<Again> {
   const state = agreeing(trial.space, crash, crash.after, true);
-  const found = await cutAgain(trial, state, state, depth, recoveriesMax);
-  if (!found.failed) return found;
-  const { tried, cuts } = found;
-  return { tried, whole: false, failure: describeFailure(trial, state, found.failed, cuts) };
+  const found = await cutAgain(trial, state, state, options);
+  const { failed, cuts, ...again } = found;
+  if (!failed) return again;
+  return {
+    ...again,
+    hangs: isHang(failed),
+    failure: describeFailure(trial, state, failed, cuts),
+  };
 }
 
-/** The images of later cuts by their numbers, as a report names them; what fails then, if anything does. */
+/** Repeats later cuts by the numbers of their crash states; the failure, or undefined. */
 export async function replayAgain<A, R>(
   trial: Trial<A, R>,
   first: CrashState,
@@ -44,7 +73,8 @@ export async function replayAgain<A, R>(
   for (const number of numbers) {
     const { space, trace } = await recorded(trial, state);
     state = space.at(number);
-    cuts.push({ number, lines: picture({ ...trial, space, trace }, state, state.after) });
+    const { after } = state;
+    cuts.push({ number, scene: sceneOf({ ...trial, space, trace }, state, after) });
   }
   const failed = await judge(trial, state.disk(), () => first);
   return failed && describeFailure(trial, first, failed, cuts);
@@ -53,8 +83,9 @@ export async function replayAgain<A, R>(
 interface Found {
   readonly tried: number;
   readonly whole: boolean;
+  readonly sampled: number;
   readonly failed?: Failed;
-  /** One for each recovery that was cut short. */
+  /** One for each recovery that was interrupted. */
   readonly cuts: readonly Cut[];
 }
 
@@ -62,36 +93,41 @@ async function cutAgain<A, R>(
   trial: Trial<A, R>,
   from: CrashState,
   first: CrashState,
-  depth: number,
-  recoveriesMax: number,
+  { depth, recoveriesMax, images }: AgainOptions,
 ): Promise<Found> {
   const { space, trace, failed: stuck } = await recorded(trial, from);
-  if (stuck) return { tried: 0, whole: false, failed: stuck, cuts: [] };
+  if (stuck) return { tried: 0, whole: false, sampled: 0, failed: stuck, cuts: [] };
   let tried = 0;
   let whole = true;
+  let sampled = images > 1n && space.count > 1n ? 1 : 0;
   for (const crash of space.explore()) {
-    if (tried >= recoveriesMax) return { tried, whole: false, cuts: [] };
+    if (tried >= recoveriesMax) return { tried, whole: false, sampled, cuts: [] };
     tried += 1;
     const failed = await judge(trial, crash.disk, () => first);
     const state = agreeing(space, crash, crash.after, true);
     const cut = (): Cut => {
-      const lines = picture({ ...trial, space, trace }, state, crash.after);
-      return { number: space.indexOf(state), lines };
+      const scene = sceneOf({ ...trial, space, trace }, state, crash.after);
+      return { number: space.indexOf(state), scene };
     };
-    if (failed) return { tried, whole: false, failed, cuts: [cut()] };
-    // What recovers without writing leaves nothing that a later cut could change.
+    if (failed) return { tried, whole: false, sampled, failed, cuts: [cut()] };
+    // A recovery that writes nothing leaves nothing for a later cut to change.
     if (depth === 1 || space.count === 1n) continue;
-    const deeper = await cutAgain(trial, state, first, depth - 1, recoveriesMax - tried);
+    const deeper = await cutAgain(trial, state, first, {
+      depth: depth - 1,
+      recoveriesMax: recoveriesMax - tried,
+      images: crash.images,
+    });
     tried += deeper.tried;
     whole &&= deeper.whole;
-    if (deeper.failed) return { ...deeper, tried, cuts: [cut(), ...deeper.cuts] };
+    sampled += deeper.sampled;
+    if (deeper.failed) return { ...deeper, tried, sampled, cuts: [cut(), ...deeper.cuts] };
   }
-  return { tried, whole, cuts: [] };
+  return { tried, whole, sampled, cuts: [] };
 }
 
-/** What a recovery does to a disk with that on it. */
+/** Records a recovery from a crash state. */
 async function recorded<A, R>(
-  { test }: Trial<A, R>,
+  { test, watch }: Trial<A, R>,
   from: CrashState,
 ): Promise<{ readonly space: CrashSpace; readonly trace: DiskTrace; readonly failed?: Failed }> {
   const { size, profile = {} } = test;
@@ -99,7 +135,7 @@ async function recorded<A, R>(
   const disk = new VolatileDisk({ size, profile, ...how });
   let failed: Failed | undefined;
   try {
-    await test.recover(disk);
+    await recoverOn(test, disk, watch);
   } catch (cause) {
     failed = { cause, cut: from.after };
   }

@@ -1,11 +1,11 @@
-// Makes a failure small: in what the power cut took, and in what the program did.
+// Shrinks a failure: fewer lost sectors, newer content in them, fewer steps of the program.
 
-import { newestUntil } from '../space/cells.js';
-import { CrashState } from '../space/crash-space.js';
-import { lossesOf } from './crash-report.js';
-import { type CrashReport, type Failed, judgeState, type Trial } from './trial.js';
+import { type Cell, newestUntil, versionAt } from '../space/cells.js';
+import { CrashState } from '../space/crash-state.js';
+import { lossesOf } from './scene.js';
+import { type CrashReport, type Failed, isHang, judgeState, type Trial } from './trial.js';
 
-/** Gives back everything that is lost, or as much of it, cell by cell, as leaves the failure. */
+/** Gives back everything that is lost, or region by region as much as the failure allows. */
 export async function smallestLoss<A, R>(
   trial: Trial<A, R>,
   failing: CrashState,
@@ -13,24 +13,42 @@ export async function smallestLoss<A, R>(
 ): Promise<CrashState> {
   const { map } = trial.space;
   const whole = trial.space.inOrder(cut);
-  if (await judgeState(trial, whole)) return whole;
+  if (await fails(trial, whole)) return whole;
   let state = failing;
   for (const { place } of lossesOf(trial.space, failing, cut)) {
-    const versions = state.versions.slice();
-    versions[place] = newestUntil(map.cells[place] as (typeof map.cells)[number], cut, true);
-    const milder = new CrashState(map, versions);
-    if (milder.isPossible && (await judgeState(trial, milder))) state = milder;
+    const cell = map.cells[place] as Cell;
+    const newest = newestUntil(cell, cut, true);
+    const there = failing.versions[place] as number;
+    for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
+      if (!versionAt(cell, version).intact) continue;
+      const versions = state.versions.slice();
+      versions[place] = version;
+      const milder = new CrashState(map, versions);
+      if (!milder.isPossible || !(await fails(trial, milder))) continue;
+      state = milder;
+      break;
+    }
   }
   return state;
 }
 
+/** So many newer contents of a region are tried, the newest first, because a region may have been written thousands of times. */
+const NEWER_MAX = 16;
+
+/** A recovery that hangs is a different mistake from the one that is being shrunk. */
+async function fails<A, R>(trial: Trial<A, R>, state: CrashState): Promise<boolean> {
+  const failed = await judgeState(trial, state);
+  return failed !== undefined && !isHang(failed);
+}
+
 /**
- * Leaves out steps, first many at once, then one by one, as long as something fails. A workload that throws without
- * them needs them. Undefined where all are needed.
+ * Leaves out steps, first many at once, then one by one, while the test still fails. A workload that throws without some
+ * steps needs them. One that hangs ends the search, because the next tries may take as long. Undefined if all steps are
+ * needed.
  *
  * Source: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input"; of its two ways the complements.
  *
- * @param run tests the program with these steps of it
+ * @param run tests the program with only these steps
  */
 export async function smallestProgram(
   length: number,
@@ -44,6 +62,7 @@ export async function smallestProgram(
     for (let at = 0; at < steps.length; ) {
       const fewer = [...steps.slice(0, at), ...steps.slice(at + size)];
       const report = await run(fewer).catch((): undefined => undefined);
+      if (report?.verdict === 'hung') return smallest;
       if (report?.verdict === 'failed') {
         steps = fewer;
         smallest = report;

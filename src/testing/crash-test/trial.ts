@@ -1,201 +1,269 @@
-// What a crash test is, what it reports, and one run of it: the workload on a simulated disk, and what recovery and
-// check say about a disk that it left.
+// The types of a crash test and its report, and a trial: one run of the workload, and the verdict of recovery and check
+// about each disk that a power cut may leave.
 //
-// A trial is a run with all that judges it. The workload runs once; from then on there are only the trace, its crash
-// space and disks made of it. What the journal said is in the trace, as marks, so that for every power cut it is known
-// what had been begun and acknowledged. Who looks for failures (crash-test.ts, nested.ts), makes them small (shrink.ts) or
-// tells of them (crash-report.ts) does so with the few questions at the end of this file.
+// The workload runs once. From then on there are only its trace, the crash space of the trace, and disks made from crash
+// states. The journal is in the trace, as marks, so for every power cut it is known what had begun and what had been
+// acknowledged. The search for failures (crash-test.ts, nested.ts), their shrinking (shrink.ts) and their description
+// (crash-report.ts) all judge disks with the functions at the end of this file.
+//
+//   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
+//       later acknowledgement, because at each of them more must be there.
 
-import { WriteBarrierError } from '../../model/index.js';
+import { formatValue, type ModeName, misuse } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import type { DiskTrace } from '../device/disk-trace.js';
-import type { DeviceProfile } from '../device/profile.js';
-import { VolatileDisk } from '../device/volatile-disk.js';
+import type { DeviceName, DeviceProfile } from '../device/profile.js';
+import type { VolatileDisk } from '../device/volatile-disk.js';
 import { newestUntil } from '../space/cells.js';
-import { type CrashSpace, CrashState, crashSpace } from '../space/crash-space.js';
+import { type CrashSpace, crashSpace } from '../space/crash-space.js';
+import { CrashState } from '../space/crash-state.js';
 import { type Crash, UnsteadyRecoveryError } from '../space/explore.js';
+import { type Executed, execute, type Tell, type Told } from './execute.js';
+import { HangError, Watch } from './watch.js';
 
-/** What a workload tells about itself. `A` is whatever names one of its operations. */
+/** What a workload reports about itself. A value of type `A` names one of its operations. */
 export interface Journal<A> {
-  /** The operation may have an effect from here on. */
+  /** From now on the operation may have an effect. */
   begin(operation: A): void;
-  /** The operation's user was told that it is safe. */
+  /** The user of the operation has been told that it is safe. */
   acknowledge(operation: A): void;
 }
 
-/** What a check may hold a recovery to. */
+/** What a recovered state must and may contain. */
 export interface Expected<A> {
-  /** Must be there, in the order of their acknowledgement. */
+  /** Operations that must be there, in the order of their acknowledgement. */
   readonly acknowledged: readonly A[];
-  /** Nothing else may be there, in the order in which they began. */
+  /** The only operations that may be there, in the order in which they began. */
   readonly begun: readonly A[];
 }
 
-/** What is tested, and how hard. */
+/** What is tested, on which device, and how thoroughly. */
 export interface CrashTest<A, R, P = unknown> {
   /** The size of the disk in bytes. */
   readonly size: number;
-  /** The disk before the workload; zeroes unless given. */
+  /** The disk before the workload. @defaultValue zeroes */
   readonly initial?: Uint8Array;
-  /** What goes wrong while the workload runs; nothing unless given. */
+  /** Faults of the disk while the workload runs. @defaultValue none */
   readonly faults?: readonly DiskFault[];
-  /** Uses the disk. It must be done with it when it returns. */
+  /** Uses the disk. When it returns, all of its commands must have been answered. */
   readonly workload: (
     disk: VolatileDisk,
     journal: Journal<A>,
     program: readonly P[],
   ) => void | Promise<void>;
   /**
-   * What the workload is to do, step by step; nothing unless given. Of a failure as many steps are left out as can be: a
-   * workload must take any of them, in this order.
+   * The steps of the workload. After a failure as many steps as possible are left out, so the workload must accept any
+   * subset of them, in this order.
    */
   readonly program?: readonly P[];
-  /** A trace to take in place of a run of the workload: one of a report, or changed. */
+  /** A trace to use instead of a run of the workload, for example that of a report, or a changed one. */
   readonly trace?: DiskTrace;
   /**
-   * Opens what is left, on a disk that answers at once. It must read the same on the same disk, and be done with it
-   * when it returns.
+   * Recovers from the disk that the power cut left; that disk answers at once. On equal disks it must make the same reads,
+   * and it must be done with the disk when it returns.
    */
   recover(disk: Storage): R | Promise<R>;
-  /** Throws, or answers false, where the recovered state is wrong. */
+  /**
+   * Returns true if the recovered state is right, and returns false or throws if it is wrong. A check that only throws may
+   * return nothing; while it has never thrown, the verdict is `passed` at most. Any other value (null, a number, a string, an
+   * object) is refused, because it is not a verdict.
+   */
   check(recovered: R, expected: Expected<A>): void | boolean | Promise<void> | Promise<boolean>;
-  /** The fields that differ from an honest disk with a volatile cache. */
-  readonly profile?: Partial<DeviceProfile>;
-  /** Which order of answers the disk picks; 0 unless given. */
+  /**
+   * A device of `DEVICE_PROFILES`, or the fields that differ from a file.
+   *
+   * @defaultValue `'file'`: volatile cache, flush and FUA, no ordered tags
+   */
+  readonly profile?: DeviceName | Partial<DeviceProfile>;
+  /** Selects the order in which the disk answers. @defaultValue 0 */
   readonly seed?: number;
-  /** How many such orders are tried, from `seed` on; 1 unless given. */
+  /** How many seeds are tried, starting with `seed`. @defaultValue 1 */
   readonly seeds?: number;
-  /** `later` unless given; `at-once` for workloads that cannot wait. */
+  /** `at-once`: the disk answers before a call returns, for workloads that cannot wait. @defaultValue `'later'` */
   readonly answers?: 'later' | 'at-once';
-  /** Recoveries at the most for each order of answers; 100,000 unless given. Those of `nested` count, too. */
+  /** Maximum number of recoveries for each seed, including those of `nested`. @defaultValue 100,000 */
   readonly recoveriesMax?: number;
   /**
-   * Also cuts the power during each recovery that writes, at every moment, and recovers again: what is told must be
-   * the same. Of the images that a recovery stands for one is taken. A number says how often the power may fail during
-   * recoveries; true is 1.
+   * Also cuts the power at every moment of each recovery that writes, and recovers again; the check must accept that state,
+   * too. A recovery stands for all crash states that it cannot tell apart, and one of them is used. A number is the maximum
+   * number of power cuts during recoveries; true is 1.
+   *
+   * @defaultValue false
    */
   readonly nested?: boolean | number;
-  /** Only the image of a failure, as its report names it. */
+  /** Tries only one crash state: the `replay` of a failure. */
   readonly replay?: string;
-  /** What a user calls the bytes from this offset on. */
+  /**
+   * Time limit for one run of the workload, one recovery or one check, in real milliseconds (also under fake timers). After
+   * it the verdict is `hung`. Infinity means no limit.
+   *
+   * @defaultValue 10,000
+   */
+  readonly hangMs?: number;
+  /** Your name for the bytes at this offset, for reports: `record 3`. @defaultValue the offset */
   label?(offset: number): string;
 }
 
-/** A power cut that the code under test does not survive. */
+/** A power cut that the code under test does not survive, or a workload, recovery or check that has not ended. */
 export interface CrashFailure {
-  /** What recovery or check said. */
+  /** The message of the recovery or the check; of a hang, what hangs and what it waits for. */
   readonly message: string;
-  /** What they threw. */
+  /** What the recovery or the check threw. */
   readonly cause: unknown;
-  /** Pass it as `replay`, with the same program, to see the same again. */
+  /** Pass it as `replay`, with the same program, to repeat this failure. */
   readonly replay: string;
-  /** As few as possible: what the power cut took, each with its sector and its command. */
-  readonly lost: readonly Loss[];
-  /** The steps of the program that it takes: none of them can be left out by itself. */
+  /** The sectors that were written and are as before, as few as the failure allows. */
+  readonly lost: readonly {
+    /** In bytes from the start of the disk. */
+    readonly offset: number;
+    /** The number of the command whose bytes are gone. */
+    readonly command: number;
+    /** The call that the command came from, as `name (file:line)`, where that is known. */
+    readonly site?: string;
+  }[];
+  /** The steps of the program that the failure needs: none of them can be left out alone. */
   readonly program: readonly unknown[];
-  /** The picture, in text. */
+  /**
+   * The power cuts as data, of which the text and the pictures are made: that of the workload, then those during recoveries
+   * (`nested`). None if the workload hangs.
+   */
+  readonly cuts: readonly {
+    /** The commands and the journal of the run that was cut short: of the workload, or of a recovery. */
+    readonly trace: DiskTrace;
+    /** The power is cut right after this moment of the trace. */
+    readonly time: number;
+    /** What the commands around the cut wrote, in the order of offsets. */
+    readonly regions: readonly {
+      /** In bytes from the start of the disk. */
+      readonly offset: number;
+      /** In bytes. */
+      readonly length: number;
+      /** Your `label`, in one short line. */
+      readonly label: string;
+      /** The number of the command whose content is there; -1 for the content before the run. */
+      readonly there: number;
+      /** The numbers of the commands whose newer content is gone, oldest first; empty if the newest content is there. */
+      readonly lost: readonly number[];
+    }[];
+  }[];
+  /** What would have prevented the failure; absent if nothing was tried. */
+  readonly advice?: {
+    /** In words. */
+    readonly text: string;
+    /** A barrier before this moment of the trace would have prevented it; absent if none would. */
+    readonly before?: number;
+  };
+  /** The picture of the power cut as text, with long values and lists cut short. */
   readonly text: string;
+  /** The same text with nothing cut short. */
+  readonly fullText: string;
 }
 
 /** A sector that was written and is as before. */
-export interface Loss {
-  /** In bytes. */
-  readonly offset: number;
-  /** The number of the command whose bytes are gone. */
-  readonly command: number;
-  /** The call that the command came from, as `name (file:line)`, where that is known. */
-  readonly site?: string;
-}
+export type Loss = CrashFailure['lost'][number];
 
-/** What a crash test came to. */
+/** The result of a crash test. */
 export interface CrashReport {
-  /** `proved`: every image is covered and passes. `passed`: those that were tried do. `failed`: one does not. */
-  readonly verdict: 'proved' | 'passed' | 'failed';
-  /** How many images a power cut may leave. */
+  /**
+   * `proved`: every crash state is covered and passes. `passed`: all that were tried pass, and `warnings` say what is missing
+   * for a proof. `failed`: one does not pass. `hung`: the workload, a recovery or a check has not ended.
+   */
+  readonly verdict: 'proved' | 'passed' | 'failed' | 'hung';
+  /** The number of crash states (disk images) that a power cut may leave. */
   readonly images: bigint;
-  /** How many of them were covered. */
+  /** How many of them were covered. A recovery covers all images that it cannot tell apart. */
   readonly covered: bigint;
-  /** How many recoveries that took. */
+  /** How many recoveries were run. */
   readonly recoveries: number;
-  /** How they were picked: how many by each order of the exploration, and how many after later power cuts (`nested`). */
+  /** How many recoveries each strategy of the exploration picked, and how many ran after later power cuts (`nested`). */
   readonly orders: Readonly<Record<string, number>>;
-  /** The first one, made small. */
+  /** With the verdict `failed` the first failure, shrunk; with `hung` what hangs. */
   readonly failure?: CrashFailure;
-  /** What makes the verdict worth less than it seems. */
+  /** What the verdict does not cover, a sentence each. */
   readonly warnings: readonly string[];
-  /** The device, as it was taken to be. */
+  /** The device that the test assumed. */
   readonly profile: DeviceProfile;
-  /** Which order of answers the disk picked: that of the failure, or the last one. */
+  /**
+   * The mode that an `IoScheduler` chooses on this device (`mode: 'auto'`). A workload that names another mode was tested in
+   * that mode.
+   */
+  readonly mode: ModeName;
+  /** The seed of the failure, or the last one that was tried. */
   readonly seed: number;
-  /** What the disk was asked, under that seed. */
+  /** All commands of the workload under that seed. */
   readonly trace: DiskTrace;
 }
 
-/** A run with its crash space, and the test that judges it. */
+/** A run of a workload with its crash space and its test. */
 export interface Trial<A, R> {
-  /** The workload has run, so it does not matter any more what its steps are. */
+  /** Without the workload, because it has run. */
   readonly test: Omit<CrashTest<A, R>, 'workload'>;
   readonly space: CrashSpace;
   readonly trace: DiskTrace;
   readonly seed: number;
-  /** The steps of the program that were taken, by their places. */
+  /** The steps of the program that ran, by their indexes. */
   readonly steps: readonly number[];
+  /** Limits the time of recovery and check. */
+  readonly watch: Watch;
+  /** The faults that did not happen in this run. */
+  readonly faultsToCome: readonly DiskFault[];
+  /** Says that the workload went on after it had returned. */
+  readonly unfinished?: string;
+  /** Says that the disk may have answered too early to find every mistake. */
+  readonly doubt?: string;
   /** The call that a command came from. */
   siteOf(command: number): string | undefined;
+  /** Why that call is not known, where the user can remove the reason. */
+  whyNoSite(command: number): string | undefined;
 }
 
-/** What a workload says to its journal, as a mark of the trace. */
-export interface Told<A> {
-  readonly kind: 'begin' | 'acknowledge';
-  readonly operation: A;
-}
-
-/** Why a recovery is not what it should be. */
+/** Why a recovered state is wrong. */
 export interface Failed {
   readonly cause: unknown;
-  /** When the power was cut, at the earliest. */
+  /** The earliest moment of the power cut. */
   readonly cut: number;
+  /** What was recovered; absent if the recovery threw. */
+  readonly recovered?: { readonly value: unknown };
+  /** What the check was called with. */
+  readonly expected?: Expected<unknown>;
 }
 
-/** Runs the workload, or takes the trace that is given; `INVALID_ARGUMENT` where it is not done when it returns. */
+/** Whether the failure is a hang. */
+export function isHang({ cause }: Pick<Failed, 'cause'>): boolean {
+  return cause instanceof HangError;
+}
+
+/** Runs the workload, or takes the trace that is given. */
 export async function trialOf<A, R, P>(
   test: CrashTest<A, R, P>,
   seed: number,
   steps: readonly number[],
+  watch: Watch = new Watch(test.hangMs),
 ): Promise<Trial<A, R>> {
   const run = test.trace
-    ? { trace: test.trace, siteOf: () => undefined }
-    : await execute(test, seed, steps);
-  return { test, space: crashSpace(run.trace, test.profile), seed, steps, ...run };
+    ? { trace: test.trace, faultsToCome: [], siteOf: () => undefined, whyNoSite: () => undefined }
+    : await executed(test, seed, steps, watch);
+  return { test, space: crashSpace(run.trace, test.profile), seed, steps, watch, ...run };
 }
 
-async function execute<A, R, P>(
+function executed<A, R, P>(
   test: CrashTest<A, R, P>,
   seed: number,
   steps: readonly number[],
-): Promise<Pick<Trial<A, R>, 'trace' | 'siteOf'>> {
+  watch: Watch,
+): Promise<Executed> {
   const { size, profile = {}, answers = 'later', faults = [], initial, program = [] } = test;
-  const how = { size, profile, seed, answers, faults, ...(initial && { initial }) };
-  const disk = new VolatileDisk(how);
-  const tell = (kind: Told<A>['kind']) => (operation: A) =>
-    disk.mark({ kind, operation } satisfies Told<A>);
-  const journal = { begin: tell('begin'), acknowledge: tell('acknowledge') };
-  await test.workload(
-    disk,
-    journal,
-    steps.map((step) => program[step] as P),
-  );
-  const { trace } = disk;
-  const open = trace.commands.filter(({ completed }) => completed === Number.POSITIVE_INFINITY);
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  const late = disk.trace.commands.length - trace.commands.length;
-  disk.powerCut();
-  if (open.length + late === 0) return { trace, siteOf: (command) => disk.siteOf(command) };
-  throw new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    `the workload has returned and is not done: ${open.length} commands were at the disk, ${late} came later`,
-  );
+  const disk = { size, profile, seed, answers, faults, ...(initial && { initial }) };
+  const taken = steps.map((step) => program[step] as P);
+  const run = (it: VolatileDisk, tell: Tell): void | Promise<void> => {
+    const journal: Journal<A> = {
+      begin: (operation) => tell({ kind: 'begin', operation }),
+      acknowledge: (operation) => tell({ kind: 'acknowledge', operation }),
+    };
+    return test.workload(it, journal, taken);
+  };
+  return execute(disk, run, watch);
 }
 
 /** A span of time in which the power was cut. */
@@ -206,64 +274,96 @@ export interface Window {
   readonly before: number;
 }
 
-/** A moment of a power cut, and what the journal had said by then. */
+/** A moment of a power cut, and the journal up to it. */
 export interface Moment<A> {
   readonly time: number;
   readonly expected: Expected<A>;
 }
 
 /**
- * The moments of a window that make a difference: its first one, and each at which something was acknowledged. Between
- * them more is only begun, and a check that minds too little at the first of them minds no more later.
+ * The moments of a window that make a difference (J1): the first one, and each acknowledgement. Between these moments only
+ * `begin` marks occur. A check that accepts the state at one of them must accept it until the next, since `begun` only grows.
  */
-export function momentsOf<A>({ marks }: DiskTrace, { after, before }: Window): Moment<A>[] {
+export function* momentsOf<A>(
+  { marks }: DiskTrace,
+  { after, before }: Window,
+): Generator<Moment<A>, void> {
   const acknowledged: A[] = [];
   const begun: A[] = [];
-  const moments: Moment<A>[] = [];
-  const add = (time: number): void => {
-    moments.push({ time, expected: { acknowledged: [...acknowledged], begun: [...begun] } });
+  let isFirst = true;
+  // Copies, because a check may keep them; one pair at a time, because there may be thousands.
+  const at = (time: number): Moment<A> => {
+    isFirst = false;
+    return { time, expected: { acknowledged: [...acknowledged], begun: [...begun] } };
   };
   for (const { time, value } of marks) {
     if (time >= before) break;
-    if (time > after && moments.length === 0) add(after);
+    if (time > after && isFirst) yield at(after);
     const { kind, operation } = value as Told<A>;
     (kind === 'begin' ? begun : acknowledged).push(operation);
-    if (time > after && kind === 'acknowledge') add(time);
+    if (time > after && kind === 'acknowledge') yield at(time);
   }
-  if (moments.length === 0) add(after);
-  return moments;
+  if (isFirst) yield at(after);
 }
 
 /**
- * What is wrong with the recovery from this disk, at the first moment at which something is; undefined for nothing.
+ * Runs the recovery on a disk.
  *
- * @param window asked only when the recovery is done: until then it is not known what was read
+ * @throws `HangError` if it does not end; what the recovery throws
+ */
+export function recoverOn<R>(
+  test: { recover(disk: Storage): R | Promise<R> },
+  disk: Storage,
+  watch: Watch,
+): R | Promise<R> {
+  const words = (): string =>
+    'the disk of a recovery answers at once, so the recovery waits for something else';
+  return watch.run('recovery', () => test.recover(disk), words);
+}
+
+/**
+ * Recovers from a disk and checks the result: the first failure, or undefined.
+ *
+ * @param window called after the recovery, because only then it is known what the recovery has read
+ * @param onAnswer called with the answer of the check whenever it accepts the state
+ * @throws `INVALID_ARGUMENT` for a check whose answer is not a verdict
  */
 export async function judge<A, R>(
-  { test, trace }: Pick<Trial<A, R>, 'test' | 'trace'>,
+  { test, trace, watch }: Pick<Trial<A, R>, 'test' | 'trace' | 'watch'>,
   disk: Storage,
   window: () => Window,
+  onAnswer?: (answer: true | undefined) => void,
 ): Promise<Failed | undefined> {
   let recovered: R;
   try {
-    recovered = await test.recover(disk);
+    recovered = await recoverOn(test, disk, watch);
   } catch (cause) {
     if (cause instanceof UnsteadyRecoveryError) throw cause;
     return { cause, cut: window().after };
   }
   for (const { time, expected } of momentsOf<A>(trace, window())) {
+    const at = { cut: time, recovered: { value: recovered }, expected };
+    let answer: unknown;
     try {
-      const verdict = await test.check(recovered, expected);
-      if (verdict === false) return { cause: new Error('the check answered false'), cut: time };
+      const words = (): string =>
+        'it uses no disk, so it waits for something of its own, perhaps a promise that never settles';
+      answer = await watch.run<unknown>('check', () => test.check(recovered, expected), words);
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
-      return { cause, cut: time };
+      return { cause, ...at };
     }
+    if (answer === false) return { cause: new Error('the check returned false'), ...at };
+    if (answer !== true && answer !== undefined) {
+      throw misuse(
+        `the check returned ${formatValue(answer)}; it must return true or false, or throw`,
+      );
+    }
+    onAnswer?.(answer);
   }
   return undefined;
 }
 
-/** The same for one state. */
+/** Judges one crash state. */
 export function judgeState<A, R>(
   trial: Trial<A, R>,
   state: CrashState,
@@ -271,7 +371,7 @@ export function judgeState<A, R>(
   return judge(trial, state.disk(), () => state);
 }
 
-/** The state of a space that agrees with what was read, and elsewhere has the newest from before `time`, or `at` it. */
+/** The crash state with the versions that were read, and elsewhere the newest version from before `time`, or `at` it. */
 export function agreeing(
   { map }: CrashSpace,
   { decided }: Crash,

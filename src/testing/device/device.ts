@@ -1,67 +1,69 @@
 // A block device, step by step: what it may do at any moment, and what a power cut leaves of it.
 //
-// The device owns the commands that were dispatched. It carries them out piece by piece, in steps that it picks
-// itself: a piece of a write lands (in the cache, or on the medium where nothing is cached or the write has FUA), a
-// sector is destaged from the cache to the medium, a flush puts the whole cache there, a read looks. Whoever drives
-// it picks the steps: a seed (volatile-disk.ts), or a search through all of them (the tests). A piece is a sector, or
-// all of a write that fits into an atomic unit.
+// The device owns the dispatched commands and carries them out in steps. An atomic unit of a write lands (in the cache, or
+// on the medium if nothing is cached or the write has FUA); a sector is destaged from the cache to the medium; a flush
+// destages the whole cache; a read copies. The caller picks the steps: by a seed (volatile-disk.ts), or all of them in turn
+// (the tests). A write that fits into the profile's atomic write unit is one atomic unit; otherwise each of its sectors is
+// one. Discards and zeroes are carried out by sectors, because no standard promises more.
 //
 // Rules:
-//   D1  A piece lands only when every older command has landed on its sectors: same place, first in, first out. Not on
-//       a racy device, where only tags keep that order.
-//   D2  Of two commands that tags put in order the later one takes no step before the earlier one is done.
+//   D1  A unit lands only after every older command has landed on its sectors: in the same place, first in, first out. On a
+//       racy device only tags keep that order.
+//   D2  Of two commands that tags order, the later one takes no step before the earlier one is done.
 //   D3  A command may be answered when it is done.
-//   D4  The host reads what has landed last; a power cut leaves the medium, and where the profile tears, of a sector that
-//       was on its way there half of either, or worse.
-//   D5  A piece reaches the medium as a whole, and with it all that it was written over.
+//   D4  The host reads what landed last. A power cut leaves the medium; if the profile tears, a sector on its way to the
+//       medium may be left half old and half new, or worse.
+//   D5  A unit reaches the medium as a whole, also from the cache, until a later unit lands on a part of it in the cache:
+//       then the rest of it is single sectors. The older content below a unit need not reach the medium with it.
 //
-// The axioms (intervals.ts, versions.ts) say the same about traces; neither is made from the other, and a test compares
-// them. A device may lie: it then claims a flush, FUA or tags and passes over them, or claims to have no cache.
+// The axioms (intervals.ts, versions.ts) say the same about traces. Neither is derived from the other, and a test compares
+// them. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to have no cache.
 
-import { copyOf } from '../../storage/bytes.js';
+import { invariant } from '../../model/error.js';
+import { copyOf } from '../../storage/buffers.js';
+import { type Remains, spoiltBy, tornContents } from './corruption.js';
 import type { DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
-import { type Remains, spoiltBy, tornContents } from './tear.js';
 
-/** Something that the device may do next. */
+/** A step that the device may take next. */
 export type DeviceStep =
   | { readonly kind: 'land'; readonly command: number; readonly sector: number }
   | { readonly kind: 'flush' | 'read'; readonly command: number }
   | { readonly kind: 'destage'; readonly sector: number };
 
-/** What becomes of a write besides its being carried out; see `TracedFault`. */
+/** A fault of a write that the device carries out; see `DiskCommand.fault`. */
 export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
 
 interface Owned {
   readonly request: DiskRequest;
   readonly fate: Fate | undefined;
-  /** Pieces that have not landed: the first sector of each, and how many there are. */
+  /** Units that have not landed: the first sector of each, and its number of sectors. */
   readonly pending: Map<number, number>;
   done: boolean;
-  /** Of a stray: the host has heard of it. */
+  /** Of a stray write: the host has its answer. */
   answered: boolean;
 }
 
-/** What a sector holds that is not on the medium. */
+/** The cached content of a sector. */
 interface Cached {
   readonly bytes: Uint8Array;
   /** It cannot be read. */
   readonly bad: boolean;
-  /** The sectors of all pieces that landed on it since it was on the medium. */
-  readonly together: ReadonlySet<number>;
-  /** A flush passes it over, and takes what was there below it. */
+  /** The sectors of its unit, this one included; they share the set. */
+  readonly together: Set<number>;
+  /** A flush ignores it, and destages the content below it. */
   readonly stubborn: boolean;
   readonly below: Uint8Array | undefined;
 }
 
-/** See the head of this file. */
+/** A block device that takes one step at a time. */
 export class Device {
   readonly #profile: DeviceProfile;
   readonly #size: number;
-  /** What is not here is as it was at the start. */
+  /** Sectors that differ from the initial medium. */
   readonly #medium = new Map<number, Uint8Array>();
   readonly #cache = new Map<number, Cached>();
-  /** What was given up and is still read, until the sector is written again. */
+  /** Given up and still read, until the sector is written again. */
   readonly #stale = new Map<number, Uint8Array>();
   /** Sectors of the medium. */
   readonly #unreadable = new Set<number>();
@@ -82,38 +84,39 @@ export class Device {
     for (const offset of unreadable) this.#unreadable.add(offset / profile.sectorSize);
   }
 
-  /** Takes a command; the answer is its number, from 0. */
+  /** Takes a command and returns its number, from 0. */
   dispatch(request: DiskRequest, fate?: Fate): number {
     const pending = new Map<number, number>();
     if (request.op !== 'read' && request.op !== 'flush') {
       const { sectorSize, atomicWriteUnit: unit } = this.#profile;
       const { offset, length } = request;
       const fits = Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
-      const step = fits ? length : sectorSize;
+      const step = fits && request.op === 'write' ? length : sectorSize;
       for (let at = offset; at < offset + length; at += step) {
         pending.set(at / sectorSize, step / sectorSize);
       }
     }
-    // There is nothing to do for a write of no bytes.
+    // A write of no bytes is done at once.
     const isEmpty = request.op !== 'read' && request.op !== 'flush' && pending.size === 0;
     this.#owned.set(this.#next, { request, fate, pending, done: isEmpty, answered: false });
     return this.#next++;
   }
 
-  /** Everything that the device may do now. */
+  /** All steps that the device may take now. */
   steps(): DeviceStep[] {
     const steps: DeviceStep[] = [];
     const claimed = new Set<number>();
     let fence = false;
     let busy = false;
     for (const [command, { request, fate, pending, done, answered }] of this.#owned) {
-      const ordered = request.tag === 'ordered' && !this.#lies('ignoreTags');
-      // D2: nothing behind an ordered command that is not done, and no ordered one behind anything that is not.
+      const ordered =
+        request.tag === 'ordered' && this.#profile.orderedTags && !this.#lies('ignoreTags');
+      // D2: no step after an ordered command that is not done, and no ordered one after any that is not done.
       const may = !fence && !(ordered && busy) && !done;
       if (fate === 'stray') {
         for (const sector of may ? pending.keys() : [])
           steps.push({ kind: 'land', command, sector });
-        // Behind it things wait until its failure has been told.
+        // Later commands wait for it until its failure has been answered.
         busy ||= !answered;
         fence ||= ordered && !answered;
         continue;
@@ -137,8 +140,10 @@ export class Device {
       this.#destage(step.sector);
       return;
     }
-    const owned = this.#owned.get(step.command) as Owned;
+    const owned = this.#owned.get(step.command);
+    invariant(owned !== undefined, 'device.D3: an answered command takes no step');
     if (step.kind === 'land') {
+      invariant(owned.pending.has(step.sector), 'device.D1: the unit has landed already');
       this.#land(owned, step.sector);
       owned.pending.delete(step.sector);
       owned.done ||= owned.pending.size === 0;
@@ -157,27 +162,27 @@ export class Device {
     owned.done = true;
   }
 
-  /** D3. A stray is done before it has landed. */
+  /** D3. A stray write is done before it has landed. */
   isDone(command: number): boolean {
     const owned = this.#owned.get(command);
     return owned !== undefined && (owned.done || owned.fate === 'stray');
   }
 
-  /** The host has the answer; the device forgets the command, unless it strays. */
+  /** The host has the answer. The device forgets the command, except a stray write. */
   answered(command: number): void {
     const owned = this.#owned.get(command);
     if (owned?.fate === 'stray' && owned.pending.size > 0) owned.answered = true;
     else this.#owned.delete(command);
   }
 
-  /** The command fails: what has landed stays, what has not will not. */
+  /** The command fails: units that have landed stay, the others never land. */
   fail(command: number): void {
     const owned = this.#owned.get(command);
     owned?.pending.clear();
     if (owned) owned.done = true;
   }
 
-  /** D4: what the host sees; false where a sector cannot be read. */
+  /** D4: reads as the host does; false if a sector cannot be read. */
   read(offset: number, into: Uint8Array): boolean {
     this.#copy(
       offset,
@@ -193,7 +198,7 @@ export class Device {
     });
   }
 
-  /** What a power cut would leave now; `tear` may put something else into a sector that was on its way. */
+  /** The medium after a power cut now; `tear` may replace the content of a sector that was on its way. */
   medium(tear?: (remains: readonly Remains[]) => Remains | undefined): Uint8Array {
     const torn = new Map<number, Uint8Array>();
     const { sectorSize, tear: how } = this.#profile;
@@ -208,19 +213,19 @@ export class Device {
     return bytes;
   }
 
-  /** Sectors that the host sees and a power cut would lose. */
+  /** Cached sectors, which a power cut would lose. */
   get dirty(): readonly number[] {
     return [...this.#cache.keys()];
   }
 
-  /** What is still to be done, as text: two devices of the same trace that agree in it go on alike. */
+  /** The open work as text: devices with the same trace and the same text continue alike. */
   get open(): string {
     const cached = [...this.#cache].map(([sector, { together }]) => `${sector}<${[...together]}`);
     const owned = [...this.#owned].map(([n, { pending, done }]) => `${n}:${[...pending]}${done}`);
     return [...owned, ...cached].join();
   }
 
-  /** Gives up what is cached: for faults. The host goes on reading it where `readable`. */
+  /** Gives up the cache, for faults. With `readable` the host still reads its content. */
   drop(readable: boolean): void {
     if (readable) for (const [sector, { bytes }] of this.#cache) this.#stale.set(sector, bytes);
     this.#cache.clear();
@@ -249,19 +254,28 @@ export class Device {
     const sectors = run(first, pending.get(first) ?? 0);
     const stubborn = fate === 'unserializable';
     const forced = !this.#caches || (request.fua && !this.#lies('ignoreFua'));
+    for (const sector of sectors) this.#breakUp(sector);
+    const together = new Set(sectors);
     for (const sector of sectors) {
       const bytes = this.#contentOf(request, fate, sector);
       const bad = fate === 'latent' && sector * sectorSize === request.offset;
       this.#stale.delete(sector);
       const before = this.#cache.get(sector);
-      const together = new Set([...(before?.together ?? []), ...sectors]);
       const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
       this.#cache.set(sector, { bytes, bad, together, stubborn, below });
     }
     if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
   }
 
-  /** What a write puts into one of its sectors. */
+  /** D5: a unit lands on this sector, so the cached unit of the sector is no longer whole. */
+  #breakUp(sector: number): void {
+    for (const other of this.#cache.get(sector)?.together ?? []) {
+      const cached = this.#cache.get(other) as Cached;
+      this.#cache.set(other, { ...cached, together: new Set([other]) });
+    }
+  }
+
+  /** The content of one sector of a write. */
   #contentOf(request: DiskRequest, fate: Fate | undefined, sector: number): Uint8Array {
     const { sectorSize } = this.#profile;
     const at = sector * sectorSize - request.offset;
@@ -285,7 +299,7 @@ export class Device {
     for (const other of cached.together) this.#destage(other);
   }
 
-  /** What may be on its way to the medium: out of the cache, or straight from a command. */
+  /** Contents that may be on their way to the medium, from the cache or from a command. */
   #onTheirWay(): Map<number, Uint8Array[]> {
     const found = new Map<number, Uint8Array[]>();
     const add = (sector: number, bytes: Uint8Array): void => {

@@ -1,60 +1,81 @@
-// What can go wrong with a simulated disk, as data: a plan of faults can be generated, printed, shrunk and pasted back.
+// The faults of a simulated disk, as data: a list of faults can be generated, printed, shrunk and pasted back.
 //
-// A fault has three sides, and each is told here once: what the device makes of the command (FATES, SPOILS, DROPS), what
-// the host hears (FAILS), and what the trace has to say so that the crash space knows what really happened (tracedOf).
-// Without a fault the answer says what happened, so most are empty on two of the three sides.
+// A fault has three sides, each defined here once: what the device does with the command (FATES, SPOILS, DROPS), what it
+// answers (FAILS), and what the trace records so that the crash space knows what really happened (tracedOf).
 //
 // Not here: when a fault happens (volatile-disk.ts), and faults of a real storage under test (storage/faults.ts).
 
-import { WriteBarrierError } from '../../model/index.js';
+import { checkOptions, formatValue, invalid, misuse } from '../../model/index.js';
 import type { Fate } from './device.js';
 import type { TracedFault } from './disk-trace.js';
 
 /**
- * What goes wrong, and at which command of its kind, counted from 0.
+ * A fault of a simulated disk: what goes wrong, and at which command of its kind.
  *
- * Writes: `fail` writes nothing and says so; `partial` writes some sectors and says that it failed; `ghost` says
- * that it failed and writes all the same; `stray` does, too, and writes whenever it likes, also over what came later;
- * `lost` says that it wrote; `unserializable` wrote it to the cache and may leave it there, whatever is flushed or
- * ordered behind it; `rot` changes one bit of the first sector; `latent` leaves the first sector unreadable;
- * `misdirected` writes at `at` instead, and says nothing.
+ * Writes: `fail` answers with an error and writes nothing; `partial` answers with an error and writes some sectors; `ghost`
+ * answers with an error and writes everything; `stray` is a `ghost` that lands at any later moment, also over later writes;
+ * `lost` succeeds and writes nothing; `unserializable` succeeds and may stay in the cache, whatever is flushed or ordered
+ * after it; `rot` flips one bit of the first sector; `latent` leaves the first sector unreadable; `misdirected` succeeds and
+ * writes at `at` instead.
  *
- * Flushes: `keep` fails and can be repeated; `drop` fails and gives the cache up, so the next one succeeds;
- * `drop-readback` does, too, and the host still reads what is gone; `late` succeeds, and the next one fails;
- * `elsewhere` gives the cache up and succeeds, and the next flush of another opener fails; `sticky` fails, and so does
- * everything after it.
+ * Flushes: `keep` fails and can be repeated; `drop` fails and gives up the cache, so the next flush succeeds;
+ * `drop-readback` is a `drop` after which the host still reads what is gone; `late` succeeds without effect, and the next
+ * flush fails; `elsewhere` gives up the cache and succeeds, and the next flush of another opener fails; `sticky` fails, and
+ * so do all later commands.
  *
- * Reads: `fail`; `rot` flips one bit of what is read.
+ * Reads: `fail` answers with an error; `rot` flips one bit of what is read.
  */
 export type DiskFault =
-  | FaultAt<
-      'write',
-      'fail' | 'partial' | 'ghost' | 'stray' | 'lost' | 'unserializable' | 'rot' | 'latent'
-    >
-  | (FaultAt<'write', 'misdirected'> & {
+  | {
+      /** The kind of command; discards and zeroes count as writes. */
+      readonly on: 'write';
+      /** Which command of its kind, from 0. */
+      readonly nth: number;
+      /** What goes wrong. */
+      readonly fault:
+        | 'fail'
+        | 'partial'
+        | 'ghost'
+        | 'stray'
+        | 'lost'
+        | 'unserializable'
+        | 'rot'
+        | 'latent';
+    }
+  | {
+      /** A write that lands elsewhere. */
+      readonly on: 'write';
+      /** Which write, from 0. */
+      readonly nth: number;
+      /** What goes wrong. */
+      readonly fault: 'misdirected';
       /** Where it lands instead, in bytes from the start of the disk. */
       readonly at: number;
-    })
-  | FaultAt<'flush', 'keep' | 'drop' | 'drop-readback' | 'late' | 'elsewhere' | 'sticky'>
-  | FaultAt<'read', 'fail' | 'rot'>;
+    }
+  | {
+      /** A flush of the device. */
+      readonly on: 'flush';
+      /** Which flush, from 0. */
+      readonly nth: number;
+      /** What goes wrong. */
+      readonly fault: 'keep' | 'drop' | 'drop-readback' | 'late' | 'elsewhere' | 'sticky';
+    }
+  | {
+      /** A read. */
+      readonly on: 'read';
+      /** Which read, from 0. */
+      readonly nth: number;
+      /** What goes wrong. */
+      readonly fault: 'fail' | 'rot';
+    };
 
-/** A fault at one command. */
-export interface FaultAt<On, What> {
-  /** The kind of command; discards and zeroes count as writes. */
-  readonly on: On;
-  /** Which of them, from 0. */
-  readonly nth: number;
-  /** What goes wrong. */
-  readonly fault: What;
-}
-
-/** What the device has to know of a write. */
+/** Faults of writes that the device itself carries out. */
 export const FATES: readonly Fate[] = ['stray', 'unserializable', 'rot', 'latent'];
 
-/** These give up what is cached. */
+/** These faults give up the cache. */
 export const DROPS: ReadonlySet<string> = new Set(['drop', 'drop-readback', 'elsewhere']);
 
-/** These do not do what they are to do, or not all of it. */
+/** Commands with these faults are not carried out, or only in part. */
 export const SPOILS: ReadonlySet<string> = new Set([
   'fail',
   'lost',
@@ -65,7 +86,7 @@ export const SPOILS: ReadonlySet<string> = new Set([
   ...DROPS,
 ]);
 
-/** These are told. */
+/** Commands with these faults answer with an error. */
 export const FAILS: ReadonlySet<string> = new Set([
   'fail',
   'partial',
@@ -77,7 +98,7 @@ export const FAILS: ReadonlySet<string> = new Set([
   'sticky',
 ]);
 
-/** What the crash space has to know of a fault besides that the command failed. */
+/** What the trace records about a fault, in addition to the answer. */
 export function tracedOf(fault: DiskFault | undefined): TracedFault | undefined {
   if (fault?.on === 'read') return undefined;
   switch (fault?.fault) {
@@ -118,16 +139,49 @@ const KINDS: Readonly<Record<DiskFault['on'], readonly string[]>> = {
   read: ['fail', 'rot'],
 };
 
-/** @throws `INVALID_ARGUMENT` for a fault that there is not, or that can never happen */
-export function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
-  const { on, nth, fault: kind } = fault;
-  const isKnown = Object.hasOwn(KINDS, on) && KINDS[on].includes(kind);
-  const isSomewhere =
-    kind !== 'misdirected' ||
-    (Number.isSafeInteger(fault.at) &&
-      fault.at >= 0 &&
-      fault.at < size &&
-      fault.at % sectorSize === 0);
-  if (isKnown && isSomewhere && Number.isSafeInteger(nth) && nth >= 0) return;
-  throw new WriteBarrierError('INVALID_ARGUMENT', `there is no fault ${JSON.stringify(fault)}`);
+/** @throws `INVALID_ARGUMENT` for unknown faults, for faults that can never happen, and for two at one command */
+export function checkFaults(faults: readonly DiskFault[], size: number, sectorSize: number): void {
+  if (!Array.isArray(faults)) throw invalid('faults', 'a list', faults);
+  const places = new Set<string>();
+  for (const fault of faults) {
+    checkFault(fault, size, sectorSize);
+    const place = `${fault.on} ${fault.nth}`;
+    if (places.has(place)) throw misuse(`faults: there are two faults at ${place}; leave one out`);
+    places.add(place);
+  }
 }
+
+function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
+  checkOptions(fault, FIELDS, 'a fault');
+  const { on, nth, fault: kind } = fault;
+  if (!Object.hasOwn(KINDS, on)) {
+    throw misuse(`faults: on must be 'write', 'flush' or 'read', not ${formatValue(on)}`);
+  }
+  if (!KINDS[on].includes(kind)) {
+    throw misuse(
+      `faults: the fault of a ${on} must be one of ${KINDS[on].join(', ')}, not ${formatValue(kind)}`,
+    );
+  }
+  if (!Number.isSafeInteger(nth) || nth < 0) {
+    throw misuse(
+      `faults: nth must be the number of a command of its kind, from 0, not ${formatValue(nth)}`,
+    );
+  }
+  if (kind !== 'misdirected') {
+    if ('at' in fault) throw misuse(`faults: only 'misdirected' takes 'at', '${kind}' does not`);
+    return;
+  }
+  const { at } = fault as { readonly at?: number };
+  if (
+    !Number.isSafeInteger(at) ||
+    Number(at) < 0 ||
+    Number(at) >= size ||
+    Number(at) % sectorSize
+  ) {
+    throw misuse(
+      `faults: 'misdirected' needs 'at', the offset of a sector of the disk in bytes, not ${formatValue(at)}`,
+    );
+  }
+}
+
+const FIELDS = { on: 0, nth: 0, fault: 0, at: 0 };

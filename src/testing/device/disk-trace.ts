@@ -1,17 +1,21 @@
-// What a device was asked and what it answered, with the bytes: the input of the crash space.
+// Traces: the commands of a device and its answers, with the data. A trace is the input of the crash space.
 //
-// Time is a count of events: every dispatch, answer and mark has a moment of its own, so of any two it is known
-// which came first, and nothing depends on a clock. A power cut falls between two moments.
+// Time is a count of events: every dispatch, answer and mark has a moment of its own. So of any two it is known which came
+// first, and nothing depends on a clock. A power cut falls between two moments.
 //
-// A trace is plain data. It says what the device was told and what it told; where a fault made something else of
-// it, `fault` says what really happened, so that what the crash space makes of the trace is true.
+// A trace is plain data. It says what the host sent and what it was answered. If a fault made something else happen, `fault`
+// says what really happened, so that the crash space of the trace is right.
+//
+//   R1  A command is dispatched before it is completed, and completed once.
 
-import { type Operation, type Tag, WriteBarrierError } from '../../model/index.js';
-import { copyOf } from '../../storage/bytes.js';
+import { misuse, type Operation, type Tag } from '../../model/index.js';
+import { copyOf } from '../../storage/buffers.js';
+import type { Storage } from '../../storage/index.js';
+import { overheard, wrap } from '../../storage/wrappers.js';
 
 /** A command as the device saw it. */
 export interface DiskCommand {
-  /** What the device was to do. */
+  /** The operation. */
   readonly op: Operation;
   /** In bytes; 0 for a flush. */
   readonly offset: number;
@@ -19,71 +23,73 @@ export interface DiskCommand {
   readonly length: number;
   /** `ordered`: after everything dispatched before, before everything dispatched after. */
   readonly tag: Tag;
-  /** The answer means that the data is on the medium. */
+  /** Force unit access: the answer means that the data is on the medium. */
   readonly fua: boolean;
   /** The payload of a write. */
   readonly data?: Uint8Array;
-  /** When the device got it. */
+  /** The moment when the device got the command. */
   readonly dispatched: number;
-  /** When the host had the answer; Infinity where none came. */
+  /** The moment when the host got the answer; Infinity if it got none. */
   readonly completed: number;
-  /** The answer was an error: nothing is certain but that no other bytes were touched. */
+  /** The answer was an error. Then it is only certain that no other bytes were touched. */
   readonly failed: boolean;
-  /** What really happened, where a fault made that something else than the answer says. */
-  readonly fault?: TracedFault;
+  /**
+   * What really happened, where that is not what the answer says.
+   *
+   * Of writes:
+   * - `lost`: it never reaches the medium, whatever was answered.
+   * - `misdirected`: it lands at `at` instead, in bytes from the start of the disk.
+   * - `stray`: it failed, and lands at any later moment, also above what was written later.
+   * - `unserializable`: it may be missing, whatever was answered, flushed or ordered after it.
+   * - `rot`: one bit of its first sector is changed.
+   * - `latent`: its first sector cannot be read.
+   *
+   * Of flushes:
+   * - `hollow`: it covers nothing, whatever it answers.
+   * - `drop`: it gives up for good what it should have covered.
+   */
+  readonly fault?:
+    | {
+        /** Which of the above. */
+        readonly kind: 'lost' | 'stray' | 'unserializable' | 'rot' | 'latent' | 'hollow' | 'drop';
+      }
+    | {
+        /** The write lands elsewhere. */
+        readonly kind: 'misdirected';
+        /** Where it lands, in bytes from the start of the disk. */
+        readonly at: number;
+      };
 }
 
-/** What a device is asked. */
+/** A command before it has moments and an answer. */
 export type DiskRequest = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'data'>;
 
-/**
- * Of writes:
- * - `lost`: it never reaches the medium, whatever was answered.
- * - `misdirected`: it lands at `at`, in bytes, instead.
- * - `stray`: it failed, and lands whenever it likes, also above what was written later.
- * - `unserializable`: it may be missing, whatever was answered, flushed or ordered behind it.
- * - `rot`: its first sector has one bit changed.
- * - `latent`: its first sector cannot be read.
- *
- * Of flushes:
- * - `hollow`: it covers nothing, whatever it answers.
- * - `drop`: it gives up what it should have covered, for good.
- */
-export type TracedFault =
-  | {
-      /** See above. */
-      readonly kind: 'lost' | 'stray' | 'unserializable' | 'rot' | 'latent' | 'hollow' | 'drop';
-    }
-  | {
-      /** See above. */
-      readonly kind: 'misdirected';
-      /** In bytes from the start of the disk. */
-      readonly at: number;
-    };
+/** What really happened to a command. */
+export type TracedFault = NonNullable<DiskCommand['fault']>;
 
-/** Something that the host knew at a moment: an acknowledgement to its own user, as a rule. */
-export interface Mark<T = unknown> {
-  /** After everything with a smaller time. */
-  readonly time: number;
-  /** Whatever the host wants to find again. */
-  readonly value: T;
-}
+/** A mark of a trace. */
+export type Mark = DiskTrace['marks'][number];
 
-/** A run of a device. */
+/** A run of a device: its commands, their answers, and the marks of the host. */
 export interface DiskTrace {
-  /** In bytes. */
+  /** The size of the disk in bytes. */
   readonly size: number;
-  /** The medium before the first command; zeroes unless given. */
+  /** The medium before the first command. @defaultValue zeroes */
   readonly initial?: Uint8Array;
-  /** Offsets of sectors that could not be read before the first command, in bytes; none unless given. */
+  /** Offsets of sectors that could not be read before the first command, in bytes. @defaultValue none */
   readonly unreadable?: readonly number[];
   /** In the order of their dispatch. */
   readonly commands: readonly DiskCommand[];
-  /** In the order of time. */
-  readonly marks: readonly Mark[];
+  /** What the host knew at a moment, an acknowledgement to its own user as a rule. In the order of time. */
+  readonly marks: readonly {
+    /** After everything with a smaller time. */
+    readonly time: number;
+    /** What the host wants to find again. */
+    readonly value: unknown;
+  }[];
 }
 
-/** Writes down what a device is asked, as it happens. */
+/** Records the commands of a device in memory, as a `DiskTrace`. */
 export class DiskRecorder {
   readonly #size: number;
   readonly #initial: Uint8Array | undefined;
@@ -91,18 +97,21 @@ export class DiskRecorder {
   readonly #marks: Mark[] = [];
   #now = 0;
 
-  /** @param initial copied; zeroes unless given */
+  /**
+   * @param size of the disk, in bytes
+   * @param initial the medium before the first command, which is copied; zeroes by default
+   */
   constructor(size: number, initial?: Uint8Array) {
     this.#size = size;
     this.#initial = initial && copyOf(initial);
   }
 
-  /** The moment that comes next. */
+  /** The next moment. */
   get now(): number {
     return this.#now;
   }
 
-  /** The run so far. What follows does not change it. */
+  /** The trace so far. Later events do not change it. */
   get trace(): DiskTrace {
     return {
       size: this.#size,
@@ -113,11 +122,13 @@ export class DiskRecorder {
   }
 
   /**
-   * The device gets a command; the answer is its number, from 0. `data` is copied. `fate`: what a simulated device
-   * knows already, whether or not the host will hear of it.
+   * Records that the device gets a command, and returns the number of the command, from 0.
+   *
+   * @param data the payload of a write, which is copied
+   * @param fate what a simulated device already knows about the command, whether or not the host will get an answer
    */
   dispatch(
-    what: Omit<DiskRequest, 'data'>,
+    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>,
     data?: Uint8Array,
     fate: Partial<Pick<DiskCommand, 'failed' | 'fault'>> = {},
   ): number {
@@ -127,28 +138,40 @@ export class DiskRecorder {
     return this.#commands.push({ ...command, ...(data && { data: copyOf(data) }), ...open }) - 1;
   }
 
-  /** A simulated device knows by now what becomes of a command, whether or not the host will hear of it. */
-  fail(number: number, fault: TracedFault): void {
+  /** Records that a command of a simulated device fails, whether or not the host will get an answer. */
+  fail(number: number, fault: DiskCommand['fault']): void {
     const command = this.#commands[number];
     if (command) Object.assign(command, { failed: true, fault });
   }
 
-  /** The host has the answer to a command: an error, if it `failed`. */
-  complete(number: number, failed?: boolean, fault?: TracedFault): void {
+  /** Records that the host gets the answer to a command: an error, if it `failed`. */
+  complete(number: number, failed?: boolean, fault?: DiskCommand['fault']): void {
     const command = this.#commands[number];
     if (!command || command.completed !== Number.POSITIVE_INFINITY) {
-      throw new WriteBarrierError(
-        'INVALID_ARGUMENT',
-        `command ${number} does not wait for an answer`,
-      );
+      throw misuse(`command ${number} is not in flight: a command is completed once`);
     }
     command.completed = this.#now++;
     if (failed !== undefined) command.failed = failed;
     if (fault) command.fault = fault;
   }
 
-  /** The host knows something now. */
+  /** Records something that the host knows at this moment. */
   mark(value: unknown): void {
     this.#marks.push({ time: this.#now++, value });
   }
+}
+
+/**
+ * Wraps a storage, and records its commands and answers with a `DiskRecorder` or a `TraceWriter`, so that the crash kit can
+ * judge a run on a real disk. A command is recorded before the storage gets it, and an answer before the caller does.
+ */
+export function recording(
+  storage: Storage,
+  recorder: Pick<DiskRecorder, 'dispatch' | 'complete'>,
+): Storage {
+  return wrap(storage, (what, run, data) => {
+    const { op, offset, length, tag, fua } = what;
+    const command = recorder.dispatch({ op, offset, length, tag, fua }, data?.());
+    return overheard(what, run, (error) => recorder.complete(command, error !== undefined));
+  });
 }

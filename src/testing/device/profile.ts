@@ -1,106 +1,210 @@
-import { type DeviceTraits, WriteBarrierError } from '../../model/index.js';
+// Device profiles: the properties of a device that decide what a power cut leaves. They are data, so a report can print
+// the device that its verdict is about.
+//
+// A verdict holds for one device. Common devices have names (DEVICE_PROFILES). By default a test runs on a file, because most
+// code will run on one. A device with ordered tags is rare: code that was tested on one would use another mode, and other
+// commands, in production.
+//
+// A profile of your own names the fields that differ from a file. Contradictory fields are refused here, so the device
+// (device.ts) and the axioms (space/) need no checks.
+
+import {
+  BOOLEAN,
+  checkOptions,
+  type DeviceTraits,
+  formatValue,
+  invalid,
+  misuse,
+  oneOf,
+  type WriteBarrierError,
+} from '../../model/index.js';
+import type { Capabilities } from '../../storage/index.js';
 
 /**
- * What a device claims and does not do; `claimWriteThrough` has a volatile cache, whatever
- * `cache` says.
- */
-export type Lie = 'ignoreFlush' | 'ignoreFua' | 'ignoreTags' | 'claimWriteThrough';
-
-/** How a power cut leaves a sector whose write it interrupts. */
-export type Tear = 'sector' | 'shorn' | 'garbage';
-
-/** What a discarded sector may read as. */
-export type DiscardReads = 'zero' | 'old-or-zero' | 'arbitrary';
-
-/** In which order two overlapping writes land that are at the device together: as they came, or any. */
-export type SameLba = 'fifo' | 'racy';
-
-/** What becomes of the commands that tags put behind one that fails: SCSI's QErr. */
-export type OnTagError = 'continue' | 'abort-queue';
-
-/**
- * A device as a power cut sees it. What it admits is in the traits; what it does besides is here. Every field
- * has a value, so that a report can print what it rests on.
+ * The properties of a device that decide what a power cut leaves. `DeviceTraits` has those that the device reports.
  */
 export interface DeviceProfile extends DeviceTraits {
   /** In bytes. A write is carried out sector by sector, in any order; a sector is written as a whole. */
   readonly sectorSize: number;
   /**
-   * In bytes, a multiple of `sectorSize`: a write that does not cross a multiple of it is carried out as a whole, too
-   * (NVMe's AWUPF). Of a write that does any sectors may be there.
+   * In bytes, a multiple of `sectorSize`: a write that does not cross a multiple of it is carried out as a whole (NVMe's
+   * AWUPF). A write that does may leave any of its sectors.
    */
   readonly atomicWriteUnit: number;
-  /** `sector`: the old content or the new; `shorn`: also half of each; `garbage`: also neither, or unreadable. */
-  readonly tear: Tear;
-  /** What is discarded reads as zeroes, or as before or as zeroes, or as anything. */
-  readonly discard: DiscardReads;
-  /** `racy` where a host must not have two writes to one place in flight. */
-  readonly sameLba: SameLba;
-  /** Whether an ordered command is carried out although one before it has failed. */
-  readonly onTagError: OnTagError;
-  /** What it claims and does not do. */
-  readonly lies: readonly Lie[];
+  /** What an interrupted write leaves of a sector. `sector`: the old or the new content; `shorn`: also half of each; `garbage`: also random bytes, or an unreadable sector. */
+  readonly tear: 'sector' | 'shorn' | 'garbage';
+  /** Whether it has `writev`: one write from several buffers. */
+  readonly writev: boolean;
+  /** Whether it has `writeZeroes`: zeroes without data. */
+  readonly writeZeroes: boolean;
+  /** Whether `writeZeroes` is much faster than a write of zeroes. */
+  readonly fastZeroes: boolean;
+  /**
+   * What a discarded sector reads as: zeroes, the old content or zeroes, or anything. `none`: the device takes no discards;
+   * if a trace has one nevertheless, it reads as anything, because no storage promises more.
+   */
+  readonly discard: 'none' | 'zero' | 'old-or-zero' | 'arbitrary';
+  /** The order in which two overlapping writes land that are in flight together: `fifo` as they came, `racy` in any order. */
+  readonly sameLba: 'fifo' | 'racy';
+  /** What happens to the commands that tags order after one that fails (SCSI's QErr). */
+  readonly onTagError: 'continue' | 'abort-queue';
+  /** What the device claims and does not do; `claimWriteThrough` has a volatile cache, whatever `cache` says. */
+  readonly lies: readonly ('ignoreFlush' | 'ignoreFua' | 'ignoreTags' | 'claimWriteThrough')[];
 }
 
-/** A disk with a volatile cache, flush, FUA and ordered tags, which keeps its promises. */
-export const HONEST_DISK: DeviceProfile = Object.freeze({
+const FILE: DeviceProfile = Object.freeze({
   cache: 'volatile',
   flush: true,
   fua: true,
-  orderedTags: true,
+  orderedTags: false,
+  writev: true,
+  writeZeroes: false,
+  fastZeroes: false,
   sectorSize: 512,
   atomicWriteUnit: 512,
   tear: 'sector',
-  discard: 'zero',
+  discard: 'none',
   sameLba: 'fifo',
   onTagError: 'continue',
   lies: Object.freeze([]),
 });
 
+/** A name of the table `DEVICE_PROFILES`. */
+export type DeviceName =
+  | 'file'
+  | 'file-without-fua'
+  | 'nvme'
+  | 'sata'
+  | 'scsi'
+  | 'scsi-tags'
+  | 'protected'
+  | 'write-through';
+
+const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
+  Object.freeze({ ...FILE, ...fields });
+
 /**
- * A profile from the fields that differ from `HONEST_DISK`; the atomic unit is the sector unless given.
+ * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
  *
- * @throws `INVALID_ARGUMENT` for sizes that are not whole multiples of each other, for units of several sectors that
- *   tear or race, for a volatile cache that is claimed away, and for unknown words
+ * - `file`: `FileStorage` on Linux, and the default. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
+ *   it has no ordered tags and no discards, and zeroes are written as data.
+ * - `file-without-fua`: `FileStorage` on other systems.
+ * - `nvme`: a consumer drive. Commands in flight together are carried out in any order, also in one place; discarded sectors
+ *   read as anything, and zeroes are fast.
+ * - `sata`: a consumer drive as Linux uses it: no FUA, and zeroes are written as data.
+ * - `scsi`: a disk with simple tags only, as Linux uses it since 2.6.37. Two commands to one place keep their order
+ *   (restricted reordering, the default of the control mode page); unmapped sectors may keep their content, and zeroes take as
+ *   long as data.
+ * - `scsi-tags`: the same disk with ordered tags, as Linux used it before: for the TAG modes.
+ * - `protected`: a controller with a battery, or a drive whose cache survives a power cut.
+ * - `write-through`: a disk whose cache is off.
  */
-export function deviceProfile(fields: Partial<DeviceProfile> = {}): DeviceProfile {
-  const { sectorSize = HONEST_DISK.sectorSize } = fields;
-  const profile = { ...HONEST_DISK, atomicWriteUnit: sectorSize, ...fields };
+export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Object.freeze({
+  file: FILE,
+  'file-without-fua': profileWith({ fua: false }),
+  nvme: profileWith({
+    sameLba: 'racy',
+    discard: 'arbitrary',
+    writeZeroes: true,
+    fastZeroes: true,
+  }),
+  sata: profileWith({ fua: false, sameLba: 'racy', discard: 'arbitrary' }),
+  scsi: profileWith({ discard: 'old-or-zero', writeZeroes: true }),
+  'scsi-tags': profileWith({ orderedTags: true, discard: 'old-or-zero', writeZeroes: true }),
+  protected: profileWith({ cache: 'protected' }),
+  'write-through': profileWith({ cache: 'none' }),
+});
+
+/**
+ * The complete profile of a device, from its name or from the fields that differ from `file`. The default of
+ * `atomicWriteUnit` is `sectorSize`.
+ *
+ * @throws `INVALID_ARGUMENT` for unknown names, fields and values, for an atomic unit that is not a multiple of the sector, for
+ *   an atomic unit of several sectors that tears or races, and for `claimWriteThrough` with a volatile cache
+ */
+export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}): DeviceProfile {
+  const fields = fieldsOf(device);
+  checkOptions(fields, FILE, 'the profile of a device');
+  const { sectorSize = FILE.sectorSize } = fields;
+  const profile = { ...FILE, atomicWriteUnit: sectorSize, ...fields };
   const { atomicWriteUnit, cache, tear, lies } = profile;
   for (const [name, size] of Object.entries({ sectorSize, atomicWriteUnit })) {
-    if (!Number.isSafeInteger(size) || size < 1) throw wrong(name, size);
+    if (!Number.isSafeInteger(size) || size < 1) {
+      throw wrong(name, 'a whole number of bytes, at least 1', size);
+    }
   }
-  if (atomicWriteUnit % sectorSize !== 0) throw wrong('atomicWriteUnit', atomicWriteUnit);
+  if (atomicWriteUnit % sectorSize !== 0) {
+    throw wrong('atomicWriteUnit', `a multiple of sectorSize, ${sectorSize}`, atomicWriteUnit);
+  }
   if (lies.includes('claimWriteThrough') && cache === 'volatile') {
-    throw new WriteBarrierError('INVALID_ARGUMENT', 'a claim to write through goes with no cache');
-  }
-  if ((tear !== 'sector' || profile.sameLba === 'racy') && atomicWriteUnit > sectorSize) {
-    throw new WriteBarrierError(
-      'INVALID_ARGUMENT',
-      'what is written as a whole neither tears nor races',
+    throw misuse(
+      "invalid device profile: the lie 'claimWriteThrough' hides a volatile cache: set cache to what it claims, 'none' or 'protected'",
     );
   }
-  for (const name of Object.keys(fields)) {
-    if (!Object.hasOwn(HONEST_DISK, name)) throw wrong('a field', name);
+  if ((tear !== 'sector' || profile.sameLba === 'racy') && atomicWriteUnit > sectorSize) {
+    throw misuse(
+      "invalid device profile: an atomicWriteUnit of several sectors needs tear 'sector' and sameLba 'fifo'",
+    );
   }
   for (const [name, words] of Object.entries(WORDS)) {
     const value = profile[name as keyof typeof WORDS];
-    if (!(words as readonly string[]).includes(value)) throw wrong(name, value);
+    const { holds, expected } = oneOf(words);
+    if (!holds(value)) throw wrong(name, expected, value);
   }
-  for (const lie of lies) if (!LIES.includes(lie)) throw wrong('lies', lie);
+  for (const name of SWITCHES) {
+    if (typeof profile[name] !== 'boolean') throw wrong(name, BOOLEAN.expected, profile[name]);
+  }
+  if (profile.fastZeroes && !profile.writeZeroes) {
+    throw misuse('invalid device profile: fastZeroes needs writeZeroes');
+  }
+  const { holds, expected } = oneOf(LIES);
+  for (const lie of lies) if (!holds(lie)) throw wrong('a lie', expected, lie);
   return Object.freeze(profile);
+}
+
+/** The capabilities that the device reports as a storage. */
+export function capabilitiesOf(profile: DeviceProfile): Required<Capabilities> {
+  const { sectorSize, cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes } = profile;
+  return Object.freeze({
+    blockSize: sectorSize,
+    ...{ cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes },
+    discard: profile.discard !== 'none',
+  });
+}
+
+/** The fields of a named profile; other fields as they are. */
+export function fieldsOf(device: DeviceName | Partial<DeviceProfile>): Partial<DeviceProfile> {
+  if (typeof device !== 'string') return device;
+  if (Object.hasOwn(DEVICE_PROFILES, device)) return DEVICE_PROFILES[device];
+  const names = Object.keys(DEVICE_PROFILES).join(', ');
+  throw misuse(`profile must be one of ${names}, or an object, not ${formatValue(device)}`);
+}
+
+/** The name of a profile, or what differs from `file`: `file with lies: ignoreFlush`. */
+export function describeProfile(profile: DeviceProfile): string {
+  const differing = (from: DeviceProfile): (keyof DeviceProfile)[] =>
+    (Object.keys(FILE) as (keyof DeviceProfile)[]).filter(
+      (field) => String(profile[field]) !== String(from[field]),
+    );
+  for (const [name, known] of Object.entries(DEVICE_PROFILES)) {
+    if (differing(known).length === 0) return name;
+  }
+  const fields = differing(FILE).map((field) => `${field}: ${String(profile[field])}`);
+  return `file with ${fields.join(', ')}`;
 }
 
 const WORDS = {
   cache: ['none', 'volatile', 'protected'],
   tear: ['sector', 'shorn', 'garbage'],
-  discard: ['zero', 'old-or-zero', 'arbitrary'],
+  discard: ['none', 'zero', 'old-or-zero', 'arbitrary'],
   sameLba: ['fifo', 'racy'],
   onTagError: ['continue', 'abort-queue'],
 } as const satisfies Partial<Record<keyof DeviceProfile, readonly string[]>>;
 
-const LIES: readonly Lie[] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
+const SWITCHES = ['flush', 'fua', 'orderedTags', 'writev', 'writeZeroes', 'fastZeroes'] as const;
 
-function wrong(field: string, value: unknown): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', `no device has ${field} ${String(value)}`);
+const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
+
+function wrong(field: string, expected: string, value: unknown): WriteBarrierError {
+  return invalid(`invalid device profile: ${field}`, expected, value);
 }

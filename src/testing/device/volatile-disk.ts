@@ -1,86 +1,93 @@
 // A simulated disk for tests: a Storage with a cache that a power cut empties, and a record of all that it did.
 //
-// What it may do is in device.ts; this file picks the steps from a seed, so the same host on the same seed sees the
-// same disk. It destages whenever it likes, and does so only while somebody waits for an answer: an idle disk changes
-// nothing.
+// What a device may do is in device.ts. This file picks the steps by a seed, so the same host with the same seed sees the
+// same disk. The disk destages only while a command waits for its answer: an idle disk changes nothing.
 //
-// Time is virtual. Every command takes as long as the seed says, and answers come when they are due, in whatever order
-// that is; where tags make a command wait for another one, it is answered when it is done. The clock goes on only when
-// an answer is due or a sleeper wakes, and what the host does in between takes no time. A turn is a microtask; now and
-// then one is a macrotask, so that a host that never pauses starves nobody.
+// The disk acts at two kinds of moments: when it is called, and when the host rests (host-rest.ts), which is when only an
+// answer can make the host continue. So the number of awaits between two actions of a host makes no difference: a slow
+// disk answers after all of them, a fast one before the first. The seed says how slow the disk is (disk-options.ts).
 //
-// Its trace is what the crash space is made of. `powerCut` ends it at one of the states that the space holds.
+// Time is virtual. The seed draws the duration of each command, and answers come when they are due. A command that tags
+// order after another one is answered when it is done. The clock advances only when an answer is due or a sleeper wakes;
+// what the host does in between takes no time.
+//
+// The crash space is made from the trace of the disk. `powerCut` leaves one of the crash states of that space.
+//
+//   V1  A command is answered once, and only when the device has carried it out, failed it or given it up.
+//   V2  After a power cut nothing reaches the medium, and the medium that `powerCut` returned never changes.
 
-import { type Observer, type Operation, WriteBarrierError } from '../../model/index.js';
-import { copyOf, joined } from '../../storage/bytes.js';
+import {
+  IoFailedError,
+  invalid,
+  invariant,
+  type Observer,
+  type Operation,
+  unsupported,
+  WriteBarrierError,
+} from '../../model/index.js';
+import { withText } from '../../model/show.js';
+import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
-import { type CallSite, callSite, describeSite } from './call-site.js';
+import { type Random, seededRandom } from '../choices.js';
+import { CallSites } from './call-site.js';
+import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
+import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
 import {
-  checkFault,
-  type DiskFault,
-  DROPS,
-  FAILS,
-  FATES,
-  SPOILS,
-  tracedOf,
-} from './disk-faults.js';
+  checkedProfile,
+  earliest,
+  IN_TIME,
+  LATENCY_US,
+  PASSED_MAX,
+  type Pace,
+  paceOf,
+  type VolatileDiskOptions,
+} from './disk-options.js';
 import { DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
-import { type DeviceProfile, deviceProfile } from './profile.js';
-import { type Random, seededRandom } from './random.js';
-
-/** Options of a simulated disk. */
-export interface VolatileDiskOptions {
-  /** In bytes, whole sectors. */
-  readonly size: number;
-  /** The fields that differ from `HONEST_DISK`. */
-  readonly profile?: Partial<DeviceProfile>;
-  /** A whole number; 0 unless given. */
-  readonly seed?: number;
-  /** The medium at the start; copied. Zeroes unless given. */
-  readonly initial?: Uint8Array;
-  /** Offsets of sectors that cannot be read until they are written, in bytes. */
-  readonly unreadable?: readonly number[];
-  /** Nothing goes wrong unless given. */
-  readonly faults?: readonly DiskFault[];
-  /** `later`: with promises, in any order. `at-once`: before the call returns, for hosts that cannot wait. */
-  readonly answers?: 'later' | 'at-once';
-  /** How long a command takes, at least and at most, in virtual microseconds; 50 and 500 unless given. */
-  readonly latencyUs?: readonly [least: number, most: number];
-}
+import { HostRest } from './host-rest.js';
+import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
 interface Pending {
   readonly number: number;
   readonly request: DiskRequest;
   /** In virtual microseconds. */
   readonly dueUs: number;
-  /** The host will hear of a failure. */
+  /** Its answer is an error. */
   failed: boolean;
-  /** It does not do what it is to do, or not all of it. */
+  /** It is not carried out, or only in part. */
   spoilt: boolean;
   readonly into: Uint8Array | undefined;
   readonly fault: DiskFault | undefined;
+  /** How many commands the disk had answered when this one came. */
+  readonly since: number;
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
 }
 
-interface Sleeper {
-  readonly dueUs: number;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
+const PLAIN = { tag: 'simple', fua: false } as const;
 
 type Answers = Pick<Pending, 'resolve' | 'reject'>;
+type Sleeper = Answers & Pick<Pending, 'dueUs'>;
 
-/** See the head of this file. */
+/**
+ * A simulated disk for tests: a storage with a cache that a power cut empties, and with a trace of all commands.
+ *
+ * The same host with the same seed sees the same disk.
+ */
 export class VolatileDisk implements Storage {
-  /** In bytes. */
+  /** The size in bytes. */
   readonly size: number;
   /** What the profile claims. */
   readonly capabilities: Capabilities;
-  /** What it really is. */
+  /** What the device really is. */
   readonly profile: DeviceProfile;
+  /** Present if and only if the profile has `writev`. Errors as for `read`. */
+  declare readonly writev?: NonNullable<Opened['writev']>;
+  /** Present if and only if the profile takes discards. Errors as for `read`. */
+  declare readonly discard?: NonNullable<Opened['discard']>;
+  /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
+  declare readonly writeZeroes?: NonNullable<Opened['writeZeroes']>;
   readonly #device: Device;
   readonly #recorder: DiskRecorder;
   readonly #random: Random;
@@ -92,58 +99,46 @@ export class VolatileDisk implements Storage {
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
   readonly #sleepers = new Set<Sleeper>();
-  /** Where the commands came from, by their number. */
-  readonly #sites: (CallSite | undefined)[] = [];
-  #site: CallSite | undefined;
+  readonly #sites = new CallSites();
   #nowUs = 0;
-  /** What the power cut left. */
+  /** The medium after the power cut. */
   #left: Uint8Array | undefined;
-  #turning = false;
-  #turns = 0;
+  readonly #pace: Pace;
+  readonly #rest: HostRest;
+  /** How many commands it has answered. */
+  #answers = 0;
   #failsNextFlush = false;
-  /** The next flush of anybody else fails. */
+  /** The next flush of any other opener fails. */
   #owedBy: object | undefined;
   #broken = false;
-  #state: 'on' | 'closed' | 'off' = 'on';
+  #state: 'on' | 'closed' | 'off' | 'abandoned' = 'on';
 
   /** @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command */
   constructor(options: VolatileDiskOptions) {
-    const { size, initial, seed = 0, faults = [], answers = 'later' } = options;
-    this.profile = deviceProfile(options.profile);
-    const { cache, flush, fua, orderedTags, sectorSize } = this.profile;
-    if (!Number.isSafeInteger(size) || size < 1 || size % sectorSize !== 0) {
-      throw misuse(`a disk cannot have ${size} bytes in sectors of ${sectorSize}`);
-    }
-    if (!Number.isSafeInteger(seed) || seed < 0 || seed >= 2 ** 32)
-      throw misuse(`no seed is ${seed}`);
-    if (initial && initial.length !== size) {
-      throw misuse(`${initial.length} bytes do not fill a disk of ${size}`);
-    }
-    for (const fault of faults) checkFault(fault, size, sectorSize);
-    const [least, most] = options.latencyUs ?? LATENCY_US;
-    if (!(least >= 0 && least <= most && most < Number.POSITIVE_INFINITY)) {
-      throw misuse(`no command takes ${least} to ${most} microseconds`);
-    }
-    this.#latencyUs = [least, most];
+    this.profile = checkedProfile(options);
+    const { size, initial, seed = 0, faults = [], answers = 'later', patient = false } = options;
+    this.#latencyUs = options.latencyUs ?? LATENCY_US;
+    // The device aborts together what a host sends together, so it answers nothing before all of it has come.
+    const isInTime = options.latencyUs !== undefined || this.profile.onTagError === 'abort-queue';
+    this.#pace = isInTime ? IN_TIME : paceOf(seed);
+    this.#rest = new HostRest(this.#pace.timersMs, patient);
     this.size = size;
-    const able = { writev: true, discard: true, writeZeroes: true };
-    this.capabilities = Object.freeze({
-      blockSize: sectorSize,
-      ...{ cache, flush, fua, orderedTags },
-      ...able,
-    });
+    this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
     this.#unreadable = [...(options.unreadable ?? [])];
     this.#device = new Device(size, this.profile, medium, this.#unreadable);
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
-    if (this.#faults.size < faults.length) throw misuse('two faults for one command');
     this.#atOnce = answers === 'at-once';
     this.#self = this.#openedBy(this);
+    const { writev, discard, writeZeroes } = this.#self;
+    if (writev) this.writev = writev;
+    if (discard) this.discard = discard;
+    if (writeZeroes) this.writeZeroes = writeZeroes;
   }
 
-  /** What it was asked and what it answered so far: the input of `crashSpace`. */
+  /** All commands and answers so far: the input of `crashSpace`. */
   get trace(): DiskTrace {
     const { trace } = this.#recorder;
     return this.#unreadable.length > 0 ? { ...trace, unreadable: this.#unreadable } : trace;
@@ -154,45 +149,70 @@ export class VolatileDisk implements Storage {
     return this.#nowUs;
   }
 
-  /** Waits in virtual time: for a host with timeouts. Rejects with `POWER_CUT`, and `INVALID_ARGUMENT` for no duration. */
+  /**
+   * Waits in virtual time, for hosts with timeouts. Rejects with `POWER_CUT`, and with `INVALID_ARGUMENT` for a duration
+   * that is negative or not finite.
+   */
   sleep(durationUs: number): Promise<void> {
+    if (this.#state === 'abandoned') return new Promise<void>(() => {});
     if (this.#state === 'off') return Promise.reject(powerCut());
     if (!(durationUs >= 0 && durationUs < Number.POSITIVE_INFINITY)) {
-      return Promise.reject(misuse(`nobody sleeps for ${durationUs} microseconds`));
+      return Promise.reject(invalid('durationUs', 'finite and at least 0', durationUs));
     }
+    this.#rest.called();
     return new Promise((resolve, reject) => {
       this.#sleepers.add({ dueUs: this.#nowUs + durationUs, resolve, reject });
-      this.#turnSoon();
+      this.#rest.wait(this.#goOn);
     });
   }
 
-  /** Another opener of the same disk, as another process would be: some faults are told to one of them only. */
+  /** A second opener of the same disk, like another process: some faults are reported to one opener only. */
   opener(): Storage {
     return this.#openedBy({});
   }
 
   /**
-   * For the options of a scheduler on this disk: reports then say which call of yours a command came from, however
-   * long it was queued.
+   * An observer for a scheduler on this disk. With it a report names the call of yours that a command came from, also
+   * for commands that were queued.
    */
   get observer(): Observer {
-    const sites = new Map<number, CallSite>();
-    return (event) => {
-      if (event.kind === 'submit') sites.set(event.request, callSite());
-      else if (event.kind === 'settle') sites.delete(event.request);
-      else if (event.kind === 'dispatch') this.#site = sites.get(event.requests[0] ?? -1);
-    };
+    return this.#sites.observer;
   }
 
-  /** The call that a command of the trace came from, as `name (file:line)`, where that is known. */
+  /** The call that a command of the trace came from, as `name (file:line)`; undefined where it is unknown. */
   siteOf(command: number): string | undefined {
-    const site = this.#sites[command];
-    return site && describeSite(site);
+    return this.#sites.describe(command);
   }
 
-  /** Puts a mark into the trace: what the host knows now. */
+  /** Why `siteOf` does not know the call, where there is a reason that the user can remove. @internal */
+  whyNoSite(command: number): string | undefined {
+    return this.#sites.whyUnknown(command);
+  }
+
+  /** Adds a mark to the trace: something that the host knows at this moment. */
   mark(value: unknown): void {
+    this.#rest.called();
     this.#recorder.mark(value);
+  }
+
+  /** The faults that have not happened, because their commands have not come. @internal */
+  get faultsToCome(): readonly DiskFault[] {
+    return [...this.#faults.values()].filter(({ on, nth }) => (this.#counts.get(on) ?? 0) <= nth);
+  }
+
+  /** How many commands it has received. @internal */
+  get commandCount(): number {
+    return this.#sites.count;
+  }
+
+  /** The numbers of the commands that are not answered yet. @internal */
+  get unanswered(): readonly number[] {
+    return [...this.#pending.keys()];
+  }
+
+  /** When the host rested: see host-rest.ts. @internal */
+  get rest(): HostRest {
+    return this.#rest;
   }
 
   /** @throws `OUT_OF_RANGE`, `UNALIGNED`, `CLOSED`; `IO_FAILED` for a fault; `POWER_CUT` after one */
@@ -205,79 +225,91 @@ export class VolatileDisk implements Storage {
     return this.#self.write(offset, data, flags);
   }
 
-  /** Errors as for `read`. */
-  writev(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void> {
-    return this.write(offset, joined(list), flags);
-  }
-
   /** Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
   flush(flags: FlushFlags): void | Promise<void> {
     return this.#self.flush(flags);
   }
 
-  /** Errors as for `read`. */
-  discard(offset: number, length: number): void | Promise<void> {
-    return this.#self.discard(offset, length);
-  }
-
-  /** Errors as for `read`. */
-  writeZeroes(offset: number, length: number): void | Promise<void> {
-    return this.#self.writeZeroes(offset, length);
-  }
-
-  /** The disk keeps what it has; nothing else may follow. */
+  /** Closes the disk: it keeps its contents, and refuses all later commands with `CLOSED`. */
   close(): void {
     if (this.#state === 'on') this.#state = 'closed';
   }
 
   /**
-   * Cuts the power: the answer is what the medium holds. Whoever waits for an answer hears `POWER_CUT`, and so does
-   * whoever asks later. Start a new disk with the medium as `initial`.
+   * Cuts the power and returns what is on the medium. Open and later commands are rejected with `POWER_CUT`. Make a new
+   * disk with the returned bytes as `initial`.
    */
   powerCut(): Uint8Array {
     if (this.#left) return copyOf(this.#left);
     this.#state = 'off';
     for (const [number, { spoilt, fault }] of this.#pending) {
-      // What was not to be written is not on its way either.
+      // A command that is not carried out cannot be torn either.
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
     for (const { reject } of [...this.#pending.values(), ...this.#sleepers]) reject(powerCut());
-    this.#pending.clear();
-    this.#sleepers.clear();
+    this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
     );
     return copyOf(this.#left);
   }
 
+  /**
+   * Stops answering, even with errors: a host that is still running might retry for ever, so it is left waiting.
+   * @internal
+   */
+  abandon(): void {
+    this.#state = 'abandoned';
+    this.#forget();
+  }
+
+  #forget(): void {
+    this.#pending.clear();
+    this.#sleepers.clear();
+  }
+
+  static {
+    withText(VolatileDisk.prototype, function (this: VolatileDisk) {
+      const open = this.#pending.size > 0 ? `, ${this.#pending.size} of them not answered` : '';
+      const disk = `${this.size} bytes, cache ${this.profile.cache}, ${this.#state}`;
+      return `VolatileDisk { ${disk}; ${this.commandCount} commands${open} }`;
+    });
+  }
+
   // Commands
 
   /** The commands as one opener gives them. */
   #openedBy(opener: object): Opened {
-    const plain = { tag: 'simple', fua: false } as const;
+    const { writev, discard, writeZeroes } = this.capabilities;
+    const write = (
+      offset: number,
+      data: Uint8Array,
+      { tag, fua }: WriteFlags,
+    ): void | Promise<void> =>
+      this.#command(opener, { op: 'write', offset, length: data.length, tag, fua, data });
+    const bare =
+      (op: 'discard' | 'writeZeroes') =>
+      (offset: number, length: number): void | Promise<void> =>
+        this.#command(opener, { op, offset, length, ...PLAIN });
     return {
       size: this.size,
       capabilities: this.capabilities,
       read: (offset, into) =>
-        this.#command(opener, { op: 'read', offset, length: into.length, ...plain }, into),
-      write: (offset, data, { tag, fua }) => {
-        const { length } = data;
-        return this.#command(opener, { op: 'write', offset, length, tag, fua, data: copyOf(data) });
-      },
-      writev: (offset, list, flags) => this.#self.write(offset, joined(list), flags),
+        this.#command(opener, { op: 'read', offset, length: into.length, ...PLAIN }, into),
+      write: (offset, data, flags) => write(offset, copyOf(data), flags),
       flush: ({ tag }) => {
-        if (!this.capabilities.flush) throw unsupported('a flush');
+        if (!this.capabilities.flush) throw unsupported('flush');
         return this.#command(opener, { op: 'flush', offset: 0, length: 0, tag, fua: false });
       },
-      discard: (offset, length) =>
-        this.#command(opener, { op: 'discard', offset, length, ...plain }),
-      writeZeroes: (offset, length) =>
-        this.#command(opener, { op: 'writeZeroes', offset, length, ...plain }),
       close: () => {},
+      ...(writev && { writev: (offset, list, flags) => write(offset, concatBuffers(list), flags) }),
+      ...(discard && { discard: bare('discard') }),
+      ...(writeZeroes && { writeZeroes: bare('writeZeroes') }),
     };
   }
 
   #command(opener: object, request: DiskRequest, into?: Uint8Array): void | Promise<void> {
+    if (this.#state === 'abandoned' && !this.#atOnce) return new Promise<void>(() => {});
     this.#check(request);
     if (this.#atOnce) {
       let failure: Error | undefined;
@@ -290,20 +322,21 @@ export class VolatileDisk implements Storage {
       if (failure) throw failure;
       return;
     }
+    this.#rest.called();
+    this.#answerSome();
     return new Promise<void>((resolve, reject) => {
       this.#dispatch(opener, request, into, { resolve, reject });
-      this.#turnSoon();
+      this.#answerSome();
+      this.#rest.wait(this.#goOn);
     });
   }
 
   #check({ op, offset, length, tag, fua }: DiskRequest): void {
-    if (this.#state === 'off') throw powerCut();
+    if (this.#state === 'off' || this.#state === 'abandoned') throw powerCut();
     if (this.#state === 'closed') throw new WriteBarrierError('CLOSED', 'the disk is closed');
     if (op !== 'flush') checkRange(this, offset, length);
     if (fua && !this.capabilities.fua) throw unsupported('FUA');
-    if (tag === 'ordered' && !this.capabilities.orderedTags) {
-      throw unsupported('an ordered tag');
-    }
+    if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
   }
 
   #faultOf(op: Operation): DiskFault | undefined {
@@ -322,26 +355,23 @@ export class VolatileDisk implements Storage {
     const fault = this.#faultOf(request.op);
     const kind = fault?.fault ?? '';
     const lands = fault?.fault === 'misdirected' ? { ...request, offset: fault.at } : request;
-    const number = this.#device.dispatch(
-      lands,
-      FATES.find((fate) => fate === kind),
-    );
+    const fate = FATES.find((one) => one === kind);
+    const number = this.#device.dispatch(lands, fate);
     const owed = request.op === 'flush' && this.#owes(opener, kind);
     const spoilt = this.#broken || owed || SPOILS.has(kind);
     const failed = this.#broken || owed || FAILS.has(kind);
     if (kind === 'sticky') this.#broken = true;
     const traced = tracedOf(fault);
     this.#recorder.dispatch(request, request.data, { failed, ...(traced && { fault: traced }) });
-    this.#sites[number] = this.#site ?? callSite();
-    this.#site = undefined;
+    this.#sites.add();
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
-    const state = { failed, spoilt };
-    this.#pending.set(number, { number, request, dueUs, ...state, into, fault, ...answers });
+    const state = { failed, spoilt, since: this.#answers };
+    this.#pending.set(number, { number, request, dueUs, into, fault, ...state, ...answers });
     return number;
   }
 
-  /** Whether an earlier flush has left its error to this one. */
+  /** Whether this flush reports the error of an earlier one. */
   #owes(opener: object, kind: string): boolean {
     const owes = this.#failsNextFlush || (this.#owedBy !== undefined && this.#owedBy !== opener);
     if (owes) this.#owedBy = undefined;
@@ -350,43 +380,74 @@ export class VolatileDisk implements Storage {
     return owes;
   }
 
-  // Turns
+  // Answers
 
-  #turnSoon(): void {
-    if (this.#turning) return;
-    this.#turning = true;
-    this.#turns += 1;
-    // Now and then everybody else has a turn: a host that never ends must not keep its test from timing out.
-    const soon =
-      this.#turns % 4096 === 0 ? (turn: () => void) => setTimeout(turn, 0) : queueMicrotask;
-    soon(() => {
-      this.#turning = false;
-      if (this.#pending.size + this.#sleepers.size === 0) return;
-      if (this.#pending.size > 0 && this.#random() < 0.6) this.#step(false);
-      else this.#passTime();
-      this.#turnSoon();
-    });
-  }
-
-  /** The clock goes on to what is due next: a sleeper, or an answer as soon as there is one. */
-  #passTime(): void {
-    const sleeper = earliest(this.#sleepers);
-    const next = earliest(this.#pending.values());
-    if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
-      this.#sleepers.delete(sleeper);
-      this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
-      sleeper.resolve();
-    } else if (next && this.#device.isDone(next.number)) {
-      this.#answer(next.number);
-    } else if (!this.#step(true)) {
-      // It waits for another one to be answered.
-      const all = [...this.#pending.values()];
-      const first = earliest(all.filter(({ number }) => this.#device.isDone(number)));
-      if (first) this.#answer(first.number);
+  /** Answers during a call. A host that calls without end must rest now and then, or it would starve everything else. */
+  #answerSome(): void {
+    const { within } = this.#pace;
+    while (this.#pending.size > 0 && this.#answers % 1024 !== 1023 && this.#random() < within) {
+      if (!this.#answerOne(false)) return;
     }
   }
 
-  /** One thing that the device may do; `hurry` leaves out what nobody waits for. False where there is none. */
+  /** When the host rests. */
+  readonly #goOn = (): void => {
+    if (this.#pending.size + this.#sleepers.size === 0 || !this.#answerOne(true)) return;
+    // A host that never rests gets all answers, because what it waits for might never come otherwise.
+    const more = this.#rest.restless ? 1 : this.#pace.more;
+    // No sleeper wakes before the host has acted on earlier answers.
+    while (this.#random() < more && this.#pending.size > 0 && this.#answerOne(false));
+    this.#rest.answered();
+    // After what the host does now, so that other disks get their turn.
+    void Promise.resolve().then(() => this.#rest.wait(this.#goOn));
+  };
+
+  /** Takes steps until a command is answered, or a sleeper wakes if `mayWake`; false if neither is possible. */
+  #answerOne(mayWake: boolean): boolean {
+    for (;;) {
+      if (this.#pending.size > 0 && this.#random() < 0.6) this.#step(false);
+      else {
+        const did = this.#passTime(mayWake);
+        if (did !== 'a step') return did === 'an answer';
+      }
+    }
+  }
+
+  /** Advances the clock to what is due next: a sleeper, or a command as soon as it is done. */
+  #passTime(mayWake: boolean): 'an answer' | 'a step' | 'nothing' {
+    const sleeper = earliest(this.#sleepers);
+    const next = this.#next();
+    if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
+      if (!mayWake) return 'nothing';
+      this.#sleepers.delete(sleeper);
+      this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
+      sleeper.resolve();
+      return 'an answer';
+    }
+    if (next && this.#device.isDone(next.number)) {
+      this.#answer(next.number);
+      return 'an answer';
+    }
+    if (this.#step(true)) return 'a step';
+    // The next command waits until another one is answered.
+    const all = [...this.#pending.values()];
+    const first = earliest(all.filter(({ number }) => this.#device.isDone(number)));
+    if (!first) return 'nothing';
+    this.#answer(first.number);
+    return 'an answer';
+  }
+
+  /** The command to answer next. */
+  #next(): Pending | undefined {
+    if (!this.#pace.newestFirst) return earliest(this.#pending.values());
+    const [oldest] = this.#pending.values();
+    // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
+    const most = PASSED_MAX / (1 + this.#rest.patienceMs);
+    if (oldest && this.#answers - oldest.since >= most) return oldest;
+    return [...this.#pending.values()].at(-1);
+  }
+
+  /** Takes one step of the device; with `hurry` no destaging. False if there is no such step. */
   #step(hurry: boolean): boolean {
     const steps = this.#device.steps();
     const wanted = hurry ? steps.filter(({ kind }) => kind !== 'destage') : steps;
@@ -401,26 +462,26 @@ export class VolatileDisk implements Storage {
   #take(step: DeviceStep): void {
     const pending = step.kind === 'destage' ? undefined : this.#pending.get(step.command);
     if (step.kind === 'destage' || !pending) {
-      // Nobody waits for what strays.
+      // A stray write lands after its answer.
       this.#device.take(step);
       return;
     }
     const { request, into, fault, spoilt } = pending;
     const kind = fault?.fault ?? '';
     if (DROPS.has(kind)) this.#device.drop(kind === 'drop-readback');
-    // Of a partial write the first step lands.
+    // The first step of a partial write lands.
     if (!spoilt || kind === 'partial') this.#device.take(step);
     if (spoilt) this.#device.fail(step.command);
     else if (step.kind === 'read' && into && !this.#device.read(request.offset, into)) {
       pending.failed = true;
     }
-    // What strays has failed when that is told.
+    // A stray write has failed when its answer says so.
     if (pending.failed && kind !== 'stray' && this.#device.isDone(step.command)) {
       this.#abortBehind(step.command);
     }
   }
 
-  /** SCSI's QErr: what tags put behind a command that failed is given up, and has not begun. */
+  /** SCSI's QErr: commands that tags order after the failed one are given up; none of them has begun. */
   #abortBehind(failed: number): void {
     const { onTagError, lies } = this.profile;
     if (onTagError === 'continue' || lies.includes('ignoreTags')) return;
@@ -437,15 +498,18 @@ export class VolatileDisk implements Storage {
   }
 
   #answer(number: number): void {
-    const pending = this.#pending.get(number) as Pending;
+    const pending = this.#pending.get(number);
+    invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
+    invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
     const { request, failed, into, fault, dueUs, resolve, reject } = pending;
     if (fault?.fault === 'stray') this.#abortBehind(number);
     this.#pending.delete(number);
+    this.#answers += 1;
     this.#device.answered(number);
     this.#nowUs = Math.max(this.#nowUs, dueUs);
     if (request.op === 'read' && fault?.fault === 'rot' && into) flipBit(into, this.#random);
     this.#recorder.complete(number, failed);
-    if (failed) reject(new WriteBarrierError('IO_FAILED', `simulated: the ${request.op} failed`));
+    if (failed) reject(new IoFailedError(`simulated: the ${request.op} failed`));
     else resolve();
   }
 
@@ -454,36 +518,16 @@ export class VolatileDisk implements Storage {
   }
 }
 
-/** A storage that can do everything. */
-interface Opened extends Required<Storage> {
+/** A storage whose transfers return nothing, or a promise of nothing. */
+interface Opened extends Storage {
   read(offset: number, into: Uint8Array): void | Promise<void>;
   write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
+  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
 }
 
-const LATENCY_US = [50, 500] as const;
-
-/** How many of the sectors that are on their way to the medium a power cut tears. */
+/** The share of the sectors on their way to the medium that a power cut tears. */
 const TORN_SHARE = 0.3;
-
-function earliest<T extends { readonly dueUs: number }>(all: Iterable<T>): T | undefined {
-  let first: T | undefined;
-  for (const one of all) if (!first || one.dueUs < first.dueUs) first = one;
-  return first;
-}
-
-function flipBit(bytes: Uint8Array, random: Random): void {
-  const at = Math.floor(random() * bytes.length);
-  bytes[at] = (bytes[at] as number) ^ (1 << Math.floor(random() * 8));
-}
 
 function powerCut(): WriteBarrierError {
   return new WriteBarrierError('POWER_CUT', 'the power was cut');
-}
-
-function unsupported(what: string): WriteBarrierError {
-  return new WriteBarrierError('EOPNOTSUPP', `the disk has not declared ${what}`);
-}
-
-function misuse(what: string): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', what);
 }

@@ -1,37 +1,41 @@
-// The places that a trace writes, each with the contents that a power cut may leave there.
+// The regions (here: cells) that a trace writes, each with its versions: the contents that a power cut may leave there.
 //
-// A piece is what a device carries out as a whole: a sector of a write, or all of a write that fits into an atomic
-// unit. A cell is a run of sectors that pieces tie together; most are one sector. What a cell holds after a power cut
-// follows from which of its pieces are on the medium, and a version is one such content:
+// A piece is an atomic unit: a sector of a write, or all of a write that fits into the device's atomic write unit. A cell is
+// a run of sectors that overlapping pieces tie together; most are one sector. The content of a cell after a power cut
+// follows from which of its pieces are persisted. A version is one such content, with three moments:
 //
-//   after     the latest dispatch among the pieces that are there
-//   ordered   the earliest `ordered` (intervals.ts) among those that are not
-//   durable   the earliest `durable` among those that are not
+//   after     the moment of the latest dispatch among the pieces that are persisted
+//   ordered   from the missing pieces: the earliest moment from which a missing piece must be there if anything dispatched
+//             later is there
+//   durable   from the missing pieces: the earliest moment at which the host knows that one of them is persisted
 //
-// A version can be what a power cut leaves while after <= the latest thing that is visible anywhere < ordered. So one
-// version for each cell is a possible image exactly where the latest `after` of them is less than the earliest
-// `ordered`, a partial choice needs no more memory than these two numbers, and each can be completed: at every moment
-// each cell has a version. Host and cut agree on the time, too: it is after the latest `after` and not after the earliest
-// `durable`; what the host had acknowledged before that must be honoured.
+// The last two are the minima of `ordered` and `durable` of the intervals (intervals.ts). Let T be the moment of the latest
+// dispatched piece that is persisted in any cell. A version is possible if after <= T and T < ordered. So one version for
+// each cell is a possible crash state if and only if the latest `after` is less than the earliest `ordered`. A partial
+// choice is described by these two numbers, and can always be completed, because at every moment each cell has a version. The
+// power was cut after the latest `after`, and not after the earliest `durable`, because from then on the application may have
+// confirmed the missing piece to its users.
 //
-// How the versions of a cell come about is in versions.ts.
+// How the versions of a cell are found is in versions.ts.
 
-import { WriteBarrierError } from '../../model/index.js';
+import { misuse, type WriteBarrierError } from '../../model/index.js';
+import type { Capabilities } from '../../storage/index.js';
+import { noise, spoiltBy } from '../device/corruption.js';
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
-import type { DeviceProfile } from '../device/profile.js';
-import { noise, spoiltBy } from '../device/tear.js';
-import { type Interval, intervalsOf, isTaggedBehind } from './intervals.js';
-import { type Piece, type Races, type Version, versionsOf } from './versions.js';
+import { capabilitiesOf, type DeviceProfile } from '../device/profile.js';
+import type { Piece, Races } from './breaks.js';
+import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './intervals.js';
+import { type Version, versionsOf } from './versions.js';
 
-/** A run of sectors that the trace writes. */
+/** A run of sectors that the trace writes: a region. */
 export interface Cell {
   /** In bytes from the start of the disk. */
   readonly offset: number;
-  /** By their `after`; the first is what was there before the trace. */
+  /** In the order of their `after`; the first is the content before the trace. */
   readonly versions: readonly Version[];
 }
 
-/** Where everything is that a trace writes. */
+/** All regions that a trace writes. */
 export interface CellMap {
   /** In bytes. */
   readonly sectorSize: number;
@@ -39,25 +43,26 @@ export interface CellMap {
   readonly initial: Uint8Array | undefined;
   /** Offsets of sectors that cannot be read and were never written. */
   readonly unreadable: ReadonlySet<number>;
-  /** What a recovery may ask of the device. */
-  readonly offers: Pick<DeviceProfile, 'flush' | 'fua' | 'orderedTags'>;
-  /** By their offset. */
+  /** The capabilities of the disk of a recovery. */
+  readonly offers: Capabilities;
+  /** In the order of their offsets. */
   readonly cells: readonly Cell[];
-  /** The place in the list of the cell that a sector belongs to, by offset / sectorSize. */
+  /** The index of the cell of each sector, by offset / sectorSize. */
   readonly places: ReadonlyMap<number, number>;
 }
 
 /**
- * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or outside of the disk, for a write
- *   without its data, for contents of another size than the disk, for times that go backwards, and for a cell whose
- *   versions come to more than 64 MiB
+ * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or not within the disk, for a write
+ *   without its data, for initial contents of another size than the disk, for moments that are not ascending, and for a
+ *   region whose versions have more than 64 MiB
  */
 export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
   const { sectorSize } = profile;
   const { size, initial, commands, unreadable = [] } = trace;
   if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
-  if (initial && initial.length !== size)
-    throw misuse(`${initial.length} bytes for a disk of ${size}`);
+  if (initial && initial.length !== size) {
+    throw misuse(`initial must have as many bytes as the disk: ${size}, not ${initial.length}`);
+  }
   checkTimes(commands);
   const races = racesOf(commands, profile);
   const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
@@ -71,15 +76,14 @@ export function cellsOf(trace: DiskTrace, profile: DeviceProfile): CellMap {
     const end = offset + (versions[0] as Version).bytes.length;
     for (let at = offset; at < end; at += sectorSize) places.set(at / sectorSize, place);
   }
-  const { flush, fua, orderedTags } = profile;
   return {
     ...{ sectorSize, size, initial, cells, places },
     unreadable: new Set(unreadable.filter((at) => !places.has(at / sectorSize))),
-    offers: { flush, fua, orderedTags },
+    offers: { ...capabilitiesOf(profile), cache: 'none' },
   };
 }
 
-/** The newest intact version from before `time`, or `at` it. */
+/** The newest intact version from before `time`; with `at` also from `time` itself. */
 export function newestUntil({ versions }: Cell, time: number, at: boolean): number {
   let version = versions.length - 1;
   for (; version > 0; version -= 1) {
@@ -89,7 +93,7 @@ export function newestUntil({ versions }: Cell, time: number, at: boolean): numb
   return version;
 }
 
-/** The versions that can be there together with something of `after`, and with nothing from `bound` on. */
+/** The versions that are possible together with a dispatch at `after`, and with nothing from `bound` on. */
 export function possible({ versions }: Cell, after: number, bound: number): number[] {
   const found: number[] = [];
   for (const [version, { after: from, ordered: to }] of versions.entries()) {
@@ -98,7 +102,7 @@ export function possible({ versions }: Cell, after: number, bound: number): numb
   return found;
 }
 
-/** The versions that can be there at a moment. */
+/** The versions that are possible at a moment. */
 export function possibleAt({ versions }: Cell, time: number): number[] {
   const found: number[] = [];
   for (const [version, { after, ordered }] of versions.entries()) {
@@ -107,7 +111,7 @@ export function possibleAt({ versions }: Cell, time: number): number[] {
   return found;
 }
 
-/** The moments at which something came to the disk that may be left, ascending. */
+/** The moments at which a version becomes possible, ascending. */
 export function momentsOf({ cells }: CellMap): number[] {
   const all = cells.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
   return [...new Set(all)].sort((a, b) => a - b);
@@ -117,7 +121,9 @@ function checkTimes(commands: readonly DiskCommand[]): void {
   let latest = Number.NEGATIVE_INFINITY;
   for (const [number, { dispatched, completed }] of commands.entries()) {
     if (!(latest < dispatched && dispatched < completed)) {
-      throw misuse(`command ${number} is dispatched before the one before it, or after its answer`);
+      throw misuse(
+        `the moments of a trace must ascend: command ${number} is dispatched before its predecessor, or after its answer`,
+      );
     }
     latest = dispatched;
   }
@@ -126,9 +132,9 @@ function checkTimes(commands: readonly DiskCommand[]): void {
 // Pieces
 
 function piecesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Piece[] {
-  const { sectorSize, atomicWriteUnit: unit, discard } = profile;
+  const { sectorSize, discard } = profile;
   const intervals = intervalsOf(commands, profile);
-  // Where nothing is cached, to land is to be on the medium.
+  // Without a cache a piece is persisted when it lands.
   const landings = intervalsOf(commands, { ...profile, cache: 'none', lies: landingLies(profile) });
   return commands.flatMap((command, number): Piece[] => {
     const interval = intervals[number];
@@ -137,7 +143,7 @@ function piecesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Piece[
     const offset = fault?.kind === 'misdirected' ? fault.at : command.offset;
     if (!(offset >= 0 && offset + length <= size)) {
       throw misuse(
-        `command ${number}, a ${op} of ${length} bytes at ${offset}, is outside of the disk`,
+        `command ${number}, a ${op} of ${length} bytes at ${offset}, is not within the disk of ${size} bytes`,
       );
     }
     if (length === 0) return [];
@@ -145,14 +151,14 @@ function piecesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Piece[
       throw unsuited(`command ${number}, a ${op} of ${length} bytes at ${offset}`, sectorSize);
     }
     const data = contentOf(command, number);
-    const fits = Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
-    const step = fits ? length : sectorSize;
+    const step = isWhole({ op, offset, length }, profile) ? length : sectorSize;
+    const forced = isForced(command, profile);
     const maybe = op === 'discard' && discard !== 'zero';
     const pieces: Piece[] = [];
     for (let at = 0; at < length; at += step) {
       const bytes = data.subarray(at, at + step);
       const spoilt = at === 0 ? fault?.kind : undefined;
-      const anything = op === 'discard' && discard === 'arbitrary';
+      const anything = maybe && discard !== 'old-or-zero';
       pieces.push({
         start: offset + at,
         end: offset + at + step,
@@ -164,12 +170,27 @@ function piecesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Piece[
         command: number,
         interval: maybe ? neverCertain(interval) : interval,
         landing: landings[number] as Interval,
+        forced,
         strays: fault?.kind === 'stray',
         spareFrom: maybe ? Number.NEGATIVE_INFINITY : interval.givenUp,
       });
     }
     return pieces;
   });
+}
+
+/** Whether the command is one atomic unit. No standard promises that for discards and zeroes. */
+function isWhole(
+  { op, offset, length }: Pick<DiskCommand, 'op' | 'offset' | 'length'>,
+  { atomicWriteUnit: unit }: DeviceProfile,
+): boolean {
+  return op === 'write' && Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
+}
+
+/** Whether the command is persisted as soon as it has landed. */
+function isForced({ fua, fault }: DiskCommand, profile: DeviceProfile): boolean {
+  if (fault?.kind === 'unserializable') return false;
+  return !isVolatile(profile) || (fua && !profile.lies.includes('ignoreFua'));
 }
 
 function landingLies({ lies }: DeviceProfile): DeviceProfile['lies'] {
@@ -179,10 +200,10 @@ function landingLies({ lies }: DeviceProfile): DeviceProfile['lies'] {
 function contentOf({ op, length, data }: DiskCommand, number: number): Uint8Array {
   if (op !== 'write') return new Uint8Array(length);
   if (data?.length === length) return data;
-  throw misuse(`command ${number} is a write without its data`);
+  throw misuse(`command ${number} is a write whose data is missing or has another length`);
 }
 
-/** The sector may go on reading as before. */
+/** The sector may keep its old content for ever. */
 function neverCertain({ dispatched, givenUp }: Interval): Interval {
   const never = Number.POSITIVE_INFINITY;
   return { dispatched, ordered: never, durable: never, givenUp };
@@ -191,7 +212,7 @@ function neverCertain({ dispatched, givenUp }: Interval): Interval {
 interface Tied {
   readonly offset: number;
   readonly length: number;
-  /** In the order of dispatch; places count from `offset`. */
+  /** In the order of dispatch; `start` and `end` count from `offset`. */
   readonly pieces: readonly Piece[];
 }
 
@@ -228,9 +249,10 @@ function racesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Race
 }
 
 function unsuited(what: string, sectorSize: number): WriteBarrierError {
-  return misuse(`${what} is not whole sectors of ${sectorSize} bytes`);
+  return misuse(`${what} is not a multiple of the sector size ${sectorSize} of the profile`);
 }
 
-function misuse(what: string): WriteBarrierError {
-  return new WriteBarrierError('INVALID_ARGUMENT', what);
+/** A version of a cell, by its index. */
+export function versionAt({ versions }: Cell, version: number): Version {
+  return versions[version] as Version;
 }

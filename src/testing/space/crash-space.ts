@@ -1,119 +1,60 @@
-// All disk images that a power cut during a trace may leave: how many, the k-th, a fair draw, one after the other.
+// The crash space of a trace: all crash states (disk images) that a power cut during the trace may leave. It counts them,
+// numbers them, draws one with equal chances, and iterates over all.
 //
-// An image is a version per cell (cells.ts). Put all versions of all cells in the order of the moment from which they
-// can be there. Every image but the untouched one is found once, under the last version b in that order that it shows:
-// every other cell then shows one of its versions from before b that is possible at that moment. So
+// A crash state is one version for each cell (cells.ts). Sort all versions of all cells by the moment from which they are
+// possible, and let b be the last version, in that order, that a state contains. Each other cell then has a version that
+// sorts before b and is still possible when b becomes possible. So every state except the untouched one is counted exactly
+// once, under its b:
 //
-//   images = 1 + sum over b of the product over the other cells of their choices at b
+//   states = 1 + sum over b of the product over the other cells of their choices at b
 //
-// and the numbering follows: the sums say which b, mixed radix over the cells that are open at b says the rest. Of
-// two numbers the smaller is the earlier cut, or at the same last version the one that loses less.
-// Two images with different versions are two images here, even where the bytes happen to be the same.
+// This also numbers the states: the sums select b, and mixed radix over the cells that are open at b selects the rest. Of two
+// states the one with the smaller number has the earlier power cut; if their last version is the same, it loses less. States
+// with different versions are different, even if their bytes happen to be equal.
 //
 // Source: exact counting, ranking and Gray codes on interval orders; Ruskey, "Combinatorial Generation", for the
 // reflected mixed-radix Gray code.
 
-import { WriteBarrierError } from '../../model/index.js';
-import { copyOf } from '../../storage/bytes.js';
-import type { Storage } from '../../storage/index.js';
+import { checkOptions, WriteBarrierError } from '../../model/index.js';
+import { withText } from '../../model/show.js';
+import type { Random } from '../choices.js';
 import type { DiskTrace } from '../device/disk-trace.js';
-import { type DeviceProfile, deviceProfile } from '../device/profile.js';
-import type { Random } from '../device/random.js';
-import { type Cell, type CellMap, cellsOf, momentsOf, newestUntil, possibleAt } from './cells.js';
-import { type Crash, crashesOf, type ExploreOptions, SettledDisk } from './explore.js';
+import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
+import { type Cell, type CellMap, cellsOf, momentsOf, newestUntil, versionAt } from './cells.js';
+import { CrashState } from './crash-state.js';
+import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
 import type { Version } from './versions.js';
 
-/** One state that a power cut may leave. */
-export class CrashState {
-  readonly #map: CellMap;
-  /** The visible version of each cell that the trace writes, in the order of the cells; 0 for what was there before. */
-  readonly versions: Int32Array;
+const EXPLORE_OPTIONS = { recoveriesMax: 0, label: 0 };
 
-  /** @internal */
-  constructor(map: CellMap, versions: Int32Array) {
-    this.#map = map;
-    this.versions = versions;
-  }
-
-  /** The power was cut after this moment: the latest dispatch of anything that is visible. */
-  get after(): number {
-    return this.#visible().reduce((latest, { after }) => Math.max(latest, after), -NEVER);
-  }
-
-  /** The power was cut before this moment: the host would have known that something is there which is lost. */
-  get before(): number {
-    return this.#visible().reduce((earliest, { durable }) => Math.min(earliest, durable), NEVER);
-  }
-
-  /** Whether some power cut leaves these versions. */
-  get isPossible(): boolean {
-    const bound = this.#visible().reduce((least, { ordered }) => Math.min(least, ordered), NEVER);
-    return this.after < bound;
-  }
-
-  /** The bytes of the disk, newly made. What cannot be read is there as bytes that nobody wrote. */
-  image(): Uint8Array {
-    const { size, initial, cells } = this.#map;
-    const bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
-    for (const [place, { bytes: content }] of this.#visible().entries()) {
-      if (this.versions[place] !== 0) bytes.set(content, (cells[place] as Cell).offset);
-    }
-    return bytes;
-  }
-
-  /** Where the disk cannot be read, in bytes from its start, one for each sector. */
-  get unreadable(): readonly number[] {
-    const { cells, unreadable } = this.#map;
-    const written = this.#visible().flatMap(({ bad }, place) =>
-      bad.map((at) => (cells[place] as Cell).offset + at),
-    );
-    return [...unreadable, ...written];
-  }
-
-  /** A disk that holds it and answers at once, for a recovery; what is written to it is kept apart. */
-  disk(): Storage {
-    return new SettledDisk(this.#map, (place) => this.versions[place] as number);
-  }
-
-  #visible(): Version[] {
-    return this.#map.cells.map((cell, place) => versionAt(cell, this.versions[place] as number));
-  }
-}
-
-const NEVER = Number.POSITIVE_INFINITY;
-
-function versionAt({ versions }: Cell, version: number): Version {
-  return versions[version] as Version;
-}
-
-/** The last visible version of an image, and the choices that the other cells have then. */
+/** The last visible version of a crash state, and the choices of the other cells. */
 interface Group {
-  /** Places of the cells with a choice, save the one of the last visible version. */
+  /** The indexes of the cells with a choice, except that of the last visible version. */
   readonly open: Int32Array;
-  /** The versions that each of them may show, ascending. */
+  /** The versions that each of them may have, ascending. */
   readonly choices: readonly (readonly number[])[];
-  /** The same in one row, for speed: those of the ith begin at `starts[i]` and end where the next ones begin. */
+  /** The same in one array, for speed: those of the ith cell begin at `starts[i]` and end where the next ones begin. */
   readonly row: Int32Array;
   readonly starts: Int32Array;
-  /** The first version that each cell may show; the last visible one at its own place. */
+  /** The first version that each cell may have; for the cell of the last visible version, that one. */
   readonly first: Int32Array;
 }
 
-/** See the head of this file. */
+/** All crash states (disk images) that a power cut during a trace may leave. */
 export class CrashSpace {
   /** The cells that the trace writes, with their versions. @internal */
   readonly map: CellMap;
-  /** What the device is taken to be. */
+  /** The assumed device. */
   readonly profile: DeviceProfile;
-  /** How many images there are. */
+  /** The number of crash states. */
   readonly count: bigint;
-  /** All versions in order: the place of the cell, and the version. */
+  /** All versions in order: the index of the cell, and of the version. */
   readonly #places: Int32Array;
   readonly #versions: Int32Array;
-  /** How many images come before those under each version. */
+  /** The number of crash states before those under each version. */
   readonly #before: readonly bigint[];
-  /** For each cell, where its versions stand in that order; the first one before all. */
+  /** For each cell the ranks of its versions in that order; -1 for the first one. */
   readonly #ranks: readonly (readonly number[])[];
   readonly #groups = new Map<number, Group>();
 
@@ -135,15 +76,15 @@ export class CrashSpace {
   }
 
   /**
-   * Image number k, from 0: what was there before the trace.
+   * Crash state number k; number 0 is the disk before the trace.
    *
-   * @throws `OUT_OF_RANGE` unless 0 <= k < count
+   * @throws `OUT_OF_RANGE` if k is not from 0 to count - 1
    */
   at(k: bigint): CrashState {
     if (k < 0n || k >= this.count) {
       throw new WriteBarrierError(
         'OUT_OF_RANGE',
-        `there are ${this.count} images, and none is ${k}`,
+        `image ${inShort(k)} is out of range: this space has images 0 to ${inShort(this.count - 1n)}`,
       );
     }
     const last = this.#lastBelow(k);
@@ -160,39 +101,32 @@ export class CrashSpace {
     return new CrashState(this.map, versions);
   }
 
-  /** The state in which all is there that was dispatched until `time`, and nothing else. */
+  /** The crash state with everything that was dispatched up to `time`, and nothing else. */
   inOrder(time: number): CrashState {
     const versions = this.map.cells.map((cell) => newestUntil(cell, time, true));
     return new CrashState(this.map, Int32Array.from(versions));
   }
 
-  /**
-   * A state that a power cut at `time` may leave: each cell that is in doubt then is as new as can be, or with the
-   * chance `loss`, from 0 to 1, any of what it may be. Draw the time evenly, not the image: nearly all images belong to
-   * the moment with the most in doubt.
-   */
-  sampleAt(time: number, loss: number, random: Random): CrashState {
-    const versions = this.map.cells.map((cell) => {
-      if (random() >= loss) return newestUntil(cell, time, true);
-      const choices = possibleAt(cell, time);
-      return choices[Math.floor(random() * choices.length)] as number;
-    });
-    return new CrashState(this.map, Int32Array.from(versions));
-  }
-
-  /** The moments at which something came to the disk that may be left, ascending. */
+  /** The moments at which a version becomes possible, ascending. */
   get moments(): readonly number[] {
     return momentsOf(this.map);
   }
 
-  /** How many versions there are besides what was there before. @internal */
+  static {
+    withText(CrashSpace.prototype, function (this: CrashSpace) {
+      const { size, cells } = this.map;
+      return `CrashSpace { ${this.count} images of ${size} bytes; ${cells.length} regions were written }`;
+    });
+  }
+
+  /** The number of versions, without the contents before the trace. @internal */
   get versionCount(): number {
     return this.#places.length;
   }
 
   /**
-   * The images whose last visible version is the nth, from 0: how many choices each open cell has, and the image for
-   * a list of choices, of which 0 loses nothing. @internal
+   * The crash states whose last visible version is the nth, from 0: the number of choices of each open cell, and the state
+   * for a list of choices, of which 0 loses nothing. @internal
    */
   under(last: number): {
     readonly choices: readonly number[];
@@ -210,7 +144,7 @@ export class CrashSpace {
     return { choices: choices.map(({ length }) => length), state };
   }
 
-  /** The number of an image of this space: what `at` is asked for. */
+  /** The number of a crash state of this space: the argument of `at`. */
   indexOf({ versions }: CrashState): bigint {
     let last = this.#places.length - 1;
     while (last >= 0 && versions[this.#places[last] as number] !== this.#versions[last]) last -= 1;
@@ -225,8 +159,8 @@ export class CrashSpace {
     return index + (this.#before[last] as bigint);
   }
 
-  /** One of all images, each as likely as any other. */
-  sample(random: Random): CrashState {
+  /** Draws a crash state; all are equally likely. */
+  sample(random: () => number): CrashState {
     const last = this.#lastBelow(randomBelow(this.count, random));
     if (last < 0) return this.#untouched();
     const { open, row, starts, first } = this.#group(last);
@@ -239,31 +173,31 @@ export class CrashSpace {
     return new CrashState(this.map, versions);
   }
 
-  /** All images; from one to the next one cell changes, save where the last visible version does. */
+  /** All crash states. From one to the next one region changes, except where the last visible version changes. */
   *[Symbol.iterator](): Generator<CrashState, void> {
-    const cursor = this.cursor();
+    const groups = (rank: number): Group | undefined =>
+      rank < this.#places.length ? this.#makeGroup(rank) : undefined;
+    const cursor = new Cursor(this.map.cells.length, groups);
     do yield new CrashState(this.map, cursor.versions.slice());
     while (cursor.next());
   }
 
-  /** The same, without a new object for each: for millions. It starts at the first image. */
-  cursor(options: { readonly bytes?: boolean } = {}): CrashCursor {
-    const groups = (rank: number): Group | undefined =>
-      rank < this.#places.length ? this.#makeGroup(rank) : undefined;
-    return new CrashCursor(this.map, groups, options.bytes ?? false);
-  }
-
   /**
-   * The outcomes that a recovery can tell apart, each once: a disk whose undecided cells are decided when they
-   * are read. Finish with each disk before you take the next; awaiting in between is fine.
+   * Every outcome that a recovery can tell apart, once: a disk whose regions get their content when they are read first.
+   * Finish with each disk before you take the next; you may await in between.
    *
-   * @throws Error when the reads of a recovery differ from those that it made before on the same disk
+   * @param options `recoveriesMax`: the maximum number of disks, by default all. `label`: your name for the bytes at an
+   *   offset; one of the strategies loses everything with the same name together
+   * @throws `INVALID_ARGUMENT` if the reads of a recovery differ from its earlier reads on an equal disk
    */
-  explore(options: ExploreOptions = {}): Generator<Crash, void> {
+  explore(
+    options: { readonly recoveriesMax?: number; label?(offset: number): string } = {},
+  ): Generator<Crash, void> {
+    checkOptions(options, EXPLORE_OPTIONS, 'explore');
     return crashesOf(this.map, options);
   }
 
-  /** The rank of the version under which image k is found; -1 for image 0. */
+  /** The rank of the version under which state k is found; -1 for state 0. */
   #lastBelow(k: bigint): number {
     return countUpTo(this.#before, k) - 1;
   }
@@ -318,58 +252,40 @@ export class CrashSpace {
   }
 }
 
-/** How many numbers the groups that are kept may hold in all. */
+/** The maximum number of array entries of all cached groups. */
 const GROUPS_MAX = 4_000_000;
 
 /**
- * All images that a power cut during the trace may leave on such a device.
+ * The crash space of a trace on a device: all disk images that a power cut during the trace may leave.
  *
- * @throws `INVALID_ARGUMENT` for a trace or a profile that does not fit
+ * @param profile a device of `DEVICE_PROFILES`, or the fields that differ from a file
+ * @throws `INVALID_ARGUMENT` for an unknown device, and for a trace that is impossible on the device
  */
-export function crashSpace(trace: DiskTrace, profile: Partial<DeviceProfile> = {}): CrashSpace {
+export function crashSpace(
+  trace: DiskTrace,
+  profile: DeviceName | Partial<DeviceProfile> = 'file',
+): CrashSpace {
   const device = deviceProfile(profile);
   return new CrashSpace(cellsOf(trace, device), device);
 }
 
-/** Goes through all images of a space, each in a step that changes one cell as a rule. */
-export class CrashCursor {
-  readonly #map: CellMap;
+/** Iterates over all crash states; most steps change one cell. */
+class Cursor {
   readonly #groupAt: (rank: number) => Group | undefined;
   #rank = -1;
   #open: Int32Array = new Int32Array(0);
   #choices: readonly (readonly number[])[] = [];
   #digits: Int32Array = new Int32Array(0);
   #steps: Int8Array = new Int8Array(0);
-  readonly #hashes: readonly Int32Array[];
-  /** The visible version of each sector. Changed in place. */
+  /** The visible version of each cell. Changed in place. */
   readonly versions: Int32Array;
-  /** The bytes of the disk, changed in place; empty unless asked for. */
-  readonly bytes: Uint8Array;
-  #hashLow = 0;
-  #hashHigh = 0;
 
-  /** @internal */
-  constructor(map: CellMap, groupAt: (rank: number) => Group | undefined, bytes: boolean) {
-    this.#map = map;
+  constructor(cells: number, groupAt: (rank: number) => Group | undefined) {
     this.#groupAt = groupAt;
-    const { cells, size, initial } = map;
-    this.versions = new Int32Array(cells.length);
-    if (bytes) this.bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
-    else this.bytes = new Uint8Array(0);
-    this.#hashes = cells.map(hashesOf);
+    this.versions = new Int32Array(cells);
   }
 
-  /** 53 bits that equal images share, and others hardly ever. */
-  get hash(): number {
-    return (this.#hashHigh & 0x1f_ffff) * 2 ** 32 + (this.#hashLow >>> 0);
-  }
-
-  /** The image at hand, to keep. */
-  get state(): CrashState {
-    return new CrashState(this.#map, this.versions.slice());
-  }
-
-  /** Goes on to the next image; false when there is none. */
+  /** Moves on to the next state; false when there is none. */
   next(): boolean {
     const steps = this.#steps;
     for (let i = 0; i < steps.length; i++) {
@@ -377,7 +293,7 @@ export class CrashCursor {
       const list = this.#choices[i] as readonly number[];
       if (digit >= 0 && digit < list.length) {
         this.#digits[i] = digit;
-        this.#set(this.#open[i] as number, list[digit] as number);
+        this.versions[this.#open[i] as number] = list[digit] as number;
         return true;
       }
       steps[i] = -(steps[i] as number);
@@ -396,63 +312,19 @@ export class CrashCursor {
     this.#steps = new Int8Array(open.length);
     const isOpen = new Set(open);
     for (let place = 0; place < first.length; place++) {
-      if (!isOpen.has(place)) this.#set(place, first[place] as number);
+      if (!isOpen.has(place)) this.versions[place] = first[place] as number;
     }
-    // Each digit starts at that end of its range which is nearer, so that little has to change.
+    // Each digit starts at the nearer end of its range, so that few cells change.
     for (const [i, place] of open.entries()) {
       const list = choices[i] as readonly number[];
       const [low, high] = [list[0] as number, list[list.length - 1] as number];
       const atLow = 2 * (this.versions[place] as number) <= low + high;
       this.#digits[i] = atLow ? 0 : list.length - 1;
-      this.#set(place, atLow ? low : high);
+      this.versions[place] = atLow ? low : high;
       this.#steps[i] = atLow ? 1 : -1;
     }
     return true;
   }
-
-  #set(place: number, version: number): void {
-    const old = this.versions[place] as number;
-    if (old === version) return;
-    const hashes = this.#hashes[place] as Int32Array;
-    this.#hashLow =
-      (this.#hashLow - (hashes[2 * old] as number) + (hashes[2 * version] as number)) | 0;
-    this.#hashHigh =
-      (this.#hashHigh - (hashes[2 * old + 1] as number) + (hashes[2 * version + 1] as number)) | 0;
-    this.versions[place] = version;
-    if (this.bytes.length === 0) return;
-    const cell = this.#map.cells[place] as Cell;
-    this.bytes.set(versionAt(cell, version).bytes, cell.offset);
-  }
-}
-
-/** Two words for each version of a cell; none for the first one, which every image has in common. */
-function hashesOf({ offset, versions }: Cell): Int32Array {
-  const hashes = new Int32Array(2 * versions.length);
-  const [baseLow, baseHigh] = hashOf((versions[0] as Version).bytes, offset);
-  for (const [i, { bytes }] of versions.entries()) {
-    const [low, high] = hashOf(bytes, offset);
-    hashes[2 * i] = low - baseLow;
-    hashes[2 * i + 1] = high - baseHigh;
-  }
-  return hashes;
-}
-
-/** Two independent words from the bytes and their place. */
-function hashOf(bytes: Uint8Array, offset: number): [low: number, high: number] {
-  let low = 0x811c9dc5 ^ offset;
-  let high = 0x9e3779b9 ^ Math.floor(offset / 2 ** 20);
-  for (const byte of bytes) {
-    low = Math.imul(low ^ byte, 0x01000193);
-    high = Math.imul(high + byte, 0x85ebca6b);
-    high ^= high >>> 13;
-  }
-  return [mix(low), mix(high ^ low)];
-}
-
-function mix(word: number): number {
-  let mixed = Math.imul(word ^ (word >>> 16), 0x7feb352d);
-  mixed = Math.imul(mixed ^ (mixed >>> 15), 0x846ca68b);
-  return mixed ^ (mixed >>> 16);
 }
 
 interface Ranked {
@@ -461,7 +333,7 @@ interface Ranked {
   readonly at: number;
 }
 
-/** All versions but the first ones, in the order from which images are numbered. */
+/** All versions except the first ones, in the order that numbers the states. */
 function rankedVersions({ cells }: CellMap): Ranked[] {
   const all = cells.flatMap(({ versions }, place) =>
     versions.slice(1).map(({ after }, i) => ({ place, version: i + 1, at: after })),
@@ -490,7 +362,7 @@ function countImages(
   let count = 1n;
   let next = 0;
   for (const { place, at } of all) {
-    // What can be there no more ends before what comes begins; at no moment a cell is without a choice.
+    // At one moment versions end before others begin; every cell always has a choice.
     const due: number[] = [];
     for (let end = ends[next]; end && end.at <= at; end = ends[++next]) due.push(end.place);
     for (const ended of due) change(ended, -1n);
@@ -512,4 +384,10 @@ function randomBelow(limit: bigint, random: Random): bigint {
     value >>= BigInt((30 - (bits % 30)) % 30);
     if (value < limit) return value;
   }
+}
+
+/** A count in full where it fits a line; else by its beginning. */
+function inShort(count: bigint): string {
+  const digits = String(count);
+  return digits.length > 40 ? `${digits.slice(0, 12)}... (${digits.length} digits)` : digits;
 }

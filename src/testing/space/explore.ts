@@ -1,73 +1,76 @@
-// The outcomes of a power cut that a recovery can tell apart.
+// Exploration: every outcome of a power cut that a recovery can tell apart.
 //
-// The recovery runs on a disk that has not decided: each cell takes one of its versions when it is read for the first
-// time, and not before. What was chosen so far narrows the span of time in which the power can have been cut
-// (cells.ts). Every choice can be completed, so there are as many runs as the recovery can tell outcomes apart, and a
-// cell that nobody reads is never split. Each run stands for a counted number of images; the runs of a whole exploration
-// stand for all of them, none twice.
+// The recovery runs on an undecided disk: a cell gets one of its versions when it is first read. The choices so far limit the
+// time at which the power can have been cut (cells.ts). Every partial choice can be completed, so there is one run for each
+// outcome that the recovery can tell apart, and a cell that is not read is never split. Each run covers a counted number of
+// crash states; the runs of a whole exploration cover all of them, each once.
 //
-// The choices are a tree. It is walked depth first, early power cuts before late ones. Where a budget is given and a
-// quarter of it does not do, every second walk from there on is guided (guides.ts): a guide says what to choose, and the
-// outcome counts unless a walk has ended in it before. Walks are compared by their choices alone, since after the same
-// choices a recovery asks for the same cell next; one that does not is found out.
+// The choices form a tree. It is walked depth first, early power cuts before late ones. With a budget, after a quarter of it
+// every second walk is guided (guides.ts): the guide chooses, and the outcome counts if no walk has ended in it before. Walks
+// are compared by their choices alone, because after the same choices a recovery reads the same cell next; a recovery that
+// does not is refused.
 //
-// The recovery's own writes go over the disk and are never in doubt.
+// The writes of the recovery itself overlay the disk and are never lost.
+//
+//   X1  A cell is decided once in a run, for one of the versions that the earlier decisions allow.
 
-import { WriteBarrierError } from '../../model/index.js';
-import { copyOf } from '../../storage/bytes.js';
+import { IoFailedError, invariant, WriteBarrierError } from '../../model/index.js';
+import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { rangeFault } from '../../storage/checks.js';
 import type { Capabilities, Storage } from '../../storage/index.js';
 import { type CellMap, possible, possibleAt } from './cells.js';
 import { type Guide, guidesOf } from './guides.js';
 import type { Version } from './versions.js';
 
-/** Two runs on the same disk read otherwise: what they came to says nothing. */
+/** The recovery is not deterministic, so its outcomes prove nothing. */
 export class UnsteadyRecoveryError extends WriteBarrierError {
-  override readonly name = 'UnsteadyRecoveryError';
+  override get name(): 'UnsteadyRecoveryError' {
+    return 'UnsteadyRecoveryError';
+  }
 
   constructor() {
     super(
       'INVALID_ARGUMENT',
-      'the recovery is not deterministic: it reads otherwise than in an earlier run on the same disk',
+      'the recovery is not deterministic: its reads differ from those of an earlier run on an equal disk',
     );
   }
 }
 
-/** How much of the tree is explored. */
+/** The limits of an exploration. */
 export interface ExploreOptions {
-  /** Recoveries at the most; all that there are unless given. */
+  /** The maximum number of recoveries. @defaultValue no limit */
   readonly recoveriesMax?: number;
-  /** What a user calls the bytes from this offset on: all that has one name is lost together in one of the orders. */
+  /** The user's name for the bytes at an offset: one strategy loses everything with the same name together. */
   label?(offset: number): string;
 }
 
-/** One crash, as far as the recovery wants to know it. */
+/** A power cut, decided as far as the recovery has read. */
 export interface Crash {
-  /** What the recovery runs on. It answers at once. */
+  /** The disk for the recovery. It answers at once. */
   readonly disk: Storage;
-  /** The versions that were read, by the place of their cell; grows while the recovery reads. */
+  /** The versions that were read, by the index of their region; grows while the recovery reads. */
   readonly decided: ReadonlyMap<number, number>;
   /** The power was cut after this moment. */
   readonly after: number;
-  /** The power was cut before this moment. What the host had acknowledged by then must be honoured. */
+  /** The power was cut before this moment. What the host had acknowledged by then must be there. */
   readonly before: number;
-  /** How many images this outcome stands for, as far as it has been read; 0 where an earlier crash stood for them. */
+  /** How many crash states this outcome covers, given the reads so far; 0 if an earlier crash covered them. */
   readonly images: bigint;
-  /** What it was picked by: `depth first`, or the name of a guide. */
+  /** The strategy that picked it: `depth first`, or the name of a guide. */
   readonly order: string;
 }
 
-/** A choice that a run has made: of which cell, among how many versions, and which. */
+/** A choice of a run: for which cell, among how many versions, and which one. */
 interface Choice {
   readonly place: number;
   readonly of: number;
   chosen: number;
 }
 
-/** What of the budget is spent before the first guide is asked. */
+/** The share of the budget for the depth-first walk alone. */
 const DEPTH_FIRST_SHARE = 1 / 4;
 
-/** See the head of this file. */
+/** All outcomes that a recovery can tell apart, within the budget. */
 export function* crashesOf(map: CellMap, options: ExploreOptions): Generator<Crash, void> {
   const { recoveriesMax = Number.POSITIVE_INFINITY } = options;
   const inOrder: Choice[] = [];
@@ -89,7 +92,7 @@ export function* crashesOf(map: CellMap, options: ExploreOptions): Generator<Cra
 
 const DEPTH_FIRST: Guide = { order: 'depth first', choose: () => 0 };
 
-/** Goes on to the next path; false when that was the last one. */
+/** Moves on to the next path; false after the last one. */
 function advance(path: Choice[]): boolean {
   for (let last = path.at(-1); last; last = path.at(-1)) {
     if (last.chosen + 1 < last.of) {
@@ -101,7 +104,7 @@ function advance(path: Choice[]): boolean {
   return false;
 }
 
-/** Whether the walk in order has been there already; `next` is where it would have gone on. */
+/** Whether the depth-first walk has had this path already; `next` is where it would continue. */
 function isBefore(path: readonly Choice[], next: readonly Choice[]): boolean {
   for (const [i, choice] of path.entries()) {
     const other = next[i];
@@ -112,7 +115,7 @@ function isBefore(path: readonly Choice[], next: readonly Choice[]): boolean {
   return false;
 }
 
-/** Short: there is one for each guided walk. */
+/** A short key, because there is one for each guided walk. */
 function signatureOf(path: readonly Choice[]): string {
   return path.map(({ chosen }) => String.fromCodePoint(Math.min(chosen, 0xd7ff))).join('');
 }
@@ -126,11 +129,11 @@ class Run implements Crash {
   readonly decided = new Map<number, number>();
   after = Number.NEGATIVE_INFINITY;
   before = Number.POSITIVE_INFINITY;
-  /** Nothing that is dispatched from here on can be visible. */
+  /** Nothing dispatched from here on can be visible. */
   #bound = Number.POSITIVE_INFINITY;
   readonly disk: SettledDisk;
 
-  /** `choices`: those that are made already, and where all are kept. */
+  /** `choices`: the choices made in advance; the run appends its own. */
   constructor(map: CellMap, choices: Choice[], guide: Guide, isKnown: () => boolean) {
     this.#map = map;
     this.#choices = choices;
@@ -148,7 +151,7 @@ class Run implements Crash {
     return imagesWithin(this.#map, this.decided, this.after, this.#bound);
   }
 
-  /** No more reads; those that an earlier run made must have come again. */
+  /** Ends the run: all reads of an earlier run on the same path must have been repeated. */
   end(): void {
     this.disk.end();
     if (this.#position < this.#choices.length) throw new UnsteadyRecoveryError();
@@ -159,7 +162,8 @@ class Run implements Crash {
     if (known !== undefined) return known;
     const cell = this.#map.cells[place] as CellMap['cells'][number];
     const candidates = possible(cell, this.after, this.#bound);
-    const version = candidates[this.#choose(place, candidates)] as number;
+    const version = candidates[this.#choose(place, candidates)];
+    invariant(version !== undefined, 'explore.X1: the earlier decisions allow no version');
     const { after, ordered, durable } = cell.versions[version] as Version;
     this.decided.set(place, version);
     this.after = Math.max(this.after, after);
@@ -180,7 +184,7 @@ class Run implements Crash {
   }
 }
 
-/** A disk that holds a version of each cell, asked for when it is read, and over it what was written since. */
+/** A disk with a version of each cell, which is asked for when it is read, overlaid by what was written since. */
 export class SettledDisk implements Storage {
   readonly #map: CellMap;
   readonly #versionAt: (place: number) => number;
@@ -188,13 +192,21 @@ export class SettledDisk implements Storage {
   #ended = false;
   readonly size: number;
   readonly capabilities: Capabilities;
+  declare readonly writev?: (offset: number, list: readonly Uint8Array[]) => void;
+  declare readonly discard?: (offset: number, length: number) => void;
+  declare readonly writeZeroes?: (offset: number, length: number) => void;
 
   constructor(map: CellMap, versionAt: (place: number) => number) {
     this.#map = map;
     this.#versionAt = versionAt;
     this.size = map.size;
-    const able = { discard: true, writeZeroes: true };
-    this.capabilities = { blockSize: map.sectorSize, cache: 'none', ...map.offers, ...able };
+    this.capabilities = map.offers;
+    const { writev, discard, writeZeroes } = map.offers;
+    if (writev) this.writev = (offset, list) => this.write(offset, concatBuffers(list));
+    const zeroed = (offset: number, length: number): void =>
+      this.write(offset, new Uint8Array(length));
+    if (discard) this.discard = zeroed;
+    if (writeZeroes) this.writeZeroes = zeroed;
   }
 
   /** @throws `IO_FAILED` for a sector that cannot be read */
@@ -214,21 +226,13 @@ export class SettledDisk implements Storage {
     }
   }
 
-  writeZeroes(offset: number, length: number): void {
-    this.write(offset, new Uint8Array(length));
-  }
-
-  discard(offset: number, length: number): void {
-    this.write(offset, new Uint8Array(length));
-  }
-
   flush(): void {
     this.#check(0, 0);
   }
 
   close(): void {}
 
-  /** Nobody may use it from now on. */
+  /** Refuses all later commands. */
   end(): void {
     this.#ended = true;
   }
@@ -257,12 +261,12 @@ export class SettledDisk implements Storage {
 }
 
 function unreadableAt(offset: number): WriteBarrierError {
-  return new WriteBarrierError('IO_FAILED', `simulated: offset ${offset} cannot be read`);
+  return new IoFailedError(`simulated: offset ${offset} cannot be read`);
 }
 
 /**
- * How many images agree with what is decided: those of the whole space (crash-space.ts), with the decided cells
- * fixed, and nothing visible that was dispatched at `bound` or later.
+ * How many crash states agree with the decisions: those of the whole space (crash-space.ts) with the decided cells fixed,
+ * and without anything that was dispatched at `bound` or later.
  */
 export function imagesWithin(
   map: CellMap,
@@ -270,27 +274,31 @@ export function imagesWithin(
   after: number,
   bound: number,
 ): bigint {
-  const free = map.cells.filter((_, place) => !decided.has(place));
-  /** How many versions each free cell has, of those that are there at the moment. */
-  const choices = free.map((cell) => BigInt(possibleAt(cell, after).length));
-  let product = choices.reduce((all, of) => all * of, 1n);
+  /** The number of versions of each free cell that are possible at the moment. */
+  const choices = new Map<number, number>();
+  const events: { readonly at: number; readonly place: number; readonly ends: boolean }[] = [];
+  const isWithin = (at: number): boolean => at > after && at < bound;
+  let product = 1n;
+  for (const [place, cell] of map.cells.entries()) {
+    if (decided.has(place)) continue;
+    const of = possibleAt(cell, after).length;
+    choices.set(place, of);
+    product *= BigInt(of);
+    for (const version of cell.versions) {
+      if (isWithin(version.after)) events.push({ at: version.after, place, ends: false });
+      if (isWithin(version.ordered)) events.push({ at: version.ordered, place, ends: true });
+    }
+  }
   let count = product;
 
-  const events = free.flatMap(({ versions }, i) =>
-    versions.flatMap((version) => [
-      { at: version.after, i, ends: false },
-      { at: version.ordered, i, ends: true },
-    ]),
-  );
-  const within = events.filter(({ at }) => at > after && at < bound);
-  // At one moment what can be there no more ends before what comes begins.
-  within.sort((a, b) => a.at - b.at || Number(b.ends) - Number(a.ends) || a.i - b.i);
-  for (const { i, ends } of within) {
-    const of = choices[i] as bigint;
-    product /= of;
+  // At one moment versions end before others begin.
+  events.sort((a, b) => a.at - b.at || Number(b.ends) - Number(a.ends) || a.place - b.place);
+  for (const { place, ends } of events) {
+    const of = choices.get(place) as number;
+    product /= BigInt(of);
     if (!ends) count += product;
-    choices[i] = of + (ends ? -1n : 1n);
-    product *= choices[i] as bigint;
+    choices.set(place, of + (ends ? -1 : 1));
+    product *= BigInt(of + (ends ? -1 : 1));
   }
   return count;
 }

@@ -1,39 +1,39 @@
-// Where to look when there are too many outcomes to see them all.
+// Exploration strategies: where to look when there are too many outcomes to try them all.
 //
-// A guide says for each cell which version it should take. The guides come in turn from several orders, each of which
-// looks for the mistakes that are really made: few sectors that are lost or kept, whole requests, whole files. Coin
-// flips for every sector find next to nothing, and so do images that are drawn evenly, since nearly all of them belong to
-// the moment with the most in doubt.
+// A guide says which version each cell should have. Guides come in turn from several strategies (here: orders), each of which
+// looks for mistakes that programs really make: few sectors lost or kept, whole requests, whole files. Coin flips for every
+// sector find next to nothing, and so do crash states drawn with equal chances, because nearly all of them belong to the
+// moment with the most cells in doubt.
 //
-//   in order        all that was dispatched until a moment, and nothing else
-//   one lost        the same without what is newest in one cell that is in doubt, then in two
+//   in order        everything dispatched up to a moment, and nothing else
+//   one lost        the same without the newest content of one cell in doubt, then of two
 //   one kept        what is certain at a moment, and one cell that is not, then two
-//   request lost    all that is dispatched but one request, as far as it is in doubt
+//   request lost    everything dispatched except one request, as far as it is in doubt
 //   file lost       the same for all cells of one name
-//   random choices  each choice by chance, where it comes up in the recovery
+//   random choices  each choice of the recovery by chance
 //   random moment   some chance of loss for every cell in doubt at a moment
 //
-// Moments are taken in an order that spreads them evenly, however soon the budget ends. An order that has come to its
-// end is left out; the last two have none.
+// Moments are taken in an order that spreads them evenly, however soon the budget ends. A strategy that has no more guides
+// is left out; the last two never end.
 //
 // Source: measurements of strategies on traces of SQLite; small deviations first as in Chipmunk.
 
-import { type Random, seededRandom } from '../device/random.js';
+import { type Random, seededRandom } from '../choices.js';
 import { type Cell, type CellMap, momentsOf, newestUntil, possibleAt } from './cells.js';
 import type { Version } from './versions.js';
 
-/** What one recovery should see. */
+/** The content that one recovery should see. */
 export interface Guide {
-  /** The name of the order that it is from. */
+  /** The name of its strategy. */
   readonly order: string;
-  /** Which of these versions of a cell, by its place in the list. */
+  /** Which of these versions a cell should have, by its index in the list. */
   choose(place: number, candidates: readonly number[]): number;
 }
 
 /** A version for each cell. */
 type Target = readonly number[];
 
-/** Without end. */
+/** All guides, without end. */
 export function* guidesOf(
   map: CellMap,
   { label }: { label?(offset: number): string },
@@ -70,7 +70,7 @@ export function* guidesOf(
   }
 }
 
-/** A possible image is reached from every partial choice that agrees with it. */
+/** A possible crash state is reachable from every partial choice that agrees with it. */
 function towards(order: string, target: Target): Guide {
   return {
     order,
@@ -78,11 +78,11 @@ function towards(order: string, target: Target): Guide {
   };
 }
 
-/** What is in doubt at a moment. */
+/** The cells in doubt at a moment. */
 interface Doubt {
   readonly newest: Target;
   readonly oldest: Target;
-  /** The cells that can be more than one thing, and what. */
+  /** The cells with more than one possible version. */
   readonly open: readonly Open[];
 }
 
@@ -111,7 +111,7 @@ function* inOrder(doubts: Iterable<Doubt>): Generator<Target, void> {
   for (const { newest } of doubts) yield newest;
 }
 
-/** `count` cells of one end are something else. */
+/** `count` cells differ from the newest or the oldest versions. */
 function* changed(
   doubts: Iterable<Doubt>,
   end: 'newest' | 'oldest',
@@ -134,7 +134,7 @@ function* otherwise(target: Target, { place, versions }: Open): Generator<Target
   }
 }
 
-/** All that is in doubt and has one key is as old as can be. */
+/** All cells in doubt with the same key have their oldest versions. */
 function* lostTogether(
   doubts: Iterable<Doubt>,
   keyOf: (cell: Cell, version: number) => unknown,
@@ -163,7 +163,7 @@ function atRandom(map: CellMap, moments: readonly number[], random: Random): Tar
   return target;
 }
 
-/** The same values, so that those at the beginning lie as far apart as those at the end. */
+/** The same values in an order in which every prefix is spread evenly. */
 function spread(values: readonly number[]): number[] {
   const golden = (Math.sqrt(5) - 1) / 2;
   return values

@@ -1,27 +1,27 @@
 // The axioms: what a power cut may leave of each write of a trace.
 //
-// Every write r gets an interval of time. It starts with its dispatch; before that nothing of r is on the medium.
-// It has two ends:
+// Every write r has an interval of time. It starts with the dispatch of r; before that nothing of r is persisted. Two
+// moments end it:
 //
-//   durable   the first event that proves to the host that r is on the medium
-//   ordered   the first dispatch of a write that cannot reach the medium before r has; at the latest `durable`
+//   durable   the first event that proves to the host that r is persisted
+//   ordered   the first dispatch of a write that cannot be persisted before r; at the latest `durable`
 //
-// In between, each of its sectors may or may not be there. A sector of a must be on the medium before one of b
-// exactly where a's `ordered` is not after b's dispatch: the intervals are all there is to know.
+// In between, each of its sectors may or may not be there. A sector of a must be persisted before one of b if and only if
+// `ordered` of a is not after the dispatch of b, so the intervals contain everything about the order.
 //
-// Without a volatile cache a write is durable when it completes, or any command that tags put behind it. With one
-// it is durable
+// Without a volatile cache a write is durable when it completes, or when any command completes that tags order after it. With
+// a volatile cache it is durable
 //   - when it completes, if it has FUA;
-//   - when a flush completes that was dispatched after r completed, or that ordered tags put behind r;
-//   - when any command completes that tags put behind such a flush, or behind r itself if it has FUA.
-// It is ordered when a command is dispatched that tags put behind such a flush or such an r; without a cache, when
-// one is dispatched that tags put behind r.
+//   - when a flush completes that was dispatched after r completed, or that ordered tags put after r;
+//   - when any command completes that tags put after such a flush, or after r itself if it has FUA.
+// Its `ordered` is the first dispatch of a command that tags put after such a flush, or after r itself if it has FUA;
+// without a volatile cache, of a command that tags put after r.
 //
-// Tags put y behind x where y was dispatched later and x or y is ordered, or an ordered command lies between.
-// A failed write is certain at no time, and neither is an unserializable one. A failed flush proves nothing; what was dispatched behind it in a tag mode
-// is there all the same.
+// Tags put y after x if y was dispatched later and x or y is ordered, or an ordered command is between them. A failed write
+// is never certain, and neither is one with the fault `unserializable`. A failed flush proves nothing, but commands that tags
+// order after it are carried out nevertheless.
 //
-// Not here: in which order writes land that are at the device together and overlap (versions.ts), a hazard that the checker
+// Not here: the order in which overlapping writes land that are in flight together (versions.ts), a hazard that the checker
 // of traces reports.
 
 import type { DiskCommand } from '../device/disk-trace.js';
@@ -31,11 +31,11 @@ import type { DeviceProfile } from '../device/profile.js';
 export interface Interval {
   /** Not before. */
   readonly dispatched: number;
-  /** Whatever is dispatched from here on reaches the medium later. Infinity for never. */
+  /** Everything dispatched from here on is persisted later. Infinity for never. */
   readonly ordered: number;
-  /** From here on the host can know. Infinity for never. */
+  /** From here on the host knows that it is persisted. Infinity for never. */
   readonly durable: number;
-  /** What is dispatched from here on may be there without it, on the same sectors, too; Infinity unless given up. */
+  /** Writes dispatched from here on may be there without it, also on the same sectors. Infinity if it is never given up. */
   readonly givenUp: number;
 }
 
@@ -50,10 +50,10 @@ export function intervalsOf(
   const volatile = isVolatile(profile);
   const count = commands.length;
   const at = (i: number): DiskCommand => commands[i] as DiskCommand;
-  const isOrdered = (i: number): boolean => at(i).tag === 'ordered' && !lies.includes('ignoreTags');
+  const isOrdered = (i: number): boolean => at(i).tag === 'ordered' && keepsTags(profile);
   const completion = (i: number): number => (at(i).failed ? NEVER : at(i).completed);
 
-  /** The first command that tags put behind command i. */
+  /** The first command that tags put after command i. */
   const behind = new Array<number>(count);
   for (let i = count - 1, ordered = count; i >= 0; i--) {
     behind[i] = isOrdered(i) ? i + 1 : ordered;
@@ -64,7 +64,7 @@ export function intervalsOf(
   const dispatchOf = (i: number): number => commands[i]?.dispatched ?? NEVER;
   const firstBehind = (i: number): number => behind[i] as number;
 
-  // A flush proves what it covers by its own answer, or by that of whatever tags put behind it.
+  // A flush proves what it covers by its own answer, or by that of any command that tags put after it.
   const works = (i: number): boolean =>
     at(i).op === 'flush' && !at(i).failed && !at(i).fault && !lies.includes('ignoreFlush');
   const provenFrom = suffixMin(count, (i) =>
@@ -104,7 +104,7 @@ export function intervalsOf(
       ordered: Math.min(durable, fenced),
     };
     if (forced) return interval;
-    // A drop takes what was cached then: not what tags keep behind it, nor what a flush had taken before it.
+    // A drop loses what was cached then: not what tags put after it, nor what an earlier flush had persisted.
     const reached = drops.filter((drop) => {
       if (tags(drop, i)) return false;
       return !flushes.some((flush) => flush >= covering && works(flush) && tags(flush, drop));
@@ -118,18 +118,23 @@ export function isVolatile({ cache, lies }: DeviceProfile): boolean {
   return cache === 'volatile' || lies.includes('claimWriteThrough');
 }
 
-/** Whether tags put command y behind command x, by their places in the trace. */
+/** Whether tags order anything. On a device without ordered tags they do not, whatever a trace says. */
+export function keepsTags({ orderedTags, lies }: DeviceProfile): boolean {
+  return orderedTags && !lies.includes('ignoreTags');
+}
+
+/** Whether tags put command y after command x, by their numbers in the trace. */
 export function isTaggedBehind(
   commands: readonly DiskCommand[],
   x: number,
   y: number,
-  { lies }: DeviceProfile,
+  profile: DeviceProfile,
 ): boolean {
-  if (lies.includes('ignoreTags')) return false;
+  if (!keepsTags(profile)) return false;
   return commands.slice(x, y + 1).some(({ tag }) => tag === 'ordered');
 }
 
-/** What a flush gives up that was not certain before it is never certain. */
+/** A write that a flush gives up, and that was not certain before, is never certain. */
 function given(interval: Interval, drop: DiskCommand): Interval {
   const { dispatched, ordered, durable, givenUp } = interval;
   if (dispatched > drop.completed || durable <= drop.dispatched) return interval;

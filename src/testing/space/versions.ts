@@ -1,72 +1,66 @@
-// What a cell may hold after a power cut: from the pieces of writes that meet in it to its versions (cells.ts).
+// The versions of a cell (cells.ts): its possible contents after a power cut, from the pieces of writes that overlap in it.
 //
-// Which sets of pieces there can be: a piece is there only if all are that must land below it. That is every older
-// piece on the same sectors, save
-//   - one that races with it: at the device together, where the profile says that such two land in any order, or one
-//     that failed and lands whenever it likes; then both orders are versions;
-//   - one that may never come to anything (it failed, a flush gave it up before, or it is a discard that may leave the
-//     old content).
+// Which sets of pieces are possible: a piece, or a part of it if it need not reach the medium as a whole (breaks.ts), is there
+// only if all pieces are there that must land below it. Those are the older pieces on the same sectors, except
+//   - a piece that races with it: both are in flight together and the profile lets them land in any order, or it failed and
+//     may land at any moment; then both orders are versions;
+//   - a piece that may never land (it failed, a flush gave it up before, or it is a discard that may keep the old content).
 //
-// Where the profile tears, half of one version over half of another one is a version, too, or bytes that nobody wrote.
+// An overwritten piece counts as there on the sectors where it landed; the rest of it may be missing.
+//
+// If the profile tears, half of one version over half of another one is a version, too, or random bytes.
 
-import { WriteBarrierError } from '../../model/index.js';
-import { copyOf } from '../../storage/bytes.js';
+import { misuse, type WriteBarrierError } from '../../model/index.js';
+import { copyOf } from '../../storage/buffers.js';
+import { type Remains, tornContents } from '../device/corruption.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
-import { type Remains, tornContents } from '../device/tear.js';
-import { type Interval, suffixMin } from './intervals.js';
+import type { Piece, Races } from './breaks.js';
+import { Breaks, partsOf } from './breaks.js';
+import { suffixMin } from './intervals.js';
 
-/** One content that a cell may have. */
+/** A possible content of a cell. */
 export interface Version {
   /** As long as the cell. */
   readonly bytes: Uint8Array;
-  /** The command that was the last to add to it, by its place in the trace; -1 for what was there before. */
+  /** The number of the last command that contributed to it; -1 for the content before the trace. */
   readonly command: number;
-  /** See the head of cells.ts. */
+  /** The latest dispatch among the pieces that are there. */
   readonly after: number;
-  /** See the head of cells.ts. */
+  /** The earliest `ordered` among the pieces that are not there. */
   readonly ordered: number;
-  /** See the head of cells.ts. */
+  /** The earliest `durable` among the pieces that are not there. */
   readonly durable: number;
-  /** What a device would leave that carries everything out in order and whole. */
+  /** A device that carries out everything in order and whole could leave it. */
   readonly intact: boolean;
-  /** Sectors that cannot be read, in bytes from the start of the cell. What stands there nobody wrote. */
+  /** Sectors that cannot be read, in bytes from the start of the cell; their bytes are arbitrary. */
   readonly bad: readonly number[];
-  /** The same version in the cells of any trace that has the same writes. */
+  /** The same key in any trace with the same writes is the same version. */
   readonly key: string;
 }
 
-/** What a device carries out as a whole. */
-export interface Piece {
-  /** In bytes from the start of the disk; later, of the cell. */
-  readonly start: number;
-  readonly end: number;
-  /** More than one where the device may put any of them there. */
-  readonly contents: readonly Uint8Array[];
-  /** Its first sector cannot be read. */
-  readonly isBad: boolean;
-  readonly command: number;
-  readonly interval: Interval;
-  /** When it has landed, be it in the cache. */
-  readonly landing: Interval;
-  /** It may land below and above of whatever comes later. */
-  readonly strays: boolean;
-  /** What is dispatched from here on need not have it below. */
-  readonly spareFrom: number;
-}
-
-/** Whether an older piece may land above a newer one that it meets. */
-export type Races = (older: Piece, newer: Piece) => boolean;
-
-/** A piece with the content that it has put there. */
+/** A piece that has landed, with its content. */
 interface Layer {
   readonly piece: Piece;
   readonly content: Uint8Array;
-  /** Of the piece among those of the cell. */
+  /** The index of the piece in the cell. */
   readonly index: number;
+  /** Which of its contents that is. */
+  readonly choice: number;
+  /** The sectors of the cell where it is. */
+  readonly part: bigint;
+  /** Where it is not. */
+  readonly rest: bigint;
 }
 
-/** A set of pieces that is there, with all that must be below them. */
+/** A piece that is not there on these sectors. */
+interface Missing {
+  readonly piece: Piece;
+  readonly index: number;
+  readonly sectors: bigint;
+}
+
+/** A set of pieces that are there, with all pieces that must be below them. */
 interface Landed {
   readonly bytes: Uint8Array;
   readonly bad: readonly number[];
@@ -74,25 +68,30 @@ interface Landed {
   readonly intact: boolean;
   /** Bit i for piece i. */
   readonly pieces: bigint;
-  /** In the order in which they landed; kept only where races can make that another one than the order of dispatch. */
+  /** In the order of landing; kept only if races can make that differ from the order of dispatch. */
   readonly layers: readonly Layer[];
   /** The one that landed last. */
   readonly top: Layer | undefined;
-  /** Says in which order, with which contents and over what, where that does not follow from the pieces. */
+  /** The order, contents and parts, as far as they do not follow from the set of pieces. */
   readonly variant: string;
-  readonly missing: Piece[];
+  readonly missing: Missing[];
+  /** The visible content of each sector: 2 * index of the piece + choice; -1 for the content before the trace. */
+  readonly tops: readonly number[];
   ordered: number;
   durable: number;
 }
 
-/** Of all versions of a cell together. */
+/** The maximum for all versions of a cell together. */
 const BYTES_MAX = 64 * 1024 * 1024;
 
-/** What stands in a cell, and where it cannot be read. */
-type Content = Pick<Landed, 'bytes' | 'bad'>;
+/** The content of a cell, and where it cannot be read. */
+type Content = Pick<Landed, 'bytes' | 'bad' | 'tops'>;
+
+/** The maximum number of sectors of a piece whose parts are enumerated. */
+const PARTS_MAX = 16;
 
 export function versionsOf(
-  before: Content,
+  before: Pick<Landed, 'bytes' | 'bad'>,
   pieces: readonly Piece[],
   races: Races,
   drops: readonly DiskCommand[],
@@ -104,44 +103,73 @@ export function versionsOf(
     durable: suffixMin(pieces.length, (i) => (pieces[i] as Piece).interval.durable),
   };
   const mayRace = profile.sameLba === 'racy' || pieces.some(({ strays }) => strays);
+  const cellBytes = before.bytes.length;
+  // If all pieces are as large as the cell, it behaves like one sector.
+  const isSplit = pieces.some(({ start, end }) => start > 0 || end < cellBytes);
+  const sectorSize = isSplit ? profile.sectorSize : cellBytes;
+  const breaks = isSplit ? new Breaks(pieces, races, drops, sectorSize) : undefined;
+  const isOpen = (landed: Landed, missing: Pick<Layer, 'piece' | 'rest'>): boolean =>
+    !breaks || mayRace || isExplicable(landed, missing, breaks);
+  const base: Content = { ...before, tops: new Array(cellBytes / sectorSize).fill(-1) };
   /** Nothing can be added to these any more. */
   const closed: Landed[] = [];
   let open: Landed[] = [
     {
-      ...{ ...before, intact: true, pieces: 0n, layers: [], top: undefined },
+      ...{ ...base, intact: true, pieces: 0n, layers: [], top: undefined },
       ...{ after: Number.NEGATIVE_INFINITY, ordered: never, durable: never },
       ...{ variant: '', missing: [] },
     },
   ];
   for (const [index, piece] of pieces.entries()) {
     const { ordered, durable } = piece.interval;
-    const whole = piece.start === 0 && piece.end === before.bytes.length;
+    const extent = breaks?.extentOf(index) ?? 1n;
+    const whole = piece.start === 0 && piece.end === cellBytes;
     const closes = whole && !mayRace && piece.spareFrom === never;
     const grown: Landed[] = [];
     const rest: Landed[] = [];
+    const check = (): void => {
+      const count = open.length + closed.length + rest.length + grown.length;
+      if (count * cellBytes > BYTES_MAX) throw entangled();
+    };
     for (const landed of open) {
-      const waits = landed.missing.some((older) => mustPrecede(older, piece, races));
-      if (!waits) {
-        for (const [i, content] of piece.contents.entries()) {
-          const layer = { piece, content, index };
-          if (mayRace) grown.push(...placed(before, landed, layer, i, races));
-          else grown.push(onTop(landed, layer, i, []));
-        }
+      for (const layer of layersOf(piece, index, extent, breaks)) {
+        if (landed.missing.some((older) => mustPrecede(older, layer, races))) continue;
+        const made = mayRace ? placed(base, landed, layer, races) : [onTop(landed, layer, [])];
+        grown.push(...made.filter((one) => one.after < one.ordered && isOpen(one, layer)));
+        check();
       }
-      landed.missing.push(piece);
+      landed.missing.push({ piece, index, sectors: extent });
       landed.ordered = Math.min(landed.ordered, closes ? (from.ordered[index] as number) : ordered);
       landed.durable = Math.min(landed.durable, closes ? (from.durable[index] as number) : durable);
-      if (landed.after < landed.ordered) (closes ? closed : rest).push(landed);
+      if (landed.after < landed.ordered && isOpen(landed, { piece, rest: extent })) {
+        (closes ? closed : rest).push(landed);
+      }
     }
-    open = [...rest, ...grown.filter(({ after, ordered: bound }) => after < bound)];
-    if ((open.length + closed.length) * before.bytes.length > BYTES_MAX) throw entangled();
+    open = [...rest, ...grown];
+    check();
   }
-  const all = [...closed, ...open];
-  const torn = profile.tear === 'sector' ? [] : tornOf(all, pieces, drops, profile);
-  // Of what begins at one moment the intact comes last, so that the last image is that which loses nothing.
-  return distinct([...all, ...torn])
+  const all = [...closed, ...open].flatMap((landed) => explained(landed, breaks));
+  const shorn = profile.tear === 'sector' ? [] : tornOf(all, pieces, drops, profile);
+  // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
+  return distinct([...all, ...shorn], isSplit)
     .map(versionOf)
     .sort((a, b) => a.after - b.after || Number(a.intact) - Number(b.intact));
+}
+
+/** A piece with each of its contents: whole, and in every part if it may break. */
+function* layersOf(
+  piece: Piece,
+  index: number,
+  extent: bigint,
+  breaks: Breaks | undefined,
+): Generator<Layer, void> {
+  for (const [choice, content] of piece.contents.entries()) {
+    const layer = { piece, content, index, choice };
+    yield { ...layer, part: extent, rest: 0n };
+    if (!breaks?.may(index)) continue;
+    if ((piece.end - piece.start) / breaks.sectorSize > PARTS_MAX) throw entangled();
+    for (const part of partsOf(extent)) yield { ...layer, part, rest: extent & ~part };
+  }
 }
 
 function versionOf(landed: Landed): Version {
@@ -164,84 +192,143 @@ function meet(a: Piece, b: Piece): boolean {
   return a.start < b.end && b.start < a.end;
 }
 
-/** A spare piece that the newer one covers makes no difference, so it counts as there. */
-function mustPrecede(older: Piece, newer: Piece, races: Races): boolean {
-  if (!meet(older, newer) || races(older, newer)) return false;
+/** A spare piece that the newer one covers entirely makes no difference, so it counts as there. */
+function mustPrecede(
+  { piece: older, sectors }: Missing,
+  { piece: newer, part }: Layer,
+  races: Races,
+): boolean {
+  if ((sectors & part) === 0n || races(older, newer)) return false;
   const isSpare = older.spareFrom <= newer.interval.dispatched;
   return !isSpare || (newer.start <= older.start && older.end <= newer.end);
 }
 
-/** A piece lands above everything that is there. `choice`: which of its contents. */
-function onTop(landed: Landed, layer: Layer, choice: number, layers: readonly Layer[]): Landed {
-  const { piece, index } = layer;
+/** A piece lands above everything that is there. */
+function onTop(landed: Landed, layer: Layer, layers: readonly Layer[]): Landed {
+  const { piece, index, choice, part, rest } = layer;
+  const { ordered, durable } = piece.interval;
+  const isWhole = rest === 0n;
+  const named = choice === 0 ? landed.variant : `${landed.variant};${index}=${choice}`;
   return {
     ...landed,
     ...over(landed, layer),
-    after: piece.interval.dispatched,
-    intact: landed.intact && choice === 0 && landed.missing.length === 0,
+    after: Math.max(landed.after, piece.interval.dispatched),
+    ordered: isWhole ? landed.ordered : Math.min(landed.ordered, ordered),
+    durable: isWhole ? landed.durable : Math.min(landed.durable, durable),
+    intact: landed.intact && isWhole && choice === 0 && landed.missing.length === 0,
     pieces: landed.pieces | (1n << BigInt(index)),
     layers,
     top: layer,
-    variant: choice === 0 ? landed.variant : `${landed.variant};${index}=${choice}`,
-    missing: [...landed.missing],
+    variant: isWhole ? named : `${named};${index}:${part.toString(36)}`,
+    missing: isWhole ? [...landed.missing] : [...landed.missing, { piece, index, sectors: rest }],
   };
 }
 
 /** The same at every place among the layers where it may have landed: below those that it races with. */
-function placed(
-  before: Content,
-  landed: Landed,
-  layer: Layer,
-  choice: number,
-  races: Races,
-): Landed[] {
+function placed(before: Content, landed: Landed, layer: Layer, races: Races): Landed[] {
   const { layers } = landed;
-  const all = [onTop(landed, layer, choice, [...layers, layer])];
+  const first = onTop(landed, layer, [...layers, layer]);
+  const all = [first];
   for (let below = layers.length - 1; below >= 0; below--) {
     const other = (layers[below] as Layer).piece;
     if (!meet(other, layer.piece)) continue;
     if (!races(other, layer.piece)) break;
     const order = [...layers.slice(0, below), layer, ...layers.slice(below)];
-    const { bytes, bad } = order.reduce<Content>(over, before);
+    const { bytes, bad, tops } = order.reduce<Content>(over, before);
     all.push({
-      ...(all[0] as Landed),
-      ...{
-        bytes,
-        bad,
-        layers: order,
-        top: order.at(-1),
-        intact: false,
-        missing: [...landed.missing],
-      },
-      variant: `${(all[0] as Landed).variant};${layer.index}<${below}`,
+      ...first,
+      ...{ bytes, bad, tops, layers: order, top: order.at(-1), intact: false },
+      missing: [...first.missing],
+      variant: `${first.variant};${layer.index}<${below}`,
     });
   }
   return all;
 }
 
-/** What stands there when a layer is put over it. */
-function over({ bytes, bad }: Content, { piece, content }: Layer): Content {
+/** The content with a layer over it. */
+function over({ bytes, bad, tops }: Content, layer: Layer): Content {
+  const { piece, content, index, choice, part, rest } = layer;
   const { start, end, isBad } = piece;
-  const left = bad.filter((at) => at < start || at >= end);
-  const all = isBad ? [...left, start] : left;
-  if (start === 0 && end === bytes.length) return { bytes: content, bad: all };
+  if (start === 0 && end === bytes.length && rest === 0n) {
+    const seen = new Array(tops.length).fill(2 * index + choice);
+    return { bytes: content, bad: isBad ? [0] : [], tops: seen };
+  }
+  const sectorSize = bytes.length / tops.length;
+  const isThere = (sector: number): boolean => ((part >> BigInt(sector)) & 1n) === 1n;
+  const left = bad.filter((at) => !isThere(Math.floor(at / sectorSize)));
+  const all = isBad && isThere(Math.floor(start / sectorSize)) ? [...left, start] : left;
+  const seen = tops.map((top, sector) => (isThere(sector) ? 2 * index + choice : top));
   const copy = copyOf(bytes);
-  copy.set(content, start);
-  return { bytes: copy, bad: all };
+  for (let at = start; at < end; at += sectorSize) {
+    if (!isThere(at / sectorSize)) continue;
+    copy.set(content.subarray(at - start, at - start + sectorSize), at);
+  }
+  return { bytes: copy, bad: all, tops: seen };
+}
+
+/** The sectors where a piece is visible. */
+function seenOf({ tops }: Landed, index: number): bigint {
+  let seen = 0n;
+  for (const [sector, top] of tops.entries()) {
+    if (top >> 1 === index) seen |= 1n << BigInt(sector);
+  }
+  return seen;
+}
+
+/** The pieces that are there in part, and where they are visible. */
+function inPart(landed: Landed): { readonly index: number; readonly seen: bigint }[] {
+  return landed.missing
+    .filter(({ index }) => has(landed, index))
+    .map(({ index }) => ({ index, seen: seenOf(landed, index) }));
+}
+
+/**
+ * Whether pieces that are there in part can still be explained after one more piece is missing on some sectors. What is
+ * visible there stays visible, because nothing lands above it without that piece.
+ */
+function isExplicable(
+  landed: Landed,
+  { piece, rest }: Pick<Layer, 'piece' | 'rest'>,
+  breaks: Breaks,
+): boolean {
+  if (rest === 0n || piece.spareFrom < Number.POSITIVE_INFINITY) return true;
+  return inPart(landed).every(({ index, seen }) => {
+    const stays = seen & rest;
+    return stays === 0n || breaks.since(index, stays, undefined) !== undefined;
+  });
+}
+
+/** The same set, not before the dispatch that explains the pieces that are there in part; none if nothing explains them. */
+function explained(landed: Landed, breaks: Breaks | undefined): Landed[] {
+  if (!breaks) return [landed];
+  const rests = new Map(landed.missing.map(({ index, sectors }) => [index, sectors]));
+  const partOf = (index: number): bigint => breaks.extentOf(index) & ~(rests.get(index) ?? 0n);
+  let { after } = landed;
+  for (const { index, seen } of inPart(landed)) {
+    if (seen === 0n) continue;
+    const since = breaks.since(index, seen, { partOf });
+    if (since === undefined) return [];
+    after = Math.max(after, since);
+  }
+  return after < landed.ordered ? [{ ...landed, after }] : [];
 }
 
 function has({ pieces }: Landed, index: number): boolean {
   return ((pieces >> BigInt(index)) & 1n) === 1n;
 }
 
-/** Without those that another one of the same bytes makes superfluous: it is possible whenever they are. */
-function distinct(all: readonly Landed[]): Landed[] {
+/** Removes a set if another one with the same content is possible whenever it is. */
+function distinct(all: readonly Landed[], isSplit: boolean): Landed[] {
   const kept: Landed[] = [];
-  const byBytes = new Map<Uint8Array, Landed[]>();
+  const alike = new Map<unknown, Landed[]>();
   // Intact ones lack nothing, so nothing makes them superfluous.
-  for (const landed of [...all].sort((a, b) => Number(b.intact) - Number(a.intact))) {
-    const same = byBytes.get(landed.bytes) ?? [];
-    byBytes.set(landed.bytes, same);
+  const widest = [...all].sort(
+    (a, b) => Number(b.intact) - Number(a.intact) || a.after - b.after || later(a, b),
+  );
+  for (const landed of widest) {
+    const content = isSplit ? landed.tops.join() : landed.bytes;
+    const same = alike.get(content) ?? [];
+    alike.set(content, same);
     const { after, ordered, durable, bad } = landed;
     const isSpare = same.some(
       (other) =>
@@ -257,8 +344,14 @@ function distinct(all: readonly Landed[]): Landed[] {
   return kept;
 }
 
+/** Sets that are possible for longer come first. */
+function later(a: Landed, b: Landed): number {
+  if (a.ordered !== b.ordered) return a.ordered < b.ordered ? 1 : -1;
+  return a.durable === b.durable ? 0 : a.durable < b.durable ? 1 : -1;
+}
+
 /**
- * Each version half over each one that has less: it was on its way to the medium when the power was cut, so nothing
+ * Each version half over each one with fewer pieces: it was on its way to the medium when the power was cut, so nothing
  * newer had landed above it.
  */
 function tornOf(
@@ -280,7 +373,7 @@ function tornOf(
     const { top } = above;
     if (!top) continue;
     const missing = pieces.filter((_, i) => !has(above, i)).map(({ landing }) => landing);
-    // What a flush has given up is not on its way any more.
+    // A piece that a flush has given up is no longer on its way.
     const gone = drops
       .filter(({ dispatched }) => top.piece.landing.durable <= dispatched)
       .map(({ completed }) => completed);
@@ -290,7 +383,7 @@ function tornOf(
     for (const [number, below] of all.entries()) {
       const ordered = Math.min(below.ordered, landed);
       if (above.after >= ordered) continue;
-      // What is below reached the medium before the last piece landed above it.
+      // The version below was persisted before the last piece landed above it.
       if (has(below, top.index) || (below.pieces & ~above.pieces) !== 0n) continue;
       const durable = Math.min(below.durable, known);
       for (const [i, { bytes, readable }] of halves(below.bytes, above.bytes).entries()) {
@@ -305,8 +398,7 @@ function tornOf(
 }
 
 function entangled(): WriteBarrierError {
-  return new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    'too many writes meet in one place without a flush between them',
+  return misuse(
+    'too many writes overlap in one region without a flush between them: add a flush, or choose a larger sectorSize',
   );
 }

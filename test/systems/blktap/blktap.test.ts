@@ -31,8 +31,12 @@ import {
   type TapdiskOptions,
   type TapdiskProfile,
 } from '../../../src/systems/blktap/tapdisk.js';
+import { share } from '../../kit/amount.js';
 import { ManualStorage } from '../../scheduler/world.js';
 import { BLOCK, Guest, settled } from '../qemu/support.js';
+
+/** In the disk's own time: whatever it is to answer has been answered by then. */
+const LONG_US = 1_000_000;
 
 const SIMPLE = { tag: 'simple' } as const;
 const PLAIN = { fua: false, tag: 'simple' } as const;
@@ -101,7 +105,7 @@ describe('given a barrier', () => {
       });
       const guest = tapdisk(disk);
       guest.submit('w0 b1 w2');
-      for (let i = 0; i < 20; i++) await settled();
+      await disk.sleep(LONG_US);
       expect(guest.outcomes).toBe('w0:done b1:FLUSH_FAILED w2:done');
       expect(guest.broken).toEqual([]);
     }
@@ -204,7 +208,9 @@ describe('given what tapdisk cannot handle, then it is refused before anything i
   });
 
   test('a depth that is none, a range outside, and a barrier over a cache that cannot be flushed', async () => {
-    expect(() => new Tapdisk(new ManualStorage(), { depth: 0 })).toThrow('a depth of 0');
+    expect(() => new Tapdisk(new ManualStorage(), { depth: 0 })).toThrow(
+      'depth must be a whole number of at least 1, not 0',
+    );
     const guest = tapdisk(new ManualStorage({ flush: false }));
     guest.submit('b0 w5000');
     await settled();
@@ -238,15 +244,15 @@ test.each(['aio', 'sync'] as const)(
           const guest = tapdisk(disk, { profile, context, depth: 1 + (seed % 4) });
           for (const [n, letter] of letters.entries()) {
             guest.submit(letter + n);
-            if (pauses.includes(n)) await settled();
+            if (pauses.includes(n)) await disk.sleep(1000);
           }
-          for (let i = 0; i < 5; i++) await settled();
+          await disk.sleep(LONG_US);
           expect(guest.outcomes).not.toMatch(/pending/);
           const errorPolicy = profile.acceptsEarlierFailures ? 'kernel' : 'abort';
           expect(checkTrace(guest.events, { mode: 'DRAIN_FLUSH', errorPolicy })).toEqual([]);
         },
       ),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   },
 );

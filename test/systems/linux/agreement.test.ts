@@ -20,7 +20,8 @@ import {
   type Request,
   transformer,
 } from 'write-barrier';
-import { BARRIER_ERAS, type BarrierEra } from '../../../src/systems/linux/index.js';
+import { BARRIER_ERAS, type BarrierEra } from '../../../src/systems/linux/eras.js';
+import { share } from '../../kit/amount.js';
 import { QueuePlay, REPAIRED } from './support.js';
 
 const MODES_WITH_BARRIERS = [
@@ -93,7 +94,7 @@ describe.each(eras)('the queue of %s and the model', (_, era) => {
         fc.property(programs(true), (program) => {
           expect(played(program, mode, era)).toBe(modelled(program, mode));
         }),
-        { numRuns: 1000 },
+        { numRuns: share(1000) },
       );
     },
   );
@@ -113,7 +114,7 @@ describe.each(eras)('the queue of %s and the model', (_, era) => {
             );
           expect(places(kernel)).toEqual(expect.arrayContaining(places(model)));
         }),
-        { numRuns: 1000 },
+        { numRuns: share(1000) },
       );
     },
   );
@@ -128,7 +129,7 @@ describe.each(eras)('the queue of %s and the model', (_, era) => {
             sorted(waits(modelled(program, mode))),
           );
         }),
-        { numRuns: 1000 },
+        { numRuns: share(1000) },
       );
     },
   );
@@ -144,7 +145,7 @@ test.each(MODES_WITH_BARRIERS)(
         const as = mode.startsWith('DRAIN') ? (steps: string) => steps : withoutWaits;
         expect(as(played(program, mode, BARRIER_ERAS['2.6.36']))).toBe(as(modelled(program, mode)));
       }),
-      { numRuns: 1000 },
+      { numRuns: share(1000) },
     );
   },
 );

@@ -7,22 +7,21 @@ import {
   type CrashReport,
   type CrashTest,
   checkTrace,
-  crashSpace,
   crashTest,
   type DeviceProfile,
   type DiskFault,
-  DiskRecorder,
-  type TraceRule,
+  type Violation,
   type VolatileDisk,
 } from 'write-barrier/testing';
+import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
+import { BARRIER_ERAS } from '../../../src/systems/linux/eras.js';
+import { OrderedQueue } from '../../../src/systems/linux/ordered-queue.js';
 import {
-  BARRIER_ERAS,
-  type BlockCommand,
   LinuxBarrierQueue,
   type LinuxBarrierQueueOptions,
   LinuxFlushQueue,
-  OrderedQueue,
-} from '../../../src/systems/linux/index.js';
+} from '../../../src/systems/linux/queues.js';
+import type { BlockCommand } from '../../../src/systems/requests.js';
 import { ManualStorage, settled, VOLATILE } from '../../scheduler/world.js';
 import { bioOf, dataFor, wordOf } from './support.js';
 
@@ -51,7 +50,7 @@ const lost = ([x]: Left, safe: boolean): boolean => safe && x === 0;
 
 const testOf = ({ host, wrong, device = {}, faults = [] }: Question): CrashTest<'safe', Left> => ({
   size: 2 * SECTOR,
-  profile: device,
+  profile: { orderedTags: true, ...device },
   faults,
   workload: async (disk, journal) => {
     journal.begin('safe');
@@ -340,7 +339,7 @@ test('given TAG, when the driver puts back a write that came before the barrier,
   queue.complete(barrier as BlockCommand<string>, 0);
   const again = issue(queue.next(), false);
   disk.complete(again);
-  const left = [...crashSpace(disk.trace, THROUGH)].map((state) => {
+  const left = [...crashSpace(disk.trace, { orderedTags: true, ...THROUGH })].map((state) => {
     const image = state.image();
     return `${image[0]}${image[SECTOR]}`;
   });
@@ -353,7 +352,7 @@ describe('the checker of traces', () => {
     readonly era: '2.6.20' | '2.6.24' | '2.6.32' | '2.6.36' | '2.6.37' | '2.6.39';
     readonly mode: 'DRAIN_FLUSH' | 'TAG' | 'TAG_FLUSH' | 'NONE';
     readonly program: string;
-    readonly rule: TraceRule | undefined;
+    readonly rule: Violation['rule'] | undefined;
   }
 
   const cases: readonly Case[] = [

@@ -2,18 +2,19 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { chooseMode, encodeLegacyMode, MODE_NAMES, MODES, type ModeName } from 'write-barrier';
+import { chooseMode, MODE_NAMES, MODES, type ModeName } from 'write-barrier';
 import {
   acceptOrdered,
   BARRIER_ERAS,
   type DiskTraits,
   diskModeBy,
+  encodeLegacyMode,
+  IDE_DISK_RULES,
   IDE_DISK_RULES_WITH_FUA,
-  ideDiskMode,
   runnableTasks,
+  SCSI_DISK_RULES,
   type ScsiTaskAttribute,
-  scsiDiskMode,
-} from '../../../src/systems/linux/index.js';
+} from '../../../src/systems/linux/eras.js';
 import { BARRIER_ERA_NAMES } from './support.js';
 
 const BOTH = [false, true];
@@ -32,7 +33,8 @@ describe('a disk driver of the era', () => {
   ] as const)(
     'given a SCSI disk with WCE %s and DPOFUA %s, then it chooses %s',
     (writeCache, fua, mode) => {
-      for (const flush of BOTH) expect(scsiDiskMode({ writeCache, flush, fua })).toBe(mode);
+      for (const flush of BOTH)
+        expect(diskModeBy(SCSI_DISK_RULES, { writeCache, flush, fua })).toBe(mode);
     },
   );
 
@@ -44,14 +46,15 @@ describe('a disk driver of the era', () => {
   ] as const)(
     'given an IDE disk with its cache %s and a flush %s, then it chooses %s',
     (writeCache, flush, mode) => {
-      for (const fua of BOTH) expect(ideDiskMode({ writeCache, flush, fua })).toBe(mode);
+      for (const fua of BOTH)
+        expect(diskModeBy(IDE_DISK_RULES, { writeCache, flush, fua })).toBe(mode);
     },
   );
 
   test('given an IDE disk with FUA, then only the patch set makes use of it, and only together with a flush', () => {
     for (const disk of DISKS) {
       const { writeCache, flush, fua } = disk;
-      const expected = writeCache && flush && fua ? 'DRAIN_FUA' : ideDiskMode(disk);
+      const expected = writeCache && flush && fua ? 'DRAIN_FUA' : diskModeBy(IDE_DISK_RULES, disk);
       expect(diskModeBy(IDE_DISK_RULES_WITH_FUA, disk)).toBe(expected);
     }
   });
@@ -60,7 +63,7 @@ describe('a disk driver of the era', () => {
     const traits = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
     expect(chooseMode(traits)).toBe('TAG_FUA');
     for (const disk of DISKS) {
-      for (const name of [scsiDiskMode(disk), ideDiskMode(disk)]) {
+      for (const name of [diskModeBy(SCSI_DISK_RULES, disk), diskModeBy(IDE_DISK_RULES, disk)]) {
         expect(MODES[name].by).not.toBe('tag');
       }
     }

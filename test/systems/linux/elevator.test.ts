@@ -2,7 +2,8 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { NOTATION_BLOCK_SIZE } from 'write-barrier';
+import { NOTATION_BLOCK_SIZE } from '../../../src/model/index.js';
+import { share } from '../../kit/amount.js';
 import { bioOf, QueuePlay } from './support.js';
 
 const BLOCK = NOTATION_BLOCK_SIZE;
@@ -76,7 +77,7 @@ describe('sorting', () => {
         }
         expect(dispatched(all.join(' '))).toBe(expected.join(' '));
       }),
-      { numRuns: 2000 },
+      { numRuns: share(2000) },
     );
   });
 });
@@ -154,7 +155,7 @@ describe('merging', () => {
         const epochs = play.taken.join(' ').split(/ ?\^w\d+ ?/);
         expect(epochs.map(bytesOf)).toEqual(text.split(/ ?b\d+ ?/).map(bytesOf));
       }),
-      { numRuns: 2000 },
+      { numRuns: share(2000) },
     );
   });
 });

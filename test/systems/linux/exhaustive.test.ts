@@ -2,25 +2,20 @@
 // with them. What a barrier becomes is asked of the core; everything else is said here again in other words.
 
 import { describe, expect, test } from 'vitest';
-import {
-  formatSteps,
-  initialState,
-  type ModeName,
-  parseProgram,
-  type Request,
-  transition,
-} from 'write-barrier';
+import { formatSteps, initialState, type ModeName, transition } from 'write-barrier';
 import {
   BARRIER_ERAS,
   type BarrierEra,
-  type BlockCommand,
   FLUSH_ERAS,
   type FlushEraName,
-  FlushMachine,
-  OrderedQueue,
-} from '../../../src/systems/linux/index.js';
+} from '../../../src/systems/linux/eras.js';
+import { FlushMachine } from '../../../src/systems/linux/flush-machine.js';
+import { OrderedQueue } from '../../../src/systems/linux/ordered-queue.js';
+import type { BlockCommand } from '../../../src/systems/requests.js';
+import { sampled } from '../../kit/amount.js';
+import { memoized } from '../../kit/explore.js';
 import { explore, programs, rule, type Watcher, type World } from './exploration.js';
-import { bioOf, FLUSH_ERA_NAMES, REPAIRED, wordOf } from './support.js';
+import { bioOf, FLUSH_ERA_NAMES, REPAIRED, requestOf, wordOf } from './support.js';
 
 // The queue with barriers
 
@@ -38,7 +33,7 @@ interface Known {
   firstError: string | undefined;
 }
 
-/** What a driver may expect of a queue in a mode: the rules B1 to B8, from outside. */
+/** What a driver may expect of a queue in a mode: the rules ordered-queue.B1 to ordered-queue.B8, from outside. */
 class BarrierRules implements Watcher {
   readonly #queue: OrderedQueue<number>;
   readonly #program: readonly string[];
@@ -57,7 +52,8 @@ class BarrierRules implements Watcher {
   submitted(request: number): void {
     const word = this.#program[request] as string;
     const { op, barrier } = bioOf(word);
-    const { due, drains } = barrier && op !== 'discard' ? this.#sequence(word) : plain(word);
+    const { due, drains } =
+      barrier && op !== 'discard' ? sequenceOf(`${this.#mode} ${word}`) : plain(word);
     this.#known.push({
       word,
       barrier,
@@ -76,14 +72,15 @@ class BarrierRules implements Watcher {
     const asked = this.#at(request);
     const word = wordOf(command);
     rule(asked.answers === 0, 'a command for somebody who was answered');
-    rule(asked.due.includes(word), `${word} is none of ${asked.due}`);
+    if (!asked.due.includes(word)) rule(false, `${word} is none of ${asked.due}`);
     if (!this.#requeues) rule(asked.due[asked.taken] === word, `${word} out of turn`);
     const tagged = asked.barrier && !asked.drains;
     rule(command.what.tag === (tagged ? 'ordered' : 'simple'), 'the wrong tag');
     for (const [other, earlier] of this.#known.slice(0, request).entries()) {
       this.#checkOrder(asked, earlier, other);
     }
-    if (asked.drains) rule(asked.atDevice === 0, 'B2: two steps at the device together');
+    if (asked.drains)
+      rule(asked.atDevice === 0, 'ordered-queue.B2: two steps at the device together');
     asked.taken += 1;
     asked.atDevice += 1;
     this.#atDevice += 1;
@@ -108,21 +105,24 @@ class BarrierRules implements Watcher {
     const asked = this.#at(request);
     asked.answers += 1;
     rule(asked.answers === 1, 'answered twice');
-    rule(error === asked.firstError, `B6: told ${error}, and the first was ${asked.firstError}`);
+    rule(
+      error === asked.firstError,
+      `ordered-queue.B6: told ${error}, and the first was ${asked.firstError}`,
+    );
     rule(asked.atDevice === 0, 'answered while at the device');
-    rule(asked.completed === asked.due.length, 'B6: answered before its last step');
+    rule(asked.completed === asked.due.length, 'ordered-queue.B6: answered before its last step');
     if (!asked.drains) return;
     const earlier = this.#known.slice(0, request);
     rule(
       earlier.every(({ answers }) => answers === 1),
-      'B2: answered before what it waits for',
+      'ordered-queue.B2: answered before what it waits for',
     );
   }
 
   quiet(): void {
     rule(this.#queue.inFlight <= this.#atDevice, 'more in flight than at the device');
     const barriers = this.#known.filter(({ barrier, atDevice }) => barrier && atDevice > 0);
-    rule(barriers.length <= 1, 'B5: two barriers with the driver');
+    rule(barriers.length <= 1, 'ordered-queue.B5: two barriers with the driver');
     if (this.#atDevice > 0) return;
     rule(
       this.#known.every(({ answers }) => answers === 1),
@@ -136,27 +136,16 @@ class BarrierRules implements Watcher {
   }
 
   #checkOrder(asked: Known, earlier: Known, other: number): void {
-    // B2, both ways.
-    if (asked.drains) rule(earlier.answers === 1, `B2: before ${other} is over`);
-    if (earlier.drains) rule(earlier.answers === 1, `B2: before barrier ${other} is over`);
-    if (asked.barrier && earlier.barrier) rule(earlier.answers === 1, 'B5: the second barrier');
-    // B3: put back by the driver, a request has lost its place.
+    // ordered-queue.B2, both ways.
+    if (asked.drains) rule(earlier.answers === 1, `ordered-queue.B2: before ${other} is over`);
+    if (earlier.drains)
+      rule(earlier.answers === 1, `ordered-queue.B2: before barrier ${other} is over`);
+    if (asked.barrier && earlier.barrier)
+      rule(earlier.answers === 1, 'ordered-queue.B5: the second barrier');
+    // ordered-queue.B3: put back by the driver, a request has lost its place.
     const tagged = (asked.barrier || earlier.barrier) && !asked.drains && !earlier.drains;
     if (!tagged || this.#requeues) return;
-    rule(earlier.taken === earlier.due.length, `B3: ahead of ${other}`);
-  }
-
-  #sequence(word: string): Pick<Known, 'due' | 'drains'> {
-    const [request] = parseProgram(word) as [Request];
-    const state = { ...initialState(this.#mode), drained: false };
-    const { steps } = transition(state, request);
-    const due = steps.flatMap((step) => {
-      if (step.kind !== 'command') return [];
-      const tag = step.tag === 'ordered' ? '^' : '';
-      if (step.op !== 'flush') return [formatSteps([step])];
-      return [tag + (step.stage === 'preflush' ? 'pre' : 'post')];
-    });
-    return { due, drains: steps[0]?.kind === 'drain' };
+    rule(earlier.taken === earlier.due.length, `ordered-queue.B3: ahead of ${other}`);
   }
 
   #at(request: number): Known {
@@ -166,9 +155,22 @@ class BarrierRules implements Watcher {
   }
 }
 
-const plain = (word: string): Pick<Known, 'due' | 'drains'> => ({
+const plain = memoized<Pick<Known, 'due' | 'drains'>>((word) => ({
   due: [word.replace('B', '')],
   drains: false,
+}));
+
+/** Of a barrier, by its mode and its word. */
+const sequenceOf = memoized<Pick<Known, 'due' | 'drains'>>((text) => {
+  const [mode, word] = text.split(' ') as [ModeName, string];
+  const { steps } = transition({ ...initialState(mode), drained: false }, requestOf(word));
+  const due = steps.flatMap((step) => {
+    if (step.kind !== 'command') return [];
+    const tag = step.tag === 'ordered' ? '^' : '';
+    if (step.op !== 'flush') return [formatSteps([step])];
+    return [tag + (step.stage === 'preflush' ? 'pre' : 'post')];
+  });
+  return { due, drains: steps[0]?.kind === 'drain' };
 });
 
 function queueWorld(
@@ -194,7 +196,10 @@ const eraOf = (mode: ModeName): BarrierEra => BARRIER_ERAS[isLarge(mode) ? '2.6.
 /** How many runs all programs of the world had. */
 function exploreAll(world: World<OrderedQueue<number>>, alphabet: string, length: number): number {
   let runs = 0;
-  for (const program of programs(alphabet, length)) runs += explore(world, program);
+  const all = programs(alphabet, length);
+  // One at a time, a program is one run, and all are soon done.
+  const chosen = world.depth === 1 ? all : sampled(all);
+  for (const program of chosen) runs += explore(world, program);
   return runs;
 }
 
@@ -260,7 +265,7 @@ describe('the defects of an era, in every small program', () => {
       // follows does not wait for it either.
       .filter((program) => /w0( b2)* b( |$)/.test(program));
     expect([...found.keys()].sort()).toEqual(expected.sort());
-    for (const text of found.values()) expect(text).toMatch(/B2|B3/);
+    for (const text of found.values()) expect(text).toMatch(/ordered-queue.B2|ordered-queue.B3/);
   });
 
   test('TAG_FLUSH in 2.6.36: hangs in each program that has a barrier with data, and in no other', () => {
@@ -319,7 +324,7 @@ interface Asked {
   over: boolean;
 }
 
-/** The rules M1 to M5 and C1 to C3, from outside. */
+/** The rules flush-machine.M1 to flush-machine.M5 and C1 to C3, from outside. */
 class FlushRules implements Watcher {
   readonly #machine: FlushMachine<number>;
   readonly #program: readonly string[];
@@ -375,13 +380,13 @@ class FlushRules implements Watcher {
     for (const client of command.clients) {
       const asked = this.#at(client);
       rule(!asked.over && !asked.running, 'a command for one who is answered or has another');
-      rule(asked.steps[asked.at] === (isFlush ? 'F' : 'data'), 'M3: out of turn');
+      rule(asked.steps[asked.at] === (isFlush ? 'F' : 'data'), 'flush-machine.M3: out of turn');
       asked.running = command;
       asked.since = this.#events;
       if (!isFlush) rule(wordOf(command).replace(/pre|post/, 'F') === asked.data, 'other data');
     }
     if (!isFlush) return;
-    rule(this.#flush === undefined, 'M2, C1: two flushes');
+    rule(this.#flush === undefined, 'flush-machine.M2, C1: two flushes');
     this.#flush = command;
     if (this.#era === '2.6.37') rule(command.clients.length === 1, 'a flush for two');
     // Of those that one flush served, the first may bring about the next flush before the second begins its data.
@@ -401,17 +406,17 @@ class FlushRules implements Watcher {
       asked.running = undefined;
       asked.error ??= error;
       asked.at += 1;
-      // M5 follows: whoever was served has this error or an older one.
+      // flush-machine.M5 follows: whoever was served has this error or an older one.
       if (error !== undefined && this.#era === '2.6.39') asked.at = asked.steps.length;
     }
   }
 
   answered(request: number, error: string | undefined): void {
     const asked = this.#at(request);
-    rule(!asked.over, 'M4: answered twice');
+    rule(!asked.over, 'flush-machine.M4: answered twice');
     asked.over = true;
-    rule(asked.at === asked.steps.length, 'M4: answered before its last step');
-    rule(error === asked.error, `M5: told ${error}, and it was ${asked.error}`);
+    rule(asked.at === asked.steps.length, 'flush-machine.M4: answered before its last step');
+    rule(error === asked.error, `flush-machine.M5: told ${error}, and it was ${asked.error}`);
   }
 
   quiet(): void {
@@ -433,7 +438,7 @@ class FlushRules implements Watcher {
 
   #at(request: number): Asked {
     const asked = this.#asked[request];
-    rule(asked !== undefined, `M1: a command for ${request}, who was not submitted`);
+    rule(asked !== undefined, `flush-machine.M1: a command for ${request}, who was not submitted`);
     return asked;
   }
 }
@@ -445,10 +450,9 @@ function flushWorld(
 ): World<FlushMachine<number>> {
   const aged = (rest.ages ?? 0) > 0;
   return {
-    machine: () => new FlushMachine<number>({ era: FLUSH_ERAS[era], device }),
+    machine: (nowMs) => new FlushMachine<number>({ era: FLUSH_ERAS[era], device, nowMs }),
     watcher: (machine, program) => new FlushRules(machine, program, era, device, aged),
-    submit: (machine, word, request, nowMs) =>
-      machine.submit((parseProgram(word) as [Request])[0], request, nowMs),
+    submit: (machine, word, request) => machine.submit(requestOf(word), request),
     interleaved: true,
     ...rest,
   };
@@ -462,7 +466,10 @@ function exploreFlushes(
   length: number,
 ): number {
   let runs = 0;
-  for (const program of programs(alphabet, length)) runs += explore(world, program);
+  const all = programs(alphabet, length);
+  // One at a time, a program is one run, and all are soon done.
+  const chosen = world.depth === 1 ? all : sampled(all);
+  for (const program of chosen) runs += explore(world, program);
   return runs;
 }
 

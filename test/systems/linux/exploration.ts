@@ -2,8 +2,9 @@
 // point, and requests that come at any time. After every event a specification is asked that knows the rules in its
 // own words and sees nothing but what a driver sees.
 
-import type { BlockCommand, BlockMachine } from '../../../src/systems/linux/index.js';
-import { Chooser } from '../../../src/testing/space/chooser.js';
+import type { Machine } from 'write-barrier/kit';
+import type { BlockCommand } from '../../../src/systems/requests.js';
+import { type Chooser, everyWay, type Tell } from '../../kit/explore.js';
 import { codeOf, wordOf } from './support.js';
 
 /** Told of every event; throws where a rule is broken. Requests are numbers, in the order of their submission. */
@@ -19,11 +20,14 @@ export interface Watcher {
   atRest(): void;
 }
 
+/** A machine, asked by `submit` of its world. */
+export type Explored = Omit<Machine<number, BlockCommand<number>>, 'submit'>;
+
 /** A world to explore. */
-export interface World<M extends BlockMachine<number>> {
-  readonly machine: () => M;
+export interface World<M extends Explored> {
+  readonly machine: (nowMs: () => number) => M;
   readonly watcher: (machine: M, program: readonly string[]) => Watcher;
-  readonly submit: (machine: M, word: string, request: number, nowMs: number) => void;
+  readonly submit: (machine: M, word: string, request: number) => void;
   readonly requeue?: (machine: M, command: BlockCommand<number>) => void;
   /** How many of them a run may have. */
   readonly failures?: number;
@@ -36,67 +40,43 @@ export interface World<M extends BlockMachine<number>> {
   readonly depth?: number;
 }
 
-/** All words over the alphabet, of that length. */
-export function* programs(alphabet: string, length: number): Generator<string[]> {
-  const letters = alphabet.split(' ');
-  const chooser = new Chooser();
-  do {
-    yield Array.from({ length }, () => letters[chooser.choose(letters.length)] as string);
-  } while (chooser.advance());
-}
-
-/** Lines that are made when somebody wants to read them: of all runs hardly one is told. */
-type Story = (() => string)[];
+export { wordsOf as programs } from '../../kit/explore.js';
 
 /** Runs a program in every way; answers in how many. A broken rule is told with its story. */
-export function explore<M extends BlockMachine<number>>(
-  world: World<M>,
-  program: readonly string[],
-): number {
-  const chooser = new Chooser();
-  let runs = 0;
-  do {
-    runs += 1;
-    const story: Story = [];
-    try {
-      play(world, program, chooser, story);
-    } catch (error) {
-      const told = story.map((line) => line());
-      throw new Error([`${error} in ${program.join(' ')}`, ...told].join('\n  '), {
-        cause: error,
-      });
-    }
-  } while (chooser.advance());
-  return runs;
+export function explore<M extends Explored>(world: World<M>, program: readonly string[]): number {
+  return everyWay((chooser, tell) => {
+    tell?.(program.join(' '));
+    play(world, program, chooser, tell);
+  });
 }
 
-function play<M extends BlockMachine<number>>(
+function play<M extends Explored>(
   world: World<M>,
   program: readonly string[],
   chooser: Chooser,
-  story: Story,
+  tell: Tell | undefined,
 ): void {
-  const machine = world.machine();
-  const watcher = world.watcher(machine, program);
   const atDevice = new Set<BlockCommand<number>>();
   let next = 0;
   let nowMs = 0;
+  const machine = world.machine(() => nowMs);
+  const watcher = world.watcher(machine, program);
   let { failures = 0, requeues = 0, ages = 0 } = world;
   const depth = world.depth ?? Number.POSITIVE_INFINITY;
 
   const pump = (): void => {
     const listen = (): void => {
-      for (let a = machine.takeAnswered(); a; a = machine.takeAnswered()) {
+      for (let a = machine.takeSettled(); a; a = machine.takeSettled()) {
         const error = 'error' in a ? codeOf(a.error) : undefined;
-        story.push(() => `answer ${a.client}: ${error ?? 'done'}`);
+        tell?.(`answer ${a.client}: ${error ?? 'done'}`);
         watcher.answered(a.client, error);
       }
     };
     while (atDevice.size < depth) {
-      const command = machine.next(nowMs);
+      const command = machine.next();
       listen();
       if (!command) break;
-      story.push(() => `take ${wordOf(command)} for ${command.clients}`);
+      tell?.(`take ${wordOf(command)} for ${command.clients}`);
       atDevice.add(command);
       watcher.taken(command);
     }
@@ -105,16 +85,16 @@ function play<M extends BlockMachine<number>>(
   };
   const submit = (): void => {
     const request = next++;
-    story.push(() => `submit ${request}: ${program[request]}`);
+    tell?.(`submit ${request}: ${program[request]}`);
     watcher.submitted(request);
-    world.submit(machine, program[request] as string, request, nowMs);
+    world.submit(machine, program[request] as string, request);
     pump();
   };
   const complete = (command: BlockCommand<number>, error: string | undefined): void => {
-    story.push(() => `${error ?? 'done'}: ${wordOf(command)}`);
+    tell?.(`${error ?? 'done'}: ${wordOf(command)}`);
     atDevice.delete(command);
     watcher.completed(command, error);
-    machine.complete(command, nowMs, error);
+    machine.complete(command, error);
     pump();
   };
 
@@ -133,7 +113,7 @@ function play<M extends BlockMachine<number>>(
       if (requeues > 0 && world.requeue) {
         moves.push(() => {
           requeues -= 1;
-          story.push(() => `put back ${wordOf(command)}`);
+          tell?.(`put back ${wordOf(command)}`);
           atDevice.delete(command);
           watcher.requeued?.(command);
           world.requeue?.(machine, command);
@@ -145,7 +125,7 @@ function play<M extends BlockMachine<number>>(
       moves.push(() => {
         ages -= 1;
         nowMs += 5000;
-        story.push(() => 'five seconds pass');
+        tell?.('five seconds pass');
       });
     }
     if (moves.length === 0) break;

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { FLUSH_ERAS } from '../../../src/systems/linux/index.js';
+import { FLUSH_ERAS } from '../../../src/systems/linux/eras.js';
 import { FLUSH_ERA_NAMES, FlushPlay } from './support.js';
 
 const CACHE = { cache: 'volatile', flush: true } as const;
@@ -83,8 +83,8 @@ describe.each(FLUSH_ERA_NAMES)('%s', (era) => {
     const play = new FlushPlay(era, NO_FUA);
     play.submit('w0');
     const command = play.find('w0');
-    play.machine.complete(command, 0);
-    expect(() => play.machine.complete(command, 0)).toThrow(
+    play.machine.complete(command, undefined);
+    expect(() => play.machine.complete(command, undefined)).toThrow(
       expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
     );
   });

@@ -2,7 +2,8 @@
 
 import { describe, expect, test } from 'vitest';
 import { formatSteps, type ModeName, parseProgram, transformer } from 'write-barrier';
-import { BARRIER_ERAS, type BarrierEraName, ORDSEQ } from '../../../src/systems/linux/index.js';
+import { BARRIER_ERAS, type BarrierEraName } from '../../../src/systems/linux/eras.js';
+import { ORDSEQ } from '../../../src/systems/linux/ordered-queue.js';
 import { BARRIER_ERA_NAMES, QueuePlay, REPAIRED } from './support.js';
 
 const DRAIN_MODES = ['DRAIN', 'DRAIN_FLUSH', 'DRAIN_FUA'] as const;

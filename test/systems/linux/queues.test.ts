@@ -13,13 +13,14 @@ import {
   withFaults,
 } from 'write-barrier';
 import { checkTrace } from 'write-barrier/testing';
+import type { BarrierEraName } from '../../../src/systems/linux/eras.js';
 import {
-  type BarrierEraName,
   LinuxBarrierQueue,
   type LinuxBarrierQueueOptions,
   LinuxFlushQueue,
-} from '../../../src/systems/linux/index.js';
-import { seededRandom } from '../../../src/testing/device/random.js';
+} from '../../../src/systems/linux/queues.js';
+import { seededRandom } from '../../../src/testing/choices.js';
+import { share } from '../../kit/amount.js';
 import { VirtualDevice } from '../../scheduler/virtual-device.js';
 import { BLOCK, ManualStorage, settled, VOLATILE } from '../../scheduler/world.js';
 import { BARRIER_ERA_NAMES, dataFor, FLUSH_ERA_NAMES, outcomeOf } from './support.js';
@@ -147,7 +148,7 @@ describe('a queue with barriers over a storage', () => {
       observer,
     });
     const reads = parseProgram('r7 r3 r4 r2').map((request) => queue.submit(request));
-    const bytes = await Promise.all(reads);
+    const bytes = (await Promise.all(reads)) as Uint8Array[];
     expect(bytes.map(([first, ...rest]) => [first, rest.length])).toEqual(
       [7, 3, 4, 2].map((block) => [block, BLOCK - 1]),
     );
@@ -327,7 +328,7 @@ describe.each([
   test('given a depth, then the storage never has more commands, and one is enough', async () => {
     for (const depth of [1, 2, 5]) {
       const device = new ManualStorage();
-      const queue = make(device, { depth, mergeBytesMax: 0 });
+      const queue = make(device, { depth });
       const outcomes = submit(queue, 'w0 w2 w4 w6 w8 w10 f');
       while (device.inFlight) {
         expect(device.inFlight.split(' ').length).toBeLessThanOrEqual(depth);
@@ -460,7 +461,7 @@ describe('the traces of a queue with barriers', () => {
             expect(checkTrace(events, { mode, device: VOLATILE, readsPass: false })).toEqual([]);
           },
         ),
-        { numRuns: 300 },
+        { numRuns: share(300) },
       );
     },
     120_000,
@@ -484,7 +485,7 @@ describe('the traces of a queue with barriers', () => {
             expect(checkTrace(events, { mode, device: STABLE, readsPass: false })).toEqual([]);
           },
         ),
-        { numRuns: 300 },
+        { numRuns: share(300) },
       );
     },
     120_000,
@@ -515,7 +516,7 @@ describe('the traces of a flush machine', () => {
             expect(checkTrace(events, { mode: 'NONE', device, readsPass: false })).toEqual([]);
           },
         ),
-        { numRuns: 300 },
+        { numRuns: share(300) },
       );
     },
     120_000,

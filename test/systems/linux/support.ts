@@ -10,19 +10,20 @@ import {
   type Storage,
   WriteBarrierError,
 } from 'write-barrier';
+import type { Machine } from 'write-barrier/kit';
+import type { Bio } from '../../../src/systems/linux/elevator.js';
 import {
   BARRIER_ERAS,
   type BarrierEra,
   type BarrierEraName,
-  type Bio,
-  type BlockCommand,
-  type BlockMachine,
   FLUSH_ERAS,
   type FlushEra,
   type FlushEraName,
-  FlushMachine,
-  OrderedQueue,
-} from '../../../src/systems/linux/index.js';
+} from '../../../src/systems/linux/eras.js';
+import { FlushMachine } from '../../../src/systems/linux/flush-machine.js';
+import { OrderedQueue } from '../../../src/systems/linux/ordered-queue.js';
+import type { BlockCommand } from '../../../src/systems/requests.js';
+import { memoized } from '../../kit/explore.js';
 
 /** The era of 2.6.36 without the defect that makes TAG_FLUSH hang. */
 export const REPAIRED: BarrierEra = { ...BARRIER_ERAS['2.6.36'], flushProxies: 'packet' };
@@ -32,37 +33,60 @@ export const BARRIER_ERA_NAMES: readonly BarrierEraName[] = Object.keys(
 ) as BarrierEraName[];
 export const FLUSH_ERA_NAMES: readonly FlushEraName[] = Object.keys(FLUSH_ERAS) as FlushEraName[];
 
+/** The request that a word is. */
+export const requestOf: (word: string) => Request = memoized(
+  (word) => (parseProgram(word) as [Request])[0],
+);
+
 /** What a word asks of a queue with barriers. */
-export function bioOf(word: string): Bio {
+export const bioOf: (word: string) => Bio = memoized((word) => {
   const flagged = word.startsWith('B');
-  const [request] = parseProgram(flagged ? word.slice(1) : word) as [Request];
+  const request = requestOf(flagged ? word.slice(1) : word);
   if (request.kind === 'barrier') return { op: 'write', offset: 0, length: 0, barrier: true };
   if (request.kind === 'flush' || request.kind === 'writeZeroes') throw new Error(`no ${word}`);
   const { kind, offset, length } = request;
   const barrier = flagged || (request.kind === 'write' && request.barrier === true);
   return { op: kind, offset, length, barrier };
-}
+});
 
 /** `w3`, `^w3!`, `pre`, `^post`, and `F` for a flush of no sequence. */
 export function wordOf({ what }: BlockCommand<unknown>): string {
   const tag = what.tag === 'ordered' ? '^' : '';
   if (what.stage === 'preflush') return `${tag}pre`;
   if (what.stage === 'postflush') return `${tag}post`;
-  return formatSteps([what]);
+  const { op, offset, length, fua } = what;
+  const key = `${tag}${op} ${offset} ${length} ${fua}`;
+  const word = words.get(key) ?? formatSteps([what]);
+  words.set(key, word);
+  return word;
 }
 
+const words = new Map<string, string>();
+
 /** A machine, and a device that does nothing until it is told to. */
+type Played = Omit<Machine<string, BlockCommand<string>>, 'submit'>;
+
+/** The time of a play. */
+export interface Clock {
+  nowMs: number;
+}
+
 export class Play {
-  readonly machine: BlockMachine<string>;
+  readonly machine: Played;
   /** Everything that was taken, in order. */
   readonly taken: string[] = [];
   /** `w0`, or `w0:EIO`, in the order in which they came about. */
   readonly answers: string[] = [];
-  nowMs = 0;
+  readonly #clock: Clock;
   readonly #commands: BlockCommand<string>[] = [];
 
-  constructor(machine: BlockMachine<string>) {
+  constructor(machine: Played, clock: Clock = { nowMs: 0 }) {
     this.machine = machine;
+    this.#clock = clock;
+  }
+
+  set nowMs(nowMs: number) {
+    this.#clock.nowMs = nowMs;
   }
 
   /** What is with the device, oldest first. */
@@ -74,7 +98,7 @@ export class Play {
   pump(max: number = Number.POSITIVE_INFINITY): string {
     const words: string[] = [];
     while (words.length < max) {
-      const command = this.machine.next(this.nowMs);
+      const command = this.machine.next();
       if (!command) break;
       this.#commands.push(command);
       words.push(wordOf(command));
@@ -95,7 +119,7 @@ export class Play {
 
   /** The device answers, and nothing is taken. */
   answer(word: string): void {
-    this.machine.complete(this.find(word), this.nowMs);
+    this.machine.complete(this.find(word), undefined);
   }
 
   /** The device answers what it has had longest. */
@@ -109,7 +133,7 @@ export class Play {
   }
 
   fail(word: string, error = 'EIO'): string {
-    this.machine.complete(this.find(word), this.nowMs, error);
+    this.machine.complete(this.find(word), error);
     return this.pump();
   }
 
@@ -122,7 +146,7 @@ export class Play {
   }
 
   #listen(): void {
-    for (let a = this.machine.takeAnswered(); a; a = this.machine.takeAnswered()) {
+    for (let a = this.machine.takeSettled(); a; a = this.machine.takeSettled()) {
       this.answers.push('error' in a ? `${a.client}:${codeOf(a.error)}` : a.client);
     }
   }
@@ -187,18 +211,20 @@ export class FlushPlay extends Play {
     era: FlushEraName | FlushEra,
     device: { cache?: 'none' | 'volatile' | 'protected'; flush?: boolean; fua?: boolean } = {},
   ) {
+    const clock = { nowMs: 0 };
     const flushes = new FlushMachine<string>({
+      nowMs: () => clock.nowMs,
       era: typeof era === 'string' ? FLUSH_ERAS[era] : era,
       device: { cache: 'volatile', flush: true, fua: false, ...device },
     });
-    super(flushes);
+    super(flushes, clock);
     this.flushes = flushes;
   }
 
   queueUp(program: string): this {
     for (const word of program.split(/\s+/)) {
       const [request] = parseProgram(word.replace(/#.*/, '')) as [Request];
-      this.flushes.submit(request, word, this.nowMs);
+      this.flushes.submit(request, word);
     }
     return this;
   }

@@ -7,6 +7,7 @@
 // out and answered, and from a walk along the lists.
 
 import { isBarrier, parseProgram } from 'write-barrier';
+import type { AioProfile, ListName } from '../../../src/systems/qemu/aio.js';
 import {
   type AioState,
   aioState,
@@ -19,8 +20,6 @@ import {
   stepAio,
   submitAio,
 } from '../../../src/systems/qemu/aio.js';
-import type { AioProfile } from '../../../src/systems/qemu/profile.js';
-import type { ListName } from '../../../src/systems/qemu/tailq.js';
 
 /** How large a world is. */
 export interface World {
@@ -138,7 +137,7 @@ export function explore(program: string, world: World): Search {
   function submit({ aio, told, transferred, over }: Node, n: number): void {
     const request = requests[n] as (typeof requests)[number];
     const type = request.kind === 'barrier' ? 'none' : (request.kind as 'read' | 'write');
-    rule(submitAio(aio, { type, barrier: isBarrier(request) }) === n, 'P5: blocks count up');
+    rule(submitAio(aio, { type, barrier: isBarrier(request) }) === n, 'aio.P5: blocks count up');
     told.push(null);
     transferred.push(false);
     over.push(false);
@@ -152,15 +151,15 @@ export function explore(program: string, world: World): Search {
       const busy = Object.entries(aio.workers).filter(
         ([other, { at }]) => Number(other) !== worker && at !== 'top' && at !== 'asleep',
       );
-      rule(busy.length === 0, 'P4: a barrier returns, and somebody else is at work');
-      rule(aio.first.run === null, 'P4: a barrier returns, and the run list is not empty');
+      rule(busy.length === 0, 'aio.P4: a barrier returns, and somebody else is at work');
+      rule(aio.first.run === null, 'aio.P4: a barrier returns, and the run list is not empty');
     }
     const stored = stepAio(aio, worker);
     if (stored) {
       const { block, outcome, answered } = stored;
-      rule(!over[block], `P5: request ${block} returns twice`);
+      rule(!over[block], `aio.P5: request ${block} returns twice`);
       over[block] = true;
-      rule(answered === (told[block] === 'canceled'), `P5: request ${block} is answered twice`);
+      rule(answered === (told[block] === 'canceled'), `aio.P5: request ${block} is answered twice`);
       if (!answered) told[block] = outcome;
     }
     calls(node, worker);
@@ -185,8 +184,8 @@ export function explore(program: string, world: World): Search {
     );
     rule(early < 0, `order: ${block} does not wait for ${early}`);
     if (call.op !== 'transfer') return;
-    rule(told[block] !== 'canceled', `P6: ${block} is carried out after it was canceled`);
-    rule(!transferred[block], `P5: ${block} is carried out twice`);
+    rule(told[block] !== 'canceled', `aio.P6: ${block} is carried out after it was canceled`);
+    rule(!transferred[block], `aio.P5: ${block} is carried out twice`);
     transferred[block] = true;
   }
 
@@ -194,7 +193,7 @@ export function explore(program: string, world: World): Search {
     node.cancels -= 1;
     const { aio, told, over } = node;
     const answer = cancelAio(aio, n);
-    rule(answer !== 'all done', `P5: ${n} was never answered and is all done`);
+    rule(answer !== 'all done', `aio.P5: ${n} was never answered and is all done`);
     if (answer === 'not canceled') return;
     told[n] = 'canceled';
     if (!(n in aio.blocks)) over[n] = true;
@@ -206,14 +205,17 @@ export function explore(program: string, world: World): Search {
     );
     const [run, post] = [walk(aio, 'run'), walk(aio, 'post')];
     const places = [...run, ...post, ...hands];
-    rule(new Set(places).size === places.length, 'P5: a request is in two places');
+    rule(new Set(places).size === places.length, 'aio.P5: a request is in two places');
     const live = Object.keys(aio.blocks).map(Number);
     const lost = live.find((block) => !places.includes(block) && !over[block]);
-    rule(lost === undefined, `P5: request ${lost} is lost`);
+    rule(lost === undefined, `aio.P5: request ${lost} is lost`);
     const isBarrierBlock = (n: number): boolean => (aio.blocks[n] as ControlBlock).barrier;
-    rule(aio.barriersInProgress === live.filter(isBarrierBlock).length, 'P1: the count is wrong');
-    rule(aio.barriersInProgress > 0 || post.length === 0, 'P2: held by no barrier');
-    rule(!run.slice(0, -1).some(isBarrierBlock), 'P3: a barrier in the midst of the run list');
+    rule(
+      aio.barriersInProgress === live.filter(isBarrierBlock).length,
+      'aio.P1: the count is wrong',
+    );
+    rule(aio.barriersInProgress > 0 || post.length === 0, 'aio.P2: held by no barrier');
+    rule(!run.slice(0, -1).some(isBarrierBlock), 'aio.P3: a barrier in the midst of the run list');
     const executing = Object.values(aio.workers).filter(
       ({ at }) => at === 'executing' || at === 'returning',
     );
@@ -235,13 +237,13 @@ function walk({ first, last, blocks }: AioState, list: ListName): number[] {
   let cell: ListName | number = list;
   for (let at = first[list]; at !== null; ) {
     const block = blocks[at];
-    rule(block !== undefined, `P5: ${at} is on the ${list} list, and its memory is not`);
-    rule(!found.includes(at), `P5: the ${list} list is a ring`);
-    rule(block?.prev === cell, `P5: the ${list} list is torn at ${at}`);
+    rule(block !== undefined, `aio.P5: ${at} is on the ${list} list, and its memory is not`);
+    rule(!found.includes(at), `aio.P5: the ${list} list is a ring`);
+    rule(block?.prev === cell, `aio.P5: the ${list} list is torn at ${at}`);
     found.push(at);
     cell = at;
     at = (block as ControlBlock).next;
   }
-  rule(last[list] === cell, `P5: the tail of the ${list} list points elsewhere`);
+  rule(last[list] === cell, `aio.P5: the tail of the ${list} list points elsewhere`);
   return found;
 }

@@ -19,11 +19,15 @@ import {
 } from 'write-barrier/testing';
 import { Tapdisk } from '../../../src/systems/blktap/tapdisk.js';
 import type { CancelAnswer } from '../../../src/systems/qemu/aio.js';
+import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../../src/systems/qemu/aio.js';
 import { PosixAio } from '../../../src/systems/qemu/posix-aio.js';
 import { type QemuDisk, QemuProcess } from '../../../src/systems/qemu/process.js';
-import { type AioProfile, QEMU_2009, QEMU_REPAIRED } from '../../../src/systems/qemu/profile.js';
+import { share } from '../../kit/amount.js';
 import { ManualStorage } from '../../scheduler/world.js';
 import { BLOCK, Guest, open, qemu, settled } from './support.js';
+
+/** In the disk's own time: whatever it is to answer has been answered by then. */
+const LONG_US = 1_000_000;
 
 const PROFILES = { patch: QEMU_2009, repaired: QEMU_REPAIRED } as const;
 
@@ -150,10 +154,11 @@ describe('given two disks of one process, when a barrier on the first has a disk
       { on: 'flush', nth: 0, fault: 'hang' },
     ]);
     const a = open(process, hanging);
-    const b = open(process, new VolatileDisk({ size: 8 * BLOCK }));
+    const other = new VolatileDisk({ size: 8 * BLOCK });
+    const b = open(process, other);
     a.submit('b0');
     b.submit('w0 b1');
-    for (let i = 0; i < 20; i++) await settled();
+    await other.sleep(LONG_US);
     return { a, b };
   };
 
@@ -317,7 +322,7 @@ describe.each(CANCELLED)('given a cancellation, $defect', ({ play, wrong }) => {
           const guest = open(new QemuProcess({ profile, threadsMax: 2 }), disk);
           journal.begin('canceled');
           if ((await play(guest)) === 'canceled') journal.acknowledge('canceled');
-          for (let i = 0; i < 30; i++) await settled();
+          await disk.sleep(LONG_US);
         },
         recover: (disk) => {
           const bytes = new Uint8Array(8 * BLOCK);
@@ -399,9 +404,8 @@ describe('the errors', () => {
   });
 
   test('tell of a transfer that comes short, and of a storage that throws nonsense', async () => {
-    const short = withFaults(new VolatileDisk({ size: BLOCK }), [
-      { on: 'write', nth: 0, fault: 'short' },
-    ]);
+    const disk = new VolatileDisk({ size: BLOCK });
+    const short = withFaults(disk, [{ on: 'write', nth: 0, fault: 'short' }]);
     const rude: Storage = {
       ...short,
       write: () => {
@@ -414,7 +418,7 @@ describe('the errors', () => {
     ] as const) {
       const guest = open(new QemuProcess(), storage);
       guest.submit('w0');
-      await settled();
+      await disk.sleep(LONG_US);
       expect(guest.outcomes).toBe(outcome);
       expect(guest.broken).toEqual([]);
     }
@@ -604,7 +608,7 @@ test('given anything at all in place of a request, then it is taken or refused w
         if (end.status === 'rejected') expect(WriteBarrierError.is(end.reason)).toBe(true);
       }
     }),
-    { numRuns: 1000 },
+    { numRuns: share(1000) },
   );
 });
 
@@ -638,7 +642,7 @@ async function play(
 ): Promise<TraceEvent[]> {
   let picked = 0;
   const pick = (of: number): number => (picks[picked++ % picks.length] as number) % of;
-  const disk = new VolatileDisk({ size: 16 * BLOCK, seed, faults });
+  const disk = new VolatileDisk({ size: 16 * BLOCK, seed, faults, profile: 'scsi-tags' });
   const guest = open(new QemuProcess({ profile, threadsMax, pick }), disk);
   const texts = letters.map((letter, n) => (letter === 'e' ? 'b' : letter + n));
   const submitNext = (): void => {
@@ -652,7 +656,7 @@ async function play(
     else await Promise.resolve();
   }
   while (guest.told.length < texts.length) submitNext();
-  for (let i = 0; i < 5; i++) await settled();
+  await disk.sleep(LONG_US);
   return guest.events;
 }
 
@@ -662,7 +666,7 @@ test('given any program, cancellations, workers and disk, when the repaired queu
       const events = await play(QEMU_REPAIRED, letters, history, pool);
       expect(checkTrace(events, { mode: 'DRAIN_FLUSH', errorPolicy: 'abort' })).toEqual([]);
     }),
-    { numRuns: 2000 },
+    { numRuns: share(2000) },
   );
 });
 
@@ -673,6 +677,6 @@ test('given the same on the patch, then nothing is thrown', async () => {
       const settles = events.flatMap((event) => (event.kind === 'settle' ? [event.request] : []));
       expect(new Set(settles).size).toBe(settles.length);
     }),
-    { numRuns: 1000 },
+    { numRuns: share(1000) },
   );
 });

@@ -3,6 +3,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Endian } from '../../../src/systems/fields.js';
 import {
   decodeVirtioConfig,
   decodeVirtioHeader,
@@ -16,15 +17,14 @@ import {
   VIRTIO_STATUS,
   VIRTIO_WRITEBACK_AT,
   type VirtioConfig,
-  type VirtioEndian,
   virtioStatusOf,
-} from '../../../src/systems/virtio/index.js';
+} from '../../../src/systems/virtio/codec.js';
 
 const u8 = fc.nat({ max: 0xff });
 const u16 = fc.nat({ max: 0xffff });
 const u32 = fc.nat({ max: 0xffff_ffff });
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
-const endians = fc.constantFrom<VirtioEndian>('little', 'big');
+const endians = fc.constantFrom<Endian>('little', 'big');
 
 const headers = fc.record({ type: u32, ioprio: u32, sector: u64 });
 const segments = fc.record({ sector: u64, numSectors: u32, flags: u32 });

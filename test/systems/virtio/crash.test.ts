@@ -11,14 +11,10 @@ import {
   type DeviceProfile,
   type VolatileDisk,
 } from 'write-barrier/testing';
-import {
-  VIRTIO_WRITEBACK_AT,
-  VirtioBackend,
-  type VirtioBackendOptions,
-  type VirtioFeature,
-  type VirtioStorageOptions,
-  virtioStorage,
-} from '../../../src/systems/virtio/index.js';
+import { VirtioBackend, type VirtioBackendOptions } from '../../../src/systems/virtio/backend.js';
+import { VIRTIO_WRITEBACK_AT } from '../../../src/systems/virtio/codec.js';
+import type { VirtioFeature } from '../../../src/systems/virtio/features.js';
+import { type VirtioStorageOptions, virtioStorage } from '../../../src/systems/virtio/storage.js';
 import { SECTOR, sectors } from './support.js';
 
 const RECORDS = 2;
@@ -73,7 +69,7 @@ function first(disk: Storage, offset: number): number {
 function logIn(machine: Machine, commit: Commit): CrashTest<number, number> {
   return {
     size: 2 * RECORDS * SECTOR,
-    ...(machine.disk && { profile: machine.disk }),
+    profile: { orderedTags: true, ...machine.disk },
     workload: async (disk, journal) => {
       const booted = await boot(machine, disk);
       for (let n = 0; n < RECORDS; n += 1) {

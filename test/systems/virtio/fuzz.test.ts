@@ -7,16 +7,16 @@
 
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage } from 'write-barrier';
-import { type Random, seededRandom } from 'write-barrier/testing';
+import { seededRandom } from 'write-barrier/testing';
+import { VirtioBackend, type VirtioBackendOptions } from '../../../src/systems/virtio/backend.js';
 import {
   encodeVirtioHeader,
   encodeVirtioSegments,
   VIRTIO_BARRIER,
   VIRTIO_TYPES,
   VIRTIO_WRITEBACK_AT,
-  VirtioBackend,
-  type VirtioBackendOptions,
-} from '../../../src/systems/virtio/index.js';
+} from '../../../src/systems/virtio/codec.js';
+import { share } from '../../kit/amount.js';
 import { SECTOR } from './support.js';
 
 const DISK = 16 * SECTOR;
@@ -25,6 +25,8 @@ const WRITABLE_AT = 5000;
 const CANARY = 0xa5;
 const SEEDS = 14;
 const REQUESTS = 10_000;
+/** The quick run tries one request in five. */
+const TRIED = share(REQUESTS);
 
 const LIMITS: VirtioBackendOptions = {
   segMax: 6,
@@ -55,9 +57,9 @@ interface Layout {
 
 class Guest {
   readonly memory = new Uint8Array(MEMORY);
-  readonly #random: Random;
+  readonly #random: () => number;
 
-  constructor(random: Random) {
+  constructor(random: () => number) {
     this.#random = random;
     for (let at = 0; at < MEMORY; at += 1) this.memory[at] = this.#byte();
   }
@@ -247,7 +249,7 @@ async function fuzzOneByOne(
 ): Promise<void> {
   const { memory, device, atRest } = machine(seed);
   const guest = new Guest(seededRandom(seed));
-  for (let request = 0; request < REQUESTS; request += 1) {
+  for (let request = 0; request < TRIED; request += 1) {
     if (request % 50 === 0) {
       device.writeConfig(VIRTIO_WRITEBACK_AT, Uint8Array.of(guest.below(2)));
     }
@@ -321,7 +323,7 @@ function meet(list: readonly Range[]): boolean {
 }
 
 describe('mutated requests', () => {
-  test(`given ${SEEDS * REQUESTS} requests one by one, most of them mutated, none does harm, and each gets a status`, async () => {
+  test(`given ${SEEDS * TRIED} requests one by one, most of them mutated, none does harm, and each gets a status`, async () => {
     const counts = new Map<number | undefined, number>();
     let mutated = 0;
     for (let seed = 0; seed < SEEDS; seed += 1) {
@@ -330,9 +332,10 @@ describe('mutated requests', () => {
         if (!good) mutated += 1;
       });
     }
-    expect(mutated).toBeGreaterThan(100_000);
+    expect(mutated).toBeGreaterThan((SEEDS * TRIED * 5) / 7);
     // Every kind of answer was seen often, so the mutations are neither too wild nor too tame.
-    for (const status of [0, 1, 2, undefined]) expect(counts.get(status)).toBeGreaterThan(2000);
+    for (const status of [0, 1, 2, undefined])
+      expect(counts.get(status)).toBeGreaterThan((SEEDS * TRIED) / 70);
   });
 
   test('given many at once, more than the queue holds, each is answered and nothing is left', async () => {

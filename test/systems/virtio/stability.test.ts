@@ -5,18 +5,18 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler } from 'write-barrier';
 import { VolatileDisk } from 'write-barrier/testing';
+import { VirtioBackend, type VirtioBackendOptions } from '../../../src/systems/virtio/backend.js';
+import { VIRTIO_WRITEBACK_AT } from '../../../src/systems/virtio/codec.js';
 import {
   hasVirtioFeature,
-  VIRTIO_WRITEBACK_AT,
   type VirtioAgreement,
-  VirtioBackend,
-  type VirtioBackendOptions,
   type VirtioFeature,
   type VirtioStability,
   type VirtioStabilityEvent,
   virtioFeatureBits,
   virtioWrites,
-} from '../../../src/systems/virtio/index.js';
+} from '../../../src/systems/virtio/features.js';
+import { share } from '../../kit/amount.js';
 import { chainOf, SECTOR, sectors, statusOf } from './support.js';
 
 const WRITE_BACK: VirtioAgreement = {
@@ -238,7 +238,7 @@ test('given any history, each write is at every moment what the text of the stan
         }
       }
     }),
-    { numRuns: 2000 },
+    { numRuns: share(2000) },
   );
 });
 
@@ -265,7 +265,8 @@ async function lostThoughStable(
   list: readonly Move[],
   { decline, seed, host }: { decline: VirtioFeature[]; seed: number; host: 'standard' | 'legacy' },
 ): Promise<number[]> {
-  const disk = new VolatileDisk({ size: SECTORS * SECTOR, seed, profile: { fua: seed % 2 === 0 } });
+  const profile = { orderedTags: true, fua: seed % 2 === 0 };
+  const disk = new VolatileDisk({ size: SECTORS * SECTOR, seed, profile });
   const options: VirtioBackendOptions = { host, writeback: seed % 3 === 0 };
   const device = new VirtioBackend(new IoScheduler(disk), options);
   const negotiated = device.features & ~virtioFeatureBits(...decline);
@@ -316,7 +317,7 @@ test('given any history and a power cut, what is stable is on the medium', async
     fc.asyncProperty(moves, declined, fc.nat({ max: 1000 }), async (list, decline, seed) => {
       expect(await lostThoughStable(list, { decline, seed, host: 'standard' })).toEqual([]);
     }),
-    { numRuns: 1000 },
+    { numRuns: share(1000) },
   );
 });
 

@@ -4,11 +4,13 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage } from 'write-barrier';
 import {
+  DEVICE_PROFILES,
   type DeviceProfile,
   type Opened,
   storageContract,
   VolatileDisk,
 } from 'write-barrier/testing';
+import { VirtioBackend, type VirtioBackendOptions } from '../../../src/systems/virtio/backend.js';
 import {
   decodeVirtioConfig,
   decodeVirtioHeader,
@@ -17,17 +19,16 @@ import {
   VIRTIO_BARRIER,
   VIRTIO_STATUS,
   VIRTIO_TYPES,
-  VirtioBackend,
-  type VirtioBackendOptions,
-  type VirtioChain,
   type VirtioConfig,
-  type VirtioFeature,
+} from '../../../src/systems/virtio/codec.js';
+import { type VirtioFeature, virtioFeatureBits } from '../../../src/systems/virtio/features.js';
+import type { VirtioChain, VirtioTransport } from '../../../src/systems/virtio/request.js';
+import {
   type VirtioStorage,
   type VirtioStorageOptions,
-  type VirtioTransport,
-  virtioFeatureBits,
   virtioStorage,
-} from '../../../src/systems/virtio/index.js';
+} from '../../../src/systems/virtio/storage.js';
+import { share } from '../../kit/amount.js';
 import { SECTOR } from './support.js';
 
 const SIZE = 24 * 4096;
@@ -44,7 +45,7 @@ async function stackOf({ driver, device, disk: profile }: Stack, initial?: Uint8
   const disk = new VolatileDisk({
     size: SIZE,
     seed,
-    ...(profile && { profile }),
+    profile: { ...DEVICE_PROFILES['scsi-tags'], ...profile },
     ...(initial && { initial }),
   });
   const backend = new VirtioBackend(new IoScheduler(disk), device);
@@ -456,7 +457,7 @@ describe('a hostile device', () => {
         const config = decodeVirtioConfig(space);
         expect(storage.size).toBeLessThanOrEqual(Number(config?.capacity) * SECTOR);
       }),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   });
 });

@@ -1,15 +1,20 @@
 // Requests by hand: chains from words, as a guest lays them out, and the answers to them.
 
+import type { Endian } from '../../../src/systems/fields.js';
 import {
   encodeVirtioHeader,
   encodeVirtioSegments,
   VIRTIO_BARRIER,
   VIRTIO_TYPES,
-  type VirtioChain,
-  type VirtioEndian,
   type VirtioType,
   virtioStatusOf,
-} from '../../../src/systems/virtio/index.js';
+} from '../../../src/systems/virtio/codec.js';
+import {
+  hasVirtioFeature,
+  VIRTIO_FEATURES,
+  type VirtioFeature,
+} from '../../../src/systems/virtio/features.js';
+import type { VirtioChain } from '../../../src/systems/virtio/request.js';
 
 export const SECTOR = 512;
 
@@ -20,7 +25,7 @@ export interface Asked {
   readonly barrier?: boolean;
   readonly data?: Uint8Array;
   readonly into?: Uint8Array;
-  readonly endian?: VirtioEndian;
+  readonly endian?: Endian;
 }
 
 /** A chain in the legacy framing, and where its status is. */
@@ -67,4 +72,10 @@ export async function ask(
 
 export function statusOf({ status }: Framed): string {
   return virtioStatusOf(status[0] as number) ?? 'none';
+}
+
+/** The names of the bits; bits that have no name are left out. */
+export function virtioFeatureNames(bits: bigint): readonly VirtioFeature[] {
+  const names = Object.keys(VIRTIO_FEATURES) as VirtioFeature[];
+  return names.filter((name) => hasVirtioFeature(bits, name));
 }

@@ -3,11 +3,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type SchedulerOptions } from 'write-barrier';
-import { blkBackRing } from '../../../src/systems/xen/back-ring.js';
 import { type BlkBackendOptions, blkback } from '../../../src/systems/xen/backend.js';
 import { type GrantTable, grantTable } from '../../../src/systems/xen/grants.js';
-import { initialiseRing, ringView } from '../../../src/systems/xen/ring.js';
-import { worstBlkifStatus } from '../../../src/systems/xen/status.js';
+import { blkBackRing, initialiseRing, ringView } from '../../../src/systems/xen/ring.js';
 import {
   BLKIF_OP,
   type BlkifRequest,
@@ -16,6 +14,7 @@ import {
   decodeBlkifResponse,
   encodeBlkifRequest,
   encodeBlkifSegments,
+  worstBlkifStatus,
 } from '../../../src/systems/xen/wire.js';
 import { ManualStorage } from '../../scheduler/world.js';
 import { ask, LAYOUTS, messageOf, settled, statuses } from './support.js';

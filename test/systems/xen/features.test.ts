@@ -16,7 +16,7 @@ import {
   BLKFRONT_ERAS,
   type BlkfrontEraName,
   chooseBlkfront,
-} from '../../../src/systems/xen/frontend-eras.js';
+} from '../../../src/systems/xen/old-frontend.js';
 import { BLKIF_OP } from '../../../src/systems/xen/wire.js';
 import { codeThrown } from '../../storage/contract.js';
 

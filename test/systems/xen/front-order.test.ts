@@ -1,34 +1,38 @@
 // The order of a frontend, in every order of answers and with every answer.
 //
-// Goal: O1 to O6. Method: all small worlds. A world is a program, a set of features and a little room; in each the state
+// Goal: front-order.O1 to front-order.O6. Method: all small worlds. A world is a program, a set of features and a little room; in each the state
 // machine is asked for all that may be sent, then one of the requests that are out gets one of three answers, and so on
 // until nothing is out. Every path is replayed from the start, and the rules are checked at every step.
 //
 // Programs: w0 r1 f d2 as in the notation of requests; a ^ in front is an ordered tag; w0+3 has three blocks.
 
 import { describe, expect, test } from 'vitest';
-import { parseProgram, type Request } from 'write-barrier';
+import { parseProgram, type Request, type WriteBarrierError } from 'write-barrier';
 import {
   type BlkAbilities,
-  type Command,
   FrontOrder,
   type Part,
   type Wanted,
+  wantedOf,
 } from '../../../src/systems/xen/front-order.js';
-import { BLKIF_OP } from '../../../src/systems/xen/wire.js';
+import { BLKIF_OP, StatusError } from '../../../src/systems/xen/wire.js';
+import { Chooser, everyWay } from '../../kit/explore.js';
 
 const BLOCK = 512;
 /** A direct request carries two blocks, an indirect one four. */
 const SIZES = { direct: 2 * BLOCK, indirect: 4 * BLOCK };
 const STATUSES = [0, -1, -2] as const;
 
-function wantedOf(text: string): Wanted {
+function requestOf(text: string): Request {
   const ordered = text.startsWith('^');
   const [request] = parseProgram(ordered ? text.slice(1) : text, { blockSize: BLOCK });
-  const { kind } = request as Request;
-  const { offset, length } = request && 'offset' in request ? request : { offset: 0, length: 0 };
-  return { op: kind as Wanted['op'], offset, length, ordered };
+  if (!ordered) return request as Request;
+  return request?.kind === 'write' ? { ...request, barrier: true } : { kind: 'barrier' };
 }
+
+/** What a part is answered. */
+const answerOf = (status: number): StatusError | undefined =>
+  status === 0 ? undefined : new StatusError(status);
 
 interface Sent {
   readonly part: Part<number>;
@@ -36,28 +40,22 @@ interface Sent {
   status?: number;
 }
 
-/** One path through a world: choices are numbers, and new ones are added as they are met. */
+/** One path through a world. */
 class Path {
   readonly order: FrontOrder<number>;
   readonly wanted: readonly Wanted[];
-  readonly #slots: number;
-  readonly #choices: { of: number; chosen: number }[];
-  #position = 0;
+  readonly #chooser: Chooser;
+  readonly #program: readonly Request[];
   readonly sent: Sent[] = [];
   /** What each command was told, in order. */
   readonly ended = new Map<number, string>();
   readonly log: string[] = [];
 
-  constructor(
-    program: string,
-    abilities: BlkAbilities,
-    slots: number,
-    choices: { of: number; chosen: number }[],
-  ) {
-    this.order = new FrontOrder(abilities, SIZES);
-    this.wanted = program.split(' ').map(wantedOf);
-    this.#slots = slots;
-    this.#choices = choices;
+  constructor(program: string, abilities: BlkAbilities, slots: number, chooser: Chooser) {
+    this.order = new FrontOrder(abilities, SIZES, () => this.out.length < slots);
+    this.#program = program.split(' ').map(requestOf);
+    this.wanted = this.#program.map(wantedOf);
+    this.#chooser = chooser;
   }
 
   get out(): Sent[] {
@@ -65,22 +63,13 @@ class Path {
   }
 
   run(): void {
-    for (const [at, wanted] of this.wanted.entries()) this.order.submit(wanted, at);
+    for (const [at, request] of this.#program.entries()) this.order.submit(request, at);
     for (this.#pump(); this.out.length > 0; this.#pump()) this.#answerOne();
     this.#atEnd();
   }
 
-  #choose(of: number): number {
-    const choice = this.#choices[this.#position] ?? { of, chosen: 0 };
-    this.#choices[this.#position] = choice;
-    this.#position += 1;
-    if (choice.of !== of) throw new Error('the world is not the same twice');
-    return choice.chosen;
-  }
-
   #pump(): void {
-    const fits = (): boolean => this.out.length < this.#slots;
-    for (let part = this.order.next(fits); part; part = this.order.next(fits)) {
+    for (let part = this.order.next(); part; part = this.order.next()) {
       this.#takeEnded();
       this.#checkSend(part);
       this.sent.push({ part, command: part.command.client });
@@ -90,19 +79,19 @@ class Path {
   }
 
   #takeEnded(): void {
-    for (let end = this.order.takeEnded(); end; end = this.order.takeEnded()) {
-      this.#checkEnd(end.command, end.error?.code);
+    for (let end = this.order.takeSettled(); end; end = this.order.takeSettled()) {
+      this.#checkEnd(end.client, (end.error as WriteBarrierError | undefined)?.code);
     }
   }
 
   #answerOne(): void {
     const { out } = this;
-    const sent = out[this.#choose(out.length)] as Sent;
-    const status = STATUSES[this.#choose(STATUSES.length)] as number;
+    const sent = out[this.#chooser.choose(out.length)] as Sent;
+    const status = STATUSES[this.#chooser.choose(STATUSES.length)] as number;
     sent.status = status;
     this.log.push(`.${nameOf(sent.part)}=${status}`);
     const before = this.order.abilities;
-    this.order.complete(sent.part, status);
+    this.order.complete(sent.part, answerOf(status));
     this.#checkAbilities(before, sent.part, status);
   }
 
@@ -113,45 +102,51 @@ class Path {
   #checkSend(part: Part<number>): void {
     const number = part.command.client;
     const wanted = this.wanted[number] as Wanted;
-    this.#rule(!this.ended.has(number), 'O1, sent after its end');
+    this.#rule(!this.ended.has(number), 'front-order.O1, sent after its end');
     const byHand = wanted.ordered && part.operation !== BLKIF_OP.WRITE_BARRIER;
     const isData = wanted.op === 'read' || wanted.op === 'write';
     this.#checkTry(part, wanted.ordered && isData);
     for (const [other, { op, ordered, ...range }] of this.wanted.entries()) {
       const isOver = this.ended.has(other);
       const passed = op === 'read' && wanted.ordered && overlap(range, part);
-      if (other < number && passed) this.#rule(isOver, 'O3, ahead of a read');
-      if (other < number && ordered) this.#rule(isOver, 'O2');
-      if (other < number && byHand) this.#rule(isOver, 'O3, by hand');
+      if (other < number && passed) this.#rule(isOver, 'front-order.O3, ahead of a read');
+      if (other < number && ordered) this.#rule(isOver, 'front-order.O2');
+      if (other < number && byHand) this.#rule(isOver, 'front-order.O3, by hand');
       const begun = this.sent.some(({ command }) => command === other);
-      if (other > number && ordered && isData) this.#rule(!begun, 'O3, an older one comes back');
+      if (other > number && ordered && isData)
+        this.#rule(!begun, 'front-order.O3, an older one comes back');
     }
   }
 
   #checkTry(part: Part<number>, orderedData: boolean): void {
     const mine = this.sent.filter(({ command }) => command === part.command.client);
     const { flush, barrier } = this.order.abilities;
-    if (orderedData && mine.length === 0) this.#rule(flush || barrier, 'O5, an ordered write');
+    if (orderedData && mine.length === 0)
+      this.#rule(flush || barrier, 'front-order.O5, an ordered write');
     this.#rule(!mine.some(({ status }) => status === -1), 'a part is sent behind one that failed');
     const again = mine.some((sent) => sent.status === 0 && overlap(sent.part, part));
     this.#rule(!again, 'a part is sent again that was answered OKAY');
   }
 
-  /** O4: a feature goes when it is refused, and only then, and never comes back. */
+  /** front-order.O4: a feature goes when it is refused, and only then, and never comes back. */
   #checkAbilities(before: BlkAbilities, part: Part<number>, status: number): void {
     const lost = status === -2 ? featureOf(part) : undefined;
     const now = this.order.abilities;
     for (const feature of ['barrier', 'flush', 'discard', 'indirect'] as const) {
-      this.#rule(now[feature] === (before[feature] && feature !== lost), `O4, ${feature}`);
+      this.#rule(
+        now[feature] === (before[feature] && feature !== lost),
+        `front-order.O4, ${feature}`,
+      );
     }
   }
 
-  #checkEnd({ client, wanted }: Command<number>, code: string | undefined): void {
-    this.#rule(!this.ended.has(client), 'O1, ends twice');
+  #checkEnd(client: number, code: string | undefined): void {
+    const wanted = this.wanted[client] as Wanted;
+    this.#rule(!this.ended.has(client), 'front-order.O1, ends twice');
     this.ended.set(client, code ?? 'done');
     const mine = this.sent.filter(({ command }) => command === client);
     const open = mine.some(({ status }) => status === undefined);
-    this.#rule(!open, 'O1, ends with something out');
+    this.#rule(!open, 'front-order.O1, ends with something out');
     if (wanted.op === 'read' || wanted.op === 'write') this.#checkData(wanted, mine, code);
     else this.#checkBare(wanted, mine.at(-1)?.status, code);
   }
@@ -159,9 +154,9 @@ class Path {
   #checkBare({ op }: Wanted, last: number | undefined, code: string | undefined): void {
     const { flush, barrier } = this.order.abilities;
     const told = last === -1 ? 'IO_FAILED' : undefined;
-    if (op === 'discard') this.#rule(code === told, 'O6');
-    else if (last === 0 || last === -1) this.#rule(code === told, 'O1, a flush');
-    else this.#rule(code === 'EOPNOTSUPP' && !flush && !barrier, 'O5, a flush');
+    if (op === 'discard') this.#rule(code === told, 'front-order.O6');
+    else if (last === 0 || last === -1) this.#rule(code === told, 'front-order.O1, a flush');
+    else this.#rule(code === 'EOPNOTSUPP' && !flush && !barrier, 'front-order.O5, a flush');
   }
 
   #checkData({ ordered, offset, length }: Wanted, mine: Sent[], code: string | undefined): void {
@@ -173,19 +168,23 @@ class Path {
     }
     const offsets = Array.from({ length: length / BLOCK }, (_, at) => offset + at * BLOCK);
     const done = offsets.every((at) => last.get(at) === 0);
-    this.#rule((code === undefined) === done, 'O1, success');
+    this.#rule((code === undefined) === done, 'front-order.O1, success');
     const failed = mine.some(({ status }) => status === -1);
-    if (failed) this.#rule(code === 'IO_FAILED', 'O1, an error wins');
+    if (failed) this.#rule(code === 'IO_FAILED', 'front-order.O1, an error wins');
     const { flush, barrier } = this.order.abilities;
-    if (mine.length === 0) this.#rule(ordered && !flush && !barrier, 'O5, refused unsent');
+    if (mine.length === 0)
+      this.#rule(ordered && !flush && !barrier, 'front-order.O5, refused unsent');
     else if (code === 'EOPNOTSUPP') {
       const plain = featureOf((mine.at(-1) as Sent).part) === undefined;
-      this.#rule(plain, 'O4, a payload is given up for want of a feature');
+      this.#rule(plain, 'front-order.O4, a payload is given up for want of a feature');
     }
   }
 
   #atEnd(): void {
-    this.#rule(this.ended.size === this.wanted.length && this.order.idle, 'O1, stranded');
+    this.#rule(
+      this.ended.size === this.wanted.length && this.order.next() === undefined,
+      'front-order.O1, stranded',
+    );
   }
 }
 
@@ -210,16 +209,7 @@ function nameOf({ command, operation, indirect, length }: Part<number>): string 
 
 /** All paths through a world; answers with their number. */
 function explore(program: string, abilities: BlkAbilities, slots: number): number {
-  const choices: { of: number; chosen: number }[] = [];
-  for (let paths = 1; ; paths += 1) {
-    new Path(program, abilities, slots, choices).run();
-    for (let last = choices.at(-1); last && last.chosen + 1 === last.of; last = choices.at(-1)) {
-      choices.pop();
-    }
-    const last = choices.at(-1);
-    if (!last) return paths;
-    last.chosen += 1;
-  }
+  return everyWay((chooser) => new Path(program, abilities, slots, chooser).run());
 }
 
 const ALL: BlkAbilities = { barrier: true, flush: true, discard: true, indirect: true };
@@ -259,7 +249,7 @@ test('a longer program has worlds enough to be called all', () => {
 
 describe('the operations that are chosen', () => {
   const sent = (program: string, abilities: BlkAbilities): string => {
-    const path = new Path(program, abilities, 8, []);
+    const path = new Path(program, abilities, 8, new Chooser());
     path.run();
     return path.log.filter((entry) => entry.startsWith('>')).join(' ');
   };
@@ -281,4 +271,20 @@ describe('the operations that are chosen', () => {
     expect(sent('w0+5', ALL)).toBe('>0:1i/4 >0:1/1');
     expect(sent('r0+5', { ...ALL, indirect: false })).toBe('>0:0/2 >0:0/2 >0:0/1');
   });
+});
+
+test('given a write of 4 PiB and requests of two blocks, then parts are made one by one, whatever is refused of them', () => {
+  const abilities = { barrier: false, flush: true, discard: false, indirect: true };
+  const order = new FrontOrder<string>(abilities, SIZES, () => true);
+  order.submit({ kind: 'write', offset: 0, length: 2 ** 52 }, 'long');
+  const [first, second] = [order.next(), order.next()] as [Part<string>, Part<string>];
+  expect([first.indirect, first.offset, second.offset]).toEqual([true, 0, SIZES.indirect]);
+  order.complete(first, answerOf(-2)); // Indirect requests are not taken any more.
+  order.complete(second, undefined);
+  const again = [order.next(), order.next(), order.next()];
+  expect(again.map((part) => [part?.indirect, part?.offset, part?.length])).toEqual([
+    [false, 0, SIZES.direct],
+    [false, SIZES.direct, SIZES.direct],
+    [false, 2 * SIZES.indirect, SIZES.direct],
+  ]);
 });

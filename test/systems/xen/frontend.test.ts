@@ -4,10 +4,9 @@
 import { describe, expect, test } from 'vitest';
 import { type Storage, WriteBarrierError } from 'write-barrier';
 import type { XenNodes } from '../../../src/systems/xen/features.js';
-import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
 import { BlkFrontend, type BlkFrontendOptions } from '../../../src/systems/xen/frontend.js';
 import { grantTable } from '../../../src/systems/xen/grants.js';
-import { ringView } from '../../../src/systems/xen/ring.js';
+import { BlkFrontRing, ringView } from '../../../src/systems/xen/ring.js';
 import {
   BLKIF_OP,
   type BlkifRequest,
@@ -39,10 +38,10 @@ class Bench {
 
   constructor(
     nodes: XenNodes = ALL,
-    options: Partial<BlkFrontendOptions> & { pages?: number } = {},
+    { pages = 64, ...options }: Partial<BlkFrontendOptions> & { pages?: number } = {},
   ) {
     const shared = new Uint8Array(4096);
-    this.grants = grantTable(options.pages ?? 64);
+    this.grants = grantTable(pages);
     this.ring = new BlkFrontRing(shared, { layout: 'x86-64', notify: () => {} });
     this.#view = ringView(shared, 'x86-64');
     this.frontend = new BlkFrontend({ nodes, ring: this.ring, grants: this.grants, ...options });

@@ -32,6 +32,7 @@ export function logTest(
   return {
     // A sector in front and one behind, for whoever keeps something of its own there.
     size: (2 * RECORDS + 4) * SECTOR,
+    profile: 'scsi-tags',
     workload: async (disk, journal) => {
       const host = await make(disk);
       for (let n = 0; n < RECORDS; n += 1) {

@@ -11,14 +11,15 @@ import {
   WriteBarrierError,
 } from 'write-barrier';
 import { type CheckOptions, checkTrace, type VolatileDisk } from 'write-barrier/testing';
+import { grantTable } from '../../../src/systems/xen/grants.js';
 import {
   BLKBACK_ERAS,
   type BlkbackBarrier,
   type BlkbackEra,
-} from '../../../src/systems/xen/backend-eras.js';
-import { grantTable } from '../../../src/systems/xen/grants.js';
-import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
-import { type Job, RingThreads } from '../../../src/systems/xen/ring-threads.js';
+  oldBlkback,
+  RingThreads,
+} from '../../../src/systems/xen/old-backend.js';
+import { share } from '../../kit/amount.js';
 import { ManualStorage } from '../../scheduler/world.js';
 import { anyFailure, type Host, logTest, noFailure } from './log.js';
 import { ask, messageOf, settled, statuses } from './support.js';
@@ -104,7 +105,7 @@ describe('given the trace of a backend, when it is held to the mode of a whole b
     const clean = fc.asyncProperty(programs, async (program) => {
       expect(await broken(era, [program], { mode })).toEqual([]);
     });
-    await fc.assert(clean, { numRuns: 300 });
+    await fc.assert(clean, { numRuns: share(300) });
   });
 });
 
@@ -184,6 +185,7 @@ describe('given a zero-segment request, when it is served', () => {
     const { device, send } = manual(BLKBACK_ERAS[name]);
     const asked = send(text);
     await device.drain();
+    await settled();
     return `${asked[0]?.status} ${device.log}`.trim();
   };
 
@@ -381,6 +383,11 @@ test('given a disk with larger blocks, when half a block is written, then it is 
   }
 });
 
+interface Job {
+  readonly ring: number;
+  readonly barrier: boolean;
+}
+
 // RingThreads alone, without promises: any submissions and completions, on three rings.
 describe('given any requests on any rings, when they end in any order', () => {
   const jobs = fc.array(fc.record({ ring: fc.nat(2), barrier: fc.boolean() }), { maxLength: 12 });
@@ -394,8 +401,8 @@ describe('given any requests on any rings, when they end in any order', () => {
   test.each(WAYS)('the threads of %s keep to their waiting, and nobody is stranded', (_, era) => {
     const ways = era.barrier;
     const sound = fc.property(jobs, fc.array(fc.nat()), (list, choices) => {
-      const threads = new RingThreads(era);
-      const all = list.map((job): Job => ({ ...job, run: () => {} }));
+      const threads = new RingThreads<Job>(era);
+      const all = list.map((job): Job => ({ ...job }));
       const outstanding: Job[] = [];
       const sent: Job[] = [];
       const inScope = (job: Job): Job[] =>
@@ -422,6 +429,6 @@ describe('given any requests on any rings, when they end in any order', () => {
       }
       expect(sent).toHaveLength(all.length);
     });
-    fc.assert(sound, { numRuns: 500 });
+    fc.assert(sound, { numRuns: share(500) });
   });
 });

@@ -11,14 +11,16 @@ import {
   WriteBarrierError,
 } from 'write-barrier';
 import { checkTrace, type VolatileDisk } from 'write-barrier/testing';
+import type { BlkifServing } from '../../../src/systems/xen/backend.js';
 import { blkback } from '../../../src/systems/xen/backend.js';
-import { BLKBACK_ERAS } from '../../../src/systems/xen/backend-eras.js';
 import type { BlkFeatures } from '../../../src/systems/xen/features.js';
-import { BLKFRONT_ERAS, type BlkfrontEra } from '../../../src/systems/xen/frontend-eras.js';
 import { type GrantTable, grantTable } from '../../../src/systems/xen/grants.js';
-import type { BlkifServing } from '../../../src/systems/xen/loopback.js';
-import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
-import { OldBlkfront } from '../../../src/systems/xen/old-frontend.js';
+import { BLKBACK_ERAS, oldBlkback } from '../../../src/systems/xen/old-backend.js';
+import {
+  BLKFRONT_ERAS,
+  type BlkfrontEra,
+  OldBlkfront,
+} from '../../../src/systems/xen/old-frontend.js';
 import type { BlkifRequest } from '../../../src/systems/xen/wire.js';
 import { codeThrown } from '../../storage/contract.js';
 import { anyFailure, logTest, markAt, noFailure, recordAt, sector } from './log.js';
@@ -275,7 +277,7 @@ describe('given a log in a guest, when the power fails at any moment', () => {
         acknowledged.length === 0,
     });
     const found = await anyFailure(bareMarks(OLDER));
-    expect(found?.failure?.message).toMatch(/answered false/);
+    expect(found?.failure?.message).toMatch(/returned false/);
     await noFailure(bareMarks({ ...OLDER, afterDowngrade: 'refused' }));
   });
 

@@ -6,9 +6,9 @@ import { expect, test } from 'vitest';
 import { IoScheduler, type Storage, tracing } from 'write-barrier';
 import { VolatileDisk } from 'write-barrier/testing';
 import { blkback } from '../../../src/systems/xen/backend.js';
-import { BLKBACK_ERAS } from '../../../src/systems/xen/backend-eras.js';
-import { BLKFRONT_ERAS, type BlkfrontChoice } from '../../../src/systems/xen/frontend-eras.js';
 import { grantTable } from '../../../src/systems/xen/grants.js';
+import { BLKBACK_ERAS } from '../../../src/systems/xen/old-backend.js';
+import { BLKFRONT_ERAS, type BlkfrontChoice } from '../../../src/systems/xen/old-frontend.js';
 import { SolarisDisk, type SolarisOptions } from '../../../src/systems/xen/solaris.js';
 import { BLKIF_OP } from '../../../src/systems/xen/wire.js';
 import { ROOT, read, table, withSection } from '../../docs/pages.js';
@@ -45,8 +45,8 @@ function backends(): string {
       return [name, 'the queue below', 'the queue below', 'the queue below', empty, known];
     }
     const { waitsFor, holdsLater, payload } = barrier;
-    const after = holdsLater ? 'the backend' : '**nobody**';
-    const forced = { nothing: '**nobody**', fua: 'FUA', flush: 'a flush' }[payload];
+    const after = holdsLater ? 'the backend' : '**no side**';
+    const forced = { nothing: '**no side**', fua: 'FUA', flush: 'a flush' }[payload];
     const before = waitsFor === 'device' ? 'the backend' : 'the backend, for **its own ring**';
     return [name, before, after, forced, empty, known];
   });

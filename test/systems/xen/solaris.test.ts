@@ -4,13 +4,16 @@
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, WriteBarrierError } from 'write-barrier';
 import { VolatileDisk } from 'write-barrier/testing';
+import type { BlkifServing } from '../../../src/systems/xen/backend.js';
 import { blkback } from '../../../src/systems/xen/backend.js';
-import { BLKBACK_ERAS, type BlkbackEraName } from '../../../src/systems/xen/backend-eras.js';
 import type { BlkFeatures, XenNodes } from '../../../src/systems/xen/features.js';
-import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
 import { type GrantTable, grantTable } from '../../../src/systems/xen/grants.js';
-import type { BlkifServing } from '../../../src/systems/xen/loopback.js';
-import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
+import {
+  BLKBACK_ERAS,
+  type BlkbackEraName,
+  oldBlkback,
+} from '../../../src/systems/xen/old-backend.js';
+import { BlkFrontRing } from '../../../src/systems/xen/ring.js';
 import {
   SOLARIS_FLUSH_WAYS,
   SolarisDisk,
@@ -107,11 +110,16 @@ describe('given a backend, when the driver attaches, then it flushes by', () => 
   const ours =
     (offer: Partial<BlkFeatures>) =>
     ({ page }: GrantTable) =>
-      blkback(new IoScheduler(new VolatileDisk({ size: 65_536 })), { page, offer });
+      blkback(new IoScheduler(new VolatileDisk({ size: 65_536, profile: 'scsi-tags' })), {
+        page,
+        offer,
+      });
   const old =
     (name: BlkbackEraName) =>
     ({ page }: GrantTable) =>
-      oldBlkback(BLKBACK_ERAS[name], new VolatileDisk({ size: 65_536 }), { page });
+      oldBlkback(BLKBACK_ERAS[name], new VolatileDisk({ size: 65_536, profile: 'scsi-tags' }), {
+        page,
+      });
 
   test.each<[string, SolarisFlushWay | 'nothing', (grants: GrantTable) => BlkifServing]>([
     ['our own', 'flush operation', ours({})],
@@ -316,7 +324,7 @@ test('given a range that the disk does not have, when it is asked for, then that
 });
 
 test('given a transfer of more than a request, when it is moved, then nothing is missing', async () => {
-  const device = new VolatileDisk({ size: 1 << 20 });
+  const device = new VolatileDisk({ size: 1 << 20, profile: 'scsi-tags' });
   const grants = grantTable(32);
   const { nodes, serve } = blkback(new IoScheduler(device), { page: grants.page });
   const disk = await SolarisDisk.attach({ nodes, send: serve, grants, writeCache: false });
@@ -329,9 +337,12 @@ test('given a transfer of more than a request, when it is moved, then nothing is
 });
 
 test('given a request that could not be sent, or was not answered, then the pages of the first come back', async () => {
-  const { nodes } = blkback(new IoScheduler(new VolatileDisk({ size: 1 << 16 })), {
-    page: () => undefined,
-  });
+  const { nodes } = blkback(
+    new IoScheduler(new VolatileDisk({ size: 1 << 16, profile: 'scsi-tags' })),
+    {
+      page: () => undefined,
+    },
+  );
   const ring = new BlkFrontRing(new Uint8Array(64 + 112), { layout: 'x86-64', notify: () => {} });
   const grants = grantTable(8);
   const attach = { nodes, send: ring.send, grants, ways: [] };
@@ -400,4 +411,21 @@ describe('given a log in a Solaris guest, when the power fails at any moment', (
       expect(reports.map(acknowledged)).toEqual(reports.map(() => RECORDS));
     }
   });
+});
+
+test('given sectors that no request can carry, then the driver does not attach, instead of sending nothing for ever', async () => {
+  for (const sectorSize of [12 * 4096, 65_536]) {
+    const nodes = { ...NODES, sectors: '12288', 'sector-size': String(sectorSize) };
+    const attached = new Bench().attach({ nodes });
+    await expect(attached).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  }
+  const sectorSize = 11 * 4096;
+  const nodes = {
+    ...NODES,
+    sectors: String(88 * 16),
+    'sector-size': String(sectorSize),
+    'feature-flush-cache': '0',
+    'feature-barrier': '0',
+  };
+  await expect(new Bench().attach({ nodes })).resolves.toMatchObject({ way: undefined });
 });

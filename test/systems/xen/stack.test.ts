@@ -6,20 +6,22 @@
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, type ModeName, type SchedulerOptions, type TraceEvent } from 'write-barrier';
 import { checkTrace, type VolatileDisk } from 'write-barrier/testing';
-import { blkBackRing } from '../../../src/systems/xen/back-ring.js';
-import { blkback } from '../../../src/systems/xen/backend.js';
-import { BLKBACK_ERAS, type BlkbackEraName } from '../../../src/systems/xen/backend-eras.js';
-import type { BlkFeatures } from '../../../src/systems/xen/features.js';
-import { BlkFrontRing } from '../../../src/systems/xen/front-ring.js';
-import { BlkFrontend } from '../../../src/systems/xen/frontend.js';
-import { grantTable } from '../../../src/systems/xen/grants.js';
 import {
   type BlkifServing,
+  blkback,
   type XenLoopbackOptions,
   xenLoopback,
   xenLoopbackOver,
-} from '../../../src/systems/xen/loopback.js';
-import { oldBlkback } from '../../../src/systems/xen/old-backend.js';
+} from '../../../src/systems/xen/backend.js';
+import type { BlkFeatures } from '../../../src/systems/xen/features.js';
+import { BlkFrontend } from '../../../src/systems/xen/frontend.js';
+import { grantTable } from '../../../src/systems/xen/grants.js';
+import {
+  BLKBACK_ERAS,
+  type BlkbackEraName,
+  oldBlkback,
+} from '../../../src/systems/xen/old-backend.js';
+import { BlkFrontRing, blkBackRing } from '../../../src/systems/xen/ring.js';
 import { PAGE_BYTES } from '../../../src/systems/xen/wire.js';
 import { storageContract } from '../../storage/contract.js';
 import { cachedDisk, EVERYTHING } from '../../testing/cached-disk.js';

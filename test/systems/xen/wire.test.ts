@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
   BLKIF_OP,
+  type BlkifLayout,
   type BlkifRequest,
   decodeBlkifRequest,
   decodeBlkifResponse,
@@ -12,7 +13,6 @@ import {
   encodeBlkifResponse,
   encodeBlkifSegments,
   requestBytes,
-  responseBytes,
 } from '../../../src/systems/xen/wire.js';
 import { codeThrown } from '../../storage/contract.js';
 import { LAYOUTS, requests } from './support.js';
@@ -82,6 +82,10 @@ const BYTES: Readonly<
     },
   ],
 };
+
+/** The bytes of a response. */
+const responseBytes = (layout: BlkifLayout): number =>
+  encodeBlkifResponse({ id: 0n, operation: 0, status: 0 }, layout).byteLength;
 
 describe.each(LAYOUTS)('in the layout %s', (layout) => {
   test.each(Object.entries(BYTES))('%s has every field in its place', (_, [request, bytes]) => {

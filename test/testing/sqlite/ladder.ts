@@ -17,14 +17,13 @@
 import * as SQLite from '@journeyapps/wa-sqlite/src/sqlite-constants.js';
 import { MemoryStorage, type Storage } from 'write-barrier';
 import {
-  type CrashSpace,
   type CrashTest,
-  crashSpace,
   type DeviceProfile,
   type DiskTrace,
   type Journal,
   VolatileDisk,
 } from 'write-barrier/testing';
+import { type CrashSpace, crashSpace } from 'write-barrier/testing/lab';
 import { type Database, type Engine, SqliteError } from './engine.js';
 import { type Claim, type Policy, SECTOR, SectorFiles } from './files.js';
 

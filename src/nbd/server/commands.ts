@@ -1,0 +1,330 @@
+// The commands of the protocol: which requests are legal, in the errors of the protocol, and what they do, as calls of a
+// scheduler. A request that is refused here never reaches a storage.
+//
+// The checks run in the order in which clients expect the errors: the command, its flags, whether the export is writable,
+// whether the range lies inside the export, whether it consists of whole blocks, whether the request is within the server's
+// limits. FUA is allowed on every command, as the protocol demands, and matters only for commands that change data.
+//
+//   C1  A flush is the scheduler's flush. It covers everything that was submitted before, on every connection, and so
+//       every answered write. It does not cover what an earlier flush lost: flushes fail until those bytes are written
+//       again.
+//   C2  A request with FUA ends when its own bytes are durable: a write by the scheduler's FUA; a trim and zeroes by a flush
+//       after them. If nothing can be flushed, zeroes are written as data with FUA, and a trim, which is advice, is
+//       skipped.
+//   C3  With NO_HOLE zeroes are written as data.
+//   C4  A full queue of the scheduler loses nothing: the request waits for room. It has no reply yet, so no order is broken.
+//   C5  The client gets the number and the stable code of an error, and not its message, which may tell of the server.
+//   C6  A request without payload that costs as much as one is executed piece by piece. When the server closes, no further
+//       piece is begun and the client gets ESHUTDOWN, because gigabytes would delay `close`.
+//
+// Source: NetworkBlockDevice/nbd doc/proto.md, sections "Request types", "Command flags", "Ordering of messages and writes",
+// "Error values"; for FUA on reads NetworkBlockDevice/nbd issue 45.
+
+import { FlushFailedError, type IoScheduler, WriteBarrierError } from 'write-barrier';
+import {
+  COMMAND,
+  COMMAND_FLAG,
+  type Extent,
+  NBD_ERROR,
+  type NbdRequest,
+  TRANSMISSION_FLAG,
+} from '../wire/index.js';
+import { type Agreement, allowsAllocation } from './negotiation.js';
+import { canFlush, type Export, type ExportInfo } from './options.js';
+
+/** A request to execute. */
+export interface SessionRequest extends NbdRequest {
+  /** The payload of a WRITE; empty for others. */
+  readonly data: readonly Uint8Array[];
+}
+
+/** A refusal: one of `NBD_ERROR`, and a message for people. */
+export interface Refusal {
+  readonly error: number;
+  readonly message: string;
+}
+
+/** The result of a request. */
+export type Outcome =
+  | Refusal
+  | { readonly data?: Uint8Array | undefined; readonly extents?: readonly Extent[] };
+
+/** The export that a request is for, and the state of its connection. */
+export interface Work extends Export {
+  /** The client is gone: nothing more is submitted for it (connection.K6). */
+  abandoned(): boolean;
+  /** The server is closing: a request in several pieces ends (C6). */
+  closing(): boolean;
+}
+
+interface CommandRule {
+  readonly run: (request: SessionRequest, target: Work) => Promise<Outcome>;
+  /** Flags that it allows in addition to FUA. */
+  readonly flags: number;
+  /** The transmission flag that offers it; 0 if it is always offered. */
+  readonly needs: number;
+  readonly writes: boolean;
+  readonly ranged: boolean;
+  /** Its length is that of a payload, and limited by `blockSizes.maximum`. */
+  readonly payload: boolean;
+}
+
+const rule = (
+  run: CommandRule['run'],
+  kind: 'read' | 'look' | 'write' | 'change' | 'none',
+  needs = 0,
+  flags = 0,
+): CommandRule => ({
+  run,
+  flags,
+  needs,
+  writes: kind === 'write' || kind === 'change',
+  ranged: kind !== 'none',
+  payload: kind === 'read' || kind === 'write',
+});
+
+const { DF, NO_HOLE, FAST_ZERO, REQ_ONE } = COMMAND_FLAG;
+const FLAG = TRANSMISSION_FLAG;
+
+const RULES: ReadonlyMap<number, CommandRule> = new Map([
+  [COMMAND.READ, rule(read, 'read', 0, DF)],
+  [COMMAND.WRITE, rule(write, 'write')],
+  [COMMAND.FLUSH, rule(flush, 'none', FLAG.SEND_FLUSH)],
+  [COMMAND.TRIM, rule(trim, 'change', FLAG.SEND_TRIM)],
+  [COMMAND.CACHE, rule(fill, 'look', FLAG.SEND_CACHE)],
+  [COMMAND.WRITE_ZEROES, rule(writeZeroes, 'change', FLAG.SEND_WRITE_ZEROES, NO_HOLE | FAST_ZERO)],
+  [COMMAND.BLOCK_STATUS, rule(status, 'look', 0, REQ_ONE)],
+]);
+
+/** Zeroes that are written as data, and CACHE, go in pieces of this size, in bytes. */
+const PIECE = 1024 * 1024;
+/** WRITE_ZEROES goes to the storage in pieces of this size if the storage does not say that zeroes are fast, in bytes. */
+const ZEROES_PIECE = 64 * 1024 * 1024;
+
+const DONE: Outcome = Object.freeze({});
+
+// Which requests are legal
+
+/** What is wrong with a request, which is not DISC; undefined if nothing is. */
+export function refusalOf(
+  request: NbdRequest,
+  info: ExportInfo,
+  agreement: Agreement,
+): Refusal | undefined {
+  const rule = RULES.get(request.command);
+  if (!rule) return refuse(NBD_ERROR.EINVAL, `unknown command ${request.command}`);
+  const unknown = request.flags & ~flagsFor(rule, info, agreement);
+  if (unknown)
+    return refuse(NBD_ERROR.EINVAL, `the command does not allow flags 0x${unknown.toString(16)}`);
+  if (rule.writes && info.readOnly) return refuse(NBD_ERROR.EPERM, 'the export is read-only');
+  if (rule.needs && (info.flags & rule.needs) === 0) {
+    return refuse(NBD_ERROR.EINVAL, 'the command was not offered');
+  }
+  if (request.command === COMMAND.BLOCK_STATUS && !allowsAllocation(agreement, info)) {
+    return refuse(NBD_ERROR.EINVAL, 'use SET_META_CONTEXT first');
+  }
+  return rule.ranged ? rangeRefusal(request, rule, info) : emptyRefusal(request);
+}
+
+function flagsFor(rule: CommandRule, { flags }: ExportInfo, { structured }: Agreement): number {
+  const fua = flags & FLAG.SEND_FUA ? COMMAND_FLAG.FUA : 0;
+  const df = structured ? DF : 0;
+  // FAST_ZERO is understood even if it was not offered, because ENOTSUP is the answer that the client wants.
+  return fua | (rule.flags & (df | FAST_ZERO | NO_HOLE | REQ_ONE));
+}
+
+function rangeRefusal(
+  { command, offset, length, flags }: NbdRequest,
+  rule: CommandRule,
+  info: ExportInfo,
+): Refusal | undefined {
+  const { size, workBytes, blockSizes } = info;
+  const { minimum, maximum } = blockSizes;
+  if (rule.payload && length > maximum) {
+    const error = flags & DF ? NBD_ERROR.EOVERFLOW : NBD_ERROR.EINVAL;
+    return refuse(error, `the length is ${length} bytes; at most ${maximum} are allowed`);
+  }
+  // An offset from 2^53 on was rounded, and is still larger than every size.
+  if (offset + length > size) {
+    const grows = command === COMMAND.WRITE || command === COMMAND.WRITE_ZEROES;
+    return refuse(
+      grows ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL,
+      `the range ends after the end of the export at ${size}`,
+    );
+  }
+  if (length === 0) return refuse(NBD_ERROR.EINVAL, 'the length is 0');
+  if (offset % minimum !== 0 || length % minimum !== 0) {
+    return refuse(NBD_ERROR.EINVAL, `offset and length must be multiples of ${minimum}`);
+  }
+  if (!isWork(command, flags, info)) return undefined;
+  if (flags & FAST_ZERO)
+    return refuse(NBD_ERROR.ENOTSUP, 'writing zeroes is not faster than writing data');
+  if (length <= workBytes) return undefined;
+  return refuse(
+    NBD_ERROR.EOVERFLOW,
+    `the length is ${length} bytes; at most ${workBytes} are allowed`,
+  );
+}
+
+/** Whether a request costs as much as one with a payload and has none: its 28 bytes may ask for 4 GiB. */
+function isWork(command: number, flags: number, info: ExportInfo): boolean {
+  if (command !== COMMAND.WRITE_ZEROES) return command === COMMAND.CACHE;
+  return (
+    isForced(flags, info) || (flags & NO_HOLE) !== 0 || (info.flags & FLAG.SEND_FAST_ZERO) === 0
+  );
+}
+
+/** C2: FUA where nothing can be flushed afterwards. */
+function isForced(flags: number, info: ExportInfo): boolean {
+  return isFua(flags) && !canFlush(info);
+}
+
+function isFua(flags: number): boolean {
+  return (flags & COMMAND_FLAG.FUA) !== 0;
+}
+
+function emptyRefusal({ offset, length }: NbdRequest): Refusal | undefined {
+  if (offset === 0 && length === 0) return undefined;
+  return refuse(NBD_ERROR.EINVAL, 'offset and length are reserved and must be 0');
+}
+
+function refuse(error: number, message: string): Refusal {
+  return { error, message };
+}
+
+// What they do
+
+/** The buffers that a request holds while it is in flight, in bytes. */
+export function costOf({ command, length }: SessionRequest): number {
+  if (RULES.get(command)?.payload) return length;
+  const pieces = command === COMMAND.CACHE || command === COMMAND.WRITE_ZEROES;
+  return pieces ? Math.min(length, PIECE) : 0;
+}
+
+/** Executes a legal request. Rejects with the error of the scheduler. */
+export function execute(request: SessionRequest, target: Work): Promise<Outcome> {
+  const rule = RULES.get(request.command);
+  if (rule) return rule.run(request, target);
+  const what = `nbd-server-session.N2: command ${request.command} was handed out`;
+  return Promise.reject(new Error(what));
+}
+
+/** Settles when everything that was written before is durable (C1). @throws `FLUSH_FAILED`, `FAILED` */
+export function flushed(scheduler: IoScheduler): Promise<void> {
+  const { atRisk } = scheduler;
+  if (atRisk.length === 0 || scheduler.state !== 'running') return scheduler.flush();
+  const cause = new Error(
+    'an earlier flush failed, and these bytes have not been written again since then',
+  );
+  return Promise.reject(new FlushFailedError(atRisk, cause));
+}
+
+/** The reply to a request that failed (C5). */
+export function refusalFor(error: unknown): Refusal {
+  const message = WriteBarrierError.is(error) ? error.code : 'IO_FAILED';
+  return { error: errorNumber(error), message };
+}
+
+function read({ offset, length }: SessionRequest, target: Work): Promise<Outcome> {
+  return submit(target, () => target.scheduler.read(offset, length)).then((data) => ({ data }));
+}
+
+function write({ offset, data, flags }: SessionRequest, target: Work): Promise<Outcome> {
+  const fua = isFua(flags);
+  const [only] = data;
+  const payload = only && data.length === 1 ? only : data;
+  return submit(target, () => target.scheduler.write(offset, payload, { fua })).then(() => DONE);
+}
+
+async function flush(_: SessionRequest, target: Work): Promise<Outcome> {
+  await submit(target, () => flushed(target.scheduler));
+  return DONE;
+}
+
+async function trim({ offset, length, flags }: SessionRequest, target: Work): Promise<Outcome> {
+  const { scheduler } = target;
+  if (isForced(flags, target)) return DONE;
+  await submit(target, () => scheduler.discard(offset, length));
+  if (isFua(flags)) await submit(target, () => scheduler.flush());
+  return DONE;
+}
+
+async function writeZeroes(request: SessionRequest, target: Work): Promise<Outcome> {
+  const { offset, length, flags } = request;
+  const { scheduler } = target;
+  const forced = isForced(flags, target);
+  const asData = forced || (flags & NO_HOLE) !== 0 || !scheduler.capabilities.writeZeroes;
+  if (asData) {
+    const zeroes = new Uint8Array(Math.min(length, PIECE));
+    await inPieces(target, length, PIECE, (at, size) =>
+      scheduler.write(offset + at, zeroes.subarray(0, size), { fua: forced }),
+    );
+  } else {
+    const piece = scheduler.capabilities.fastZeroes ? length : ZEROES_PIECE;
+    await inPieces(target, length, piece, (at, size) => scheduler.writeZeroes(offset + at, size));
+  }
+  if (isFua(flags) && !forced) await submit(target, () => scheduler.flush());
+  return DONE;
+}
+
+async function fill({ offset, length }: SessionRequest, target: Work): Promise<Outcome> {
+  const into = new Uint8Array(Math.min(length, PIECE));
+  await inPieces(target, length, PIECE, (at, size) =>
+    target.scheduler.read(offset + at, into.subarray(0, size)),
+  );
+  return DONE;
+}
+
+/** Storages do not say what they have allocated, and "allocated, with data" is always a legal answer. */
+async function status({ length }: SessionRequest): Promise<Outcome> {
+  return { extents: [{ length, flags: 0 }] };
+}
+
+/** C6 */
+async function inPieces(
+  target: Work,
+  length: number,
+  piece: number,
+  call: (at: number, size: number) => Promise<unknown>,
+): Promise<void> {
+  for (let at = 0; at < length; at += piece) {
+    if (at > 0 && target.closing()) throw new WriteBarrierError('CLOSED', 'the server is closing');
+    await submit(target, () => call(at, Math.min(piece, length - at)));
+  }
+}
+
+/** C4 */
+function submit<T>(target: Work, call: () => Promise<T>): Promise<T> {
+  if (target.abandoned()) {
+    return Promise.reject(new WriteBarrierError('CLOSED', 'the client is gone'));
+  }
+  return call().catch(async (error) => {
+    if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
+    await target.scheduler.ready();
+    return submit(target, call);
+  });
+}
+
+const NUMBERS: ReadonlyMap<string, number> = new Map([
+  ['ENOSPC', NBD_ERROR.ENOSPC],
+  ['EDQUOT', NBD_ERROR.ENOSPC],
+  ['EFBIG', NBD_ERROR.ENOSPC],
+  ['EPERM', NBD_ERROR.EPERM],
+  ['EACCES', NBD_ERROR.EPERM],
+  ['EROFS', NBD_ERROR.EPERM],
+  ['READ_ONLY', NBD_ERROR.EPERM],
+  ['ENOMEM', NBD_ERROR.ENOMEM],
+  ['EOPNOTSUPP', NBD_ERROR.ENOTSUP],
+  ['CLOSED', NBD_ERROR.ESHUTDOWN],
+]);
+
+/** The first code of the error and its causes that NBD has a number for. */
+function errorNumber(error: unknown): number {
+  let cause = error;
+  for (let depth = 0; depth < 8 && cause instanceof Error; depth += 1) {
+    const number = 'code' in cause ? NUMBERS.get(String(cause.code)) : undefined;
+    if (number !== undefined) return number;
+    ({ cause } = cause);
+  }
+  return NBD_ERROR.EIO;
+}

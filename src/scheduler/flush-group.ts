@@ -1,0 +1,148 @@
+// The flush group: requests that wait for a flush of the device share one. They are the flushes of clients, the preflush of
+// a plain write, and the flush after a forced write on a device without FUA.
+//
+// A waiter needs one device flush that is issued after every write that it covers has completed. Writes are counted in
+// epochs. A waiter closes the epoch of the writes before it, and is ready when that epoch and all older ones are empty. One
+// flush runs at a time. It serves the waiters that were ready when it was issued, because the device promises nothing about
+// writes that complete while a flush runs. Waiters that become ready later share the next flush; two sets of waiters are
+// enough, the running and the coming one.
+//
+//   F1  A waiter is served by a flush that was issued after it joined and after all that it covers completed.
+//   F2  At most one flush of the group runs.
+//   F3  Waiters become ready in the order in which they joined, so a stream of later waiters cannot starve one.
+//
+// Not here: the flushes of a barrier's own sequence, which its mode orders.
+//
+// Source: the double buffering of Linux block/blk-flush.c; unlike it, a flush here never waits for data that was submitted
+// after its waiters.
+
+import { invariant } from '../model/index.js';
+import { List, type ListNode } from './list.js';
+
+/** Writes between two joins. A write keeps it, to say later that it has completed. */
+export interface Epoch<T> extends ListNode<Epoch<T>> {
+  /** Writes that were admitted in this epoch and have not completed. */
+  writes: number;
+  readonly waiters: Set<T>;
+}
+
+/** Shares device flushes among those that wait for one. */
+export class FlushGroup<T> {
+  /** Oldest first, never empty. */
+  readonly #epochs = new List<Epoch<T>>();
+  #ready = new Set<T>();
+  /** Waiters that are not ready, with their epoch. */
+  readonly #early = new Map<T, Epoch<T>>();
+  #waiting = 0;
+  #running = false;
+
+  constructor() {
+    this.#begin();
+  }
+
+  /** A flush of the group is at the device, even if all that it served were cancelled. */
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /** Waiters that are not assigned to a device flush yet. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** A write was admitted; waiters that join from now on wait for it. */
+  writeAdmitted(): Epoch<T> {
+    const { tail } = this.#epochs;
+    const epoch = tail && tail.waiters.size === 0 ? tail : this.#begin();
+    epoch.writes += 1;
+    return epoch;
+  }
+
+  /** The write has completed, or will never be issued. */
+  writeGone(epoch: Epoch<T>): void {
+    invariant(epoch.writes > 0, 'flush-group.F1');
+    epoch.writes -= 1;
+    this.#tidy(epoch);
+    if (epoch.writes === 0) this.#advance();
+  }
+
+  /** Waits for the writes admitted before, then for a flush. */
+  join(waiter: T): void {
+    const epoch = this.#epochs.tail as Epoch<T>;
+    epoch.waiters.add(waiter);
+    this.#early.set(waiter, epoch);
+    this.#waiting += 1;
+    this.#advance();
+  }
+
+  /** Waits for a flush only: what the waiter covers has completed. */
+  joinReady(waiter: T): void {
+    this.#ready.add(waiter);
+    this.#waiting += 1;
+  }
+
+  /** Takes a waiter out; false if it does not wait here. */
+  leave(waiter: T): boolean {
+    const epoch = this.#early.get(waiter);
+    const left = epoch ? epoch.waiters.delete(waiter) : this.#ready.delete(waiter);
+    this.#early.delete(waiter);
+    if (left) this.#waiting -= 1;
+    if (epoch) this.#tidy(epoch);
+    return left;
+  }
+
+  /** The waiters that a flush issued now serves; undefined while one runs or no waiter is ready. */
+  take(): Set<T> | undefined {
+    if (this.#running || this.#ready.size === 0) return undefined;
+    const served = this.#ready;
+    this.#ready = new Set();
+    this.#waiting -= served.size;
+    this.#running = true;
+    return served;
+  }
+
+  /** The flush of the taken waiters has completed, or failed. */
+  ended(): void {
+    invariant(this.#running, 'flush-group.F2');
+    this.#running = false;
+  }
+
+  /** Takes all waiters out. */
+  evict(): T[] {
+    const evicted = [...this.#ready];
+    for (const { waiters } of this.#epochs) {
+      evicted.push(...waiters);
+      waiters.clear();
+    }
+    this.#ready.clear();
+    this.#early.clear();
+    this.#waiting = 0;
+    return evicted;
+  }
+
+  #begin(): Epoch<T> {
+    const epoch = { writes: 0, waiters: new Set<T>(), next: undefined, previous: undefined };
+    this.#epochs.push(epoch);
+    return epoch;
+  }
+
+  /** Takes out an epoch in the middle that is empty. */
+  #tidy(epoch: Epoch<T>): void {
+    const { writes, waiters, previous, next } = epoch;
+    if (writes === 0 && waiters.size === 0 && previous && next) this.#epochs.remove(epoch);
+  }
+
+  #advance(): void {
+    for (;;) {
+      const { writes, waiters, next } = this.#epochs.head as Epoch<T>;
+      if (writes > 0) return;
+      for (const waiter of waiters) {
+        this.#early.delete(waiter);
+        this.#ready.add(waiter);
+      }
+      waiters.clear();
+      if (!next) return;
+      this.#epochs.shift();
+    }
+  }
+}

@@ -1,0 +1,165 @@
+// The in-flight set: requests that have been admitted and whose data has not been written or read yet. They are at the
+// device, ready for it, held by an overlap, or waiting for their preflush. They stand in the order of their admission.
+//
+//   W1  Of two overlapping requests of which one writes, the later is not ready before the earlier has left.
+//   W2  When the request that it waits for has left, a request waits for the oldest of the earlier requests that overlap it
+//       still; if there is none, it is ready.
+//
+// The set is small, because ordering.ts admits no more than `depth` requests that are not issued. So it may be searched.
+
+import { type ByteRange, invariant } from '../model/index.js';
+import { overlap } from './durability.js';
+import type { Entry } from './entry.js';
+import { List } from './list.js';
+
+/** Bytes of a cell, cells of the filter, and how many cells a request may touch to be counted in it. */
+const CELL_BYTES = 4096;
+const CELLS = 1024;
+const CELLS_MAX = 16;
+
+/**
+ * How many requests touch each cell. Where no request does, there is no overlap; otherwise the set is searched, because two
+ * cells may share a counter.
+ */
+class Filter {
+  readonly #counts = new Uint32Array(CELLS);
+  #wide = 0;
+
+  count(range: ByteRange, by: 1 | -1): void {
+    const first = Math.floor(range.start / CELL_BYTES);
+    const last = Math.floor((range.end - 1) / CELL_BYTES);
+    if (last - first >= CELLS_MAX) this.#wide += by;
+    else for (let cell = first; cell <= last; cell++) this.#add(cell % CELLS, by);
+  }
+
+  mayOverlap(range: ByteRange): boolean {
+    const first = Math.floor(range.start / CELL_BYTES);
+    const last = Math.floor((range.end - 1) / CELL_BYTES);
+    if (this.#wide > 0 || last - first >= CELLS_MAX) return true;
+    for (let cell = first; cell <= last; cell++) if (this.#counts[cell % CELLS] !== 0) return true;
+    return false;
+  }
+
+  #add(cell: number, by: 1 | -1): void {
+    this.#counts[cell] = (this.#counts[cell] as number) + by;
+  }
+}
+
+/** The admitted requests. */
+export class InFlight<C> {
+  readonly #entries = new List<Entry<C>>();
+  readonly #filter = new Filter();
+  #ready: Entry<C>[] = [];
+  #held = 0;
+  #split = 0;
+  /** Admitted in order, and not at the device yet. */
+  unissued = 0;
+  /** Reads that bypass a barrier and have not completed. */
+  bypassing = 0;
+
+  get isEmpty(): boolean {
+    return this.#entries.size === 0;
+  }
+
+  get oldest(): Entry<C> | undefined {
+    return this.#entries.head;
+  }
+
+  /** Every request here is at the device as a whole, which an ordered tag waits for. */
+  get isIssued(): boolean {
+    return this.unissued === 0 && this.#split === 0;
+  }
+
+  [Symbol.iterator](): Iterator<Entry<C>> {
+    return this.#entries[Symbol.iterator]();
+  }
+
+  /** Admits a request; true when it may be issued at once. */
+  admit(entry: Entry<C>): boolean {
+    entry.blocker = this.conflict(entry);
+    this.#enter(entry);
+    if (!entry.blocker) return true;
+    this.#held += 1;
+    this.unissued += 1;
+    return false;
+  }
+
+  /** Admits a write that waits for its preflush first; `release` ends that wait. */
+  admitWaiting(entry: Entry<C>): void {
+    this.#enter(entry);
+    this.unissued += 1;
+  }
+
+  /** Admits a read that overlaps no request here, before the requests in the queue. */
+  admitBypass(entry: Entry<C>): void {
+    entry.bypasses = true;
+    this.bypassing += 1;
+    this.#enter(entry);
+    this.#ready.push(entry);
+  }
+
+  /** Admits the data of a barrier, which its mode keeps in order. */
+  admitOrdered(entry: Entry<C>): void {
+    this.#enter(entry);
+  }
+
+  /** The request is issued in pieces, so the device has all of it only when the last piece has completed. */
+  split(entry: Entry<C>): void {
+    entry.split = true;
+    this.#split += 1;
+  }
+
+  /** The first request before `end` that overlaps this one and must complete first. */
+  conflict(entry: Entry<C>, end?: Entry<C>): Entry<C> | undefined {
+    if (end === undefined && !this.#filter.mayOverlap(entry)) return undefined;
+    for (let other = this.#entries.head; other && other !== end; other = other.next) {
+      if ((other.mutates || entry.mutates) && overlap(other, entry)) return other;
+    }
+    return undefined;
+  }
+
+  /** The next request that may be issued. */
+  takeReady(): Entry<C> | undefined {
+    if (this.#ready.length === 0) return undefined;
+    const entry = this.#ready.shift() as Entry<C>;
+    if (!entry.bypasses) this.unissued -= 1;
+    return entry;
+  }
+
+  /** W2. */
+  release(entry: Entry<C>): void {
+    entry.blocker = this.conflict(entry, entry);
+    if (entry.blocker) this.#held += 1;
+    else this.#ready.push(entry);
+  }
+
+  /** The request has completed. */
+  leave(entry: Entry<C>): void {
+    invariant(this.#entries.size > 0, 'scheduler-in-flight.W1');
+    this.#entries.remove(entry);
+    this.#filter.count(entry, -1);
+    if (entry.bypasses) this.bypassing -= 1;
+    if (entry.split) this.#split -= 1;
+    if (this.#held === 0) return;
+    for (const other of this.#entries) {
+      if (other.blocker !== entry) continue;
+      this.#held -= 1;
+      this.release(other);
+    }
+  }
+
+  /** The request was not issued, and will not be. */
+  withdraw(entry: Entry<C>): void {
+    if (!entry.bypasses) this.unissued -= 1;
+    if (entry.blocker) this.#held -= 1;
+    entry.blocker = undefined;
+    const ready = this.#ready.indexOf(entry);
+    if (ready >= 0) this.#ready.splice(ready, 1);
+    this.leave(entry);
+  }
+
+  #enter(entry: Entry<C>): void {
+    this.#entries.push(entry);
+    this.#filter.count(entry, 1);
+  }
+}

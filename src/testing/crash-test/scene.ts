@@ -1,0 +1,207 @@
+// What a report shows of a power cut, as data: the text (crash-report.ts) and the picture (picture/) are made from the same.
+//
+// Every command before the cut is kept or has lost something; flushes and reads have nothing to lose. Shown are the commands from
+// the earliest one that matters up to the cut, the journal between them, and what the host was going to send next. A long
+// scene leaves out what is plain, so that it fits a screen.
+//
+// A scene is plain data and part of the failure, so a picture can be drawn from a report alone, also from a copy of it. The
+// crash state itself is not in it, because that belongs to its crash space.
+
+import type { DiskCommand, DiskTrace, Mark } from '../device/disk-trace.js';
+import { type Cell, newestUntil, versionAt } from '../space/cells.js';
+import type { CrashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
+import { countUpTo } from '../space/intervals.js';
+import type { Told } from './execute.js';
+import { labelOf } from './in-short.js';
+import type { CrashFailure, Trial } from './trial.js';
+
+/** A power cut as data. */
+export type Scene = CrashFailure['cuts'][number];
+
+/** A region of a scene. */
+export type Region = Scene['regions'][number];
+
+/** A command or some marks of a scene, or what is left out between others. */
+export type Shown =
+  | { readonly kind: 'command'; readonly time: number; readonly number: number }
+  | { readonly kind: 'marks'; readonly time: number; readonly marks: readonly [Mark, ...Mark[]] }
+  | { readonly kind: 'left out'; readonly count: number };
+
+/** The commands of a scene, by their numbers: shown from `from`, sent before `end`, and `later` ones that were not sent. */
+export interface Span {
+  readonly from: number;
+  readonly end: number;
+  readonly later: number;
+}
+
+/** The minimum number of commands shown before the cut. */
+const SHOWN = 6;
+/** The number of commands shown that were not sent. */
+const LATER = 2;
+/** So many items are shown before and after those that are left out. */
+const ITEMS_MAX = 20;
+
+/** What a power cut has left of a run. */
+export function sceneOf<A, R>(
+  { test, space, trace }: Pick<Trial<A, R>, 'test' | 'space' | 'trace'>,
+  state: CrashState,
+  time: number,
+): Scene {
+  const losses = lossesOf(space, state, time);
+  const lost = new Map(losses.map(({ place, gone }) => [place, gone]));
+  const { from, end, later } = around(trace, time, [...lost.values()].flat());
+  const near = trace.commands.slice(from, end + later);
+  const places = new Set(near.flatMap((command) => placesOf(space, command)));
+  const regions = [...places]
+    .sort((a, b) => a - b)
+    .map((place): Region => {
+      const cell = space.map.cells[place] as Cell;
+      const { bytes, command: there } = versionAt(cell, state.versions[place] as number);
+      const { offset } = cell;
+      const label = labelOf(test, offset);
+      return { offset, length: bytes.length, label, there, lost: lost.get(place) ?? [] };
+    });
+  // A write that a fault took away wrote no region, and is shown all the same.
+  const nowhere = near.filter((one) => isWrite(one) && placesOf(space, one).length === 0);
+  for (const { offset, length } of nowhere) {
+    regions.push({ offset, length, label: labelOf(test, offset), there: -1, lost: [] });
+  }
+  return { trace, time, regions: regions.sort((a, b) => a.offset - b.offset) };
+}
+
+/** Whether the command changes the medium. */
+export function isWrite({ op }: DiskCommand): boolean {
+  return op !== 'read' && op !== 'flush';
+}
+
+/** Where a command writes first. */
+export function startOf({ offset, fault }: DiskCommand): number {
+  return fault?.kind === 'misdirected' ? fault.at : offset;
+}
+
+/** The regions that a command writes, by their indexes. */
+function placesOf({ map }: CrashSpace, command: DiskCommand): number[] {
+  if (!isWrite(command)) return [];
+  const start = startOf(command);
+  const places: number[] = [];
+  for (let at = start; at < start + command.length; at += map.sectorSize) {
+    const place = map.places.get(at / map.sectorSize);
+    if (place !== undefined) places.push(place);
+  }
+  return places;
+}
+
+/** A region whose newest content before the cut is gone. */
+export interface Gone {
+  readonly place: number;
+  /** In bytes from the start of the disk. */
+  readonly offset: number;
+  /** The command that wrote the newest content. */
+  readonly command: number;
+  /** All commands whose content is gone, oldest first: what is there is older than each of them. */
+  readonly gone: readonly number[];
+}
+
+/** The regions whose newest content before the cut is gone. */
+export function lossesOf({ map }: CrashSpace, state: CrashState, cut: number): Gone[] {
+  return map.cells.flatMap((cell, place) => {
+    const newest = newestUntil(cell, cut, true);
+    const there = state.versions[place] as number;
+    if (there === newest) return [];
+    const { command } = versionAt(cell, newest);
+    const since = cell.versions.slice(there + 1, newest).filter(({ intact }) => intact);
+    const gone = new Set([...since.map((version) => version.command), command]);
+    return [{ place, offset: cell.offset, command, gone: [...gone] }];
+  });
+}
+
+/** The commands of which something is lost. */
+export function lostCommands({ regions }: Scene): ReadonlySet<number> {
+  return new Set(regions.flatMap(({ lost }) => lost));
+}
+
+/** The commands that a report shows of a scene; all of them if there is no cut, so that its time is Infinity. */
+export function spanOf(scene: Scene): Span {
+  return around(scene.trace, scene.time, [...lostCommands(scene)]);
+}
+
+function around({ commands }: DiskTrace, time: number, lost: readonly number[]): Span {
+  if (time === Number.POSITIVE_INFINITY) return { from: 0, end: commands.length, later: 0 };
+  const next = commands.findIndex(({ dispatched }) => dispatched > time);
+  const end = next < 0 ? commands.length : next;
+  // Not by spreading `lost`, because a list of a hundred thousand arguments overflows the stack.
+  const first = lost.reduce((least, number) => Math.min(least, number), end - SHOWN);
+  const from = Math.max(0, first);
+  return { from, end, later: Math.min(LATER, commands.length - end) };
+}
+
+/** What a report shows before the cut, in the order of time; everything if `full`. */
+export function shownIn(scene: Scene, full: boolean): Shown[] {
+  const { trace, time } = scene;
+  const { commands, marks } = trace;
+  const lost = lostCommands(scene);
+  const { from, end } = spanOf(scene);
+  const since = commands[from]?.dispatched ?? 0;
+  const said = marks.filter((mark) => mark.time > since && mark.time <= time);
+  const told = runsOf(said, commands).map((marks): Shown & { readonly time: number } => {
+    return { kind: 'marks', time: marks[0].time, marks };
+  });
+  const asked = commands.slice(from, end).map((command, i): Shown & { readonly time: number } => {
+    return { kind: 'command', time: command.dispatched, number: from + i };
+  });
+  const all = [...told, ...asked].sort((a, b) => a.time - b.time);
+  if (full || all.length <= 2 * ITEMS_MAX) return all;
+  return shortened(all, (item) => {
+    if (item.kind !== 'command') return false;
+    const { number } = item;
+    const near = number >= end - SHOWN || lost.has(number - 1) || lost.has(number + 1);
+    return !near && !lost.has(number) && isSound(commands[number] as DiskCommand);
+  });
+}
+
+/** Leaves out what is plain, and then the middle of the rest. */
+function shortened(all: readonly Shown[], isPlain: (item: Shown) => boolean): Shown[] {
+  const kept: Shown[] = [];
+  let count = 0;
+  const others = all.filter((item) => !isPlain(item)).length;
+  let seen = 0;
+  const skip = (): void => {
+    if (count > 0) kept.push({ kind: 'left out', count });
+    count = 0;
+  };
+  for (const item of all) {
+    const plain = isPlain(item);
+    seen += plain ? 0 : 1;
+    if (plain || (seen > ITEMS_MAX && seen <= others - ITEMS_MAX)) {
+      count += 1;
+      continue;
+    }
+    skip();
+    kept.push(item);
+  }
+  skip();
+  return kept;
+}
+
+/** Marks of one kind with no command between them. */
+function runsOf(marks: readonly Mark[], commands: readonly DiskCommand[]): [Mark, ...Mark[]][] {
+  const runs: [Mark, ...Mark[]][] = [];
+  const dispatches = commands.map(({ dispatched }) => dispatched);
+  for (const mark of marks) {
+    const last = runs.at(-1);
+    const before = last?.at(-1);
+    const isOfRun =
+      before !== undefined &&
+      (before.value as Told<unknown>).kind === (mark.value as Told<unknown>).kind &&
+      countUpTo(dispatches, before.time) === countUpTo(dispatches, mark.time);
+    if (isOfRun) last?.push(mark);
+    else runs.push([mark]);
+  }
+  return runs;
+}
+
+/** Whether the command did what its answer says. */
+export function isSound({ failed, fault }: DiskCommand): boolean {
+  return !failed && fault === undefined;
+}

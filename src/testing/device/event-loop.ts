@@ -1,0 +1,115 @@
+// Turns of the event loop, and real time. Test runners replace `setTimeout`, `setImmediate`, `queueMicrotask`,
+// `process.nextTick`, `Date` and `performance` by fake clocks, often before this file is loaded. So none of them is used here,
+// but what exists in Node, browsers and workers, and what no fake clock replaces:
+//
+//   a turn    A message that passes through two channels. When it arrives, all microtasks have run, however many. Two
+//             channels, because a message to the channel that is being served may be delivered at once: of two messages
+//             at least one waits for the next round of the loop, and due immediates and timers run before it.
+//   a delay   `Atomics.waitAsync` on memory that nothing changes. Where there is none (a page that is not isolated),
+//             `setTimeout` as it was when this file was loaded.
+//   a moment  The time stamp of a new event, which the platform takes from its own clock.
+//
+// None of them keeps a process alive. `hold` does, until `release` has been called as often.
+
+const { MessageChannel: Channel, setTimeout: later, Event: Stamped } = globalThis;
+
+interface Port {
+  onmessage: unknown;
+  postMessage(message: number): void;
+  ref?(): void;
+  unref?(): void;
+}
+
+/** The entry of the first channel and the exit of the second one. */
+interface Crossing {
+  readonly into: Port;
+  readonly out: Port;
+}
+
+let crossing: Crossing | undefined;
+let waiting: (() => void)[] = [];
+let holders = 0;
+let count = 0;
+
+/** How many turns have been taken in this realm: two moments with the same count have no turn between them. */
+export function turnsTaken(): number {
+  return count;
+}
+
+/** Calls back at the end of a turn, with no microtask waiting. The process may end before. */
+export function nextTurn(then: () => void): void {
+  if (waiting.push(then) > 1) return;
+  if (typeof Channel !== 'function') {
+    later(run, 0);
+    return;
+  }
+  crossing ??= crossed();
+  crossing.into.postMessage(0);
+}
+
+function crossed(): Crossing {
+  const [first, second] = [new Channel(), new Channel()] as const;
+  first.port1.onmessage = () => second.port2.postMessage(0);
+  second.port1.onmessage = run;
+  // A listener keeps a Node process alive.
+  for (const port of [first.port1, second.port1] as Port[]) port.unref?.();
+  const made = { into: first.port2, out: second.port1 };
+  if (holders > 0) (made.out as Port).ref?.();
+  return made;
+}
+
+function run(): void {
+  const due = waiting;
+  waiting = [];
+  count += 1;
+  for (const then of due) then();
+}
+
+/** The process stays alive until `release` has been called as often. */
+export function hold(): void {
+  holders += 1;
+  if (holders > 1) return;
+  if (typeof Channel === 'function') crossing ??= crossed();
+  crossing?.out.ref?.();
+}
+
+/** See `hold`. */
+export function release(): void {
+  holders -= 1;
+  if (holders === 0) crossing?.out.unref?.();
+}
+
+/** Real milliseconds since some moment; always 0 where the platform has no events. */
+export function momentMs(): number {
+  return typeof Stamped === 'function' ? new Stamped('moment').timeStamp : 0;
+}
+
+type WaitAsync = (
+  memory: Int32Array,
+  index: number,
+  value: number,
+  ms: number,
+) => { readonly async: boolean; readonly value: string | Promise<string> };
+
+const { waitAsync } = Atomics as { waitAsync?: WaitAsync };
+
+/** Calls back after so much real time. The function that it returns cancels that. */
+export function delay(ms: number, then: () => void): () => void {
+  let isOff = false;
+  const end = (): void => {
+    if (!isOff) then();
+  };
+  if (typeof waitAsync === 'function' && typeof SharedArrayBuffer === 'function') {
+    const memory = new Int32Array(new SharedArrayBuffer(4));
+    void Promise.resolve(waitAsync(memory, 0, 0, Math.max(1, ms)).value).then(end);
+    return () => {
+      isOff = true;
+      Atomics.notify(memory, 0);
+    };
+  }
+  const timer = later(end, ms);
+  return () => {
+    isOff = true;
+    clearTimeout(timer);
+  };
+}

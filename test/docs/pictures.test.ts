@@ -1,0 +1,21 @@
+// Goal: the pictures on the pages are what the code draws today. Method: draw them and compare with the files.
+// `node scripts/pictures.mjs` writes the files anew.
+
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { crashPicture } from 'write-barrier/testing';
+import { logReport } from './drawn/crash.js';
+import { hero } from './drawn/hero.js';
+import { modes } from './drawn/modes.js';
+import { ROOT } from './pages.js';
+
+const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  crash: async () => crashPicture(await logReport()),
+  hero,
+  modes,
+};
+
+test.each(Object.keys(PICTURES))('docs/pictures/%s.svg is what is drawn today', async (name) => {
+  const drawn = await PICTURES[name]?.();
+  await expect(drawn).toMatchFileSnapshot(join(ROOT, `docs/pictures/${name}.svg`));
+});

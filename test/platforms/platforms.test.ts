@@ -1,0 +1,92 @@
+// The package as npm packs it, on the platforms of README's table: the same programs in each, and what they find is what the
+// table says. Runtimes come from npm's registry, Chromium from the machine; what is not there is skipped, and the name of
+// the test says why.
+
+import { beforeAll, describe, expect, inject, test } from 'vitest';
+import { opened } from './browser.js';
+import { builtByVite, bundledByEsbuild, mapped } from './bundles.js';
+import { chromium, ran, runtimes } from './consumer.js';
+import {
+  FEATURES,
+  type Feature,
+  PAGES,
+  type PageName,
+  PLATFORMS,
+  RUNTIMES,
+  type RuntimeName,
+} from './platforms.js';
+
+const programs = await runtimes();
+const browser = chromium();
+const homes = inject('consumer');
+
+const isError = (value: unknown): value is Error => value instanceof Error;
+/** Nothing, or why the test is skipped. */
+const skipped = (tool: string | Error): string =>
+  isError(tool) ? ` (skipped: ${tool.message})` : '';
+
+/** Compares what a platform found with its row. */
+function isAsTold(platform: string, found: Readonly<Record<string, string>>): void {
+  const told = PLATFORMS[platform] as Readonly<Record<Feature, string>>;
+  const features = (Object.keys(FEATURES) as Feature[]).filter((name) => told[name] !== '-');
+  const says = (name: Feature): string => (found[name] === 'works' ? 'yes' : 'no');
+  const expected = Object.fromEntries(features.map((name) => [name, told[name]]));
+  const actual = Object.fromEntries(features.map((name) => [name, says(name)]));
+  expect(actual, JSON.stringify(found, null, 2)).toEqual(expected);
+}
+
+describe.each(Object.keys(RUNTIMES) as RuntimeName[])('%s', (name) => {
+  const program = programs[name];
+  const { words, bare = false } = RUNTIMES[name];
+
+  test.skipIf(isError(program))(`finds what the table says${skipped(program)}`, async () => {
+    const home = bare ? homes.bare : homes.full;
+    const { stdout, stderr } = await ran(String(program), [...words, 'main.mjs'], home);
+    const [line = ''] = stdout.split('\n');
+    expect(line, stderr).toMatch(/^\{/);
+    isAsTold(name, JSON.parse(line));
+  });
+});
+
+describe('the notes about Deno', () => {
+  const program = programs['Deno 2.9, without fs-native-extensions'];
+  const { words } = RUNTIMES['Deno 2.9, without fs-native-extensions'];
+
+  test.skipIf(isError(program))(
+    `fs-native-extensions ends the process when it is loaded${skipped(program)}`,
+    async () => {
+      const ended = await ran(String(program), [...words, 'main.mjs'], homes.full);
+      expect(ended).toMatchObject({ code: 127, stdout: '', byItself: true });
+      expect(ended.stderr).toContain('symbol lookup error');
+    },
+  );
+
+  test.skipIf(isError(program))(
+    `a process that has used the crash kit does not end by itself${skipped(program)}`,
+    async () => {
+      const ended = await ran(String(program), [...words, 'failing.mjs'], homes.bare);
+      expect(ended.stdout).toMatch(/^failed: /);
+      expect(ended.byItself).toBe(false);
+    },
+  );
+});
+
+describe('Chromium', () => {
+  beforeAll(async () => {
+    if (isError(browser)) return;
+    await bundledByEsbuild(homes.full);
+    await builtByVite(homes.full);
+    await mapped(homes.full);
+  }, 300_000);
+
+  test.skipIf(isError(browser)).each(Object.keys(PAGES) as PageName[])(
+    `%s: finds what the table says${skipped(browser)}`,
+    async (name) => {
+      const found = await opened(String(browser), homes.full, PAGES[name]);
+      isAsTold(name, found);
+      const refused = (door: string): unknown =>
+        expect.stringContaining(`EOPNOTSUPP]: write-barrier/${door} does not work in a browser`);
+      expect(found).toMatchObject({ node: refused('node'), nbd: refused('nbd') });
+    },
+  );
+});

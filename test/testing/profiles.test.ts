@@ -1,0 +1,178 @@
+// Which devices there are, and that a test runs on the one that its code will run on. The device called `file` and the
+// storage of files must not part: code whose test ran on another one would take another mode in production.
+
+import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { chooseMode, IoScheduler } from 'write-barrier';
+import { FileStorage } from '../../src/node/index.js';
+import { formatCrashReport } from '../../src/testing/crash-test/crash-report.js';
+import { crashTest } from '../../src/testing/crash-test/crash-test.js';
+import type { CrashTest } from '../../src/testing/crash-test/trial.js';
+import { DiskRecorder } from '../../src/testing/device/disk-trace.js';
+import {
+  DEVICE_PROFILES,
+  type DeviceName,
+  type DeviceProfile,
+  deviceProfile,
+} from '../../src/testing/device/profile.js';
+import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
+import { LITMUS } from '../../src/testing/lab/litmus.js';
+import { runLitmus } from '../../src/testing/lab/litmus-run.js';
+import { barrierSynthesis } from '../../src/testing/lab/synthesis.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
+
+const SECTOR = 512;
+const NAMES = Object.keys(DEVICE_PROFILES) as DeviceName[];
+const sector = (byte: number): Uint8Array => new Uint8Array(SECTOR).fill(byte);
+
+/** A record and its mark, in order. */
+const inOrder: CrashTest<string, string> = {
+  size: 2 * SECTOR,
+  workload: async (disk, journal) => {
+    const host = new IoScheduler(disk);
+    await Promise.all([host.write(0, sector(1)), host.write(SECTOR, sector(1), { barrier: true })]);
+    journal.acknowledge('both');
+  },
+  recover: (disk) => {
+    const all = new Uint8Array(2 * SECTOR);
+    disk.read(0, all);
+    return `${all[0]}${all[SECTOR]}`;
+  },
+  check: (found, { acknowledged }) =>
+    found !== '01' && (acknowledged.length === 0 || found === '11'),
+};
+
+describe('the device that is called a file', () => {
+  test('is what a FileStorage is here, and both get the same mode', async () => {
+    const folder = mkdtempSync(join(realpathSync(tmpdir()), 'write-barrier-'));
+    const file = await FileStorage.open(join(folder, 'disk.img'), { size: 16 * SECTOR });
+    try {
+      const name = process.platform === 'linux' ? 'file' : 'file-without-fua';
+      const disk = new VolatileDisk({ size: 16 * SECTOR, profile: name });
+      expect(disk.capabilities).toEqual(file.capabilities);
+      expect(new IoScheduler(disk).mode).toBe(new IoScheduler(file).mode);
+    } finally {
+      await file.close();
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test('is what every test runs on that names no other', async () => {
+    expect(deviceProfile()).toEqual(DEVICE_PROFILES.file);
+    expect(deviceProfile({})).toEqual(DEVICE_PROFILES.file);
+    expect(new VolatileDisk({ size: SECTOR }).profile).toEqual(DEVICE_PROFILES.file);
+    const trace = { size: SECTOR, commands: [], marks: [] };
+    expect(crashSpace(trace).profile).toEqual(DEVICE_PROFILES.file);
+    const report = await crashTest(inOrder);
+    expect(report).toMatchObject({ profile: DEVICE_PROFILES.file, mode: 'DRAIN_FUA' });
+    expect(report.trace.commands.some(({ tag }) => tag === 'ordered')).toBe(false);
+  });
+});
+
+describe.each(NAMES.map((name) => [name, DEVICE_PROFILES[name]] as const))(
+  'the device %s',
+  (name, profile) => {
+    test('is data, all of it, and is taken by its name or as it stands', () => {
+      expect(Object.isFrozen(profile)).toBe(true);
+      expect(JSON.parse(JSON.stringify(profile))).toEqual(profile);
+      expect(deviceProfile(name)).toEqual(profile);
+      expect(deviceProfile(profile)).toEqual(profile);
+      expect(deviceProfile({ ...profile, lies: ['ignoreFlush'] }).lies).toEqual(['ignoreFlush']);
+    });
+
+    test('has each optional command exactly where it declares it: for its host, for another opener, and for a recovery', () => {
+      const disk = new VolatileDisk({ size: SECTOR, profile: name });
+      const left = crashSpace(disk.trace, name).at(0n).disk();
+      for (const it of [disk, disk.opener(), left]) {
+        expect(it.capabilities).toEqual({ ...disk.capabilities, cache: it.capabilities.cache });
+        const { writev, discard, writeZeroes } = it.capabilities;
+        const has = [it.writev, it.discard, it.writeZeroes].map((call) => call !== undefined);
+        expect(has).toEqual([writev, discard, writeZeroes]);
+      }
+      expect(disk.capabilities).toMatchObject({ blockSize: SECTOR, cache: profile.cache });
+    });
+
+    test('runs a sound workload, which is proved on it, and the report says on what it ran', async () => {
+      const report = await crashTest({ ...inOrder, profile: name, seeds: 5 });
+      expect(report).toMatchObject({ verdict: 'proved', profile, mode: chooseMode(profile) });
+      expect(formatCrashReport(report)).toContain(
+        `device: ${name}; by default a scheduler on it takes ${report.mode}`,
+      );
+      expect(await barrierSynthesis({ ...inOrder, profile: name })).toBeDefined();
+    });
+
+    test('runs the litmus tests of the mode that is chosen for it', () => {
+      const mode = chooseMode(profile);
+      const cell = profile.cache === 'volatile' ? 1 : 0;
+      for (const litmus of LITMUS.filter((each) => /^L[1-6]/.test(each.name))) {
+        const expected = litmus.expected[mode]?.split('/')[cell] === 'A' ? 'sometimes' : 'never';
+        expect(`${litmus.name} ${runLitmus(litmus, { mode, device: name }).verdict}`).toBe(
+          `${litmus.name} ${expected}`,
+        );
+      }
+    });
+  },
+);
+
+test('given a device without a name, when it is reported, then it says how it differs from a file', async () => {
+  const profile = { orderedTags: true, lies: ['ignoreFua', 'ignoreTags'] } as const;
+  const report = await crashTest({ ...inOrder, profile });
+  expect(formatCrashReport(report)).toContain(
+    'device: file with orderedTags: true, lies: ignoreFua,ignoreTags; by default a scheduler on it takes TAG_FUA',
+  );
+  const replay = await crashTest({ ...inOrder, replay: 'seed 0 image 0' });
+  expect(replay).toMatchObject({ profile: DEVICE_PROFILES.file, mode: 'DRAIN_FUA' });
+});
+
+test('given a device without ordered tags, when a trace has some, then they order nothing', () => {
+  const recorder = new DiskRecorder(2 * SECTOR);
+  for (const [n, tag] of (['simple', 'ordered'] as const).entries()) {
+    const what = { op: 'write', offset: n * SECTOR, length: SECTOR, tag, fua: false } as const;
+    recorder.dispatch(what, sector(1));
+  }
+  const images = (orderedTags: boolean): string[] =>
+    [...crashSpace(recorder.trace, { cache: 'none', orderedTags })]
+      .map((state) => [0, 1].map((i) => state.image()[i * SECTOR]).join(''))
+      .sort();
+  expect(images(true)).toEqual(['00', '10', '11']);
+  expect(images(false)).toEqual(['00', '01', '10', '11']);
+});
+
+test('given a device that takes no discards, when a trace has one all the same, then the place reads as anything', () => {
+  const recorder = new DiskRecorder(SECTOR, sector(1));
+  const what = { op: 'discard', offset: 0, length: SECTOR, tag: 'simple', fua: false } as const;
+  recorder.complete(recorder.dispatch(what));
+  const bytes = (discard: DeviceProfile['discard']): string[] =>
+    [...crashSpace(recorder.trace, { cache: 'none', discard })].map((state) =>
+      Buffer.from(state.image()).toString('hex'),
+    );
+  expect(bytes('none')).toEqual(bytes('arbitrary'));
+  expect(bytes('none')).not.toEqual(bytes('zero'));
+});
+
+describe('a device that there is not', () => {
+  test.each([
+    ['floppy', /profile must be one of file, .*, not 'floppy'/],
+    ['__proto__', /profile must be one of file, .*, not '__proto__'/],
+    ['toString', /profile must be one of file, .*, not 'toString'/],
+    [{ orderedTag: true }, /no option 'orderedTag'; did you mean 'orderedTags'/],
+    [{ cache: 'off' }, /cache must be 'none', .*, not 'off'/],
+    [{ sectorSize: '512' }, /sectorSize must be a whole number .*, not '512'/],
+    [{ flush: 'yes' }, /flush must be a boolean, not 'yes'/],
+    [{ writeZeroes: 1 }, /writeZeroes must be a boolean, not 1/],
+    [{ fastZeroes: true }, /fastZeroes needs writeZeroes/],
+    [{ discard: true }, /discard must be 'none', .*, not true/],
+    [null, /must be an object, not null/],
+    [7, /must be an object, not 7/],
+  ])('%j is refused', (profile, message) => {
+    const refusal = expect.objectContaining({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(message),
+    });
+    expect(() => new VolatileDisk({ size: SECTOR, profile: profile as 'file' })).toThrow(refusal);
+    const trace = { size: SECTOR, commands: [], marks: [] };
+    expect(() => crashSpace(trace, profile as 'file')).toThrow(refusal);
+  });
+});
