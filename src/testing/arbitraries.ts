@@ -107,11 +107,7 @@ function requests(
 
 /** First an earlier cut, then a smaller loss. */
 function crashStates(fc: typeof FastCheck, space: CrashSpace): Arbitrary<CrashState> {
-  return fc.nat({ max: space.versionCount }).chain((visible) => {
-    if (visible === 0) return fc.constant(space.at(0n));
-    const { choices, state } = space.under(visible - 1);
-    return fc.tuple(...choices.map((of) => fc.nat({ max: of - 1 }))).map(state);
-  });
+  return fc.bigInt({ min: 0n, max: space.count - 1n }).map((k) => space.at(k));
 }
 
 function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {

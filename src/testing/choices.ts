@@ -6,33 +6,58 @@
 //   const chooser = new Chooser();
 //   do run(chooser); while (chooser.advance());
 //
-// The code must ask for the same choices after the same answers.
+// The code must ask for the same choices after the same answers. Exhaustive tests and the exploration of crash states use it
+// alike; where all combinations are too many, a strategy says which answer comes first.
 
-import { invariant } from '../model/error.js';
+interface Choice {
+  /** What is chosen. */
+  readonly key: number;
+  readonly of: number;
+  at: number;
+}
 
 /** An exhaustive sequence of choices. */
 export class Chooser {
-  #choices: { at: number; of: number }[] = [];
+  readonly #choices: Choice[] = [];
+  readonly #unsteady: () => Error;
   #position = 0;
 
-  /** A number from 0 up to, not including, `of`. */
-  choose(of: number): number {
+  /** @param unsteady the error for code that asks for another choice after the same answers */
+  constructor(
+    unsteady = (): Error =>
+      new Error(
+        'after the same answers the code asked for another choice: it is not deterministic',
+      ),
+  ) {
+    this.#unsteady = unsteady;
+  }
+
+  /**
+   * A number from 0 up to, not including, `of`.
+   *
+   * @param key names what is chosen, the same in every run
+   * @param first the answer if this choice has not come up before
+   */
+  choose(of: number, key = 0, first: (of: number) => number = () => 0): number {
     const known = this.#choices[this.#position];
     this.#position += 1;
     if (known) {
-      invariant(
-        known.of === of,
-        'choices: after the same answers the code asked for another choice',
-      );
+      if (known.of !== of || known.key !== key) throw this.#unsteady();
       return known.at;
     }
-    this.#choices.push({ at: 0, of });
-    return 0;
+    const at = first(of);
+    this.#choices.push({ key, of, at });
+    return at;
   }
 
   /** The next run makes the choices of the last one again. */
   rewind(): void {
     this.#position = 0;
+  }
+
+  /** Ends a run: it must have asked for all choices of the run before, up to the last one that they share. */
+  end(): void {
+    if (this.#position < this.#choices.length) throw this.#unsteady();
   }
 
   /** Moves on to the next combination; false when there is none. */
@@ -47,6 +72,22 @@ export class Chooser {
     }
     return false;
   }
+
+  /** Whether `next`, which continues in order, has had this combination already. */
+  isBefore(next: Chooser): boolean {
+    for (const [i, { key, of, at }] of this.#choices.entries()) {
+      const other = next.#choices[i];
+      if (!other) return false;
+      if (other.key !== key || other.of !== of) throw this.#unsteady();
+      if (at !== other.at) return at < other.at;
+    }
+    return false;
+  }
+
+  /** The answers as a short key. */
+  get answers(): string {
+    return this.#choices.map(({ at }) => String.fromCodePoint(Math.min(at, 0xd7ff))).join('');
+  }
 }
 
 /** A number in [0, 1), as `Math.random` returns it. */
@@ -59,11 +100,14 @@ export type Random = () => number;
  * @see mulberry32, by Tommy Ettinger, a generator with 32 bits of state
  */
 export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let bits = Math.imul(state ^ (state >>> 15), state | 1);
-    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-  };
+  let next = 0;
+  return () => randomAt(seed, next++);
+}
+
+/** The nth number of that generator, from 0. */
+export function randomAt(seed: number, n: number): number {
+  const state = (seed + Math.imul(n + 1, 0x6d2b79f5)) >>> 0;
+  let bits = Math.imul(state ^ (state >>> 15), state | 1);
+  bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
+  return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
 }

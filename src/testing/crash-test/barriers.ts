@@ -5,10 +5,10 @@
 // traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be found in the other.
 
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
-import type { Cell } from '../space/cells.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
+import { regionOf, versionAt } from '../space/regions.js';
 import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */
@@ -76,20 +76,20 @@ export function sameState(
   { versions }: CrashState,
   to: CrashSpace,
 ): CrashState | undefined {
-  const found = from.map.cells.map((cell, place) => {
-    const { key } = cell.versions[versions[place] as number] as Version;
-    return (to.map.cells[place] as Cell).versions.findIndex((version) => version.key === key);
+  const found = versions.map((version, place) => {
+    const { key } = versionAt(regionOf(from.map, place), version);
+    return regionOf(to.map, place).versions.findIndex((other) => other.key === key);
   });
   if (found.includes(-1)) return undefined;
-  const state = new CrashState(to.map, Int32Array.from(found));
+  const state = new CrashState(to.map, found);
   return state.isPossible ? state : undefined;
 }
 
 /** Nothing dispatched before this moment is missing from a crash state, so a barrier before it prevents nothing. */
 export function missingSince({ map }: CrashSpace, { versions }: CrashState): number {
   let since = Number.POSITIVE_INFINITY;
-  for (const [place, { versions: all }] of map.cells.entries()) {
-    const there = versions[place] as number;
+  for (const [place, there] of versions.entries()) {
+    const { versions: all } = regionOf(map, place);
     if (there === all.length - 1) continue; // nothing newer was written here
     const { after, intact } = all[there] as Version;
     // A version that lacks something may lack any write to the region, from the first on.

@@ -15,6 +15,7 @@ import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
 import { type CrashSpace, crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
+import { regionOf, versionAt } from '../space/regions.js';
 import { gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
 import {
@@ -293,8 +294,8 @@ async function adviceFor<A, R>(
 
 /** Whether some of the data of a command is there. */
 function isThere({ map }: CrashSpace, { versions }: CrashState, command: number): boolean {
-  return map.cells.some(
-    (cell, place) => cell.versions[versions[place] as number]?.command === command,
+  return versions.some(
+    (version, place) => versionAt(regionOf(map, place), version).command === command,
   );
 }
 

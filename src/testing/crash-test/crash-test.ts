@@ -28,6 +28,7 @@ import type { DiskFault } from '../device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { CrashState } from '../space/crash-state.js';
 import type { Crash } from '../space/explore.js';
+import { regionOf, versionAt } from '../space/regions.js';
 import {
   describeFailure,
   describeHang,
@@ -306,9 +307,9 @@ async function seesDamage<A, R>(trial: Trial<A, R>): Promise<boolean> {
   const { map } = trial.space;
   const never = Number.POSITIVE_INFINITY;
   const whole = trial.space.inOrder(never).versions;
-  const every = Math.ceil(map.cells.length / DAMAGES_MAX);
+  const every = Math.ceil(map.places / DAMAGES_MAX);
   const damaged = [new Int32Array(whole.length)];
-  for (let place = 0; place < map.cells.length; place += every) {
+  for (let place = 0; place < map.places; place += every) {
     damaged.push(Int32Array.from(whole, (version, other) => (other === place ? 0 : version)));
   }
   const disks = damaged.map((versions) => new CrashState(map, versions).disk());
@@ -356,9 +357,9 @@ async function completed<A, R>(
   trial: Trial<A, R>,
   crash: Crash,
 ): Promise<{ readonly state: CrashState; readonly failed: Failed } | undefined> {
-  const { cells } = trial.space.map;
+  const { map } = trial.space;
   const ordered = [...crash.decided].map(
-    ([place, version]) => cells[place]?.versions[version]?.ordered ?? 0,
+    ([place, version]) => versionAt(regionOf(map, place), version).ordered,
   );
   const bound = Math.min(Number.POSITIVE_INFINITY, ...ordered);
   for (const [time, at] of [

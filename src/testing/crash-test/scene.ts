@@ -8,10 +8,10 @@
 // crash state itself is not in it, because that belongs to its crash space.
 
 import type { DiskCommand, DiskTrace, Mark } from '../device/disk-trace.js';
-import { type Cell, newestUntil, versionAt } from '../space/cells.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
+import { newestUntil, offsetOf, regionAt, regionOf, versionAt } from '../space/regions.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
 import type { CrashFailure, Trial } from './trial.js';
@@ -56,11 +56,11 @@ export function sceneOf<A, R>(
   const regions = [...places]
     .sort((a, b) => a - b)
     .map((place): Region => {
-      const cell = space.map.cells[place] as Cell;
-      const { bytes, command: there } = versionAt(cell, state.versions[place] as number);
-      const { offset } = cell;
+      const region = regionOf(space.map, place);
+      const { command: there } = versionAt(region, state.versions[place] as number);
+      const offset = offsetOf(region, place);
       const label = labelOf(test, offset);
-      return { offset, length: bytes.length, label, there, lost: lost.get(place) ?? [] };
+      return { offset, length: region.step, label, there, lost: lost.get(place) ?? [] };
     });
   // A write that a fault took away wrote no region, and is shown all the same.
   const nowhere = near.filter((one) => isWrite(one) && placesOf(space, one).length === 0);
@@ -86,8 +86,8 @@ function placesOf({ map }: CrashSpace, command: DiskCommand): number[] {
   const start = startOf(command);
   const places: number[] = [];
   for (let at = start; at < start + command.length; at += map.sectorSize) {
-    const place = map.places.get(at / map.sectorSize);
-    if (place !== undefined) places.push(place);
+    const region = regionAt(map, at);
+    if (region) places.push(region.first + Math.floor((at - region.offset) / region.step));
   }
   return places;
 }
@@ -105,15 +105,20 @@ export interface Gone {
 
 /** The regions whose newest content before the cut is gone. */
 export function lossesOf({ map }: CrashSpace, state: CrashState, cut: number): Gone[] {
-  return map.cells.flatMap((cell, place) => {
-    const newest = newestUntil(cell, cut, true);
-    const there = state.versions[place] as number;
-    if (there === newest) return [];
-    const { command } = versionAt(cell, newest);
-    const since = cell.versions.slice(there + 1, newest).filter(({ intact }) => intact);
-    const gone = new Set([...since.map((version) => version.command), command]);
-    return [{ place, offset: cell.offset, command, gone: [...gone] }];
-  });
+  const { versions } = state;
+  const losses: Gone[] = [];
+  for (const region of map.regions) {
+    const newest = newestUntil(region, cut, true);
+    for (let place = region.first; place < region.first + region.count; place += 1) {
+      const there = versions[place] as number;
+      if (there === newest) continue;
+      const { command } = versionAt(region, newest);
+      const since = region.versions.slice(there + 1, newest).filter(({ intact }) => intact);
+      const gone = new Set([...since.map((version) => version.command), command]);
+      losses.push({ place, offset: offsetOf(region, place), command, gone: [...gone] });
+    }
+  }
+  return losses;
 }
 
 /** The commands of which something is lost. */

@@ -1,7 +1,7 @@
 // Shrinks a failure: fewer lost sectors, newer content in them, fewer steps of the program.
 
-import { type Cell, newestUntil, versionAt } from '../space/cells.js';
 import { CrashState } from '../space/crash-state.js';
+import { newestUntil, regionOf, versionAt } from '../space/regions.js';
 import { lossesOf } from './scene.js';
 import { type CrashReport, type Failed, isHang, judgeState, type Trial } from './trial.js';
 
@@ -16,11 +16,11 @@ export async function smallestLoss<A, R>(
   if (await fails(trial, whole)) return whole;
   let state = failing;
   for (const { place } of lossesOf(trial.space, failing, cut)) {
-    const cell = map.cells[place] as Cell;
-    const newest = newestUntil(cell, cut, true);
+    const region = regionOf(map, place);
+    const newest = newestUntil(region, cut, true);
     const there = failing.versions[place] as number;
     for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
-      if (!versionAt(cell, version).intact) continue;
+      if (!versionAt(region, version).intact) continue;
       const versions = state.versions.slice();
       versions[place] = version;
       const milder = new CrashState(map, versions);

@@ -15,10 +15,10 @@ import type { DiskFault } from '../device/disk-faults.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import type { DeviceName, DeviceProfile } from '../device/profile.js';
 import type { VolatileDisk } from '../device/volatile-disk.js';
-import { newestUntil } from '../space/cells.js';
 import { type CrashSpace, crashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { type Crash, UnsteadyRecoveryError } from '../space/explore.js';
+import { newestUntil, regionOf } from '../space/regions.js';
 import { type Executed, execute, type Tell, type Told } from './execute.js';
 import { HangError, Watch } from './watch.js';
 
@@ -378,8 +378,8 @@ export function agreeing(
   time: number,
   at: boolean,
 ): CrashState {
-  const versions = map.cells.map(
-    (cell, place) => decided.get(place) ?? newestUntil(cell, time, at),
+  return new CrashState(
+    map,
+    (place) => decided.get(place) ?? newestUntil(regionOf(map, place), time, at),
   );
-  return new CrashState(map, Int32Array.from(versions));
 }

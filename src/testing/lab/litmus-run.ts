@@ -37,10 +37,10 @@ import {
   fieldsOf,
 } from '../device/profile.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
-import { cellsOf } from '../space/cells.js';
 import { CrashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { isTaggedBehind } from '../space/intervals.js';
+import { regionsOf } from '../space/regions.js';
 import {
   type Answered,
   isShown,
@@ -102,7 +102,7 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
     runs += 1;
     const isDecided = witness && !always;
     if (isDecided || !isNew(trace)) continue;
-    for (const state of new CrashSpace(cellsOf(trace, profile), profile)) {
+    for (const state of new CrashSpace(regionsOf(trace, profile), profile)) {
       const shown = isShown(outcome, state, trace);
       if (shown) witness ??= { trace, state };
       else always = false;
@@ -357,7 +357,7 @@ export async function tryLitmus(
     const { trace } = disk;
     disk.powerCut();
     if (!isNew(trace)) continue;
-    for (const state of new CrashSpace(cellsOf(trace, profile), profile)) {
+    for (const state of new CrashSpace(regionsOf(trace, profile), profile)) {
       if (isShown(outcome, state, trace)) {
         return { seen: true, runs: seed + 1, witness: { seed, trace, state } };
       }

@@ -1,78 +1,92 @@
 // The crash space of a trace: all crash states (disk images) that a power cut during the trace may leave. It counts them,
 // numbers them, draws one with equal chances, and iterates over all.
 //
-// A crash state is one version for each cell (cells.ts). Sort all versions of all cells by the moment from which they are
-// possible, and let b be the last version, in that order, that a state contains. Each other cell then has a version that
-// sorts before b and is still possible when b becomes possible. So every state except the untouched one is counted exactly
-// once, under its b:
+// A crash state is one version for each place (regions.ts). Sort all versions of all places by the moment from which they are
+// possible, then by place. Every state except the untouched one is numbered under the last version, in that order, that it
+// contains: each other place then has a version that sorts before it and is still possible when it becomes possible. Mixed
+// radix over the places with a choice numbers the states under one version. So of two states the one with the smaller number
+// has the earlier power cut; if their last version is the same, it loses less. States with different versions are
+// different, even if their bytes happen to be equal.
 //
-//   states = 1 + sum over b of the product over the other cells of their choices at b
-//
-// This also numbers the states: the sums select b, and mixed radix over the cells that are open at b selects the rest. Of two
-// states the one with the smaller number has the earlier power cut; if their last version is the same, it loses less. States
-// with different versions are different, even if their bytes happen to be equal.
-//
-// Source: exact counting, ranking and Gray codes on interval orders; Ruskey, "Combinatorial Generation", for the
-// reflected mixed-radix Gray code.
+// How the states are counted is in counts.ts.
 
 import { checkOptions, WriteBarrierError } from '../../model/index.js';
 import { withText } from '../../model/show.js';
-import type { Random } from '../choices.js';
+import { type Random, randomAt } from '../choices.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { type Cell, type CellMap, cellsOf, momentsOf, newestUntil, versionAt } from './cells.js';
+import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
 import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
-import type { Version } from './versions.js';
+import {
+  newestUntil,
+  possibleAt,
+  type Region,
+  type RegionMap,
+  regionOf,
+  regionsOf,
+  versionAt,
+} from './regions.js';
 
 const EXPLORE_OPTIONS = { recoveriesMax: 0, label: 0 };
 
-/** The last visible version of a crash state, and the choices of the other cells. */
-interface Group {
-  /** The indexes of the cells with a choice, except that of the last visible version. */
-  readonly open: Int32Array;
-  /** The versions that each of them may have, ascending. */
-  readonly choices: readonly (readonly number[])[];
-  /** The same in one array, for speed: those of the ith cell begin at `starts[i]` and end where the next ones begin. */
-  readonly row: Int32Array;
-  readonly starts: Int32Array;
-  /** The first version that each cell may have; for the cell of the last visible version, that one. */
-  readonly first: Int32Array;
+/** The last version that a crash state contains, in the order that numbers the states. */
+interface Last {
+  readonly time: number;
+  readonly place: number;
+  readonly version: number;
+}
+
+/** The states with their latest dispatch at one moment. */
+interface Moment {
+  readonly time: number;
+  /** The regions in which versions begin at this moment, ascending. */
+  readonly regions: readonly Region[];
+}
+
+/** The moments with the number of states before each. */
+interface Numbers {
+  readonly moments: readonly (Moment & {
+    /** How many choices there are without the versions that begin at this moment. */
+    readonly without: bigint;
+  })[];
+  readonly before: readonly bigint[];
+}
+
+/** The moments with the chances of all up to each; the last one is the untouched state. */
+interface Chances {
+  readonly moments: readonly Moment[];
+  readonly upTo: readonly number[];
 }
 
 /** All crash states (disk images) that a power cut during a trace may leave. */
 export class CrashSpace {
-  /** The cells that the trace writes, with their versions. @internal */
-  readonly map: CellMap;
+  /** The regions that the trace writes, with their versions. @internal */
+  readonly map: RegionMap;
   /** The assumed device. */
   readonly profile: DeviceProfile;
-  /** The number of crash states. */
-  readonly count: bigint;
-  /** All versions in order: the index of the cell, and of the version. */
-  readonly #places: Int32Array;
-  readonly #versions: Int32Array;
-  /** The number of crash states before those under each version. */
-  readonly #before: readonly bigint[];
-  /** For each cell the ranks of its versions in that order; -1 for the first one. */
-  readonly #ranks: readonly (readonly number[])[];
-  readonly #groups = new Map<number, Group>();
+  #counts: Counts | undefined;
+  #count: bigint | undefined;
+  #numbers: Numbers | undefined;
+  #chances: Chances | undefined;
 
   /** @internal */
-  constructor(map: CellMap, profile: DeviceProfile) {
+  constructor(map: RegionMap, profile: DeviceProfile) {
     this.map = map;
     this.profile = profile;
-    const all = rankedVersions(map);
-    this.#places = Int32Array.from(all, ({ place }) => place);
-    this.#versions = Int32Array.from(all, ({ version }) => version);
-    const ranks = map.cells.map(() => [-1]);
-    for (const [rank, { place, version }] of all.entries()) {
-      (ranks[place] as number[])[version] = rank;
-    }
-    this.#ranks = ranks;
-    const { before, count } = countImages(map, all);
-    this.#before = before;
-    this.count = count;
+  }
+
+  /** The number of crash states. */
+  get count(): bigint {
+    this.#count ??= this.counts.all;
+    return this.#count;
+  }
+
+  /** @internal */
+  get counts(): Counts {
+    this.#counts ??= new Counts(this.map);
+    return this.#counts;
   }
 
   /**
@@ -87,13 +101,14 @@ export class CrashSpace {
         `image ${inShort(k)} is out of range: this space has images 0 to ${inShort(this.count - 1n)}`,
       );
     }
-    const last = this.#lastBelow(k);
-    if (last < 0) return this.#untouched();
-    let rest = k - (this.#before[last] as bigint);
-    const { open, choices, first } = this.#group(last);
-    const versions = first.slice();
-    for (const [i, place] of open.entries()) {
-      const list = choices[i] as readonly number[];
+    const versions = new Int32Array(this.map.places);
+    if (k === 0n) return new CrashState(this.map, versions);
+    const { moments, before } = this.#numbered();
+    const n = countUpTo(before, k) - 1;
+    const moment = moments[n] as Numbers['moments'][number];
+    const [last, number] = lastOf(moment, k - (before[n] as bigint));
+    let rest = number;
+    for (const [place, list] of this.#choicesUnder(last)) {
       const of = BigInt(list.length);
       versions[place] = list[Number(of - 1n - (rest % of))] as number;
       rest /= of;
@@ -101,89 +116,76 @@ export class CrashSpace {
     return new CrashState(this.map, versions);
   }
 
+  /** The number of a crash state of this space: the argument of `at`. */
+  indexOf({ versions }: CrashState): bigint {
+    const last = this.#lastIn(versions);
+    if (!last) return 0n;
+    let index = 0n;
+    let radix = 1n;
+    for (const [place, list] of this.#choicesUnder(last)) {
+      index += radix * BigInt(list.length - 1 - list.indexOf(versions[place] as number));
+      radix *= BigInt(list.length);
+    }
+    const { moments, before } = this.#numbered();
+    const n = moments.findIndex(({ time }) => time === last.time);
+    const moment = moments[n] as Numbers['moments'][number];
+    return (before[n] as bigint) + numberOf(moment, last) + index;
+  }
+
   /** The crash state with everything that was dispatched up to `time`, and nothing else. */
   inOrder(time: number): CrashState {
-    const versions = this.map.cells.map((cell) => newestUntil(cell, time, true));
-    return new CrashState(this.map, Int32Array.from(versions));
+    const newest = (place: number): number => newestUntil(regionOf(this.map, place), time, true);
+    return new CrashState(this.map, newest);
   }
 
   /** The moments at which a version becomes possible, ascending. */
   get moments(): readonly number[] {
-    return momentsOf(this.map);
+    const all = this.map.regions.flatMap(({ versions }) =>
+      versions.slice(1).map(({ after }) => after),
+    );
+    return [...new Set(all)].sort((a, b) => a - b);
   }
 
   static {
     withText(CrashSpace.prototype, function (this: CrashSpace) {
-      const { size, cells } = this.map;
-      return `CrashSpace { ${this.count} images of ${size} bytes; ${cells.length} regions were written }`;
+      const { size, places } = this.map;
+      return `CrashSpace { ${inShort(this.count)} images of ${size} bytes; ${places} regions were written }`;
     });
   }
 
-  /** The number of versions, without the contents before the trace. @internal */
-  get versionCount(): number {
-    return this.#places.length;
-  }
-
   /**
-   * The crash states whose last visible version is the nth, from 0: the number of choices of each open cell, and the state
-   * for a list of choices, of which 0 loses nothing. @internal
+   * Draws a crash state; all are equally likely, as far as numbers of 53 bits can tell. The content of a sector is drawn when it is
+   * read.
    */
-  under(last: number): {
-    readonly choices: readonly number[];
-    state(lost: readonly number[]): CrashState;
-  } {
-    const { open, choices, first } = this.#group(last);
-    const state = (lost: readonly number[]): CrashState => {
-      const versions = first.slice();
-      for (const [i, place] of open.entries()) {
-        const list = choices[i] as readonly number[];
-        versions[place] = list[list.length - 1 - (lost[i] ?? 0)] as number;
-      }
-      return new CrashState(this.map, versions);
-    };
-    return { choices: choices.map(({ length }) => length), state };
-  }
-
-  /** The number of a crash state of this space: the argument of `at`. */
-  indexOf({ versions }: CrashState): bigint {
-    let last = this.#places.length - 1;
-    while (last >= 0 && versions[this.#places[last] as number] !== this.#versions[last]) last -= 1;
-    if (last < 0) return 0n;
-    const { open, choices } = this.#group(last);
-    let index = 0n;
-    for (let i = open.length - 1; i >= 0; i--) {
-      const list = choices[i] as readonly number[];
-      const digit = list.length - 1 - list.indexOf(versions[open[i] as number] as number);
-      index = index * BigInt(list.length) + BigInt(digit);
-    }
-    return index + (this.#before[last] as bigint);
-  }
-
-  /** Draws a crash state; all are equally likely. */
   sample(random: () => number): CrashState {
-    const last = this.#lastBelow(randomBelow(this.count, random));
-    if (last < 0) return this.#untouched();
-    const { open, row, starts, first } = this.#group(last);
-    const versions = first.slice();
-    for (let i = 0; i < open.length; i++) {
-      const start = starts[i] as number;
-      const of = (starts[i + 1] as number) - start;
-      versions[open[i] as number] = row[start + Math.floor(random() * of)] as number;
-    }
-    return new CrashState(this.map, versions);
+    const { moments, upTo } = this.#drawn();
+    const moment = moments[countUpTo(upTo, random() * (upTo.at(-1) as number))];
+    if (!moment) return this.inOrder(Number.NEGATIVE_INFINITY);
+    const last = drawn(moment, random);
+    const seed = Math.floor(random() * 2 ** 32);
+    return new CrashState(this.map, (place) => {
+      const list = choicesBeside(last, place, regionOf(this.map, place));
+      return list[Math.floor(randomAt(seed, place) * list.length)] as number;
+    });
   }
 
-  /** All crash states. From one to the next one region changes, except where the last visible version changes. */
+  /** All crash states, in the order of their numbers, except that among those with the same last version. */
   *[Symbol.iterator](): Generator<CrashState, void> {
-    const groups = (rank: number): Group | undefined =>
-      rank < this.#places.length ? this.#makeGroup(rank) : undefined;
-    const cursor = new Cursor(this.map.cells.length, groups);
-    do yield new CrashState(this.map, cursor.versions.slice());
-    while (cursor.next());
+    yield new CrashState(this.map, new Int32Array(this.map.places));
+    for (const { time, regions } of beginnings(this.map)) {
+      for (const region of regions) {
+        const news = begunAt(region, time);
+        for (let i = 0; i < region.count; i += 1) {
+          for (const version of news) {
+            yield* this.#under({ time, place: region.first + i, version });
+          }
+        }
+      }
+    }
   }
 
   /**
-   * Every outcome that a recovery can tell apart, once: a disk whose regions get their content when they are read first.
+   * Every outcome that a recovery can tell apart, once: a disk whose sectors get their content when they are read first.
    * Finish with each disk before you take the next; you may await in between.
    *
    * @param options `recoveriesMax`: the maximum number of disks, by default all. `label`: your name for the bytes at an
@@ -194,196 +196,212 @@ export class CrashSpace {
     options: { readonly recoveriesMax?: number; label?(offset: number): string } = {},
   ): Generator<Crash, void> {
     checkOptions(options, EXPLORE_OPTIONS, 'explore');
-    return crashesOf(this.map, options);
+    return crashesOf(this, options);
   }
 
-  /** The rank of the version under which state k is found; -1 for state 0. */
-  #lastBelow(k: bigint): number {
-    return countUpTo(this.#before, k) - 1;
-  }
-
-  #untouched(): CrashState {
-    return new CrashState(this.map, new Int32Array(this.map.cells.length));
-  }
-
-  #group(rank: number): Group {
-    const known = this.#groups.get(rank);
-    if (known) return known;
-    const group = this.#makeGroup(rank);
-    if (this.#groups.size * this.map.cells.length > GROUPS_MAX) this.#groups.clear();
-    this.#groups.set(rank, group);
-    return group;
-  }
-
-  #makeGroup(rank: number): Group {
-    const last = this.#places[rank] as number;
-    const version = this.#versions[rank] as number;
-    const { cells } = this.map;
-    const time = versionAt(cells[last] as Cell, version).after;
-    const first = new Int32Array(cells.length);
-    const open: number[] = [];
-    const choices: (readonly number[])[] = [];
-    for (const [place, { versions }] of cells.entries()) {
-      const list = place === last ? [version] : this.#choicesAt(place, versions, rank, time);
-      first[place] = list[0] as number;
-      if (list.length === 1) continue;
-      open.push(place);
-      choices.push(list);
+  *#under(last: Last): Generator<CrashState, void> {
+    const versions = new Int32Array(this.map.places);
+    const open: (readonly [place: number, list: readonly number[]])[] = [];
+    for (const [place, list] of this.#choicesUnder(last)) {
+      versions[place] = list[list.length - 1] as number;
+      if (list.length > 1) open.push([place, list]);
     }
-    const starts = new Int32Array(choices.length + 1);
-    for (const [i, { length }] of choices.entries()) starts[i + 1] = (starts[i] as number) + length;
-    return {
-      ...{ open: Int32Array.from(open), choices, first },
-      ...{ row: Int32Array.from(choices.flat()), starts },
-    };
+    const digits = new Int32Array(open.length);
+    for (;;) {
+      yield new CrashState(this.map, versions.slice());
+      let i = 0;
+      for (; i < open.length; i += 1) {
+        const [place, list] = open[i] as (typeof open)[number];
+        digits[i] = ((digits[i] as number) + 1) % list.length;
+        versions[place] = list[list.length - 1 - (digits[i] as number)] as number;
+        if (digits[i] !== 0) break;
+      }
+      if (i === open.length) return;
+    }
   }
 
-  #choicesAt(place: number, versions: readonly Version[], rank: number, time: number): number[] {
-    const ranks = this.#ranks[place] as readonly number[];
-    const found: number[] = [];
-    for (
-      let version = 0;
-      version < versions.length && (ranks[version] as number) < rank;
-      version++
-    ) {
-      if ((versions[version] as Version).ordered > time) found.push(version);
+  /** Every place with the versions that it may have beside the last one. */
+  *#choicesUnder(last: Last): Generator<[place: number, list: readonly number[]], void> {
+    for (const region of this.map.regions) {
+      const { first, count } = region;
+      let list: readonly number[] = [];
+      for (let place = first; place < first + count; place += 1) {
+        // It changes at the place of the last version, and nowhere else in a region.
+        if (place === first || Math.abs(place - last.place) <= 1) {
+          list = choicesBeside(last, place, region);
+        }
+        yield [place, list];
+      }
     }
-    return found;
+  }
+
+  #lastIn(versions: Int32Array): Last | undefined {
+    let last: Last | undefined;
+    for (const region of this.map.regions) {
+      for (let place = region.first; place < region.first + region.count; place += 1) {
+        const version = versions[place] as number;
+        const { after: time } = versionAt(region, version);
+        if (version > 0 && time >= (last?.time ?? time)) last = { time, place, version };
+      }
+    }
+    return last;
+  }
+
+  #numbered(): Numbers {
+    if (this.#numbers) return this.#numbers;
+    const moments: Numbers['moments'][number][] = [];
+    const before: bigint[] = [];
+    let count = 1n;
+    for (const { time, regions, without: fewer, choices } of beginnings(this.map)) {
+      const without = productOf(fewer);
+      moments.push({ time, regions, without });
+      before.push(count);
+      count += productOf(choices) - without;
+    }
+    this.#numbers = { moments, before };
+    return this.#numbers;
+  }
+
+  #drawn(): Chances {
+    if (this.#chances) return this.#chances;
+    const moments: Moment[] = [];
+    const logs: number[] = [];
+    for (const { time, regions, without, choices } of beginnings(this.map)) {
+      const all = logarithmOf(choices);
+      moments.push({ time, regions });
+      logs.push(all + Math.log(-Math.expm1(logarithmOf(without) - all)));
+    }
+    // The untouched state.
+    logs.push(0);
+    const most = logs.reduce((max, log) => Math.max(max, log));
+    let sum = 0;
+    const upTo = logs.map((log) => {
+      sum += Math.exp(log - most);
+      return sum;
+    });
+    this.#chances = { moments, upTo };
+    return this.#chances;
   }
 }
-
-/** The maximum number of array entries of all cached groups. */
-const GROUPS_MAX = 4_000_000;
 
 /**
  * The crash space of a trace on a device: all disk images that a power cut during the trace may leave.
  *
  * @param profile a device of `DEVICE_PROFILES`, or the fields that differ from a file
- * @throws `INVALID_ARGUMENT` for an unknown device, and for a trace that is impossible on the device
+ * @throws `INVALID_ARGUMENT` for an unknown device, for a trace that is impossible on the device, and for one with more than
+ *   4,000,000 contents of regions
  */
 export function crashSpace(
   trace: DiskTrace,
   profile: DeviceName | Partial<DeviceProfile> = 'file',
 ): CrashSpace {
   const device = deviceProfile(profile);
-  return new CrashSpace(cellsOf(trace, device), device);
+  return new CrashSpace(regionsOf(trace, device), device);
 }
 
-/** Iterates over all crash states; most steps change one cell. */
-class Cursor {
-  readonly #groupAt: (rank: number) => Group | undefined;
-  #rank = -1;
-  #open: Int32Array = new Int32Array(0);
-  #choices: readonly (readonly number[])[] = [];
-  #digits: Int32Array = new Int32Array(0);
-  #steps: Int8Array = new Int8Array(0);
-  /** The visible version of each cell. Changed in place. */
-  readonly versions: Int32Array;
+/** The versions that a place may have beside the last one. */
+function choicesBeside(
+  { time, place: last, version }: Last,
+  place: number,
+  region: Region,
+): number[] {
+  if (place === last) return [version];
+  const all = possibleAt(region, time);
+  return place < last ? all : all.filter((one) => versionAt(region, one).after < time);
+}
 
-  constructor(cells: number, groupAt: (rank: number) => Group | undefined) {
-    this.#groupAt = groupAt;
-    this.versions = new Int32Array(cells);
+/** The versions of a region that begin at a moment. */
+function begunAt({ versions }: Region, time: number): number[] {
+  return [...versions.keys()].filter((version) => version > 0 && versions[version]?.after === time);
+}
+
+/** The states under the last versions in one region: places before it may have the versions of the moment, too. */
+interface Share {
+  readonly region: Region;
+  readonly news: readonly number[];
+  /** The number of states with the last version in an earlier region. */
+  readonly before: bigint;
+  readonly count: bigint;
+  /** The number of states with the last version at one of the first `places` places. */
+  upTo(places: number): bigint;
+  /** The number of states under one last version at the nth place. */
+  at(n: number): bigint;
+}
+
+/** The states of a moment by the region of their last version. */
+function* sharesOf({ time, regions, without }: Numbers['moments'][number]): Generator<Share, void> {
+  let before = 0n;
+  let product = without;
+  for (const region of regions) {
+    const { count } = region;
+    const news = begunAt(region, time);
+    const all = possibleAt(region, time).length;
+    const power = (n: number): bigint =>
+      BigInt(all) ** BigInt(n) * BigInt(all - news.length) ** BigInt(count - n);
+    const others = product / power(0);
+    const upTo = (places: number): bigint => others * (power(places) - power(0));
+    const at = (n: number): bigint =>
+      others * BigInt(all) ** BigInt(n) * BigInt(all - news.length) ** BigInt(count - 1 - n);
+    yield { region, news, before, count: upTo(count), upTo, at };
+    before += upTo(count);
+    product = others * power(count);
   }
+}
 
-  /** Moves on to the next state; false when there is none. */
-  next(): boolean {
-    const steps = this.#steps;
-    for (let i = 0; i < steps.length; i++) {
-      const digit = (this.#digits[i] as number) + (steps[i] as number);
-      const list = this.#choices[i] as readonly number[];
-      if (digit >= 0 && digit < list.length) {
-        this.#digits[i] = digit;
-        this.versions[this.#open[i] as number] = list[digit] as number;
-        return true;
-      }
-      steps[i] = -(steps[i] as number);
+/** The last version of the kth state of a moment, and the number of the state among those under it. */
+function lastOf(moment: Numbers['moments'][number], k: bigint): [last: Last, rest: bigint] {
+  for (const { region, news, before, count, upTo, at } of sharesOf(moment)) {
+    const rest = k - before;
+    if (rest >= count) continue;
+    let low = 0;
+    let high = region.count - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (upTo(middle) > rest) high = middle - 1;
+      else low = middle;
     }
-    return this.#nextGroup();
+    const inside = rest - upTo(low);
+    const version = news[Number(inside / at(low))] as number;
+    return [{ time: moment.time, place: region.first + low, version }, inside % at(low)];
   }
-
-  #nextGroup(): boolean {
-    this.#rank += 1;
-    const group = this.#groupAt(this.#rank);
-    if (!group) return false;
-    const { open, choices, first } = group;
-    this.#open = open;
-    this.#choices = choices;
-    this.#digits = new Int32Array(open.length);
-    this.#steps = new Int8Array(open.length);
-    const isOpen = new Set(open);
-    for (let place = 0; place < first.length; place++) {
-      if (!isOpen.has(place)) this.versions[place] = first[place] as number;
-    }
-    // Each digit starts at the nearer end of its range, so that few cells change.
-    for (const [i, place] of open.entries()) {
-      const list = choices[i] as readonly number[];
-      const [low, high] = [list[0] as number, list[list.length - 1] as number];
-      const atLow = 2 * (this.versions[place] as number) <= low + high;
-      this.#digits[i] = atLow ? 0 : list.length - 1;
-      this.versions[place] = atLow ? low : high;
-      this.#steps[i] = atLow ? 1 : -1;
-    }
-    return true;
-  }
+  throw new RangeError('a state of another moment');
 }
 
-interface Ranked {
-  readonly place: number;
-  readonly version: number;
-  readonly at: number;
-}
-
-/** All versions except the first ones, in the order that numbers the states. */
-function rankedVersions({ cells }: CellMap): Ranked[] {
-  const all = cells.flatMap(({ versions }, place) =>
-    versions.slice(1).map(({ after }, i) => ({ place, version: i + 1, at: after })),
-  );
-  return all.sort((a, b) => a.at - b.at || a.place - b.place || a.version - b.version);
-}
-
-/** One sweep over time with the product of all choices kept up to date. */
-function countImages(
-  { cells }: CellMap,
-  all: readonly Ranked[],
-): { readonly before: readonly bigint[]; readonly count: bigint } {
-  const ends = cells.flatMap(({ versions }, place) =>
-    versions.map(({ ordered }, version) => ({ place, version, at: ordered })),
-  );
-  ends.sort((a, b) => a.at - b.at);
-  const choices = cells.map(() => 1n);
-  let product = 1n;
-  const change = (place: number, by: bigint): void => {
-    product /= choices[place] as bigint;
-    choices[place] = (choices[place] as bigint) + by;
-    product *= choices[place] as bigint;
-  };
-
-  const before: bigint[] = [];
-  let count = 1n;
-  let next = 0;
-  for (const { place, at } of all) {
-    // At one moment versions end before others begin; every cell always has a choice.
-    const due: number[] = [];
-    for (let end = ends[next]; end && end.at <= at; end = ends[++next]) due.push(end.place);
-    for (const ended of due) change(ended, -1n);
-    before.push(count);
-    count += product / (choices[place] as bigint);
-    change(place, 1n);
+/** The number of states of a moment that come before those under a last version. */
+function numberOf(moment: Numbers['moments'][number], { place, version }: Last): bigint {
+  for (const { region, news, before, upTo, at } of sharesOf(moment)) {
+    const n = place - region.first;
+    if (n >= region.count) continue;
+    return before + upTo(n) + BigInt(news.indexOf(version)) * at(n);
   }
-  return { before, count };
+  throw new RangeError('a state of another moment');
 }
 
-/** Each number from 0 up to, not including, `limit` is as likely as any other. */
-function randomBelow(limit: bigint, random: Random): bigint {
-  const bits = limit.toString(2).length;
-  for (;;) {
-    let value = 0n;
-    for (let have = 0; have < bits; have += 30) {
-      value = (value << 30n) | BigInt(Math.floor(random() * 2 ** 30));
-    }
-    value >>= BigInt((30 - (bits % 30)) % 30);
-    if (value < limit) return value;
-  }
+/** Draws the last version of a state of that moment, with the chances that the numbers of states give it. */
+function drawn({ time, regions }: Moment, random: Random): Last {
+  // In logarithms, because the numbers may be larger than any number of 64 bits.
+  let sum = 0;
+  const shares = regions.map((region) => {
+    const news = begunAt(region, time);
+    const all = possibleAt(region, time).length;
+    const each = Math.log(all / (all - news.length));
+    const whole = region.count * each;
+    const log = sum + whole + Math.log(-Math.expm1(-whole));
+    sum += whole;
+    return { region, news, each, whole, log };
+  });
+  const most = shares.reduce((max, { log }) => Math.max(max, log), Number.NEGATIVE_INFINITY);
+  const total = shares.reduce((all, { log }) => all + Math.exp(log - most), 0);
+  let left = random() * total;
+  const share = shares.find(({ log }) => {
+    left -= Math.exp(log - most);
+    return left < 0;
+  });
+  const { region, news, each, whole } = share ?? (shares.at(-1) as (typeof shares)[number]);
+  const by = random();
+  const n = Math.floor((whole + Math.log(by + (1 - by) * Math.exp(-whole))) / each);
+  const place = region.first + Math.min(Math.max(n, 0), region.count - 1);
+  return { time, place, version: news[Math.floor(random() * news.length)] as number };
 }
 
 /** A count in full where it fits a line; else by its beginning. */

@@ -1,73 +1,129 @@
 import { withText } from '../../model/show.js';
-import { copyOf } from '../../storage/buffers.js';
 import type { Storage } from '../../storage/index.js';
-import { type Cell, type CellMap, versionAt } from './cells.js';
-import { SettledDisk } from './explore.js';
+import {
+  type Content,
+  contentBefore,
+  contentOf,
+  type RegionMap,
+  regionAt,
+  versionAt,
+} from './regions.js';
+import { SettledDisk } from './settled-disk.js';
 import type { Version } from './versions.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
 
 /** A crash state: one disk image that a power cut may leave. */
 export class CrashState {
-  readonly #map: CellMap;
-  /** The visible version of each region that the trace writes, in the order of offsets; 0 is the content before the trace. */
-  readonly versions: Int32Array;
+  readonly #map: RegionMap;
+  readonly #below: Content;
+  readonly #versionOf: (place: number) => number;
+  #versions: Int32Array | undefined;
 
-  /** @internal */
-  constructor(map: CellMap, versions: Int32Array) {
+  /**
+   * @param versionOf the version of a place, the same whenever it is asked for
+   * @param below what the medium holds where the trace has written nothing
+   * @internal
+   */
+  constructor(
+    map: RegionMap,
+    versionOf: Int32Array | ((place: number) => number),
+    below: Content = contentBefore(map),
+  ) {
     this.#map = map;
-    this.versions = versions;
+    this.#below = below;
+    if (typeof versionOf === 'function') {
+      this.#versionOf = versionOf;
+    } else {
+      this.#versions = versionOf;
+      this.#versionOf = (place) => versionOf[place] as number;
+    }
+  }
+
+  /** The version of each place, in the order of offsets; 0 is the content before the trace. @internal */
+  get versions(): Int32Array {
+    this.#versions ??= Int32Array.from({ length: this.#map.places }, (_, place) =>
+      this.#versionOf(place),
+    );
+    return this.#versions;
   }
 
   /** The power was cut after this moment: the latest dispatch of a write that is visible. */
   get after(): number {
-    return this.#visible().reduce((latest, { after }) => Math.max(latest, after), -NEVER);
+    return this.#fold(-NEVER, (latest, { after }) => Math.max(latest, after));
   }
 
   /** The power was cut before this moment: from here on the host knows that a write is durable which is missing. */
   get before(): number {
-    return this.#visible().reduce((earliest, { durable }) => Math.min(earliest, durable), NEVER);
+    return this.#fold(NEVER, (earliest, { durable }) => Math.min(earliest, durable));
   }
 
   /** Whether a power cut can leave these versions. */
   get isPossible(): boolean {
-    const bound = this.#visible().reduce((least, { ordered }) => Math.min(least, ordered), NEVER);
-    return this.after < bound;
+    return this.after < this.#fold(NEVER, (least, { ordered }) => Math.min(least, ordered));
   }
 
   /** A new array with the bytes of the disk. Sectors that cannot be read hold arbitrary bytes. */
   image(): Uint8Array {
-    const { size, initial, cells } = this.#map;
-    const bytes = initial ? copyOf(initial, 0, size) : new Uint8Array(size);
-    for (const [place, { bytes: content }] of this.#visible().entries()) {
-      if (this.versions[place] !== 0) bytes.set(content, (cells[place] as Cell).offset);
+    const { size, sectorSize, initial, unreadable, regions } = this.#map;
+    const bytes = new Uint8Array(size);
+    if (initial) bytes.set(initial);
+    const copy = (offset: number): void => {
+      const content = this.content(offset);
+      bytes.set(content ?? new Uint8Array(sectorSize).fill(UNREADABLE), offset);
+    };
+    for (const { offset, length } of regions) {
+      for (let at = offset; at < offset + length; at += sectorSize) copy(at);
     }
+    for (const offset of unreadable) copy(offset);
     return bytes;
   }
 
   /** The offsets of the sectors that cannot be read, in bytes. */
   get unreadable(): readonly number[] {
-    const { cells, unreadable } = this.#map;
-    const written = this.#visible().flatMap(({ bad }, place) =>
-      bad.map((at) => (cells[place] as Cell).offset + at),
-    );
-    return [...unreadable, ...written];
+    const { unreadable, regions, sectorSize } = this.#map;
+    const found = [...unreadable];
+    for (const { offset, length, writes } of regions) {
+      const mayBeBad =
+        writes.some(({ spoilt }) => spoilt === 'latent') || this.#map.tear === 'garbage';
+      if (!mayBeBad) continue;
+      for (let at = offset; at < offset + length; at += sectorSize) found.push(at);
+    }
+    return [...new Set(found)].filter((offset) => this.content(offset) === undefined);
+  }
+
+  /** The content of a sector; undefined if it cannot be read. @internal */
+  content(offset: number): Uint8Array | undefined {
+    const region = regionAt(this.#map, offset);
+    if (!region) return this.#below(offset);
+    const place = region.first + Math.floor((offset - region.offset) / region.step);
+    const version = versionAt(region, this.#versionOf(place));
+    return contentOf(this.#map, region, version, offset, this.#below);
   }
 
   static {
     withText(CrashState.prototype, function (this: CrashState) {
-      const written = this.#map.cells.length;
+      const { size, places } = this.#map;
       const old = this.versions.reduce((count, version) => count + Number(version === 0), 0);
-      return `CrashState { ${this.#map.size} bytes: ${old} of ${written} written regions have their old content }`;
+      return `CrashState { ${size} bytes: ${old} of ${places} written regions have their old content }`;
     });
   }
 
   /** A disk with this content for a recovery. It answers at once, and writes to it do not change the state. */
   disk(): Storage {
-    return new SettledDisk(this.#map, (place) => this.versions[place] as number);
+    return new SettledDisk(this.#map, (offset) => this.content(offset));
   }
 
-  #visible(): Version[] {
-    return this.#map.cells.map((cell, place) => versionAt(cell, this.versions[place] as number));
+  #fold(start: number, step: (value: number, version: Version) => number): number {
+    let value = start;
+    for (const region of this.#map.regions) {
+      for (let place = region.first; place < region.first + region.count; place += 1) {
+        value = step(value, versionAt(region, this.#versionOf(place)));
+      }
+    }
+    return value;
   }
 }
+
+/** Fills what cannot be read. */
+const UNREADABLE = 0xa5;

@@ -1,244 +1,290 @@
-// The versions of a cell (cells.ts): its possible contents after a power cut, from the pieces of writes that overlap in it.
+// The versions of a region (regions.ts): what a place of it may hold after a power cut, from the atomic units of the writes
+// that overlap there.
 //
-// Which sets of pieces are possible: a piece, or a part of it if it need not reach the medium as a whole (breaks.ts), is there
-// only if all pieces are there that must land below it. Those are the older pieces on the same sectors, except
-//   - a piece that races with it: both are in flight together and the profile lets them land in any order, or it failed and
+// Where every unit covers the place, in the order of dispatch, the content is that of the newest unit that is persisted: each
+// unit is a version, and the older ones make no difference. This is so for nearly all sectors of real traces.
+//
+// Otherwise sets of units are looked at. A unit, or a part of it if it need not reach the medium as a whole (breaks.ts), is there
+// only if all units are there that must land below it. Those are the older units on the same sectors, except
+//   - a unit that races with it: both are in flight together and the profile lets them land in any order, or it failed and
 //     may land at any moment; then both orders are versions;
-//   - a piece that may never land (it failed, a flush gave it up before, or it is a discard that may keep the old content).
+//   - a unit that may never land (it failed, a flush gave it up before, or it is a discard that may keep the old content).
 //
-// An overwritten piece counts as there on the sectors where it landed; the rest of it may be missing.
+// An overwritten unit counts as there on the sectors where it landed; the rest of it may be missing.
 //
-// If the profile tears, half of one version over half of another one is a version, too, or random bytes.
+// If the profile tears, a sector that was on its way to the medium may be half of one version and half of another one, or
+// random bytes. An atomic unit of several sectors does not tear, because that is what the device promises.
 
 import { misuse, type WriteBarrierError } from '../../model/index.js';
-import { copyOf } from '../../storage/buffers.js';
-import { type Remains, tornContents } from '../device/corruption.js';
+import { tornContents } from '../device/corruption.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
-import type { Piece, Races } from './breaks.js';
-import { Breaks, partsOf } from './breaks.js';
+import { Breaks, partsOf, type Races, type Unit } from './breaks.js';
 import { suffixMin } from './intervals.js';
 
-/** A possible content of a cell. */
+/**
+ * The content of a sector: -1 for that before the trace, 2 * n for that of unit n, 2 * n + 1 for arbitrary bytes instead of it;
+ * or what is left when a write was interrupted.
+ */
+export type Source =
+  | number
+  | { readonly below: Source; readonly above: Source; readonly which: number };
+
+/** A possible content of a place. */
 export interface Version {
-  /** As long as the cell. */
-  readonly bytes: Uint8Array;
+  /** Of each sector of the place; only one where all of them have the same. */
+  readonly sources: readonly Source[];
   /** The number of the last command that contributed to it; -1 for the content before the trace. */
   readonly command: number;
-  /** The latest dispatch among the pieces that are there. */
+  /** The latest dispatch among the units that are there. */
   readonly after: number;
-  /** The earliest `ordered` among the pieces that are not there. */
+  /** The earliest `ordered` among the units that are not there. */
   readonly ordered: number;
-  /** The earliest `durable` among the pieces that are not there. */
+  /** The earliest `durable` among the units that are not there. */
   readonly durable: number;
   /** A device that carries out everything in order and whole could leave it. */
   readonly intact: boolean;
-  /** Sectors that cannot be read, in bytes from the start of the cell; their bytes are arbitrary. */
-  readonly bad: readonly number[];
   /** The same key in any trace with the same writes is the same version. */
   readonly key: string;
 }
 
-/** A piece that has landed, with its content. */
+/** A unit that has landed, with its content. */
 interface Layer {
-  readonly piece: Piece;
-  readonly content: Uint8Array;
-  /** The index of the piece in the cell. */
+  readonly unit: Unit;
+  /** The index of the unit in the region. */
   readonly index: number;
-  /** Which of its contents that is. */
+  /** Which of its contents it has. */
   readonly choice: number;
-  /** The sectors of the cell where it is. */
+  /** The sectors where it is. */
   readonly part: bigint;
   /** Where it is not. */
   readonly rest: bigint;
 }
 
-/** A piece that is not there on these sectors. */
+/** A unit that is not there on these sectors. */
 interface Missing {
-  readonly piece: Piece;
+  readonly unit: Unit;
   readonly index: number;
   readonly sectors: bigint;
 }
 
-/** A set of pieces that are there, with all pieces that must be below them. */
+/** A set of units that are there, with all units that must be below them. */
 interface Landed {
-  readonly bytes: Uint8Array;
-  readonly bad: readonly number[];
+  /** The visible content of each sector. */
+  readonly sources: readonly Source[];
   readonly after: number;
   readonly intact: boolean;
-  /** Bit i for piece i. */
-  readonly pieces: bigint;
+  /** Bit n for unit n. */
+  readonly units: bigint;
   /** In the order of landing; kept only if races can make that differ from the order of dispatch. */
   readonly layers: readonly Layer[];
-  /** The one that landed last. */
-  readonly top: Layer | undefined;
-  /** The order, contents and parts, as far as they do not follow from the set of pieces. */
+  /** The unit that landed last; -1 if there is none. */
+  readonly top: number;
+  /** The order, contents and parts, as far as they do not follow from the set of units. */
   readonly variant: string;
-  readonly missing: Missing[];
-  /** The visible content of each sector: 2 * index of the piece + choice; -1 for the content before the trace. */
-  readonly tops: readonly number[];
-  ordered: number;
-  durable: number;
+  readonly missing: readonly Missing[];
+  readonly ordered: number;
+  readonly durable: number;
 }
 
-/** The maximum for all versions of a cell together. */
-const BYTES_MAX = 64 * 1024 * 1024;
+const NEVER = Number.POSITIVE_INFINITY;
 
-/** The content of a cell, and where it cannot be read. */
-type Content = Pick<Landed, 'bytes' | 'bad' | 'tops'>;
+/** The maximum number of sectors of all versions of a region together: 64 MiB of 512 bytes each. */
+const SECTORS_MAX = 131_072;
 
-/** The maximum number of sectors of a piece whose parts are enumerated. */
+/** The maximum number of sectors of a unit whose parts are enumerated. */
 const PARTS_MAX = 16;
 
+/** @param step the bytes of a place */
 export function versionsOf(
-  before: Pick<Landed, 'bytes' | 'bad'>,
-  pieces: readonly Piece[],
+  step: number,
+  units: readonly Unit[],
   races: Races,
   drops: readonly DiskCommand[],
   profile: DeviceProfile,
 ): Version[] {
-  const never = Number.POSITIVE_INFINITY;
-  const from = {
-    ordered: suffixMin(pieces.length, (i) => (pieces[i] as Piece).interval.ordered),
-    durable: suffixMin(pieces.length, (i) => (pieces[i] as Piece).interval.durable),
+  const mayRace = someRace(units, races);
+  // If all units are as large as the place, it behaves like one sector.
+  const isSplit = units.some(({ start, end }) => start > 0 || end < step);
+  const { sectorSize, tear } = profile;
+  const breaks = isSplit ? new Breaks(units, races, drops, sectorSize) : undefined;
+  const all = breaks || mayRace ? setsOf(units, races, breaks, mayRace) : chainOf(units);
+  const mayTear = tear !== 'sector' && (isSplit || step === sectorSize);
+  const torn = mayTear ? tornOf(all, units, drops, profile, breaks) : [];
+  // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
+  return distinct([...all, ...torn])
+    .map((landed) => versionOf(landed, units))
+    .sort((a, b) => a.after - b.after || Number(a.intact) - Number(b.intact));
+}
+
+/** Whether there are two units of which either may land first. */
+function someRace(units: readonly Unit[], races: Races): boolean {
+  if (units.some(({ write }) => write.strays)) return true;
+  return units.some((older, n) => {
+    const { durable } = older.write.landing;
+    // Units that are dispatched after the answer do not race.
+    for (let next = n + 1; next < units.length; next += 1) {
+      const newer = units[next] as Unit;
+      if (newer.write.interval.dispatched > durable) return false;
+      if (meet(older, newer) && races(older, newer)) return true;
+    }
+    return false;
+  });
+}
+
+function versionOf(
+  { sources, top, after, ordered, durable, intact, units: bits, variant }: Landed,
+  units: readonly Unit[],
+): Version {
+  const command = units[top]?.write.command ?? -1;
+  const key = `${bits.toString(36)}${variant}`;
+  return { sources, command, after, ordered, durable, intact, key };
+}
+
+const untouched = (sectors: number): Landed => ({
+  ...{ sources: new Array(sectors).fill(-1), after: Number.NEGATIVE_INFINITY, intact: true },
+  ...{ units: 0n, layers: [], top: -1, variant: '', missing: [], ordered: NEVER, durable: NEVER },
+});
+
+/** Every unit covers the place and lands above the older ones. */
+function chainOf(units: readonly Unit[]): Landed[] {
+  const from = laterOf(units);
+  const without = (n: number): Pick<Landed, 'ordered' | 'durable'> => {
+    return { ordered: from.ordered[n] ?? NEVER, durable: from.durable[n] ?? NEVER };
   };
-  const mayRace = profile.sameLba === 'racy' || pieces.some(({ strays }) => strays);
-  const cellBytes = before.bytes.length;
-  // If all pieces are as large as the cell, it behaves like one sector.
-  const isSplit = pieces.some(({ start, end }) => start > 0 || end < cellBytes);
-  const sectorSize = isSplit ? profile.sectorSize : cellBytes;
-  const breaks = isSplit ? new Breaks(pieces, races, drops, sectorSize) : undefined;
-  const isOpen = (landed: Landed, missing: Pick<Layer, 'piece' | 'rest'>): boolean =>
-    !breaks || mayRace || isExplicable(landed, missing, breaks);
-  const base: Content = { ...before, tops: new Array(cellBytes / sectorSize).fill(-1) };
-  /** Nothing can be added to these any more. */
+  const chain = [{ ...untouched(1), ...without(0) }];
+  for (const [n, { write }] of units.entries()) {
+    for (let choice = 0; choice < write.contents; choice++) {
+      chain.push({
+        ...untouched(1),
+        ...without(n + 1),
+        ...{ sources: [2 * n + choice], after: write.interval.dispatched, intact: choice === 0 },
+        ...{ units: (1n << BigInt(n + 1)) - 1n, top: n, variant: choice === 0 ? '' : ';1' },
+      });
+    }
+  }
+  return chain;
+}
+
+/** For each unit the least `ordered` and `durable` of it and all later ones. */
+function laterOf(units: readonly Unit[]): Readonly<Record<'ordered' | 'durable', number[]>> {
+  const least = (end: 'ordered' | 'durable'): number[] =>
+    suffixMin(units.length, (n) => (units[n] as Unit).write.interval[end]);
+  return { ordered: least('ordered'), durable: least('durable') };
+}
+
+/** All sets of units that may be there, where they overlap in part or race. */
+function setsOf(
+  units: readonly Unit[],
+  races: Races,
+  breaks: Breaks | undefined,
+  mayRace: boolean,
+): Landed[] {
+  const sectors = breaks ? breaks.sectors : 1;
+  const from = laterOf(units);
+  const isOpen = (landed: Landed, missing: Pick<Layer, 'unit' | 'rest'>): boolean =>
+    landed.after < landed.ordered && (!breaks || mayRace || isExplicable(landed, missing, breaks));
+  /** Units that cover the place and are not there: nothing newer can be there either. */
   const closed: Landed[] = [];
-  let open: Landed[] = [
-    {
-      ...{ ...base, intact: true, pieces: 0n, layers: [], top: undefined },
-      ...{ after: Number.NEGATIVE_INFINITY, ordered: never, durable: never },
-      ...{ variant: '', missing: [] },
-    },
-  ];
-  for (const [index, piece] of pieces.entries()) {
-    const { ordered, durable } = piece.interval;
+  let open: Landed[] = [untouched(sectors)];
+  for (const [index, unit] of units.entries()) {
+    const { ordered, durable } = unit.write.interval;
     const extent = breaks?.extentOf(index) ?? 1n;
-    const whole = piece.start === 0 && piece.end === cellBytes;
-    const closes = whole && !mayRace && piece.spareFrom === never;
+    const isLast =
+      !mayRace && unit.write.spareFrom === NEVER && extent === (1n << BigInt(sectors)) - 1n;
     const grown: Landed[] = [];
     const rest: Landed[] = [];
     const check = (): void => {
       const count = open.length + closed.length + rest.length + grown.length;
-      if (count * cellBytes > BYTES_MAX) throw entangled();
+      if (count * sectors > SECTORS_MAX) throw entangled();
     };
     for (const landed of open) {
-      for (const layer of layersOf(piece, index, extent, breaks)) {
+      for (const layer of layersOf(unit, index, extent, breaks)) {
         if (landed.missing.some((older) => mustPrecede(older, layer, races))) continue;
-        const made = mayRace ? placed(base, landed, layer, races) : [onTop(landed, layer, [])];
-        grown.push(...made.filter((one) => one.after < one.ordered && isOpen(one, layer)));
+        const made = mayRace ? placed(landed, layer, races, sectors) : [onTop(landed, layer, [])];
+        grown.push(...made.filter((one) => isOpen(one, layer)));
         check();
       }
-      landed.missing.push({ piece, index, sectors: extent });
-      landed.ordered = Math.min(landed.ordered, closes ? (from.ordered[index] as number) : ordered);
-      landed.durable = Math.min(landed.durable, closes ? (from.durable[index] as number) : durable);
-      if (landed.after < landed.ordered && isOpen(landed, { piece, rest: extent })) {
-        (closes ? closed : rest).push(landed);
-      }
+      const less: Landed = {
+        ...landed,
+        missing: [...landed.missing, { unit, index, sectors: extent }],
+        ordered: Math.min(landed.ordered, isLast ? (from.ordered[index] as number) : ordered),
+        durable: Math.min(landed.durable, isLast ? (from.durable[index] as number) : durable),
+      };
+      if (isOpen(less, { unit, rest: extent })) (isLast ? closed : rest).push(less);
     }
     open = [...rest, ...grown];
     check();
   }
-  const all = [...closed, ...open].flatMap((landed) => explained(landed, breaks));
-  const shorn = profile.tear === 'sector' ? [] : tornOf(all, pieces, drops, profile);
-  // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
-  return distinct([...all, ...shorn], isSplit)
-    .map(versionOf)
-    .sort((a, b) => a.after - b.after || Number(a.intact) - Number(b.intact));
+  return [...closed, ...open].flatMap((landed) => explained(landed, breaks));
 }
 
-/** A piece with each of its contents: whole, and in every part if it may break. */
+/** A unit with each of its contents: whole, and in every part if it may break. */
 function* layersOf(
-  piece: Piece,
+  unit: Unit,
   index: number,
   extent: bigint,
   breaks: Breaks | undefined,
 ): Generator<Layer, void> {
-  for (const [choice, content] of piece.contents.entries()) {
-    const layer = { piece, content, index, choice };
+  for (let choice = 0; choice < unit.write.contents; choice++) {
+    const layer = { unit, index, choice };
     yield { ...layer, part: extent, rest: 0n };
     if (!breaks?.may(index)) continue;
-    if ((piece.end - piece.start) / breaks.sectorSize > PARTS_MAX) throw entangled();
+    if ((unit.end - unit.start) / breaks.sectorSize > PARTS_MAX) throw entangled();
     for (const part of partsOf(extent)) yield { ...layer, part, rest: extent & ~part };
   }
 }
 
-function versionOf(landed: Landed): Version {
-  const { bytes, bad, top, after, ordered, durable, intact, pieces, variant } = landed;
-  const command = top?.piece.command ?? -1;
-  const key = `${pieces.toString(36)}${variant}`;
-  return {
-    bytes,
-    bad,
-    command,
-    after,
-    ordered,
-    durable,
-    intact,
-    key,
-  };
-}
-
-function meet(a: Piece, b: Piece): boolean {
+function meet(a: Unit, b: Unit): boolean {
   return a.start < b.end && b.start < a.end;
 }
 
-/** A spare piece that the newer one covers entirely makes no difference, so it counts as there. */
+/** A spare unit that the newer one covers entirely makes no difference, so it counts as there. */
 function mustPrecede(
-  { piece: older, sectors }: Missing,
-  { piece: newer, part }: Layer,
+  { unit: older, sectors }: Missing,
+  { unit: newer, part }: Layer,
   races: Races,
 ): boolean {
   if ((sectors & part) === 0n || races(older, newer)) return false;
-  const isSpare = older.spareFrom <= newer.interval.dispatched;
+  const isSpare = older.write.spareFrom <= newer.write.interval.dispatched;
   return !isSpare || (newer.start <= older.start && older.end <= newer.end);
 }
 
-/** A piece lands above everything that is there. */
+/** A unit lands above everything that is there. */
 function onTop(landed: Landed, layer: Layer, layers: readonly Layer[]): Landed {
-  const { piece, index, choice, part, rest } = layer;
-  const { ordered, durable } = piece.interval;
+  const { unit, index, choice, part, rest } = layer;
+  const { dispatched, ordered, durable } = unit.write.interval;
   const isWhole = rest === 0n;
   const named = choice === 0 ? landed.variant : `${landed.variant};${index}=${choice}`;
   return {
     ...landed,
-    ...over(landed, layer),
-    after: Math.max(landed.after, piece.interval.dispatched),
+    sources: over(landed.sources, layer),
+    after: Math.max(landed.after, dispatched),
     ordered: isWhole ? landed.ordered : Math.min(landed.ordered, ordered),
     durable: isWhole ? landed.durable : Math.min(landed.durable, durable),
     intact: landed.intact && isWhole && choice === 0 && landed.missing.length === 0,
-    pieces: landed.pieces | (1n << BigInt(index)),
+    units: landed.units | (1n << BigInt(index)),
     layers,
-    top: layer,
+    top: index,
     variant: isWhole ? named : `${named};${index}:${part.toString(36)}`,
-    missing: isWhole ? [...landed.missing] : [...landed.missing, { piece, index, sectors: rest }],
+    missing: isWhole ? landed.missing : [...landed.missing, { unit, index, sectors: rest }],
   };
 }
 
 /** The same at every place among the layers where it may have landed: below those that it races with. */
-function placed(before: Content, landed: Landed, layer: Layer, races: Races): Landed[] {
+function placed(landed: Landed, layer: Layer, races: Races, sectors: number): Landed[] {
   const { layers } = landed;
   const first = onTop(landed, layer, [...layers, layer]);
   const all = [first];
   for (let below = layers.length - 1; below >= 0; below--) {
-    const other = (layers[below] as Layer).piece;
-    if (!meet(other, layer.piece)) continue;
-    if (!races(other, layer.piece)) break;
+    const other = (layers[below] as Layer).unit;
+    if (!meet(other, layer.unit)) continue;
+    if (!races(other, layer.unit)) break;
     const order = [...layers.slice(0, below), layer, ...layers.slice(below)];
-    const { bytes, bad, tops } = order.reduce<Content>(over, before);
     all.push({
       ...first,
-      ...{ bytes, bad, tops, layers: order, top: order.at(-1), intact: false },
-      missing: [...first.missing],
+      sources: order.reduce<readonly Source[]>(over, untouched(sectors).sources),
+      ...{ layers: order, top: (order.at(-1) as Layer).index, intact: false },
       variant: `${first.variant};${layer.index}<${below}`,
     });
   }
@@ -246,36 +292,21 @@ function placed(before: Content, landed: Landed, layer: Layer, races: Races): La
 }
 
 /** The content with a layer over it. */
-function over({ bytes, bad, tops }: Content, layer: Layer): Content {
-  const { piece, content, index, choice, part, rest } = layer;
-  const { start, end, isBad } = piece;
-  if (start === 0 && end === bytes.length && rest === 0n) {
-    const seen = new Array(tops.length).fill(2 * index + choice);
-    return { bytes: content, bad: isBad ? [0] : [], tops: seen };
-  }
-  const sectorSize = bytes.length / tops.length;
-  const isThere = (sector: number): boolean => ((part >> BigInt(sector)) & 1n) === 1n;
-  const left = bad.filter((at) => !isThere(Math.floor(at / sectorSize)));
-  const all = isBad && isThere(Math.floor(start / sectorSize)) ? [...left, start] : left;
-  const seen = tops.map((top, sector) => (isThere(sector) ? 2 * index + choice : top));
-  const copy = copyOf(bytes);
-  for (let at = start; at < end; at += sectorSize) {
-    if (!isThere(at / sectorSize)) continue;
-    copy.set(content.subarray(at - start, at - start + sectorSize), at);
-  }
-  return { bytes: copy, bad: all, tops: seen };
+function over(sources: readonly Source[], { index, choice, part }: Layer): readonly Source[] {
+  const source = 2 * index + choice;
+  return sources.map((one, sector) => (((part >> BigInt(sector)) & 1n) === 1n ? source : one));
 }
 
-/** The sectors where a piece is visible. */
-function seenOf({ tops }: Landed, index: number): bigint {
+/** The sectors where a unit is visible. */
+function seenOf({ sources }: Landed, index: number): bigint {
   let seen = 0n;
-  for (const [sector, top] of tops.entries()) {
-    if (top >> 1 === index) seen |= 1n << BigInt(sector);
+  for (const [sector, source] of sources.entries()) {
+    if (typeof source === 'number' && source >> 1 === index) seen |= 1n << BigInt(sector);
   }
   return seen;
 }
 
-/** The pieces that are there in part, and where they are visible. */
+/** The units that are there in part, and where they are visible. */
 function inPart(landed: Landed): { readonly index: number; readonly seen: bigint }[] {
   return landed.missing
     .filter(({ index }) => has(landed, index))
@@ -283,22 +314,22 @@ function inPart(landed: Landed): { readonly index: number; readonly seen: bigint
 }
 
 /**
- * Whether pieces that are there in part can still be explained after one more piece is missing on some sectors. What is
- * visible there stays visible, because nothing lands above it without that piece.
+ * Whether units that are there in part can still be explained after one more unit is missing on some sectors. What is
+ * visible there stays visible, because nothing lands above it without that unit.
  */
 function isExplicable(
   landed: Landed,
-  { piece, rest }: Pick<Layer, 'piece' | 'rest'>,
+  { unit, rest }: Pick<Layer, 'unit' | 'rest'>,
   breaks: Breaks,
 ): boolean {
-  if (rest === 0n || piece.spareFrom < Number.POSITIVE_INFINITY) return true;
+  if (rest === 0n || unit.write.spareFrom < NEVER) return true;
   return inPart(landed).every(({ index, seen }) => {
     const stays = seen & rest;
     return stays === 0n || breaks.since(index, stays, undefined) !== undefined;
   });
 }
 
-/** The same set, not before the dispatch that explains the pieces that are there in part; none if nothing explains them. */
+/** The same set, not before the dispatch that explains the units that are there in part; none if nothing explains them. */
 function explained(landed: Landed, breaks: Breaks | undefined): Landed[] {
   if (!breaks) return [landed];
   const rests = new Map(landed.missing.map(({ index, sectors }) => [index, sectors]));
@@ -313,35 +344,36 @@ function explained(landed: Landed, breaks: Breaks | undefined): Landed[] {
   return after < landed.ordered ? [{ ...landed, after }] : [];
 }
 
-function has({ pieces }: Landed, index: number): boolean {
-  return ((pieces >> BigInt(index)) & 1n) === 1n;
+function has({ units }: Pick<Landed, 'units'>, index: number): boolean {
+  return ((units >> BigInt(index)) & 1n) === 1n;
 }
 
 /** Removes a set if another one with the same content is possible whenever it is. */
-function distinct(all: readonly Landed[], isSplit: boolean): Landed[] {
+function distinct(all: readonly Landed[]): Landed[] {
   const kept: Landed[] = [];
-  const alike = new Map<unknown, Landed[]>();
+  const alike = new Map<string, Landed[]>();
   // Intact ones lack nothing, so nothing makes them superfluous.
   const widest = [...all].sort(
     (a, b) => Number(b.intact) - Number(a.intact) || a.after - b.after || later(a, b),
   );
   for (const landed of widest) {
-    const content = isSplit ? landed.tops.join() : landed.bytes;
+    const content = landed.sources.map(nameOf).join();
     const same = alike.get(content) ?? [];
     alike.set(content, same);
-    const { after, ordered, durable, bad } = landed;
+    const { after, ordered, durable } = landed;
     const isSpare = same.some(
-      (other) =>
-        other.after <= after &&
-        ordered <= other.ordered &&
-        durable <= other.durable &&
-        other.bad.join() === bad.join(),
+      (other) => other.after <= after && ordered <= other.ordered && durable <= other.durable,
     );
     if (isSpare) continue;
     same.push(landed);
     kept.push(landed);
   }
   return kept;
+}
+
+function nameOf(source: Source): string {
+  if (typeof source === 'number') return String(source);
+  return `${nameOf(source.below)}/${nameOf(source.above)}.${source.which}`;
 }
 
 /** Sets that are possible for longer come first. */
@@ -351,50 +383,65 @@ function later(a: Landed, b: Landed): number {
 }
 
 /**
- * Each version half over each one with fewer pieces: it was on its way to the medium when the power was cut, so nothing
- * newer had landed above it.
+ * Each version with a sector of it half over a version with fewer units, which is otherwise the same: the sector was on its way
+ * to the medium when the power was cut, so nothing newer had landed above it.
  */
 function tornOf(
   all: readonly Landed[],
-  pieces: readonly Piece[],
+  units: readonly Unit[],
   drops: readonly DiskCommand[],
-  { tear }: DeviceProfile,
+  { tear, sectorSize }: DeviceProfile,
+  breaks: Breaks | undefined,
 ): Landed[] {
   const torn: Landed[] = [];
-  const remains = new Map<Uint8Array, Map<Uint8Array, Remains[]>>();
-  const halves = (below: Uint8Array, above: Uint8Array): Remains[] => {
-    const known = remains.get(above) ?? new Map<Uint8Array, Remains[]>();
-    remains.set(above, known);
-    const made = known.get(below) ?? tornContents(tear, below, above);
-    known.set(below, made);
-    return made;
-  };
+  const ways = tornContents(tear, new Uint8Array(2), new Uint8Array(2)).length;
   for (const above of all) {
-    const { top } = above;
-    if (!top) continue;
-    const missing = pieces.filter((_, i) => !has(above, i)).map(({ landing }) => landing);
-    // A piece that a flush has given up is no longer on its way.
-    const gone = drops
-      .filter(({ dispatched }) => top.piece.landing.durable <= dispatched)
-      .map(({ completed }) => completed);
-    const until = (end: 'ordered' | 'durable'): number =>
-      Math.min(Number.POSITIVE_INFINITY, ...gone, ...missing.map((landing) => landing[end]));
-    const [landed, known] = [until('ordered'), until('durable')];
-    for (const [number, below] of all.entries()) {
-      const ordered = Math.min(below.ordered, landed);
-      if (above.after >= ordered) continue;
-      // The version below was persisted before the last piece landed above it.
-      if (has(below, top.index) || (below.pieces & ~above.pieces) !== 0n) continue;
-      const durable = Math.min(below.durable, known);
-      for (const [i, { bytes, readable }] of halves(below.bytes, above.bytes).entries()) {
-        const variant = `${above.variant}/${number}.${i}`;
-        const bad = readable ? [] : [0];
-        torn.push({ ...above, bytes, bad, ordered, durable, variant, intact: false });
+    for (const [sector, source] of above.sources.entries()) {
+      const index = typeof source === 'number' ? source >> 1 : -1;
+      const unit = units[index];
+      if (!unit || unit.end - unit.start > sectorSize) continue;
+      const [landed, known] = until(above, unit, units, drops);
+      for (const [number, below] of all.entries()) {
+        const ordered = Math.min(below.ordered, landed);
+        if (above.after >= ordered) continue;
+        // The version below was persisted before the last unit landed above it.
+        if (has(below, index) || (below.units & ~above.units) !== 0n) continue;
+        if (breaks && !isSameBut(sector, above, below)) continue;
+        const durable = Math.min(below.durable, known);
+        for (let which = 0; which < ways; which++) {
+          const sources = above.sources.slice();
+          sources[sector] = { below: below.sources[sector] as Source, above: source, which };
+          const variant = `${above.variant}/${number}.${sector}.${which}`;
+          torn.push({ ...above, sources, ordered, durable, variant, intact: false });
+        }
+        if (torn.length * above.sources.length > SECTORS_MAX) throw entangled();
       }
-      if (torn.length * above.bytes.length > BYTES_MAX) throw entangled();
     }
   }
   return torn;
+}
+
+/** Until when a unit may be on its way to the medium, and until when the host does not know that it has arrived. */
+function until(
+  above: Landed,
+  { start, write }: Unit,
+  units: readonly Unit[],
+  drops: readonly DiskCommand[],
+): [landed: number, known: number] {
+  const missing = units
+    .filter((other, n) => !has(above, n) && other.start <= start && start < other.end)
+    .map((other) => other.write.landing);
+  // A unit that a flush has given up is no longer on its way.
+  const gone = drops
+    .filter(({ dispatched }) => write.landing.durable <= dispatched)
+    .map(({ completed }) => completed);
+  const least = (end: 'ordered' | 'durable'): number =>
+    Math.min(NEVER, ...gone, ...missing.map((landing) => landing[end]));
+  return [least('ordered'), least('durable')];
+}
+
+function isSameBut(sector: number, a: Landed, b: Landed): boolean {
+  return a.sources.every((source, n) => n === sector || source === b.sources[n]);
 }
 
 function entangled(): WriteBarrierError {

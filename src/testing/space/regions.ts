@@ -1,0 +1,404 @@
+// The regions that a trace writes, each with its versions: the contents that a power cut may leave there.
+//
+// A write is carried out in atomic units: the whole write, if it fits into the device's atomic write unit, or else its sectors.
+// A region is a run of sectors with the same history, so that a log of gigabytes has as many regions as it has different
+// writes, and not as many as the disk has sectors. Every sector of a region has a version of its own, from the same list.
+// Only where an atomic unit of several sectors ties sectors together, the whole region has one version. Either way a
+// place is what gets a version. Payloads are not copied: a version refers to the commands whose bytes it shows.
+//
+// A version is possible in a span of time:
+//
+//   after     the latest dispatch among the units that are persisted
+//   ordered   the earliest moment from which a unit that is missing must be there if anything dispatched later is there
+//   durable   the earliest moment at which the host knows that one of the missing units is persisted
+//
+// The last two are the minima of `ordered` and `durable` of the intervals (intervals.ts). Let T be the moment of the latest
+// dispatch of a persisted unit, anywhere. A version is possible if after <= T and T < ordered. So a version for each place is a
+// crash state if and only if the latest `after` is less than the earliest `ordered`. A partial choice is described by
+// these two numbers, and can always be completed, because at every moment each place has a version. The power was cut after
+// the latest `after`, and not after the earliest `durable`, because from then on the application may have confirmed the
+// missing unit to its users.
+//
+// How the versions of a region are found is in versions.ts.
+
+import { misuse, type WriteBarrierError } from '../../model/index.js';
+import type { Capabilities } from '../../storage/index.js';
+import { noise, spoiltBy, tornContents } from '../device/corruption.js';
+import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
+import { capabilitiesOf, type DeviceProfile } from '../device/profile.js';
+import type { Races, Unit, Write } from './breaks.js';
+import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './intervals.js';
+import { type Source, type Version, versionsOf } from './versions.js';
+
+/** A run of sectors with the same history. */
+export interface Region {
+  /** In bytes from the start of the disk. */
+  readonly offset: number;
+  /** In bytes. */
+  readonly length: number;
+  /** The bytes of a place: a sector, or the whole region where an atomic unit ties its sectors together. */
+  readonly step: number;
+  /** The number of its first place, among those of all regions. */
+  readonly first: number;
+  /** The number of its places. */
+  readonly count: number;
+  /** In the order of their `after`; the first is the content before the trace. */
+  readonly versions: readonly Version[];
+  /** The writes that the versions show, by the index of their unit. */
+  readonly writes: readonly Write[];
+}
+
+/** All regions that a trace writes. */
+export interface RegionMap {
+  /** In bytes. */
+  readonly sectorSize: number;
+  readonly size: number;
+  readonly initial: Uint8Array | undefined;
+  /** Offsets of sectors that cannot be read before the trace. */
+  readonly unreadable: ReadonlySet<number>;
+  readonly tear: DeviceProfile['tear'];
+  /** The capabilities of the disk of a recovery. */
+  readonly offers: Capabilities;
+  /** In the order of their offsets. */
+  readonly regions: readonly Region[];
+  /** The number of places of all regions. */
+  readonly places: number;
+}
+
+/** So many versions of all regions together take about a gigabyte of memory. */
+const VERSIONS_MAX = 4_000_000;
+
+/**
+ * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or not within the disk, for a write
+ *   without its data, for initial contents of another size than the disk, for moments that are not ascending, for a region in
+ *   which too many writes overlap, and for a trace whose regions have more than 4,000,000 versions
+ */
+export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
+  const { sectorSize, tear } = profile;
+  const { size, initial, commands, unreadable = [] } = trace;
+  if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
+  if (initial && initial.length !== size) {
+    throw misuse(`initial must have as many bytes as the disk: ${size}, not ${initial.length}`);
+  }
+  checkTimes(commands);
+  const races = racesOf(commands, profile);
+  const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
+  const regions: Region[] = [];
+  let places = 0;
+  let total = 0;
+  for (const { offset, length, step, units } of runsOf(writesOf(trace, profile), sectorSize)) {
+    const versions = versionsOf(step, units, races, drops, profile);
+    const count = length / step;
+    const writes = units.map(({ write }) => write);
+    regions.push({ offset, length, step, first: places, count, versions, writes });
+    places += count;
+    total += versions.length;
+    if (total > VERSIONS_MAX) throw tooLong();
+  }
+  return {
+    ...{ sectorSize, size, initial, tear, regions, places },
+    unreadable: new Set(unreadable),
+    offers: { ...capabilitiesOf(profile), cache: 'none' },
+  };
+}
+
+/** The region that contains the offset. */
+export function regionAt({ regions }: RegionMap, offset: number): Region | undefined {
+  let low = 0;
+  let high = regions.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((regions[middle] as Region).offset > offset) high = middle;
+    else low = middle + 1;
+  }
+  const region = regions[low - 1];
+  return region && offset < region.offset + region.length ? region : undefined;
+}
+
+/** The region that contains the place. */
+export function regionOf({ regions }: RegionMap, place: number): Region {
+  let low = 0;
+  let high = regions.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if ((regions[middle] as Region).first > place) high = middle - 1;
+    else low = middle;
+  }
+  return regions[low] as Region;
+}
+
+/** Where a place begins, in bytes from the start of the disk. */
+export function offsetOf({ offset, first, step }: Region, place: number): number {
+  return offset + (place - first) * step;
+}
+
+/** A version of a region, by its index. */
+export function versionAt({ versions }: Region, version: number): Version {
+  return versions[version] as Version;
+}
+
+/** The newest intact version from before `time`; with `at` also from `time` itself. */
+export function newestUntil({ versions }: Region, time: number, at: boolean): number {
+  let version = versions.length - 1;
+  for (; version > 0; version -= 1) {
+    const { after, intact } = versions[version] as Version;
+    if (intact && (after < time || (at && after === time))) break;
+  }
+  return version;
+}
+
+/** The versions that are possible together with a dispatch at `after`, and with nothing from `bound` on. */
+export function possible({ versions }: Region, after: number, bound: number): number[] {
+  const found: number[] = [];
+  for (const [version, { after: from, ordered: to }] of versions.entries()) {
+    if (Math.max(from, after) < Math.min(to, bound)) found.push(version);
+  }
+  return found;
+}
+
+/** The versions that are possible at a moment. */
+export function possibleAt({ versions }: Region, time: number): number[] {
+  const found: number[] = [];
+  for (const [version, { after, ordered }] of versions.entries()) {
+    if (after <= time && time < ordered) found.push(version);
+  }
+  return found;
+}
+
+/** Content that is read when it is needed; undefined for a sector that cannot be read. */
+export type Content = (offset: number) => Uint8Array | undefined;
+
+/** What was on the medium before the trace. */
+export function contentBefore({ initial, unreadable, sectorSize }: RegionMap): Content {
+  const zeroes = new Uint8Array(sectorSize);
+  return (offset) => {
+    if (unreadable.has(offset)) return undefined;
+    return initial ? initial.subarray(offset, offset + sectorSize) : zeroes;
+  };
+}
+
+/** A sector of a version; `below` is what was there before the trace. */
+export function contentOf(
+  map: RegionMap,
+  { offset: start, step, writes }: Region,
+  { sources }: Version,
+  offset: number,
+  below: Content,
+): Uint8Array | undefined {
+  const { sectorSize, tear } = map;
+  const read = (source: Source): Uint8Array | undefined => {
+    if (source === -1) return below(offset);
+    if (typeof source === 'number') {
+      return writtenBy(writes[source >> 1] as Write, source & 1, offset, sectorSize);
+    }
+    const [under, over] = [read(source.below), read(source.above)];
+    // Half of a sector that cannot be read is arbitrary.
+    const unknown = noise(sectorSize, offset);
+    const { bytes, readable } = tornContents(tear, under ?? unknown, over ?? unknown)[
+      source.which
+    ] as { bytes: Uint8Array; readable: boolean };
+    return readable ? bytes : undefined;
+  };
+  const sector = ((offset - start) % step) / sectorSize;
+  return read(sources[sources.length === 1 ? 0 : sector] as Source);
+}
+
+/** A sector that a write put there, of one of its two contents. */
+function writtenBy(
+  { data, offset: start, spoilt }: Write,
+  choice: number,
+  offset: number,
+  sectorSize: number,
+): Uint8Array | undefined {
+  if (choice === 1) return noise(sectorSize, offset);
+  if (!data) return new Uint8Array(sectorSize);
+  const bytes = data.subarray(offset - start, offset - start + sectorSize);
+  if (offset !== start || !spoilt) return bytes;
+  return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
+}
+
+function checkTimes(commands: readonly DiskCommand[]): void {
+  let latest = Number.NEGATIVE_INFINITY;
+  for (const [number, { dispatched, completed }] of commands.entries()) {
+    if (!(latest < dispatched && dispatched < completed)) {
+      throw misuse(
+        `the moments of a trace must ascend: command ${number} is dispatched before its predecessor, or after its answer`,
+      );
+    }
+    latest = dispatched;
+  }
+}
+
+// Writes
+
+function writesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Write[] {
+  const { sectorSize, discard } = profile;
+  const intervals = intervalsOf(commands, profile);
+  // Without a cache a unit is persisted when it lands.
+  const landings = intervalsOf(commands, { ...profile, cache: 'none', lies: landingLies(profile) });
+  return commands.flatMap((command, number): Write[] => {
+    const interval = intervals[number];
+    if (!interval) return [];
+    const { length, op, fault } = command;
+    const offset = fault?.kind === 'misdirected' ? fault.at : command.offset;
+    if (!(offset >= 0 && offset + length <= size)) {
+      throw misuse(
+        `command ${number}, a ${op} of ${length} bytes at ${offset}, is not within the disk of ${size} bytes`,
+      );
+    }
+    if (length === 0) return [];
+    if (offset % sectorSize !== 0 || length % sectorSize !== 0) {
+      throw unsuited(`command ${number}, a ${op} of ${length} bytes at ${offset}`, sectorSize);
+    }
+    const data = op === 'write' ? payloadOf(command, number) : undefined;
+    const maybe = op === 'discard' && discard !== 'zero';
+    const spoilt = fault?.kind === 'rot' || fault?.kind === 'latent' ? fault.kind : undefined;
+    return [
+      {
+        ...{ command: number, offset, length, data, spoilt },
+        isWhole: isWhole({ op, offset, length }, profile),
+        contents: maybe && discard !== 'old-or-zero' ? 2 : 1,
+        interval: maybe ? neverCertain(interval) : interval,
+        landing: landings[number] as Interval,
+        forced: isForced(command, profile),
+        strays: fault?.kind === 'stray',
+        spareFrom: maybe ? Number.NEGATIVE_INFINITY : interval.givenUp,
+      },
+    ];
+  });
+}
+
+/** Whether the command is one atomic unit. No standard promises that for discards and zeroes. */
+function isWhole(
+  { op, offset, length }: Pick<DiskCommand, 'op' | 'offset' | 'length'>,
+  { atomicWriteUnit: unit }: DeviceProfile,
+): boolean {
+  return op === 'write' && Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
+}
+
+/** Whether the command is persisted as soon as it has landed. */
+function isForced({ fua, fault }: DiskCommand, profile: DeviceProfile): boolean {
+  if (fault?.kind === 'unserializable') return false;
+  return !isVolatile(profile) || (fua && !profile.lies.includes('ignoreFua'));
+}
+
+function landingLies({ lies }: DeviceProfile): DeviceProfile['lies'] {
+  return lies.filter((lie) => lie !== 'claimWriteThrough');
+}
+
+function payloadOf({ length, data }: DiskCommand, number: number): Uint8Array {
+  if (data?.length === length) return data;
+  throw misuse(`command ${number} is a write whose data is missing or has another length`);
+}
+
+/** The sector may keep its old content for ever. */
+function neverCertain({ dispatched, givenUp }: Interval): Interval {
+  const never = Number.POSITIVE_INFINITY;
+  return { dispatched, ordered: never, durable: never, givenUp };
+}
+
+function racesOf(commands: readonly DiskCommand[], profile: DeviceProfile): Races {
+  const racy = profile.sameLba === 'racy';
+  return ({ write: older }, { write: newer }) => {
+    if (older.strays) return true;
+    if (!racy && !newer.strays) return false;
+    const { completed } = commands[older.command] as DiskCommand;
+    const together = newer.interval.dispatched < completed;
+    return together && !isTaggedBehind(commands, older.command, newer.command, profile);
+  };
+}
+
+// Runs of sectors with the same history
+
+interface Run extends Pick<Region, 'offset' | 'length' | 'step'> {
+  /** In the order of dispatch. */
+  readonly units: readonly Unit[];
+}
+
+/**
+ * The sectors that the writes touch, in runs: tied together by atomic units of several sectors, or touched by the same writes.
+ * A sweep from the start of the disk to its end, with the writes that contain the current offset.
+ */
+function* runsOf(writes: readonly Write[], sectorSize: number): Generator<Run, void> {
+  const ties = tiesOf(writes.filter(({ isWhole, length }) => isWhole && length > sectorSize));
+  const starting = [...writes].sort((a, b) => a.offset - b.offset);
+  const edges = edgesOf(writes, sectorSize);
+  let open: Write[] = [];
+  let next = 0;
+  let tie = 0;
+  let tied = new Set<Write>();
+  for (let i = 0; i + 1 < edges.length; i++) {
+    const [offset, end] = [edges[i] as number, edges[i + 1] as number];
+    open = open.filter((write) => write.offset + write.length > offset);
+    const before = open.length;
+    for (let write = starting[next]; write?.offset === offset; write = starting[++next]) {
+      open.push(write);
+    }
+    if (open.length > before) open.sort((a, b) => a.command - b.command);
+    const around = ties[tie];
+    if (around && around.offset <= offset) {
+      for (const write of open) tied.add(write);
+      if (end < around.end) continue;
+      const { offset: from } = around;
+      yield { offset: from, length: end - from, ...tiedRun(from, end, tied, sectorSize) };
+      tie += 1;
+      tied = new Set();
+    } else if (open.length > 0) {
+      const units = open.map((write): Unit => ({ write, start: 0, end: sectorSize }));
+      yield { offset, length: end - offset, step: sectorSize, units };
+    }
+  }
+}
+
+/** The offsets at which the writes that contain a sector may change, ascending. */
+function edgesOf(writes: readonly Write[], sectorSize: number): Float64Array {
+  const edges = new Set<number>();
+  for (const { offset, length, spoilt } of writes) {
+    edges.add(offset).add(offset + length);
+    // A fault spoils the first sector alone.
+    if (spoilt) edges.add(offset + sectorSize);
+  }
+  return Float64Array.from(edges).sort();
+}
+
+/** Runs of atomic units that overlap. */
+function tiesOf(whole: readonly Write[]): { readonly offset: number; readonly end: number }[] {
+  const ties: { readonly offset: number; end: number }[] = [];
+  for (const { offset, length } of [...whole].sort((a, b) => a.offset - b.offset)) {
+    const last = ties.at(-1);
+    if (last && offset < last.end) last.end = Math.max(last.end, offset + length);
+    else ties.push({ offset, end: offset + length });
+  }
+  return ties;
+}
+
+/** The units in a run that atomic units tie together; parts of other writes are single sectors there. */
+function tiedRun(
+  from: number,
+  to: number,
+  writes: ReadonlySet<Write>,
+  sectorSize: number,
+): Pick<Run, 'step' | 'units'> {
+  const ordered = [...writes].sort((a, b) => a.command - b.command);
+  const units = ordered.flatMap((write): Unit[] => {
+    const start = Math.max(from, write.offset) - from;
+    const end = Math.min(to, write.offset + write.length) - from;
+    if (write.isWhole) return [{ write, start, end }];
+    const sectors = (end - start) / sectorSize;
+    return Array.from({ length: sectors }, (_, i) => {
+      const at = start + i * sectorSize;
+      return { write, start: at, end: at + sectorSize };
+    });
+  });
+  return { step: to - from, units };
+}
+
+function unsuited(what: string, sectorSize: number): WriteBarrierError {
+  return misuse(`${what} is not a multiple of the sector size ${sectorSize} of the profile`);
+}
+
+function tooLong(): WriteBarrierError {
+  return misuse(
+    `the trace is too long: its regions have more than ${VERSIONS_MAX} versions; take a part of it that ends with a flush`,
+  );
+}

@@ -1,0 +1,42 @@
+import type { RegionMap } from '../regions.js';
+import { type Doubt, doubtsAt } from './doubt.js';
+import type { Strategy, Target } from './index.js';
+
+/**
+ * One place or two differ from the rest at a moment. `newest`: they lack their newest content. `oldest`: all others have only
+ * what is certain.
+ */
+export function changed(
+  map: RegionMap,
+  moments: readonly number[],
+  from: 'newest' | 'oldest',
+  count: 1 | 2,
+): Strategy {
+  function* targets(): Generator<Target, void> {
+    for (const doubt of doubtsAt(map, moments)) {
+      for (const [first, target] of otherwise(doubt, doubt[from], -1)) {
+        if (count === 1) yield target;
+        else for (const [, both] of otherwise(doubt, target, first)) yield both;
+      }
+    }
+  }
+  const number = count === 1 ? 'one' : 'two';
+  return { order: `${number} ${from === 'newest' ? 'lost' : 'kept'}`, targets: targets() };
+}
+
+/** The same, except one of the places behind `place`. */
+function* otherwise(
+  { open }: Doubt,
+  target: Target,
+  behind: number,
+): Generator<[place: number, target: Target], void> {
+  for (const { region, versions } of open) {
+    const { first, count } = region;
+    for (let place = Math.max(first, behind + 1); place < first + count; place += 1) {
+      for (const version of versions) {
+        if (version === target(place)) continue;
+        yield [place, (other) => (other === place ? version : target(other))];
+      }
+    }
+  }
+}
