@@ -107,7 +107,18 @@ function requests(
 
 /** First an earlier cut, then a smaller loss. */
 function crashStates(fc: typeof FastCheck, space: CrashSpace): Arbitrary<CrashState> {
-  return fc.bigInt({ min: 0n, max: space.count - 1n }).map((k) => space.at(k));
+  const lasts = [...space.lasts()];
+  return fc.nat({ max: lasts.length }).chain((visible) => {
+    const last = lasts[visible - 1];
+    if (!last) return fc.constant(space.at(0n));
+    const open = space.openUnder(last);
+    return fc.tuple(...open.map(({ list }) => fc.nat({ max: list.length - 1 }))).map((lost) => {
+      const versions = open.map(({ place, list }, i) => {
+        return [place, list[list.length - 1 - (lost[i] ?? 0)] as number] as const;
+      });
+      return space.stateUnder(last, new Map(versions));
+    });
+  });
 }
 
 function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {

@@ -32,7 +32,7 @@ import {
 const EXPLORE_OPTIONS = { recoveriesMax: 0, label: 0 };
 
 /** The last version that a crash state contains, in the order that numbers the states. */
-interface Last {
+export interface Last {
   readonly time: number;
   readonly place: number;
   readonly version: number;
@@ -172,16 +172,33 @@ export class CrashSpace {
   /** All crash states, in the order of their numbers, except that among those with the same last version. */
   *[Symbol.iterator](): Generator<CrashState, void> {
     yield new CrashState(this.map, new Int32Array(this.map.places));
+    for (const last of this.lasts()) yield* this.#under(last);
+  }
+
+  /** The last versions of all crash states but the untouched one, in the order of the states. @internal */
+  *lasts(): Generator<Last, void> {
     for (const { time, regions } of beginnings(this.map)) {
       for (const region of regions) {
         const news = begunAt(region, time);
         for (let i = 0; i < region.count; i += 1) {
-          for (const version of news) {
-            yield* this.#under({ time, place: region.first + i, version });
-          }
+          for (const version of news) yield { time, place: region.first + i, version };
         }
       }
     }
+  }
+
+  /** The places that have a choice beside a last version, with their versions. @internal */
+  openUnder(last: Last): { readonly place: number; readonly list: readonly number[] }[] {
+    const open = [...this.#choicesUnder(last)].map(([place, list]) => ({ place, list }));
+    return open.filter(({ list }) => list.length > 1);
+  }
+
+  /** The state under a last version with a version for each open place. @internal */
+  stateUnder(last: Last, versions: ReadonlyMap<number, number>): CrashState {
+    const all = [...this.#choicesUnder(last)].map(
+      ([place, list]) => versions.get(place) ?? (list[0] as number),
+    );
+    return new CrashState(this.map, Int32Array.from(all));
   }
 
   /**

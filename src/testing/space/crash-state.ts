@@ -1,5 +1,6 @@
 import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
+import { noise } from '../device/corruption.js';
 import {
   type Content,
   contentBefore,
@@ -65,17 +66,14 @@ export class CrashState {
 
   /** A new array with the bytes of the disk. Sectors that cannot be read hold arbitrary bytes. */
   image(): Uint8Array {
-    const { size, sectorSize, initial, unreadable, regions } = this.#map;
+    const { size, sectorSize, initial, regions } = this.#map;
     const bytes = new Uint8Array(size);
     if (initial) bytes.set(initial);
-    const copy = (offset: number): void => {
-      const content = this.content(offset);
-      bytes.set(content ?? new Uint8Array(sectorSize).fill(UNREADABLE), offset);
-    };
     for (const { offset, length } of regions) {
-      for (let at = offset; at < offset + length; at += sectorSize) copy(at);
+      for (let at = offset; at < offset + length; at += sectorSize) {
+        bytes.set(this.content(at) ?? noise(sectorSize, at), at);
+      }
     }
-    for (const offset of unreadable) copy(offset);
     return bytes;
   }
 
@@ -124,6 +122,3 @@ export class CrashState {
     return value;
   }
 }
-
-/** Fills what cannot be read. */
-const UNREADABLE = 0xa5;
