@@ -28,7 +28,7 @@ export type {
   CrashTest,
   Expected,
   Journal,
-} from './crash-test/trial.js';
+} from './crash-test/types.js';
 export type { DiskFault } from './device/disk-faults.js';
 export type { VolatileDiskOptions } from './device/disk-options.js';
 export type { DiskTrace } from './device/disk-trace.js';

@@ -5,10 +5,8 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { seededRandom } from 'write-barrier/testing';
-import { type CrashSpace, crashSpace } from 'write-barrier/testing/lab';
-import { CrashState } from '../../src/testing/space/crash-state.js';
-import { Bench, BLOCK, type Cut, cutsOf, endOf, FILES, judgeCuts, loadRecording } from './ext4.js';
+import { crashSpace } from 'write-barrier/testing/lab';
+import { Bench, BLOCK, type Cut, FILES, judgeCuts, loadRecording } from './ext4.js';
 import { missingTools, type Verdict } from './ext4-judge.js';
 
 const SEED = 1;
@@ -26,8 +24,7 @@ describe('given the trace of ext4', () => {
   });
 
   test('the first image is that before the trace, and that of all writes is the last one', () => {
-    const newest = Int32Array.from(honest.map.cells, ({ versions }) => versions.length - 1);
-    const all = new CrashState(honest.map, newest);
+    const all = honest.inOrder(Number.POSITIVE_INFINITY);
     expect(all).toMatchObject({ isPossible: true, before: Number.POSITIVE_INFINITY });
     expect(sameBytes(all.image(), final)).toBe(true);
     expect(trace.initial && sameBytes(honest.at(0n).image(), trace.initial)).toBe(true);
@@ -36,13 +33,13 @@ describe('given the trace of ext4', () => {
   test('a cut is one that the space knows, and what is judged is its image', () => {
     for (const space of [honest, liar]) {
       using bench = new Bench(space, FILES);
-      for (const { moment, state } of take(cuts(space), 100)) {
+      for (const { time, state } of take(space.cuts(SEED), 100)) {
         expect(state.isPossible).toBe(true);
-        expect(state.after).toBeLessThan(moment);
-        expect(state.before).toBeGreaterThan(moment);
+        expect(state.after).toBeLessThan(time);
+        expect(state.before).toBeGreaterThan(time);
         expect(space.at(space.indexOf(state)).versions).toEqual(state.versions);
       }
-      for (const { state } of take(cuts(space), 10)) {
+      for (const { state } of take(space.cuts(SEED), 10)) {
         expect(sameBytes(readFileSync(bench.lay(state)), state.image())).toBe(true);
       }
     }
@@ -66,7 +63,7 @@ describe.skipIf(missing.length > 0)(
     test('given a disk that ignores flushes, much is damaged and much is lost', async () => {
       const judged = await judgeCuts({
         ...{ trace, space: liar, seed: SEED, count: 100, files: FILES },
-        knownUntil: ({ moment }) => moment,
+        knownUntil: ({ time }) => time,
       });
       const count = (kind: Verdict['kind']): number =>
         judged.filter(({ verdict }) => verdict.kind === kind).length;
@@ -77,12 +74,8 @@ describe.skipIf(missing.length > 0)(
   },
 );
 
-function cuts(space: CrashSpace): Generator<Cut, never> {
-  return cutsOf(space, endOf(trace), seededRandom(SEED));
-}
-
-function* take<T>(values: Iterator<T>, count: number): Generator<T, void> {
-  for (let i = 0; i < count; i++) yield values.next().value;
+function* take(cuts: Iterator<Cut, void>, count: number): Generator<Cut, void> {
+  for (let i = 0; i < count; i++) yield cuts.next().value as Cut;
 }
 
 function sameBytes(one: Uint8Array, other: Uint8Array): boolean {

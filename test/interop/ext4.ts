@@ -1,5 +1,5 @@
-// What the tests of ext4's traces rest on: the recorded block trace of a kernel as a DiskTrace, and power cuts spread
-// over all of a trace, to be judged by the file system's own tools (ext4-judge.ts).
+// What the tests of ext4's traces rest on: the recorded block trace of a kernel as a DiskTrace, and images of its power cuts, to
+// be judged by the file system's own tools (ext4-judge.ts).
 //
 // The guest, for i = 0, 1, ... 59: writes the file d(i mod 5)/f(i), calls fsync on it and on its directory, and then
 // writes "mark i" to a second disk. Where i mod 9 is 8 it renames the file to g(i), without fsync. So once a mark
@@ -12,11 +12,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import { type DiskTrace, seededRandom } from 'write-barrier/testing';
-import { type CrashSpace, DiskRecorder } from 'write-barrier/testing/lab';
-import { newestUntil, possible } from '../../src/testing/space/cells.js';
-import { CrashState } from '../../src/testing/space/crash-state.js';
-import type { Version } from '../../src/testing/space/versions.js';
+import type { DiskTrace } from 'write-barrier/testing';
+import { type CrashSpace, type CrashState, DiskRecorder } from 'write-barrier/testing/lab';
 import { judgeDisk, type Verdict } from './ext4-judge.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
@@ -91,57 +88,8 @@ function newestMark(page: Uint8Array): number {
 
 /** What a power cut at some moment may leave. */
 export interface Cut {
-  readonly moment: number;
+  readonly time: number;
   readonly state: CrashState;
-}
-
-/** The version that a block shows, of those that it may show. */
-type Choice = (oldest: number, newest: number, place: number) => number;
-
-/**
- * Cuts without end, no two of which leave the same. Their moments are spread evenly over the trace: of images drawn
- * uniformly most would come from the one epoch in which most sectors are open.
- */
-export function* cutsOf(
-  space: CrashSpace,
-  end: number,
-  random: () => number,
-): Generator<Cut, never> {
-  const { cells } = space.map;
-  const seen = new Set<string>();
-  for (let draw = 0; ; draw++) {
-    const moment = Math.floor(((draw * GOLDEN) % 1) * end) + 0.5;
-    const newest = cells.map((cell) => newestUntil(cell, moment, false));
-    // A block has its versions in the order of their dispatch, so those that are possible are a run.
-    const oldest = cells.map((cell) => possible(cell, moment, moment + 1)[0] as number);
-    const open = [...cells.keys()].filter((place) => oldest[place] !== newest[place]);
-    const choice = choiceOf(draw, open, random);
-    const versions = Int32Array.from(cells, (_, place) =>
-      choice(oldest[place] as number, newest[place] as number, place),
-    );
-    const key = versions.join(' ');
-    if (seen.has(key)) continue;
-    seen.add(key);
-    yield { moment, state: new CrashState(space.map, versions) };
-  }
-}
-
-/** The fractional parts of its multiples are spread evenly, however many are taken. */
-const GOLDEN = (Math.sqrt(5) - 1) / 2;
-
-/** Half of the draws are random; the rest are what random draws hardly ever meet in a large epoch. */
-function choiceOf(draw: number, open: readonly number[], random: () => number): Choice {
-  const one = open[Math.floor(random() * open.length)];
-  const kept = random();
-  const choices: readonly Choice[] = [
-    (oldest) => oldest,
-    (_, newest) => newest,
-    (oldest, newest, place) => (place === one ? oldest : newest),
-    (oldest, newest, place) => (place === one ? newest : oldest),
-  ];
-  const some: Choice = (oldest, newest) =>
-    random() < kept ? newest : oldest + Math.floor(random() * (newest - oldest + 1));
-  return choices[draw % (2 * choices.length)] ?? some;
 }
 
 /** The files that had their marks before that moment. */
@@ -172,29 +120,23 @@ export interface Trial {
 /** Two at a time. */
 export async function judgeCuts(trial: Trial): Promise<readonly Judged[]> {
   const { trace, space, seed, count, files, knownUntil } = trial;
-  const cuts = cutsOf(space, endOf(trace), seededRandom(seed));
+  const cuts = space.cuts(seed);
   const judged: Judged[] = [];
   let left = count;
   const work = async (): Promise<void> => {
     using bench = new Bench(space, files);
     while (left-- > 0) {
-      const cut = cuts.next().value;
+      const cut = cuts.next().value as Cut;
       const marked = markedBefore(trace, knownUntil(cut));
       const verdict = await bench.judge(cut.state, (file) => marked.has(file));
       // `space.at(...)` of the number makes the same image again.
-      const where = `seed ${seed}, state ${space.indexOf(cut.state)}, cut at ${cut.moment}`;
+      const where = `seed ${seed}, state ${space.indexOf(cut.state)}, cut at ${cut.time}`;
       const text = verdict.kind === 'sound' ? '' : `: ${verdict.kind}: ${verdict.why}`;
       judged.push({ cut, verdict, text: where + text });
     }
   };
   await Promise.all([work(), work()]);
   return judged;
-}
-
-/** After the last answer. */
-export function endOf({ commands }: DiskTrace): number {
-  const answered = commands.filter(({ completed }) => completed < Number.POSITIVE_INFINITY);
-  return Math.max(...answered.map(({ completed }) => completed)) + 1;
 }
 
 /** A file for one image after the other, in memory where the system has a place for that. */
@@ -226,16 +168,17 @@ export class Bench implements Disposable {
   }
 
   /** Writes `state.image()` to a file, with holes where it has zeroes, which takes less time. */
-  lay({ versions }: CrashState): string {
-    const { size, cells } = this.#space.map;
+  lay(state: CrashState): string {
+    const { size, regions } = this.#space.map;
     fs.ftruncateSync(this.#file, 0);
     fs.ftruncateSync(this.#file, size);
     for (const offset of this.#used) {
       fs.writeSync(this.#file, this.#before(offset), 0, BLOCK, offset);
     }
-    for (const [place, cell] of cells.entries()) {
-      const { bytes } = cell.versions[versions[place] as number] as Version;
-      fs.writeSync(this.#file, bytes, 0, bytes.length, cell.offset);
+    for (const { offset, length } of regions) {
+      for (let at = offset; at < offset + length; at += BLOCK) {
+        fs.writeSync(this.#file, state.content(at) as Uint8Array, 0, BLOCK, at);
+      }
     }
     return this.#disk;
   }

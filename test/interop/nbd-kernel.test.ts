@@ -14,7 +14,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DiskTrace } from 'write-barrier/testing';
 import { crashSpace, decodeTrace } from 'write-barrier/testing/lab';
 import { type Server, serve } from '../examples/nbd-server.js';
-import { BLOCK, endOf, type Judged, judgeCuts } from './ext4.js';
+import { BLOCK, type Judged, judgeCuts } from './ext4.js';
 import { judgeDisk, type Verdict } from './ext4-judge.js';
 import {
   boot,
@@ -145,7 +145,7 @@ describe.skipIf(absent.length > 0)(
       expect(Buffer.compare(trace.initial ?? new Uint8Array(), readFileSync(template))).toBe(0);
       rmSync(image);
       const marks = known.map(({ file, bytes: length }) => {
-        return { time: endOf(decodeTrace(bytes.subarray(0, length))) - 0.5, value: file };
+        return { time: lastAnswer(decodeTrace(bytes.subarray(0, length))) + 0.5, value: file };
       });
       return { ...trace, marks };
     };
@@ -170,7 +170,7 @@ describe.skipIf(absent.length > 0)(
       expect(trace.commands.filter(({ op }) => op === 'flush')).toEqual([]);
       const judged = await judgeCuts({
         ...{ trace, space: crashSpace(trace, DISK), seed: 1, count: 60, files: FILES },
-        knownUntil: ({ moment }) => moment,
+        knownUntil: ({ time }) => time,
       });
       const count = (kind: Judged['verdict']['kind']): number =>
         judged.filter(({ verdict }) => verdict.kind === kind).length;
@@ -227,4 +227,13 @@ async function twoAtATime<T>(
   };
   await Promise.all([work(), work()]);
   return done;
+}
+
+/** The moment of the last answer. */
+function lastAnswer({ commands }: DiskTrace): number {
+  return commands.reduce(
+    (last, { completed }) =>
+      completed < Number.POSITIVE_INFINITY ? Math.max(last, completed) : last,
+    0,
+  );
 }

@@ -4,8 +4,10 @@ import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
 import { formatCrashReport } from '../../src/testing/crash-test/crash-report.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import type { CrashTest } from '../../src/testing/crash-test/trial.js';
-import { barrierMutation, prefixOracle, strictOrder } from '../../src/testing/lab/analyses.js';
+import type { CrashTest } from '../../src/testing/crash-test/types.js';
+import { barrierMutation } from '../../src/testing/lab/mutation.js';
+import { prefixOracle } from '../../src/testing/lab/prefix.js';
+import { strictOrder } from '../../src/testing/lab/strict-order.js';
 import { barrierSynthesis } from '../../src/testing/lab/synthesis.js';
 
 const SECTOR = 512;
@@ -104,7 +106,7 @@ describe('given a log', () => {
     expect(report.failure?.message).toMatch(/^transaction \d is damaged$/);
     expect(report.failure?.lost).toHaveLength(1);
     expect(formatCrashReport(report)).toMatch(
-      /a barrier between #\d+ and #\d+, which was called from unordered \(crash-test.test.ts:\d+\), would have prevented it\n {2}replay: 'seed 0 image \d+'$/,
+      /a barrier between #\d+ and #\d+, which was called from unordered \(crash-test.test.ts:\d+\), would have prevented it\n {2}replay: 'seed 0 cut \d+( \d+:\d+)*'$/,
     );
     expect(report.failure?.text).toMatch(/lost: sector \d+, written by #\d+/);
   });
@@ -126,7 +128,7 @@ describe('given a log', () => {
     const { failure } = await crashTest(logTest(unordered));
     const again = await crashTest(logTest(unordered, { replay: failure?.replay as string }));
     expect(again).toMatchObject({ verdict: 'failed', failure: { message: failure?.message } });
-    const other = await crashTest(logTest(unordered, { replay: 'seed 0 image 0' }));
+    const other = await crashTest(logTest(unordered, { replay: 'seed 0 cut -1' }));
     expect(other).toMatchObject({ verdict: 'passed', recoveries: 1 });
   });
 
@@ -177,14 +179,17 @@ describe('given misuse', () => {
     expect(idle.warnings).toContain('the workload wrote nothing');
   });
 
-  test.each(['', 'image 5', 'seed 0 steps 3 image 0', 'seed 0 image 99999999'])(
-    'when %j is to be replayed, then it is refused',
-    async (replay) => {
-      await expect(crashTest(logTest(sound, { replay }))).rejects.toMatchObject({
-        code: expect.stringMatching(/INVALID_ARGUMENT|OUT_OF_RANGE/),
-      });
-    },
-  );
+  test.each([
+    '',
+    'cut 5',
+    'seed 0 steps 3 cut 0',
+    'seed 0 cut 0 0:99',
+    'seed 0 cut 0 then life cut 1',
+  ])('when %j is to be replayed, then it is refused', async (replay) => {
+    await expect(crashTest(logTest(sound, { replay }))).rejects.toMatchObject({
+      code: expect.stringMatching(/INVALID_ARGUMENT|OUT_OF_RANGE/),
+    });
+  });
 });
 
 test('given a recovery and a check that wait, when they run, then the verdict is the same', async () => {
@@ -313,9 +318,7 @@ describe('given a recovery that writes', () => {
     expect(await crashTest(journaled(['copy', 'clear']))).toMatchObject({ verdict: 'proved' });
     const report = await crashTest(journaled(['clear', 'copy']));
     expect(report.verdict).toBe('failed');
-    expect(report.failure?.text).toMatch(
-      /then the power is cut again, during the recovery:\n.*kept {2}#\d+ /s,
-    );
+    expect(report.failure?.text).toMatch(/then the recovery, cut short as well:\n.*kept {2}#\d+ /s);
     const cut = await crashTest({ ...journaled(['copy', 'clear']), recoveriesMax: 3 });
     expect(cut).toMatchObject({ verdict: 'passed', recoveries: 3 });
     const once = await crashTest({ ...journaled(['clear', 'copy']), nested: false });
@@ -351,9 +354,7 @@ describe('given a recovery that writes', () => {
     expect(await crashTest(counting(1))).toMatchObject({ verdict: 'proved' });
     const report = await crashTest(counting(2));
     expect(report.verdict).toBe('failed');
-    expect(
-      report.failure?.text.match(/then the power is cut again, during the recovery/g),
-    ).toHaveLength(2);
+    expect(report.failure?.text.match(/then the recovery, cut short as well/g)).toHaveLength(2);
   });
 });
 
@@ -491,7 +492,7 @@ describe('given a program', () => {
     const report = await crashTest(of(program));
     expect(report.verdict).toBe('failed');
     expect(report.failure?.program).toEqual([{ record: 7, flushed: false }]);
-    expect(report.failure?.replay).toMatch(/^seed 0 steps 7 image \d+$/);
+    expect(report.failure?.replay).toMatch(/^seed 0 steps 7 cut -?\d+( \d+:\d+)*$/);
     expect(report.failure?.text).toContain('the program: {"record":7,"flushed":false}');
     const again = await crashTest({ ...of(program), replay: report.failure?.replay ?? '' });
     expect(again.failure?.message).toBe(report.failure?.message);
@@ -528,7 +529,7 @@ describe('given several orders of answers', () => {
   test('when one of them fails, then it is found, and its seed is told', async () => {
     const report = await crashTest({ ...racing, seeds: 20 });
     expect(report.verdict).toBe('failed');
-    expect(report.failure?.replay).toMatch(new RegExp(`^seed ${report.seed} image`));
+    expect(report.failure?.replay).toMatch(new RegExp(`^seed ${report.seed} cut`));
   });
 
   test('when all of them hold, then the report is of all', async () => {
@@ -780,7 +781,7 @@ describe('given what once was judged wrongly', () => {
       check: (found, { acknowledged }) => acknowledged.length === 0 || found === 7,
     };
     const { failure } = await crashTest(test);
-    expect(failure?.replay).toMatch(/^seed 0 image \d+ then \d+$/);
+    expect(failure?.replay).toMatch(/^seed 0 cut -?\d+( \d+:\d+)* then cut -?\d+( \d+:\d+)*$/);
     expect(await crashTest({ ...test, replay: failure?.replay ?? '' })).toMatchObject({
       verdict: 'failed',
       failure: { message: failure?.message, replay: failure?.replay },

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import type { CrashTest, Journal } from '../../src/testing/crash-test/trial.js';
+import type { CrashTest, Journal } from '../../src/testing/crash-test/types.js';
 import { delay } from '../../src/testing/device/event-loop.js';
 import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import { FLUSH, first, full, PLAIN, SECTOR } from './sectors.js';

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
 import { parseProgram, parseSteps } from '../../src/model/index.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import { parseReplay } from '../../src/testing/crash-test/options.js';
+import { parseReplay } from '../../src/testing/crash-test/replay.js';
 import { DiskRecorder, type DiskTrace } from '../../src/testing/device/disk-trace.js';
 import {
   decodeTrace,
@@ -355,18 +355,22 @@ describe('a replay', () => {
   const zeroes = '0'.repeat(2_000_000);
 
   test.each([
-    `seed 0 image ${zeroes}`,
-    `seed 0 image ${zeroes.slice(0, 900_000)}x`,
-    `seed 0 image 0${' then 1'.repeat(100_000)} then`,
-    `seed 0 steps ${'1,'.repeat(100_000)} image 0`,
-    `seed 0 steps ${'1'.repeat(500)} image 0`,
-    `seed ${'9'.repeat(500)} image 0`,
-    'seed 4294967296 image 0',
-    'seed 0 steps 1,0 image 0',
-    'seed 0 steps 1,1 image 0',
-    'seed 0 steps , image 0',
-    'seed 0 image 0\n',
-    'seed 0 image 0 then -1',
+    `seed 0 cut ${zeroes}`,
+    `seed 0 cut ${zeroes.slice(0, 900_000)}x`,
+    `seed 0 cut 0${' then cut 1'.repeat(80_000)} then`,
+    `seed 0 cut 0${' 512:1'.repeat(100_000)} 512`,
+    `seed 0 steps ${'1,'.repeat(100_000)} cut 0`,
+    `seed 0 steps ${'1'.repeat(500)} cut 0`,
+    `seed ${'9'.repeat(500)} cut 0`,
+    'seed 4294967296 cut 0',
+    'seed 0 steps 1,0 cut 0',
+    'seed 0 steps 1,1 cut 0',
+    'seed 0 steps , cut 0',
+    'seed 0 cut 0\n',
+    'seed 0 cut 0 then -1',
+    'seed 0 cut 0 cut 1',
+    'seed 0 then cut 0',
+    'seed 0',
     '\u001b[2J',
     7,
   ])('that no report wrote is refused in one line (%#)', (text) => {
@@ -374,25 +378,40 @@ describe('a replay', () => {
   });
 
   test('reads back what reports write', () => {
-    expect(parseReplay('seed 3 image 12', 2)).toEqual({
-      ...{ seed: 3, steps: [0, 1], image: 12n, later: [] },
+    const [cut] = [{ during: 'workload', time: 12, versions: new Map() }];
+    expect(parseReplay('seed 3 cut 12', 2)).toEqual({ seed: 3, steps: [0, 1], cuts: [cut] });
+    expect(
+      parseReplay('seed 0 steps 0,2 cut 5 512:0 then cut -1 life cut 0.5 0:2 1024:1', 3),
+    ).toEqual({
+      ...{ seed: 0, steps: [0, 2] },
+      cuts: [
+        { during: 'workload', time: 5, versions: new Map([[512, 0]]) },
+        { during: 'recovery', time: -1, versions: new Map() },
+        {
+          ...{ during: 'life', time: 0.5 },
+          versions: new Map([
+            [0, 2],
+            [1024, 1],
+          ]),
+        },
+      ],
     });
-    expect(parseReplay('seed 0 steps 0,2 image 5 then 7 then 0', 3)).toEqual({
-      ...{ seed: 0, steps: [0, 2], image: 5n, later: [7n, 0n] },
-    });
-    expect(parseReplay('seed 0 steps  image 5', 3).steps).toEqual([]);
+    expect(parseReplay('seed 0 steps  cut 5', 3).steps).toEqual([]);
   });
 
-  test('of an image that there is not says so in one line', async () => {
-    const error = await crashTest({
-      size: SIZE,
-      workload: () => {},
-      recover: () => 0,
-      check: () => true,
-      replay: `seed 0 image ${'9'.repeat(100_000)}`,
-    }).catch((reason: unknown) => reason);
-    expect(refusal(() => raise(error))).toMatch(/100000 digits/);
-  });
+  test.each(['seed 0 cut 0 0:1', 'seed 0 cut 5 512:3', 'seed 0 cut 5 7:0'])(
+    'of a state that no power cut leaves says so in one line: %s',
+    async (replay) => {
+      const error = await crashTest({
+        size: SIZE,
+        workload: () => {},
+        recover: () => 0,
+        check: () => true,
+        replay,
+      }).catch((reason: unknown) => reason);
+      expect(refusal(() => raise(error))).toMatch(/no power cut leaves what it names/);
+    },
+  );
 });
 
 function raise(error: unknown): never {

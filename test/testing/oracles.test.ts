@@ -7,8 +7,10 @@ import { describe, expect, test } from 'vitest';
 import { IoScheduler, type Storage } from 'write-barrier';
 import { gapsOf, withBarriers } from '../../src/testing/crash-test/barriers.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import type { CrashTest } from '../../src/testing/crash-test/trial.js';
-import { barrierMutation, prefixOracle, strictOrder } from '../../src/testing/lab/analyses.js';
+import type { CrashTest } from '../../src/testing/crash-test/types.js';
+import { barrierMutation } from '../../src/testing/lab/mutation.js';
+import { prefixOracle } from '../../src/testing/lab/prefix.js';
+import { strictOrder } from '../../src/testing/lab/strict-order.js';
 import { barrierSynthesis, cheapestHitting } from '../../src/testing/lab/synthesis.js';
 
 const SECTOR = 512;
@@ -196,7 +198,7 @@ describe('given a budget that does', () => {
   });
 
   test('when an image is to be replayed, then the question is about all of them', async () => {
-    const replay = 'seed 0 image 0';
+    const replay = 'seed 0 cut -1';
     expect(await strictOrder({ ...small, replay }, (seen) => seen)).toMatchObject({ covered: 3n });
     expect(await barrierSynthesis({ ...small, replay })).toMatchObject({ covered: 3n });
     expect(await barrierMutation({ ...small, replay })).toHaveLength(3);

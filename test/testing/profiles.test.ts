@@ -9,7 +9,7 @@ import { chooseMode, IoScheduler } from 'write-barrier';
 import { FileStorage } from '../../src/node/index.js';
 import { formatCrashReport } from '../../src/testing/crash-test/crash-report.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import type { CrashTest } from '../../src/testing/crash-test/trial.js';
+import type { CrashTest } from '../../src/testing/crash-test/types.js';
 import { DiskRecorder } from '../../src/testing/device/disk-trace.js';
 import {
   DEVICE_PROFILES,
@@ -122,7 +122,7 @@ test('given a device without a name, when it is reported, then it says how it di
   expect(formatCrashReport(report)).toContain(
     'device: file with orderedTags: true, lies: ignoreFua,ignoreTags; by default a scheduler on it takes TAG_FUA',
   );
-  const replay = await crashTest({ ...inOrder, replay: 'seed 0 image 0' });
+  const replay = await crashTest({ ...inOrder, replay: 'seed 0 cut -1' });
   expect(replay).toMatchObject({ profile: DEVICE_PROFILES.file, mode: 'DRAIN_FUA' });
 });
 

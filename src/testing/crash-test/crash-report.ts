@@ -2,8 +2,7 @@
 // have prevented it.
 //
 // Every command before the cut is kept or has lost something; flushes and reads have nothing to lose. The cut is as early as
-// the failure allows. Advice is tried and not guessed: a barrier is put into one gap after the other, and the same crash
-// state is judged again.
+// the failure allows.
 //
 // The text is for a person, so it has the length of a screen whatever the workload wrote: a long value becomes one short line,
 // and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
@@ -13,10 +12,8 @@ import { checkOptions } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
-import { type CrashSpace, crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
-import { regionOf, versionAt } from '../space/regions.js';
-import { gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
+import { type Advice, adviceFor, cutIn } from './advice.js';
 import type { Told } from './execute.js';
 import {
   formatCount,
@@ -27,79 +24,75 @@ import {
   shortText,
   shown,
 } from './in-short.js';
+import { type Failed, isHang } from './judge.js';
+import type { Chain, Life } from './lives.js';
+import { cutOf, formatReplay } from './replay.js';
 import { isSound, lossesOf, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
-import {
-  type CrashFailure,
-  type CrashReport,
-  type CrashTest,
-  type Failed,
-  isHang,
-  judgeState,
-  type Loss,
-  type Trial,
-} from './trial.js';
+import type { Trial } from './trial.js';
+import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
 
-/** The failure of a crash state in words; undefined if the state passes. */
+/** The failure of a chain in words, with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
-  state: CrashState,
+  chain: Chain,
+  failed: Failed,
   advises = true,
-): Promise<CrashFailure | undefined> {
-  const failed = await judgeState(trial, state);
-  if (!failed) return undefined;
-  const lost = lostIn(trial, state, failed);
+): Promise<CrashFailure> {
   // Trying a barrier would take as long as the hang.
   const isAdvised = advises && !isHang(failed);
-  const told = isAdvised ? await adviceFor(trial, state, failed, lost) : undefined;
-  return describeFailure(trial, state, failed, [], told);
+  const advice = isAdvised ? await adviceFor(trial, chain, failed) : undefined;
+  return describeFailure(trial, chain, failed, advice);
 }
-
-/** A power cut during recovery: the number of its crash state, and what it has left. */
-export interface Cut {
-  readonly number: bigint;
-  readonly scene: Scene;
-}
-
-/** The barrier that would have prevented a failure, or why none would have. */
-export type Advice = NonNullable<CrashFailure['advice']>;
 
 /** The failure in words and as data; the last of the words are the `advice`. */
 export function describeFailure<A, R>(
-  trial: Trial<A, R>,
-  state: CrashState,
+  { test, seed, steps }: Trial<A, R>,
+  chain: Chain,
   failed: Failed,
-  later: readonly Cut[],
   advice?: Advice,
 ): CrashFailure {
-  const { test, space, seed, steps } = trial;
-  const lost = lostIn(trial, state, failed);
-  const then = later.map(({ number }) => ` then ${number}`).join('');
-  const replay = `${replayOf(test, seed, steps)} image ${space.indexOf(state)}${then}`;
+  const { lives, states } = chain;
   const program = steps.map((step) => (test.program ?? [])[step]);
-  const { cause, cut } = failed;
+  const cuts = states.map((state, n) => {
+    const { space, during } = lives[n] as Life;
+    return cutOf(space, state, during);
+  });
+  const replay = formatReplay({ seed, steps, cuts }, test.program?.length ?? 0);
+  const { cause } = failed;
   const message = messageOf(cause);
-  const scene = sceneOf(trial, state, cut);
+  const scenes = lives.map((life, n) => {
+    const cut = cutIn(chain, n, failed);
+    return { ...sceneOf(test, life, states[n] as CrashState, cut), during: life.during };
+  });
+  const lost = lives.map((life, n) =>
+    lostIn(life, states[n] as CrashState, n, cutIn(chain, n, failed)),
+  );
   const write = (full: boolean): string =>
     [
       `after this power cut: ${shortText(message, full)}`,
       ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
       ...comparison(failed, full),
-      ...picture(test, scene, full),
-      ...lostLines(trial, lost, full),
-      ...later.flatMap(({ scene }) => [
-        '  then the power is cut again, during the recovery:',
+      ...scenes.flatMap((scene, n) => [
+        ...(n > 0 ? [laterLife(scene.during, n, advice)] : []),
         ...picture(test, scene, full),
+        ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
       ]),
       ...(advice ? [`  ${advice.text}`] : []),
       `  replay: '${replay}'`,
     ].join('\n');
-  const cuts = [scene, ...later.map(({ scene }) => scene)];
-  const told = { cuts, ...(advice && { advice }) };
   return {
-    ...{ message, cause, replay, lost, program, ...told },
+    ...{ message, cause, replay, lost: lost.flat(), program, cuts: scenes },
+    ...(advice && { advice }),
     ...{ text: write(false), fullText: write(true) },
   };
+}
+
+/** The line before a later power cut. */
+function laterLife(during: Life['during'], n: number, advice: Advice | undefined): string {
+  const what = during === 'life' ? 'then the recovery and more work' : 'then the recovery';
+  const missing = advice?.cut === n ? advice.missing : undefined;
+  return `  ${what}, cut short as well${missing === undefined ? '' : `, where ${missing} is missing`}:`;
 }
 
 /** A workload that hangs, in words. */
@@ -111,7 +104,8 @@ export function describeHang(
 ): CrashFailure {
   const program = steps.map((step) => (test.program ?? [])[step]);
   // There is no crash state yet. The workload runs first, whichever state the replay names.
-  const replay = `${replayOf(test, seed, steps)} image 0`;
+  const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
+  const replay = formatReplay({ seed, steps, cuts }, test.program?.length ?? 0);
   const write = (full: boolean): string =>
     [
       cause.message,
@@ -123,14 +117,6 @@ export function describeHang(
     ...{ message, cause, replay, lost: [], program, cuts: [] },
     ...{ text: write(false), fullText: write(true) },
   };
-}
-
-function replayOf(
-  { program = [] }: { readonly program?: readonly unknown[] },
-  seed: number,
-  steps: readonly number[],
-): string {
-  return `seed ${seed}${steps.length < program.length ? ` steps ${steps.join()}` : ''}`;
 }
 
 function shortProgram(program: readonly unknown[], full: boolean): string {
@@ -174,15 +160,20 @@ function itemsOf(value: unknown): readonly unknown[] | undefined {
 
 const LOST_MAX = 8;
 
-function lostLines<A, R>(trial: Trial<A, R>, lost: readonly Loss[], full: boolean): string[] {
+function lostLines(
+  test: Pick<CrashTest<never, never>, 'label'>,
+  { whyNoSite }: Life,
+  lost: readonly Loss[],
+  full: boolean,
+): string[] {
   const [first] = lost;
   const isKnown = first === undefined || lost.some(({ site }) => site !== undefined);
-  const why = isKnown ? undefined : trial.whyNoSite(first.command);
+  const why = isKnown ? undefined : whyNoSite(first.command);
   const most = full ? lost.length : LOST_MAX;
   const more = lost.length - most;
   const lines = lost.slice(0, most).map(({ offset, command, site }) => {
     const from = site === undefined ? '' : `, called from ${site}`;
-    return `  lost: ${labelled(trial, offset)}, written by #${command}${from}`;
+    return `  lost: ${labelOf(test, offset)}, written by #${command}${from}`;
   });
   return [
     ...lines,
@@ -193,22 +184,22 @@ function lostLines<A, R>(trial: Trial<A, R>, lost: readonly Loss[], full: boolea
 
 /** What the host told its user, as a report says it. */
 export function wordOf({ kind }: Told<unknown>): string {
-  return kind === 'begin' ? 'begun' : 'acknowledged';
+  return kind === 'begin' ? 'begun' : kind === 'shown' ? 'shown by the recovery' : 'acknowledged';
 }
 
-function lostIn<A, R>({ space, siteOf }: Trial<A, R>, state: CrashState, { cut }: Failed): Loss[] {
-  return lossesOf(space, state, cut).map(({ offset, command }): Loss => {
+function lostIn({ space, siteOf }: Life, state: CrashState, cut: number, time: number): Loss[] {
+  return lossesOf(space, state, time).map(({ offset, command }): Loss => {
     const site = siteOf(command);
-    return { offset, command, ...(site !== undefined && { site }) };
+    return { offset, command, cut, ...(site !== undefined && { site }) };
   });
 }
 
-function labelled<A, R>({ test }: Pick<Trial<A, R>, 'test'>, offset: number): string {
-  return labelOf(test, offset);
-}
-
 /** The commands around the cut with their outcomes, and the journal between them. */
-function picture<A, R>(test: Trial<A, R>['test'], scene: Scene, full: boolean): string[] {
+function picture<A>(
+  test: Pick<CrashTest<never, never>, 'label'>,
+  scene: Omit<Scene, 'during'>,
+  full: boolean,
+): string[] {
   const { time } = scene;
   const { commands } = scene.trace;
   const label = (offset: number): string => labelOf(test, offset);
@@ -244,59 +235,6 @@ function inShort(command: DiskCommand, label: (offset: number) => string): strin
   const { op, offset, fua, tag } = command;
   const flags = `${tag === 'ordered' ? ', ordered' : ''}${fua ? ', FUA' : ''}`;
   return `${shortCommand(command, op === 'flush' ? '' : label(offset))}${flags}`;
-}
-
-/** The maximum number of gaps that are tried, from the cut backwards. */
-const GAPS_MAX = 100;
-
-/** The barrier that would have prevented the failure: the last one that does, because it orders no more than it must. */
-async function adviceFor<A, R>(
-  trial: Trial<A, R>,
-  state: CrashState,
-  { cut }: Failed,
-  lost: readonly Loss[],
-): Promise<Advice> {
-  const { test, space, trace, siteOf } = trial;
-  if (lost.length === 0) {
-    return trace.commands.every(isSound)
-      ? { text: 'nothing was lost: the recovery fails although everything was written in order' }
-      : { text: 'nothing was lost: the recovery fails because of the fault' };
-  }
-  if (!space.profile.flush) {
-    return { text: 'no barrier would have prevented it: the disk has no flush' };
-  }
-  const since = missingSince(space, state);
-  const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
-  for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
-    const repaired = crashSpace(withBarriers(trace, [gap], []), test.profile);
-    const same = sameState(space, state, repaired);
-    if (same && (await judgeState({ ...trial, space: repaired }, same))) continue;
-    const { behind, before, time } = gap;
-    if (before === undefined) {
-      const text = `a flush after #${behind} would have kept it: wait for the flush before you acknowledge`;
-      return { text, before: time };
-    }
-    const site = siteOf(before);
-    const from = site === undefined ? '' : `, which was called from ${site},`;
-    const text = `a barrier between #${behind} and #${before}${from} would have prevented it`;
-    return { text, before: time };
-  }
-  const torn = lost.find(({ command }) => isThere(space, state, command));
-  if (!torn && gaps.length > GAPS_MAX) {
-    const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
-    return { text };
-  }
-  const text = torn
-    ? `#${torn.command} is torn: no barrier keeps a write whole; a checksum or a second copy would detect it`
-    : 'no single barrier would have prevented it';
-  return { text };
-}
-
-/** Whether some of the data of a command is there. */
-function isThere({ map }: CrashSpace, { versions }: CrashState, command: number): boolean {
-  return versions.some(
-    (version, place) => versionAt(regionOf(map, place), version).command === command,
-  );
 }
 
 const FORMAT_OPTIONS = { full: 0 };

@@ -25,10 +25,12 @@
 import { checkOptions, chooseMode, invariant, misuse } from '../../model/index.js';
 import { type Storage, wrap } from '../../storage/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
+import { DiskRecorder, recording } from '../device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { CrashState } from '../space/crash-state.js';
-import type { Crash } from '../space/explore.js';
-import { regionOf, versionAt } from '../space/regions.js';
+import type { Run } from '../space/explore.js';
+import { crashesOf } from '../space/explore.js';
+import { newestUntil, regionOf, versionAt } from '../space/regions.js';
 import {
   describeFailure,
   describeHang,
@@ -38,21 +40,22 @@ import {
 } from './crash-report.js';
 import type { Told } from './execute.js';
 import { formatCount, formatShare, labelOf, shown } from './in-short.js';
-import { recoverAgain, replayAgain } from './nested.js';
-import { checkCrashTest, parseReplay } from './options.js';
-import { smallestLoss, smallestProgram } from './shrink.js';
+import { type Failed, isHang, judge, judgeState, recoverOn } from './judge.js';
 import {
-  agreeing,
-  type CrashReport,
-  type CrashTest,
-  type Failed,
-  isHang,
-  judge,
-  judgeState,
-  recoverOn,
-  type Trial,
-  trialOf,
-} from './trial.js';
+  type Chain,
+  chainOf,
+  completed,
+  type Found,
+  firstLife,
+  goOn,
+  judgeChain,
+  type Limits,
+} from './lives.js';
+import { checkCrashTest } from './options.js';
+import { parseReplay } from './replay.js';
+import { smallestChain, smallestLoss, smallestProgram } from './shrink.js';
+import { type Trial, trialOf } from './trial.js';
+import type { CrashReport, CrashTest } from './types.js';
 import { HangError, Watch } from './watch.js';
 
 /**
@@ -169,69 +172,91 @@ function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode'>
 /** Judges all crash states of a run. */
 async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<CrashReport> {
   const { space, trace, seed, test } = trial;
-  const { recoveriesMax = 100_000, nested = false, label } = test;
+  const { recoveriesMax = 100_000, nested = false, lives = 1, label } = test;
   const orders: Record<string, number> = {};
   const total = { covered: 0n, recoveries: 0 };
   const report = { images: space.count, ...deviceOf(space.profile), seed, trace, orders };
   const seen = { reads: false, silence: false };
-  const second = { isWhole: true, sampled: 0 };
+  const limits: Limits = { nested: Number(nested), lives: lives - 1 };
+  const later = { tried: 0, triedMax: recoveriesMax, isWhole: true };
+  const first = [firstLife(trial)];
   const options = label ? { label: (offset: number) => labelOf(test, offset) } : {};
-  for (const crash of space.explore({ recoveriesMax, ...options })) {
+  for (const run of crashesOf(space, { recoveriesMax, ...options })) {
     if (total.recoveries >= recoveriesMax) break;
     total.recoveries += 1;
-    orders[crash.order] = (orders[crash.order] ?? 0) + 1;
+    orders[run.order] = (orders[run.order] ?? 0) + 1;
+    const recorder = limits.nested > 0 ? new DiskRecorder(space.map.size) : undefined;
     const failed = await judge(
       trial,
-      crash.disk,
-      () => crash,
+      recorder ? recording(run.disk, recorder) : run.disk,
+      () => [{ trace, after: run.after, before: run.before }],
       (answer) => {
         seen.silence ||= answer === undefined;
       },
     );
-    seen.reads ||= crash.decided.size > 0;
-    const { images } = crash;
+    seen.reads ||= run.decided.size > 0;
+    const { images } = run;
     total.covered += images;
-    if (failed) return { ...report, ...total, ...(await failing(trial, crash, failed, advises)) };
-    const depth = Number(nested);
-    if (depth === 0) continue;
-    const left = recoveriesMax - total.recoveries;
-    const again = await recoverAgain(trial, crash, { depth, recoveriesMax: left, images });
-    total.recoveries += again.tried;
-    orders['after a later cut'] = (orders['after a later cut'] ?? 0) + again.tried;
-    second.isWhole &&= again.whole;
-    second.sampled += again.sampled;
-    const { failure, hangs } = again;
-    if (!failure) continue;
-    return { ...report, ...total, verdict: hangs ? 'hung' : 'failed', failure, warnings: [] };
+    if (failed) return { ...report, ...total, ...(await failing(trial, run, failed, advises)) };
+    if (limits.nested + limits.lives === 0) continue;
+    later.tried = total.recoveries;
+    const found = await goOn(trial, first, run, recorder?.trace, limits, later);
+    orders[LATER] = (orders[LATER] ?? 0) + later.tried - total.recoveries;
+    total.recoveries = later.tried;
+    if (found) return { ...report, ...total, ...(await failingLater(trial, found, advises)) };
   }
   invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
   const warnings = await doubts(trial, total, seen);
-  if (!second.isWhole) warnings.push('not every power cut during a recovery was tried');
-  if (second.sampled > 0) warnings.push(SAMPLED(second.sampled));
+  if (!later.isWhole) warnings.push(NOT_ALL_LATER);
   return { ...report, ...total, verdict: warnings.length === 0 ? 'proved' : 'passed', warnings };
 }
 
-const SAMPLED = (count: number): string =>
-  `nested: in ${count} ${count === 1 ? 'case' : 'cases'} the second power cut was tried on only one of several images. ` +
-  'The interrupted recovery read the same from all of them, but the next recovery may read where they differ, so the others are untested';
+const LATER = 'after a later cut';
+
+const NOT_ALL_LATER =
+  'not every later power cut was tried, because recoveriesMax recoveries are not enough';
+
+type Verdict = Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>;
 
 /** The failure or the hang for the report. */
 async function failing<A, R>(
   trial: Trial<A, R>,
-  crash: Crash,
+  run: Run,
   failed: Failed,
   advises: boolean,
-): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
-  const last = agreeing(trial.space, crash, crash.after, true);
-  if (isHang(failed)) {
-    const failure = describeFailure(trial, last, failed, []);
-    return { verdict: 'hung', failure, warnings: [] };
-  }
-  const found = await completed(trial, crash);
+): Promise<Verdict> {
+  const lives = [firstLife(trial)];
+  const last: Chain = { lives, states: [agreeing(run, run.after, true)] };
+  if (isHang(failed)) return hangs(trial, last, failed);
+  const found = await completedState(trial, run);
   const state = found && (await smallestLoss(trial, found.state, found.failed));
-  const failure = state && (await failureOf(trial, state, advises));
-  const told = failure ?? describeFailure(trial, last, failed, []);
-  return { verdict: 'failed', failure: told, warnings: failure ? [] : [UNSTEADY] };
+  const again = state && (await judgeState(trial, state));
+  if (!again) return unsteady(trial, last, failed);
+  const failure = await failureOf(trial, { lives, states: [state] }, again, advises);
+  return { verdict: 'failed', failure, warnings: [] };
+}
+
+/** The same after later power cuts. */
+async function failingLater<A, R>(
+  trial: Trial<A, R>,
+  found: Found,
+  advises: boolean,
+): Promise<Verdict> {
+  const chain = completed(found);
+  if (isHang(found.failed)) return hangs(trial, chain, found.failed);
+  const smallest = await smallestChain(trial, chain);
+  if (!smallest) return unsteady(trial, chain, found.failed);
+  const failure = await failureOf(trial, smallest.chain, smallest.failed, advises);
+  return { verdict: 'failed', failure, warnings: [] };
+}
+
+function hangs<A, R>(trial: Trial<A, R>, chain: Chain, failed: Failed): Verdict {
+  return { verdict: 'hung', failure: describeFailure(trial, chain, failed), warnings: [] };
+}
+
+function unsteady<A, R>(trial: Trial<A, R>, chain: Chain, failed: Failed): Verdict {
+  const failure = describeFailure(trial, chain, failed);
+  return { verdict: 'failed', failure, warnings: [UNSTEADY] };
 }
 
 /** The reasons why a test that passes is not proved. */
@@ -282,7 +307,7 @@ async function eyesight<A, R>(trial: Trial<A, R>): Promise<'sees' | 'blind' | 'u
   const { test, space, watch } = trial;
   if (acknowledgedIn(trial) === 0 || space.count === 1n) return 'unknown';
   const never = Number.POSITIVE_INFINITY;
-  const end = { after: never, before: never };
+  const end = [{ trace: trial.trace, after: never, before: never }];
   const told = async (state: CrashState): Promise<string> => {
     try {
       return shown(await recoverOn(test, state.disk(), watch), true);
@@ -315,7 +340,8 @@ async function seesDamage<A, R>(trial: Trial<A, R>): Promise<boolean> {
   const disks = damaged.map((versions) => new CrashState(map, versions).disk());
   // Garbage comes last, because a recovery may follow it for long.
   for (const disk of [...disks, garbled(trial.space.inOrder(never).disk())]) {
-    if (await judge(trial, disk, () => ({ after: never, before: never }))) return true;
+    if (await judge(trial, disk, () => [{ trace: trial.trace, after: never, before: never }]))
+      return true;
   }
   return false;
 }
@@ -353,24 +379,33 @@ function together(reports: readonly CrashReport[]): CrashReport {
 }
 
 /** A crash state with what the recovery has read that fails, with the newest content elsewhere if possible. */
-async function completed<A, R>(
+async function completedState<A, R>(
   trial: Trial<A, R>,
-  crash: Crash,
+  run: Run,
 ): Promise<{ readonly state: CrashState; readonly failed: Failed } | undefined> {
   const { map } = trial.space;
-  const ordered = [...crash.decided].map(
+  const ordered = [...run.decided].map(
     ([place, version]) => versionAt(regionOf(map, place), version).ordered,
   );
   const bound = Math.min(Number.POSITIVE_INFINITY, ...ordered);
   for (const [time, at] of [
     [bound, false],
-    [crash.after, true],
+    [run.after, true],
   ] as const) {
-    const state = agreeing(trial.space, crash, time, at);
+    const state = agreeing(run, time, at);
     const failed = await judgeState(trial, state);
     if (failed) return { state, failed };
   }
   return undefined;
+}
+
+/** The crash state with the versions that were read, and elsewhere the newest version from before `time`, or `at` it. */
+function agreeing({ decisions: { space, decided } }: Run, time: number, at: boolean): CrashState {
+  const { map } = space;
+  return new CrashState(
+    map,
+    (place) => decided.get(place) ?? newestUntil(regionOf(map, place), time, at),
+  );
 }
 
 /** Tries only the crash state that a replay names. */
@@ -379,18 +414,19 @@ async function replayed<A, R, P>(
   text: string,
   watch: Watch,
 ): Promise<CrashReport> {
-  const { seed, steps, image, later } = parseReplay(text, test.program?.length ?? 0);
+  const { seed, steps, cuts } = parseReplay(text, test.program?.length ?? 0);
   const { trial, hung } = await ran(test, seed, steps, watch);
   if (hung) return hung;
   const { space, trace } = trial;
-  const state = space.at(image);
-  const failure =
-    later.length > 0 ? await replayAgain(trial, state, later) : await failureOf(trial, state);
+  const chain = await chainOf(trial, cuts);
+  if (!chain) throw misuse(`replay: no power cut leaves what it names: ${text.slice(0, 200)}`);
+  const failed = await judgeChain(trial, chain);
+  const failure = failed && (await failureOf(trial, chain, failed));
   return {
     ...{ images: space.count, ...deviceOf(space.profile), seed, trace },
     ...{ covered: 1n, recoveries: 1, orders: { replay: 1 } },
     warnings: trial.faultsToCome.map(neverCame),
-    verdict: !failure ? 'passed' : isHang(failure) ? 'hung' : 'failed',
+    verdict: !failed ? 'passed' : isHang(failed) ? 'hung' : 'failed',
     ...(failure && { failure }),
   };
 }

@@ -9,20 +9,29 @@
 
 import type { DiskFault } from '../device/disk-faults.js';
 import type { VolatileDiskOptions } from '../device/disk-options.js';
-import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
+import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import { delay, hold, nextTurn, release } from '../device/event-loop.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
 import { shortCommand, shortList } from './in-short.js';
+import type { Journal } from './types.js';
 import { HangError, type Watch } from './watch.js';
 
-/** An entry of the journal, as a mark of the trace. */
+/** An entry of the journal, as a mark of the trace; `shown` is what a recovery returned at the beginning of a later life. */
 export interface Told<A> {
-  readonly kind: 'begin' | 'acknowledge';
+  readonly kind: 'begin' | 'acknowledge' | 'shown';
   readonly operation: A;
 }
 
 /** Adds an entry of the journal to the trace. */
 export type Tell = (told: Told<unknown>) => void;
+
+/** A journal that writes into the trace. */
+export function journalOf<A>(tell: Tell): Journal<A> {
+  return {
+    begin: (operation) => tell({ kind: 'begin', operation }),
+    acknowledge: (operation) => tell({ kind: 'acknowledge', operation }),
+  };
+}
 
 /** A run of a workload. */
 export interface Executed {
@@ -35,13 +44,17 @@ export interface Executed {
   whyNoSite(command: number): string | undefined;
 }
 
-/** @throws `HangError` if the workload does not end; what the workload throws */
+/**
+ * @param before what is on the medium, where that is decided when it is read
+ * @throws `HangError` if the workload does not end; what the workload throws
+ */
 export async function execute(
   options: VolatileDiskOptions,
   workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
   watch: Watch,
+  before?: Content,
 ): Promise<Executed> {
-  let run = await attempt(options, workload, watch);
+  let run = await attempt(options, workload, watch, before);
   for (let tries = 0; tries < TRIES_MAX && run.wantsMs > 0 && !run.restless; tries++) {
     const least = PATIENCE_MS * 5 ** tries;
     const patient = Math.min(Math.max(run.wantsMs, least), PATIENCE_MAX_MS);
@@ -49,7 +62,7 @@ export async function execute(
     const isBearable = 2 * run.rests * patient <= watch.hangMs / 2;
     if (!isBearable && tries > 0) break;
     const again = { ...options, patient: isBearable ? patient : PATIENCE_MS };
-    run = await attempt(again, workload, watch);
+    run = await attempt(again, workload, watch, before);
   }
   const doubt = run.restless ? RESTLESS : run.wantsMs > 0 ? HASTY : undefined;
   return doubt === undefined ? run : { ...run, doubt };
@@ -77,8 +90,9 @@ async function attempt(
   options: VolatileDiskOptions,
   workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
   watch: Watch,
+  before: Content | undefined,
 ): Promise<Executed & Rest> {
-  const disk = new VolatileDisk(options);
+  const disk = new VolatileDisk(options, before);
   try {
     const start = (): void | Promise<void> => workload(disk, (told) => disk.mark(told));
     // The patience of the disk is not the fault of the workload.
@@ -172,7 +186,7 @@ function begunOnly({ marks }: DiskTrace): unknown[] {
   for (const { value } of marks) {
     const { kind, operation } = value as Told<unknown>;
     if (kind === 'begin') begun.add(operation);
-    else begun.delete(operation);
+    else if (kind === 'acknowledge') begun.delete(operation);
   }
   return [...begun];
 }

@@ -14,7 +14,7 @@ import { countUpTo } from '../space/intervals.js';
 import { newestUntil, offsetOf, regionAt, regionOf, versionAt } from '../space/regions.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
-import type { CrashFailure, Trial } from './trial.js';
+import type { CrashFailure } from './types.js';
 
 /** A power cut as data. */
 export type Scene = CrashFailure['cuts'][number];
@@ -43,11 +43,12 @@ const LATER = 2;
 const ITEMS_MAX = 20;
 
 /** What a power cut has left of a run. */
-export function sceneOf<A, R>(
-  { test, space, trace }: Pick<Trial<A, R>, 'test' | 'space' | 'trace'>,
+export function sceneOf(
+  test: { label?(offset: number): string },
+  { space, trace }: { readonly space: CrashSpace; readonly trace: DiskTrace },
   state: CrashState,
   time: number,
-): Scene {
+): Omit<Scene, 'during'> {
   const losses = lossesOf(space, state, time);
   const lost = new Map(losses.map(({ place, gone }) => [place, gone]));
   const { from, end, later } = around(trace, time, [...lost.values()].flat());
@@ -122,12 +123,12 @@ export function lossesOf({ map }: CrashSpace, state: CrashState, cut: number): G
 }
 
 /** The commands of which something is lost. */
-export function lostCommands({ regions }: Scene): ReadonlySet<number> {
+export function lostCommands({ regions }: Pick<Scene, 'regions'>): ReadonlySet<number> {
   return new Set(regions.flatMap(({ lost }) => lost));
 }
 
 /** The commands that a report shows of a scene; all of them if there is no cut, so that its time is Infinity. */
-export function spanOf(scene: Scene): Span {
+export function spanOf(scene: Omit<Scene, 'during'>): Span {
   return around(scene.trace, scene.time, [...lostCommands(scene)]);
 }
 
@@ -142,7 +143,7 @@ function around({ commands }: DiskTrace, time: number, lost: readonly number[]):
 }
 
 /** What a report shows before the cut, in the order of time; everything if `full`. */
-export function shownIn(scene: Scene, full: boolean): Shown[] {
+export function shownIn(scene: Omit<Scene, 'during'>, full: boolean): Shown[] {
   const { trace, time } = scene;
   const { commands, marks } = trace;
   const lost = lostCommands(scene);

@@ -1,9 +1,13 @@
-// Shrinks a failure: fewer lost sectors, newer content in them, fewer steps of the program.
+// Shrinks a failure: fewer power cuts, fewer lost sectors, newer content in them, fewer steps of the program.
 
 import { CrashState } from '../space/crash-state.js';
 import { newestUntil, regionOf, versionAt } from '../space/regions.js';
+import { type Failed, isHang, judgeState } from './judge.js';
+import { type Chain, chainOf, judgeChain, type Life } from './lives.js';
+import { type Cut, cutOf } from './replay.js';
 import { lossesOf } from './scene.js';
-import { type CrashReport, type Failed, isHang, judgeState, type Trial } from './trial.js';
+import type { Trial } from './trial.js';
+import type { CrashReport } from './types.js';
 
 /** Gives back everything that is lost, or region by region as much as the failure allows. */
 export async function smallestLoss<A, R>(
@@ -30,6 +34,47 @@ export async function smallestLoss<A, R>(
     }
   }
   return state;
+}
+
+/** So many places of a chain are tried, because each of them takes all lives again. */
+const GIVEN_BACK_MAX = 64;
+
+/**
+ * Leaves out power cuts that the failure does not need, and then gives back what is lost in the others, the last one first.
+ * Undefined if the chain does not fail again.
+ */
+export async function smallestChain<A, R>(
+  trial: Trial<A, R>,
+  { lives, states }: Chain,
+): Promise<{ readonly chain: Chain; readonly failed: Failed } | undefined> {
+  const fails = async (cuts: readonly Cut[]): Promise<typeof best> => {
+    const chain = await chainOf(trial, cuts);
+    const failed = chain && (await judgeChain(trial, chain));
+    return failed && !isHang(failed) ? { chain, failed } : undefined;
+  };
+  let cuts = states.map((state, n) => {
+    const { space, during } = lives[n] as Life;
+    return cutOf(space, state, during);
+  });
+  let best: { readonly chain: Chain; readonly failed: Failed } | undefined = await fails(cuts);
+  const attempt = async (fewer: readonly Cut[]): Promise<void> => {
+    const found = await fails(fewer);
+    if (!found) return;
+    best = found;
+    cuts = [...fewer];
+  };
+  for (let n = cuts.length - 1; best && n > 0; n -= 1)
+    await attempt(cuts.filter((_, m) => m !== n));
+  let tries = 0;
+  for (let n = cuts.length - 1; best && n >= 0; n -= 1) {
+    for (const offset of cuts[n]?.versions.keys() ?? []) {
+      if (tries++ === GIVEN_BACK_MAX) return best;
+      const { versions, ...cut } = cuts[n] as Cut;
+      const fewer = new Map([...versions].filter(([at]) => at !== offset));
+      await attempt(cuts.map((one, m) => (m === n ? { ...cut, versions: fewer } : one)));
+    }
+  }
+  return best;
 }
 
 /** So many newer contents of a region are tried, the newest first, because a region may have been written thousands of times. */

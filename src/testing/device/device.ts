@@ -12,7 +12,7 @@
 //   D2  Of two commands that tags order, the later one takes no step before the earlier one is done.
 //   D3  A command may be answered when it is done.
 //   D4  The host reads what landed last. A power cut leaves the medium; if the profile tears, a sector on its way to the
-//       medium may be left half old and half new, or worse.
+//       medium may be left half old and half new, or worse, unless it is a part of a larger unit.
 //   D5  A unit reaches the medium as a whole, also from the cache, until a later unit lands on a part of it in the cache:
 //       then the rest of it is single sectors. The older content below a unit need not reach the medium with it.
 //
@@ -21,8 +21,8 @@
 
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
-import { type Remains, spoiltBy, tornContents } from './corruption.js';
-import type { DiskRequest } from './disk-trace.js';
+import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
+import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
 /** A step that the device may take next. */
@@ -60,28 +60,26 @@ interface Cached {
 export class Device {
   readonly #profile: DeviceProfile;
   readonly #size: number;
-  /** Sectors that differ from the initial medium. */
+  /** Sectors that differ from what was there before. */
   readonly #medium = new Map<number, Uint8Array>();
   readonly #cache = new Map<number, Cached>();
   /** Given up and still read, until the sector is written again. */
   readonly #stale = new Map<number, Uint8Array>();
   /** Sectors of the medium. */
   readonly #unreadable = new Set<number>();
-  readonly #initial: Uint8Array | undefined;
+  readonly #before: Content;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
 
-  /** @param unreadable offsets of sectors that cannot be read until they are written */
+  /** @param before what is on the medium; sectors that cannot be read can be when they are written. Zeroes by default */
   constructor(
     size: number,
     profile: DeviceProfile,
-    initial?: Uint8Array,
-    unreadable: readonly number[] = [],
+    before: Content = contentBefore(undefined, [], profile.sectorSize),
   ) {
     this.#size = size;
     this.#profile = profile;
-    this.#initial = initial;
-    for (const offset of unreadable) this.#unreadable.add(offset / profile.sectorSize);
+    this.#before = before;
   }
 
   /** Takes a command and returns its number, from 0. */
@@ -194,7 +192,10 @@ export class Device {
     const sectors = run(offset / sectorSize, into.length / sectorSize);
     return !sectors.some((sector) => {
       const cached = this.#cache.get(sector);
-      return cached ? cached.bad : !this.#stale.has(sector) && this.#unreadable.has(sector);
+      if (cached) return cached.bad;
+      if (this.#stale.has(sector)) return false;
+      if (this.#medium.has(sector)) return this.#unreadable.has(sector);
+      return this.#before(sector * sectorSize) === undefined;
     });
   }
 
@@ -307,11 +308,14 @@ export class Device {
     };
     for (const step of this.steps()) {
       if (step.kind !== 'land') continue;
-      const { request, fate } = this.#owned.get(step.command) as Owned;
+      const { request, fate, pending } = this.#owned.get(step.command) as Owned;
       if (this.#caches && !request.fua) continue;
-      add(step.sector, this.#contentOf(request, fate, step.sector));
+      if (pending.get(step.sector) === 1)
+        add(step.sector, this.#contentOf(request, fate, step.sector));
     }
-    for (const [sector, { bytes }] of this.#cache) add(sector, bytes);
+    for (const [sector, { bytes, together }] of this.#cache) {
+      if (together.size === 1) add(sector, bytes);
+    }
     return found;
   }
 
@@ -322,11 +326,8 @@ export class Device {
   ): void {
     const { sectorSize } = this.#profile;
     for (let at = 0; at < into.length; at += sectorSize) {
-      const bytes = content((offset + at) / sectorSize);
-      const initial = this.#initial?.subarray(offset + at, offset + at + sectorSize);
-      if (bytes) into.set(bytes, at);
-      else if (initial) into.set(initial, at);
-      else into.fill(0, at, at + sectorSize);
+      const bytes = content((offset + at) / sectorSize) ?? this.#before(offset + at);
+      into.set(bytes ?? noise(sectorSize, offset + at), at);
     }
   }
 

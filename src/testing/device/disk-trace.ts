@@ -89,6 +89,23 @@ export interface DiskTrace {
   }[];
 }
 
+/** The content of a sector, by its offset, decided when it is read; undefined if the sector cannot be read. */
+export type Content = (offset: number) => Uint8Array | undefined;
+
+/** What was on a medium before the first command. */
+export function contentBefore(
+  initial: Uint8Array | undefined,
+  unreadable: Iterable<number>,
+  sectorSize: number,
+): Content {
+  const bad = new Set(unreadable);
+  const zeroes = new Uint8Array(sectorSize);
+  return (offset) => {
+    if (bad.has(offset)) return undefined;
+    return initial ? initial.subarray(offset, offset + sectorSize) : zeroes;
+  };
+}
+
 /** Records the commands of a device in memory, as a `DiskTrace`. */
 export class DiskRecorder {
   readonly #size: number;

@@ -44,7 +44,13 @@ import {
   paceOf,
   type VolatileDiskOptions,
 } from './disk-options.js';
-import { DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
+import {
+  type Content,
+  contentBefore,
+  DiskRecorder,
+  type DiskRequest,
+  type DiskTrace,
+} from './disk-trace.js';
 import { HostRest } from './host-rest.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
@@ -113,8 +119,12 @@ export class VolatileDisk implements Storage {
   #broken = false;
   #state: 'on' | 'closed' | 'off' | 'abandoned' = 'on';
 
-  /** @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command */
-  constructor(options: VolatileDiskOptions) {
+  /**
+   * @param options see `VolatileDiskOptions`
+   * @param before for the crash kit: a medium that is decided when it is read
+   * @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command
+   */
+  constructor(options: VolatileDiskOptions, before?: Content) {
     this.profile = checkedProfile(options);
     const { size, initial, seed = 0, faults = [], answers = 'later', patient = false } = options;
     this.#latencyUs = options.latencyUs ?? LATENCY_US;
@@ -126,7 +136,9 @@ export class VolatileDisk implements Storage {
     this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
     this.#unreadable = [...(options.unreadable ?? [])];
-    this.#device = new Device(size, this.profile, medium, this.#unreadable);
+    const { sectorSize } = this.profile;
+    const content = before ?? contentBefore(medium, this.#unreadable, sectorSize);
+    this.#device = new Device(size, this.profile, content);
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));

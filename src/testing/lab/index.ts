@@ -10,14 +10,6 @@ export { type CrashSpace, crashSpace } from '../space/crash-space.js';
 export type { CrashState } from '../space/crash-state.js';
 export type { Crash } from '../space/explore.js';
 export {
-  barrierMutation,
-  type Mutant,
-  type PrefixModel,
-  prefixOracle,
-  type StrictOrderReport,
-  strictOrder,
-} from './analyses.js';
-export {
   decodeTrace,
   encodeTrace,
   readLogWrites,
@@ -41,4 +33,7 @@ export {
   runLitmus,
   tryLitmus,
 } from './litmus-run.js';
+export { barrierMutation, type Mutant } from './mutation.js';
+export { type PrefixModel, prefixOracle } from './prefix.js';
+export { type StrictOrderReport, strictOrder } from './strict-order.js';
 export { type BarrierPlan, barrierSynthesis } from './synthesis.js';

@@ -20,12 +20,15 @@
 
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from '../crash-test/barriers.js';
 import { explored } from '../crash-test/crash-test.js';
-import { parseReplay } from '../crash-test/options.js';
-import { type CrashReport, type CrashTest, judgeState, trialOf } from '../crash-test/trial.js';
+import { judgeState } from '../crash-test/judge.js';
+import { type Cut, parseReplay, stateOf } from '../crash-test/replay.js';
+import { trialOf } from '../crash-test/trial.js';
+import type { CrashReport, CrashTest } from '../crash-test/types.js';
 import { Watch } from '../crash-test/watch.js';
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import { crashSpace } from '../space/crash-space.js';
-import { flushesOf, isWhole, oneTrace, printable, unable } from './analyses.js';
+import type { CrashState } from '../space/crash-state.js';
+import { flushesOf, isWhole, oneTrace, printable, unable } from './one-trace.js';
 
 /** The barriers that a workload needs. Counts are those of the run with exactly these barriers. */
 export interface BarrierPlan
@@ -162,8 +165,9 @@ class Search<A, R, P> {
     replay: string,
   ): Promise<readonly Candidate[]> {
     const { space, ...trial } = await trialOf({ ...this.#test, trace }, 0, [], this.#watch);
-    const state = space.at(parseReplay(replay, 0).image);
-    const failed = await judgeState({ ...trial, space }, state);
+    const [cut] = parseReplay(replay, 0).cuts;
+    const state = stateOf(space, cut as Cut) as CrashState;
+    const failed = await judgeState(trial, state);
     // What fails only after a later cut no barrier of the workload helps.
     if (!failed) return [];
     const since = missingSince(space, state);
@@ -174,7 +178,7 @@ class Search<A, R, P> {
       if (time <= since || time > failed.cut || barriers.includes(candidate)) continue;
       const repaired = crashSpace(this.#with([...barriers, candidate]), this.#test.profile);
       const same = sameState(space, state, repaired);
-      if (!same || !(await judgeState({ ...trial, space: repaired }, same))) cure.push(candidate);
+      if (!same || !(await judgeState(trial, same))) cure.push(candidate);
     }
     return cure;
   }

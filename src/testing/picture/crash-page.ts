@@ -1,7 +1,7 @@
 import { escapeText } from '../../trace/svg.js';
 import { formatCrashReport, headline } from '../crash-test/crash-report.js';
 import { shortText } from '../crash-test/in-short.js';
-import type { CrashReport } from '../crash-test/trial.js';
+import type { CrashReport } from '../crash-test/types.js';
 import { crashPicture } from './crash-picture.js';
 
 /**

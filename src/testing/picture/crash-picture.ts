@@ -34,7 +34,7 @@ import {
   spanOf,
   startOf,
 } from '../crash-test/scene.js';
-import type { CrashReport } from '../crash-test/trial.js';
+import type { CrashReport } from '../crash-test/types.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { type Interval, intervalsOf } from '../space/intervals.js';
 
@@ -63,7 +63,11 @@ export function crashPicture(report: CrashReport): string {
   const cuts = failure?.cuts ?? [];
   const runs = (cuts.length > 0 ? cuts : [wholeRun(report)]).map((scene, at) => {
     const intervals = intervalsOf(scene.trace.commands, profile);
-    return timed(scene, intervals, at === 0 ? failure?.advice?.before : undefined);
+    return timed(
+      scene,
+      intervals,
+      at === (failure?.advice?.cut ?? 0) ? failure?.advice?.before : undefined,
+    );
   });
   const columns = Math.max(...runs.map(({ moments }) => moments.length + 1));
   const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN_MIN);
@@ -79,9 +83,12 @@ export function crashPicture(report: CrashReport): string {
   const said = failure ? `${verdict}: ${shortText(failure.message, false)}` : verdict;
   tell(said, 'head', 2);
   const used = new Set<Look>();
-  for (const [at, run] of runs.entries()) {
+  for (const run of runs) {
     y += 6;
-    if (at > 0) tell('Then the power is cut again, during the recovery:', 'head', 1);
+    const { during } = run.scene;
+    if (during === 'recovery') tell('Then the power is cut again, during the recovery:', 'head', 1);
+    if (during === 'life')
+      tell('Then it recovers, goes on, and the power is cut again:', 'head', 1);
     const panel = panelOf(run, width);
     shapes.push(moved(0, y, panel.shapes));
     y += panel.height;
@@ -101,7 +108,7 @@ export function crashPicture(report: CrashReport): string {
 /** The scene of a report without a power cut: the whole trace, in sectors. */
 function wholeRun({ trace, profile }: CrashReport): Scene {
   const { sectorSize: length } = profile;
-  const run = { trace, time: NEVER, regions: [] };
+  const run = { during: 'workload', trace, time: NEVER, regions: [] } as const;
   const offsets = new Set<number>();
   for (const item of shownIn(run, false)) {
     const command = item.kind === 'command' ? trace.commands[item.number] : undefined;

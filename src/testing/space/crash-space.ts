@@ -17,6 +17,7 @@ import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
+import { cutsOf } from './cuts.js';
 import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
 import {
@@ -214,6 +215,18 @@ export class CrashSpace {
   ): Generator<Crash, void> {
     checkOptions(options, EXPLORE_OPTIONS, 'explore');
     return crashesOf(this, options);
+  }
+
+  /**
+   * Power cuts without end, or until there is nothing new: for tests whose recovery takes too long to try all. Their moments are
+   * spread evenly over the trace, and half of them leave what random draws hardly ever meet, such as a single lost sector.
+   * That all of them pass proves nothing about the others.
+   *
+   * @param seed a whole number; the same seed gives the same cuts
+   * @returns each with its moment in the trace: the power is cut after everything with a smaller time
+   */
+  cuts(seed = 0): Generator<{ readonly time: number; readonly state: CrashState }, void> {
+    return cutsOf(this, seed);
   }
 
   *#under(last: Last): Generator<CrashState, void> {

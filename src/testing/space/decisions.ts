@@ -7,16 +7,9 @@
 //   X1  A place is decided once, for one of the versions that the earlier decisions allow.
 
 import { invariant } from '../../model/error.js';
+import type { Content } from '../device/disk-trace.js';
 import type { CrashSpace } from './crash-space.js';
-import {
-  type Content,
-  contentBefore,
-  contentOf,
-  possible,
-  type Region,
-  regionAt,
-  versionAt,
-} from './regions.js';
+import { contentOf, mediumOf, possible, type Region, regionAt, versionAt } from './regions.js';
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
 export type Choose = (level: Decisions, place: number, candidates: readonly number[]) => number;
@@ -28,12 +21,12 @@ export class Decisions {
   /** The number of levels below. */
   readonly depth: number;
   /** The versions that were read, by the number of their place. */
-  readonly decided = new Map<number, number>();
+  readonly decided: Map<number, number> = new Map();
   readonly #places = new Map<Region, number>();
   /** The power was cut after this moment. */
-  after = Number.NEGATIVE_INFINITY;
+  after: number = Number.NEGATIVE_INFINITY;
   /** The power was cut before this moment. */
-  before = Number.POSITIVE_INFINITY;
+  before: number = Number.POSITIVE_INFINITY;
   /** Nothing dispatched from here on can be visible. */
   #bound = Number.POSITIVE_INFINITY;
   readonly #before: Content;
@@ -42,7 +35,7 @@ export class Decisions {
     this.space = space;
     this.below = below;
     this.depth = below ? below.depth + 1 : 0;
-    this.#before = contentBefore(space.map);
+    this.#before = mediumOf(space.map);
   }
 
   /** A copy, with copies of all levels below. */

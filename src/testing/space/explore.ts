@@ -14,6 +14,7 @@
 import { WriteBarrierError } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import { Chooser } from '../choices.js';
+import type { Content } from '../device/disk-trace.js';
 import type { CrashSpace } from './crash-space.js';
 import { Decisions } from './decisions.js';
 import { SettledDisk } from './settled-disk.js';
@@ -73,7 +74,6 @@ export function* crashesOf(
   below?: Decisions,
 ): Generator<Run, void> {
   const { recoveriesMax = Number.POSITIVE_INFINITY } = options;
-  const unsteady = (): Error => new UnsteadyRecoveryError();
   const inOrder = new Chooser(unsteady);
   const elsewhere = new Set<string>();
   const guides = guidesOf(space, options);
@@ -91,6 +91,18 @@ export function* crashesOf(
   }
 }
 
+/** All outcomes of going on with a disk that is decided in part. */
+export function* continued(decisions: Decisions): Generator<Run, void> {
+  const chooser = new Chooser(unsteady);
+  do {
+    const run = new Run(decisions.copy(), chooser, DEPTH_FIRST, () => false);
+    yield run;
+    run.end();
+  } while (chooser.advance());
+}
+
+const unsteady = (): Error => new UnsteadyRecoveryError();
+
 /** Tells the places of different levels apart. */
 const LEVEL = 2 ** 32;
 
@@ -98,6 +110,8 @@ const LEVEL = 2 ** 32;
 export class Run implements Crash {
   readonly decisions: Decisions;
   readonly disk: SettledDisk;
+  /** The content of a sector, without what the recovery has written. */
+  readonly content: Content;
   readonly order: string;
   readonly #chooser: Chooser;
   readonly #isKnown: () => boolean;
@@ -112,7 +126,8 @@ export class Run implements Crash {
         // A guide knows the highest level alone.
         level === decisions ? guide.choose(place, candidates) : 0,
       );
-    this.disk = new SettledDisk(decisions.space.map, (at) => decisions.content(at, choose));
+    this.content = (offset) => decisions.content(offset, choose);
+    this.disk = new SettledDisk(decisions.space.map, this.content);
   }
 
   get decided(): ReadonlyMap<number, number> {

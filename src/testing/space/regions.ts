@@ -24,7 +24,12 @@
 import { misuse, type WriteBarrierError } from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
 import { noise, spoiltBy, tornContents } from '../device/corruption.js';
-import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
+import {
+  type Content,
+  contentBefore,
+  type DiskCommand,
+  type DiskTrace,
+} from '../device/disk-trace.js';
 import { capabilitiesOf, type DeviceProfile } from '../device/profile.js';
 import type { Races, Unit, Write } from './breaks.js';
 import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './intervals.js';
@@ -98,7 +103,7 @@ export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   return {
     ...{ sectorSize, size, initial, tear, regions, places },
     unreadable: new Set(unreadable),
-    offers: { ...capabilitiesOf(profile), cache: 'none' },
+    offers: capabilitiesOf(profile),
   };
 }
 
@@ -165,16 +170,9 @@ export function possibleAt({ versions }: Region, time: number): number[] {
   return found;
 }
 
-/** Content that is read when it is needed; undefined for a sector that cannot be read. */
-export type Content = (offset: number) => Uint8Array | undefined;
-
 /** What was on the medium before the trace. */
-export function contentBefore({ initial, unreadable, sectorSize }: RegionMap): Content {
-  const zeroes = new Uint8Array(sectorSize);
-  return (offset) => {
-    if (unreadable.has(offset)) return undefined;
-    return initial ? initial.subarray(offset, offset + sectorSize) : zeroes;
-  };
+export function mediumOf({ initial, unreadable, sectorSize }: RegionMap): Content {
+  return contentBefore(initial, unreadable, sectorSize);
 }
 
 /** A sector of a version; `below` is what was there before the trace. */

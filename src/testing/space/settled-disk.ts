@@ -2,7 +2,8 @@ import { IoFailedError, WriteBarrierError } from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { rangeFault } from '../../storage/checks.js';
 import type { Capabilities, Storage } from '../../storage/index.js';
-import type { Content, RegionMap } from './regions.js';
+import type { Content } from '../device/disk-trace.js';
+import type { RegionMap } from './regions.js';
 
 /** A disk whose sectors get their content when they are read first, overlaid by what was written since. It answers at once. */
 export class SettledDisk implements Storage {

@@ -1,0 +1,108 @@
+// Which barrier would have prevented a failure. Advice is tried and not guessed: a barrier is put into one gap after the other, and
+// the same crash state is judged again.
+
+import type { Mark } from '../device/disk-trace.js';
+import { crashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
+import { regionOf, versionAt } from '../space/regions.js';
+import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
+import type { Told } from './execute.js';
+import type { Failed } from './judge.js';
+import { type Chain, judgeChain, type Life } from './lives.js';
+import { type Gone, isSound, lossesOf } from './scene.js';
+import type { Trial } from './trial.js';
+import type { CrashFailure } from './types.js';
+
+/** The barrier that would have prevented a failure, or why none would have. */
+export type Advice = NonNullable<CrashFailure['advice']>;
+
+/** The maximum number of gaps that are tried in a life, from its end backwards. */
+const GAPS_MAX = 100;
+
+/**
+ * The barrier that would have prevented the failure: the last one that does, in the last life that it does in, because it
+ * orders no more than it must.
+ */
+export async function adviceFor<A, R>(
+  trial: Trial<A, R>,
+  chain: Chain,
+  failed: Failed,
+): Promise<Advice> {
+  let none: Advice | undefined;
+  for (let n = chain.lives.length - 1; n >= 0; n -= 1) {
+    const { space } = chain.lives[n] as Life;
+    const state = chain.states[n] as CrashState;
+    const cut = cutIn(chain, n, failed);
+    const lost = lossesOf(space, state, cut);
+    if (lost.length === 0) continue;
+    const advice = await adviceIn(trial, chain, n, cut, lost);
+    if (advice.before !== undefined) return { ...advice, cut: n };
+    none ??= advice;
+  }
+  if (none) return none;
+  return trial.trace.commands.every(isSound)
+    ? { text: 'nothing was lost: the recovery fails although everything was written in order' }
+    : { text: 'nothing was lost: the recovery fails because of the fault' };
+}
+
+/** The moment of the power cut in a life. */
+export function cutIn({ states }: Chain, life: number, failed: Failed): number {
+  return life === failed.life ? failed.cut : (states[life] as CrashState).after;
+}
+
+async function adviceIn<A, R>(
+  trial: Trial<A, R>,
+  { lives, states }: Chain,
+  n: number,
+  cut: number,
+  lost: readonly Gone[],
+): Promise<Advice> {
+  const life = lives[n] as Life;
+  const state = states[n] as CrashState;
+  const { space, trace } = life;
+  if (!space.profile.flush) {
+    return { text: 'no barrier would have prevented it: the disk has no flush' };
+  }
+  const since = missingSince(space, state);
+  const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
+  for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
+    const repaired = crashSpace(withBarriers(trace, [gap], []), space.profile);
+    const same = sameState(space, state, repaired);
+    const again = same && { lives, states: states.map((one, m) => (m === n ? same : one)) };
+    if (again && (await judgeChain(trial, again))) continue;
+    return { ...wordsFor(gap, life), before: gap.time };
+  }
+  const torn = lost.find(({ command }) => isThere(state, life, command));
+  if (!torn && gaps.length > GAPS_MAX) {
+    const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
+    return { text };
+  }
+  const text = torn
+    ? `#${torn.command} is torn: no barrier keeps a write whole; a checksum or a second copy would detect it`
+    : 'no single barrier would have prevented it';
+  return { text };
+}
+
+function wordsFor(
+  { behind, before, time }: Gap,
+  { trace, siteOf }: Life,
+): Required<Pick<Advice, 'text' | 'missing'>> {
+  if (before === undefined) {
+    const { value } = trace.marks.find((mark) => mark.time === time) as Mark;
+    const isShown = (value as Told<unknown>).kind === 'shown';
+    const then = isShown ? 'the recovery returns' : 'you acknowledge';
+    const missing = `a flush after #${behind}`;
+    return { missing, text: `${missing} would have kept it: wait for the flush before ${then}` };
+  }
+  const site = siteOf(before);
+  const from = site === undefined ? '' : `, which was called from ${site},`;
+  const missing = `a barrier between #${behind} and #${before}`;
+  return { missing, text: `${missing}${from} would have prevented it` };
+}
+
+/** Whether some of the data of a command is there. */
+function isThere({ versions }: CrashState, { space }: Life, command: number): boolean {
+  return versions.some(
+    (version, place) => versionAt(regionOf(space.map, place), version).command === command,
+  );
+}

@@ -1,0 +1,173 @@
+// The verdict of recovery and check about a disk that power cuts may leave.
+//
+// The search for failures (crash-test.ts, lives.ts), their shrinking (shrink.ts) and their advice (advice.ts) all judge disks with
+// the functions of this file.
+//
+//   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
+//       later acknowledgement, because at each of them more must be there.
+//   J2  What a recovery has returned in a later life is shown to a user from then on. A cut before that is judged by what the
+//       life before had acknowledged, because nobody has seen more.
+
+import { formatValue, misuse } from '../../model/index.js';
+import type { Storage } from '../../storage/index.js';
+import type { DiskTrace, Mark } from '../device/disk-trace.js';
+import type { CrashState } from '../space/crash-state.js';
+import { UnsteadyRecoveryError } from '../space/explore.js';
+import type { Told } from './execute.js';
+import type { Trial } from './trial.js';
+import type { Expected } from './types.js';
+import { HangError, type Watch } from './watch.js';
+
+/** Why a recovered state is wrong. */
+export interface Failed {
+  readonly cause: unknown;
+  /** The earliest moment of the power cut, in the trace of the life that was judged. */
+  readonly cut: number;
+  /** The number of that life, from 0. */
+  readonly life: number;
+  /** What was recovered; absent if the recovery threw. */
+  readonly recovered?: { readonly value: unknown };
+  /** What the check was called with. */
+  readonly expected?: Expected<unknown>;
+}
+
+/** Whether the failure is a hang. */
+export function isHang({ cause }: Pick<Failed, 'cause'>): boolean {
+  return cause instanceof HangError;
+}
+
+/** A life that a power cut ended, and when the power can have been cut. */
+export interface CutShort {
+  readonly trace: DiskTrace;
+  /** After this moment. */
+  readonly after: number;
+  /** Before this moment. */
+  readonly before: number;
+}
+
+/** A moment of a power cut, and the journal up to it. */
+interface Moment<A, R> {
+  readonly time: number;
+  readonly life: number;
+  readonly expected: Expected<A, R>;
+}
+
+/** The moments of the last power cut that make a difference (J1, J2). The first life is first. */
+export function* momentsOf<A, R>(lives: readonly CutShort[]): Generator<Moment<A, R>, void> {
+  const last = lives.at(-1);
+  if (!last) return;
+  const life = lives.length - 1;
+  const { marks } = last.trace;
+  const at = marks.findIndex(({ value }) => (value as Told<A>).kind === 'shown');
+  if (life === 0) {
+    yield* momentsIn(marks, last, life, {});
+    return;
+  }
+  const shown = marks[at];
+  if (!shown || last.after < shown.time) yield* momentsOf(lives.slice(0, -1));
+  if (!shown || shown.time >= last.before) return;
+  const after = Math.max(last.after, shown.time);
+  const value = (shown.value as Told<R>).operation;
+  yield* momentsIn(marks.slice(at + 1), { ...last, after }, life, { shown: value });
+}
+
+/**
+ * The first moment, and each acknowledgement. Between these moments only `begin` marks occur. A check that accepts the state at
+ * one of them must accept it until the next, since `begun` only grows.
+ */
+function* momentsIn<A, R>(
+  marks: readonly Mark[],
+  { after, before }: Omit<CutShort, 'trace'>,
+  life: number,
+  shown: Pick<Expected<A, R>, 'shown'>,
+): Generator<Moment<A, R>, void> {
+  const acknowledged: A[] = [];
+  const begun: A[] = [];
+  let isFirst = true;
+  // Copies, because a check may keep them; one pair at a time, because there may be thousands.
+  const at = (time: number): Moment<A, R> => {
+    isFirst = false;
+    const expected = { acknowledged: [...acknowledged], begun: [...begun], ...shown };
+    return { time, life, expected };
+  };
+  for (const { time, value } of marks) {
+    if (time >= before) break;
+    if (time > after && isFirst) yield at(after);
+    const { kind, operation } = value as Told<A>;
+    (kind === 'begin' ? begun : acknowledged).push(operation);
+    if (time > after && kind === 'acknowledge') yield at(time);
+  }
+  if (isFirst) yield at(after);
+}
+
+/**
+ * Runs the recovery on a disk.
+ *
+ * @throws `HangError` if it does not end; what the recovery throws
+ */
+export function recoverOn<R>(
+  test: { recover(disk: Storage): R | Promise<R> },
+  disk: Storage,
+  watch: Watch,
+): R | Promise<R> {
+  const words = (): string =>
+    'the disk of a recovery answers at once, so the recovery waits for something else';
+  return watch.run('recovery', () => test.recover(disk), words);
+}
+
+/**
+ * Recovers from a disk and checks the result: the first failure, or undefined.
+ *
+ * @param lives called after the recovery, because only then it is known what the recovery has read
+ * @param onAnswer called with the answer of the check whenever it accepts the state
+ * @throws `INVALID_ARGUMENT` for a check whose answer is not a verdict
+ */
+export async function judge<A, R>(
+  { test, watch }: Pick<Trial<A, R>, 'test' | 'watch'>,
+  disk: Storage,
+  lives: () => readonly CutShort[],
+  onAnswer?: (answer: true | undefined) => void,
+): Promise<Failed | undefined> {
+  let recovered: R;
+  try {
+    recovered = await recoverOn(test, disk, watch);
+  } catch (cause) {
+    if (cause instanceof UnsteadyRecoveryError) throw cause;
+    return failedOn(cause, lives());
+  }
+  for (const { time, life, expected } of momentsOf<A, R>(lives())) {
+    const at = { cut: time, life, recovered: { value: recovered }, expected };
+    let answer: unknown;
+    try {
+      const words = (): string =>
+        'it uses no disk, so it waits for something of its own, perhaps a promise that never settles';
+      answer = await watch.run<unknown>('check', () => test.check(recovered, expected), words);
+    } catch (cause) {
+      if (cause instanceof UnsteadyRecoveryError) throw cause;
+      return { cause, ...at };
+    }
+    if (answer === false) return { cause: new Error('the check returned false'), ...at };
+    if (answer !== true && answer !== undefined) {
+      throw misuse(
+        `the check returned ${formatValue(answer)}; it must return true or false, or throw`,
+      );
+    }
+    onAnswer?.(answer);
+  }
+  return undefined;
+}
+
+/** A recovery that throws is wrong, whatever had been acknowledged. */
+export function failedOn(cause: unknown, lives: readonly CutShort[]): Failed {
+  return { cause, cut: lives.at(-1)?.after ?? 0, life: lives.length - 1 };
+}
+
+/** Judges one crash state of the first life. */
+export function judgeState<A, R>(
+  trial: Pick<Trial<A, R>, 'test' | 'trace' | 'watch'>,
+  state: CrashState,
+): Promise<Failed | undefined> {
+  const { trace } = trial;
+  const { after, before } = state;
+  return judge(trial, state.disk(), () => [{ trace, after, before }]);
+}

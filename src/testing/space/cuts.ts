@@ -1,0 +1,97 @@
+// Power cuts for tests whose recovery takes too long to try them all, such as a file system check: the more of them, the better.
+//
+// Their moments are spread evenly over the trace, because of states drawn with equal chances most come from the one moment with
+// the most places in doubt. Half of the choices at a moment are what random draws hardly ever meet: all in doubt is lost, all
+// is kept, one place is lost, one place is kept. The other half keeps each place with a chance that is drawn for the cut.
+//
+// What passes here is not proved: it says that these states pass, and nothing about the others.
+
+import { randomAt, seededRandom } from '../choices.js';
+import type { CrashSpace } from './crash-space.js';
+import { CrashState } from './crash-state.js';
+import { newestUntil, possibleAt, type Region, type RegionMap, regionOf } from './regions.js';
+
+/** The fractional parts of its multiples are spread evenly, however many are taken. */
+const GOLDEN = (Math.sqrt(5) - 1) / 2;
+
+/** After so many draws that leave the same as earlier ones there is hardly anything new. */
+const REPEATS_MAX = 1000;
+
+/** One version of those that a place may have; the newest is the last but for torn ones, and is given. */
+type Choose = (versions: readonly number[], newest: number, place: number) => number;
+
+/** No two of the states are the same. */
+export function* cutsOf(
+  { map }: CrashSpace,
+  seed: number,
+): Generator<{ readonly time: number; readonly state: CrashState }, void> {
+  const random = seededRandom(seed);
+  const end = endOf(map);
+  const seen = new Set<string>();
+  for (let draw = 0, repeats = 0; repeats < REPEATS_MAX; draw += 1) {
+    // A moment of a trace is a whole number, and the power is cut between two of them.
+    const time = Math.floor(((draw * GOLDEN) % 1) * end) + 0.5;
+    const choose = chooserOf(map, draw, time, random);
+    const state = new CrashState(map, (place) => {
+      const region = regionOf(map, place);
+      return choose(possibleAt(region, time), newestUntil(region, time, false), place);
+    });
+    const key = digestOf(state.versions);
+    repeats = seen.has(key) ? repeats + 1 : 0;
+    if (repeats > 0) continue;
+    seen.add(key);
+    yield { time, state };
+  }
+}
+
+/** After everything that the trace says. */
+function endOf({ regions }: RegionMap): number {
+  let end = 0;
+  for (const { versions } of regions) {
+    for (const { after, durable } of versions) {
+      for (const time of [after, durable]) if (Math.abs(time) < Infinity) end = Math.max(end, time);
+    }
+  }
+  return end + 1;
+}
+
+function chooserOf(map: RegionMap, draw: number, time: number, random: () => number): Choose {
+  const one = openPlace(map, time, random());
+  const kept = random();
+  const seed = Math.floor(random() * 2 ** 32);
+  const oldest: Choose = ([first]) => first as number;
+  const newest: Choose = (_, last) => last;
+  const kinds: readonly Choose[] = [
+    oldest,
+    newest,
+    (list, last, place) => (place === one ? (list[0] as number) : last),
+    (list, last, place) => (place === one ? last : (list[0] as number)),
+  ];
+  const some: Choose = (list, last, place) =>
+    randomAt(seed, 2 * place) < kept
+      ? last
+      : (list[Math.floor(randomAt(seed, 2 * place + 1) * list.length)] as number);
+  return kinds[draw % (2 * kinds.length)] ?? some;
+}
+
+/** One of the places in doubt at a moment; -1 if there are none. */
+function openPlace({ regions }: RegionMap, time: number, share: number): number {
+  const isOpen = (region: Region): boolean => possibleAt(region, time).length > 1;
+  const open = regions.filter(isOpen);
+  let nth = Math.floor(share * open.reduce((sum, { count }) => sum + count, 0));
+  for (const { first, count } of open) {
+    if (nth < count) return first + nth;
+    nth -= count;
+  }
+  return -1;
+}
+
+/** Two hashes of 32 bits: of a million states hardly two have the same. */
+function digestOf(versions: Int32Array): string {
+  let [a, b] = [0x811c9dc5, 0x9e3779b9];
+  for (const version of versions) {
+    a = Math.imul(a ^ version, 0x01000193);
+    b = Math.imul(b ^ (version + 1), 0x85ebca6b) ^ (b >>> 13);
+  }
+  return `${a} ${b}`;
+}
