@@ -141,11 +141,11 @@ function profiles(fc: typeof FastCheck): Arbitrary<DeviceProfile> {
       lies: fc.subarray(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'] as const),
     })
     .map(({ units, lies, ...fields }) => {
-      const { cache, tear, sameLba } = fields;
+      const { cache } = fields;
       return deviceProfile({
         ...fields,
-        // An atomic unit neither tears nor races, and a device that reports its cache does not claim to write through.
-        atomicWriteUnit: tear === 'sector' && sameLba === 'fifo' ? 512 * units : 512,
+        // A device that reports its cache does not claim to write through.
+        atomicWriteUnit: 512 * units,
         lies: lies.filter((lie) => cache !== 'volatile' || lie !== 'claimWriteThrough'),
       });
     });

@@ -54,9 +54,7 @@ describe('given any small trace on any device', () => {
         tear: fc.constantFrom('shorn' as const, 'sector' as const),
         sameLba: fc.constantFrom('racy' as const, 'fifo' as const),
       })
-      .map(({ profile, ...fields }) =>
-        deviceProfile({ ...profile, ...fields, atomicWriteUnit: SECTOR }),
-      );
+      .map(({ profile, ...fields }) => deviceProfile({ ...profile, ...fields }));
     fc.assert(
       fc.property(hosts(3), worse, (host, profile) => {
         const played = playedBy(host, profile);

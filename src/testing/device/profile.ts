@@ -31,7 +31,11 @@ export interface DeviceProfile extends DeviceTraits {
    * AWUPF). A write that does may leave any of its sectors.
    */
   readonly atomicWriteUnit: number;
-  /** What an interrupted write leaves of a sector. `sector`: the old or the new content; `shorn`: also half of each; `garbage`: also random bytes, or an unreadable sector. */
+  /**
+   * What an interrupted write leaves of a sector. `sector`: the old or the new content; `shorn`: also half of each; `garbage`:
+   * also random bytes, or an unreadable sector. A write that is one atomic unit of several sectors is not torn, because the
+   * device promises that.
+   */
   readonly tear: 'sector' | 'shorn' | 'garbage';
   /** Whether it has `writev`: one write from several buffers. */
   readonly writev: boolean;
@@ -119,15 +123,15 @@ export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Obje
  * The complete profile of a device, from its name or from the fields that differ from `file`. The default of
  * `atomicWriteUnit` is `sectorSize`.
  *
- * @throws `INVALID_ARGUMENT` for unknown names, fields and values, for an atomic unit that is not a multiple of the sector, for
- *   an atomic unit of several sectors that tears or races, and for `claimWriteThrough` with a volatile cache
+ * @throws `INVALID_ARGUMENT` for unknown names, fields and values, for an atomic unit that is not a multiple of the sector,
+ *   and for `claimWriteThrough` with a volatile cache
  */
 export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}): DeviceProfile {
   const fields = fieldsOf(device);
   checkOptions(fields, FILE, 'the profile of a device');
   const { sectorSize = FILE.sectorSize } = fields;
   const profile = { ...FILE, atomicWriteUnit: sectorSize, ...fields };
-  const { atomicWriteUnit, cache, tear, lies } = profile;
+  const { atomicWriteUnit, cache, lies } = profile;
   for (const [name, size] of Object.entries({ sectorSize, atomicWriteUnit })) {
     if (!Number.isSafeInteger(size) || size < 1) {
       throw wrong(name, 'a whole number of bytes, at least 1', size);
@@ -139,11 +143,6 @@ export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}):
   if (lies.includes('claimWriteThrough') && cache === 'volatile') {
     throw misuse(
       "invalid device profile: the lie 'claimWriteThrough' hides a volatile cache: set cache to what it claims, 'none' or 'protected'",
-    );
-  }
-  if ((tear !== 'sector' || profile.sameLba === 'racy') && atomicWriteUnit > sectorSize) {
-    throw misuse(
-      "invalid device profile: an atomicWriteUnit of several sectors needs tear 'sector' and sameLba 'fifo'",
     );
   }
   for (const [name, words] of Object.entries(WORDS)) {

@@ -383,53 +383,85 @@ function later(a: Landed, b: Landed): number {
 }
 
 /**
- * Each version with a sector of it half over a version with fewer units, which is otherwise the same: the sector was on its way
- * to the medium when the power was cut, so nothing newer had landed above it.
+ * Each version with sectors of it half over a version with fewer units, which is otherwise the same: they were on their way to
+ * the medium when the power was cut, so nothing newer had landed above them.
  */
 function tornOf(
   all: readonly Landed[],
   units: readonly Unit[],
   drops: readonly DiskCommand[],
-  { tear, sectorSize }: DeviceProfile,
+  { tear }: DeviceProfile,
   breaks: Breaks | undefined,
 ): Landed[] {
-  const torn: Landed[] = [];
   const ways = tornContents(tear, new Uint8Array(2), new Uint8Array(2)).length;
-  for (const above of all) {
-    for (const [sector, source] of above.sources.entries()) {
+  const sectors = all[0]?.sources.length ?? 0;
+  let found = [...all];
+  for (let sector = 0; sector < sectors; sector += 1) {
+    const torn: Landed[] = [];
+    for (const above of found) {
+      const source = above.sources[sector] as Source;
       const index = typeof source === 'number' ? source >> 1 : -1;
       const unit = units[index];
-      if (!unit || unit.end - unit.start > sectorSize) continue;
-      const [landed, known] = until(above, unit, units, drops);
-      for (const [number, below] of all.entries()) {
+      const since = unit && aloneSince(above, index, sector, breaks);
+      if (!unit || since === undefined) continue;
+      const [landed, known] = until(above, unit, sector, units, drops, breaks);
+      const after = Math.max(above.after, since);
+      for (const [number, below] of found.entries()) {
         const ordered = Math.min(below.ordered, landed);
-        if (above.after >= ordered) continue;
+        if (after >= ordered) continue;
         // The version below was persisted before the last unit landed above it.
-        if (has(below, index) || (below.units & ~above.units) !== 0n) continue;
-        if (breaks && !isSameBut(sector, above, below)) continue;
+        if (isAt(below, index, sector) || (below.units & ~above.units) !== 0n) continue;
+        if (!isSameBut(sector, above, below)) continue;
         const durable = Math.min(below.durable, known);
         for (let which = 0; which < ways; which++) {
           const sources = above.sources.slice();
           sources[sector] = { below: below.sources[sector] as Source, above: source, which };
           const variant = `${above.variant}/${number}.${sector}.${which}`;
-          torn.push({ ...above, sources, ordered, durable, variant, intact: false });
+          torn.push({ ...above, sources, after, ordered, durable, variant, intact: false });
         }
-        if (torn.length * above.sources.length > SECTORS_MAX) throw entangled();
+        if ((found.length + torn.length) * sectors > SECTORS_MAX) throw entangled();
       }
     }
+    found = [...found, ...torn];
   }
-  return torn;
+  return found.slice(all.length);
+}
+
+/** From when on a sector is not a part of a larger unit; undefined if it always is. */
+function aloneSince(
+  { missing }: Landed,
+  index: number,
+  sector: number,
+  breaks: Breaks | undefined,
+): number | undefined {
+  const extent = breaks?.extentOf(index) ?? 1n;
+  if (!breaks || (extent & (extent - 1n)) === 0n) return Number.NEGATIVE_INFINITY;
+  if (!breaks.may(index)) return undefined;
+  const rests = new Map(missing.map((one) => [one.index, one.sectors]));
+  const partOf = (n: number): bigint => breaks.extentOf(n) & ~(rests.get(n) ?? 0n);
+  return breaks.since(index, 1n << BigInt(sector), { partOf });
+}
+
+/** Whether a unit is there on a sector, overwritten or not. */
+function isAt(landed: Landed, index: number, sector: number): boolean {
+  const bit = 1n << BigInt(sector);
+  const isMissing = landed.missing.some((one) => one.index === index && (one.sectors & bit) !== 0n);
+  return has(landed, index) && !isMissing;
 }
 
 /** Until when a unit may be on its way to the medium, and until when the host does not know that it has arrived. */
 function until(
   above: Landed,
-  { start, write }: Unit,
+  { write }: Unit,
+  sector: number,
   units: readonly Unit[],
   drops: readonly DiskCommand[],
+  breaks: Breaks | undefined,
 ): [landed: number, known: number] {
+  const isHere = (n: number): boolean =>
+    ((breaks?.extentOf(n) ?? 1n) & (1n << BigInt(sector))) !== 0n;
   const missing = units
-    .filter((other, n) => !has(above, n) && other.start <= start && start < other.end)
+    .filter((_, n) => isHere(n) && !isAt(above, n, sector))
     .map((other) => other.write.landing);
   // A unit that a flush has given up is no longer on its way.
   const gone = drops
@@ -441,7 +473,9 @@ function until(
 }
 
 function isSameBut(sector: number, a: Landed, b: Landed): boolean {
-  return a.sources.every((source, n) => n === sector || source === b.sources[n]);
+  return a.sources.every(
+    (source, n) => n === sector || nameOf(source) === nameOf(b.sources[n] as Source),
+  );
 }
 
 function entangled(): WriteBarrierError {
