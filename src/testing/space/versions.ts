@@ -19,7 +19,7 @@ import { misuse, type WriteBarrierError } from '../../model/index.js';
 import { tornContents } from '../device/corruption.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
-import { Breaks, partsOf, type Races, type Unit } from './breaks.js';
+import { Breaks, partsOf, type Races, type Seen, type Unit } from './breaks.js';
 import { suffixMin } from './intervals.js';
 
 /**
@@ -301,7 +301,8 @@ function over(sources: readonly Source[], { index, choice, part }: Layer): reado
 function seenOf({ sources }: Landed, index: number): bigint {
   let seen = 0n;
   for (const [sector, source] of sources.entries()) {
-    if (typeof source === 'number' && source >> 1 === index) seen |= 1n << BigInt(sector);
+    const top = typeof source === 'number' ? source : (source.above as number);
+    if (top >> 1 === index) seen |= 1n << BigInt(sector);
   }
   return seen;
 }
@@ -332,12 +333,11 @@ function isExplicable(
 /** The same set, not before the dispatch that explains the units that are there in part; none if nothing explains them. */
 function explained(landed: Landed, breaks: Breaks | undefined): Landed[] {
   if (!breaks) return [landed];
-  const rests = new Map(landed.missing.map(({ index, sectors }) => [index, sectors]));
-  const partOf = (index: number): bigint => breaks.extentOf(index) & ~(rests.get(index) ?? 0n);
+  const parts = seenIn(landed, breaks);
   let { after } = landed;
   for (const { index, seen } of inPart(landed)) {
     if (seen === 0n) continue;
-    const since = breaks.since(index, seen, { partOf });
+    const since = breaks.since(index, seen, parts);
     if (since === undefined) return [];
     after = Math.max(after, since);
   }
@@ -402,11 +402,11 @@ function tornOf(
       const source = above.sources[sector] as Source;
       const index = typeof source === 'number' ? source >> 1 : -1;
       const unit = units[index];
-      const since = unit && aloneSince(above, index, sector, breaks);
+      const since = unit && aloneSince(above, index, breaks);
       if (!unit || since === undefined) continue;
       const [landed, known] = until(above, unit, sector, units, drops, breaks);
-      const after = Math.max(above.after, since);
       for (const [number, below] of found.entries()) {
+        const after = Math.max(above.after, below.after, since);
         const ordered = Math.min(below.ordered, landed);
         if (after >= ordered) continue;
         // The version below was persisted before the last unit landed above it.
@@ -427,19 +427,18 @@ function tornOf(
   return found.slice(all.length);
 }
 
-/** From when on a sector is not a part of a larger unit; undefined if it always is. */
-function aloneSince(
-  { missing }: Landed,
-  index: number,
-  sector: number,
-  breaks: Breaks | undefined,
-): number | undefined {
+/** From when on the sectors of a unit that are visible are no part of a larger unit; undefined if they always are. */
+function aloneSince(landed: Landed, index: number, breaks: Breaks | undefined): number | undefined {
   const extent = breaks?.extentOf(index) ?? 1n;
   if (!breaks || (extent & (extent - 1n)) === 0n) return Number.NEGATIVE_INFINITY;
   if (!breaks.may(index)) return undefined;
-  const rests = new Map(missing.map((one) => [one.index, one.sectors]));
-  const partOf = (n: number): bigint => breaks.extentOf(n) & ~(rests.get(n) ?? 0n);
-  return breaks.since(index, 1n << BigInt(sector), { partOf });
+  return breaks.since(index, seenOf(landed, index), seenIn(landed, breaks));
+}
+
+/** Which parts of the units are there. */
+function seenIn({ missing }: Landed, breaks: Breaks): Seen {
+  const rests = new Map(missing.map(({ index, sectors }) => [index, sectors]));
+  return { partOf: (index) => breaks.extentOf(index) & ~(rests.get(index) ?? 0n) };
 }
 
 /** Whether a unit is there on a sector, overwritten or not. */
