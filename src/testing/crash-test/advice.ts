@@ -7,9 +7,9 @@ import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/regions.js';
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
-import type { Failed } from './judge.js';
 import { type Chain, judgeChain, type Life } from './lives.js';
 import { type Gone, isSound, lossesOf } from './scene.js';
+import { type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
 import type { CrashFailure } from './types.js';
 
@@ -25,14 +25,13 @@ const GAPS_MAX = 100;
  */
 export async function adviceFor<A, R>(
   trial: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  { chain, failed }: Failing,
 ): Promise<Advice> {
   let none: Advice | undefined;
   for (let n = chain.lives.length - 1; n >= 0; n -= 1) {
     const { space } = chain.lives[n] as Life;
     const state = chain.states[n] as CrashState;
-    const cut = cutIn(chain, n, failed);
+    const cut = momentOf(chain, n, failed);
     const lost = lossesOf(space, state, cut);
     if (lost.length === 0) continue;
     const advice = await adviceIn(trial, chain, n, cut, lost);
@@ -43,11 +42,6 @@ export async function adviceFor<A, R>(
   return trial.trace.commands.every(isSound)
     ? { text: 'nothing was lost: the recovery fails although everything was written in order' }
     : { text: 'nothing was lost: the recovery fails because of the fault' };
-}
-
-/** The moment of the power cut in a life. */
-export function cutIn({ states }: Chain, life: number, failed: Failed): number {
-  return life === failed.life ? failed.cut : (states[life] as CrashState).after;
 }
 
 async function adviceIn<A, R>(

@@ -13,7 +13,7 @@ import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
 import type { CrashState } from '../space/crash-state.js';
-import { type Advice, adviceFor, cutIn } from './advice.js';
+import { type Advice, adviceFor } from './advice.js';
 import type { Told } from './execute.js';
 import {
   formatCount,
@@ -25,9 +25,10 @@ import {
   shown,
 } from './in-short.js';
 import { type Failed, isHang } from './judge.js';
-import type { Chain, Life } from './lives.js';
-import { cutOf, formatReplay } from './replay.js';
+import type { Life } from './lives.js';
+import { formatReplay } from './replay.js';
 import { isSound, lossesOf, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
+import { cutsOf, type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
 import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
@@ -35,38 +36,34 @@ import type { HangError } from './watch.js';
 /** The failure of a chain in words, with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  failing: Failing,
   advises = true,
 ): Promise<CrashFailure> {
   // Trying a barrier would take as long as the hang.
-  const isAdvised = advises && !isHang(failed);
-  const advice = isAdvised ? await adviceFor(trial, chain, failed) : undefined;
-  return describeFailure(trial, chain, failed, advice);
+  const isAdvised = advises && !isHang(failing.failed);
+  const advice = isAdvised ? await adviceFor(trial, failing) : undefined;
+  return describeFailure(trial, failing, advice);
 }
 
 /** The failure in words and as data; the last of the words are the `advice`. */
 export function describeFailure<A, R>(
   { test, seed, steps }: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  failing: Failing,
   advice?: Advice,
 ): CrashFailure {
+  const { chain, failed } = failing;
   const { lives, states } = chain;
   const program = steps.map((step) => (test.program ?? [])[step]);
-  const cuts = states.map((state, n) => {
-    const { space, during } = lives[n] as Life;
-    return cutOf(space, state, during);
-  });
+  const cuts = cutsOf(failing);
   const replay = formatReplay({ seed, steps, cuts }, test.program?.length ?? 0);
   const { cause } = failed;
   const message = messageOf(cause);
   const scenes = lives.map((life, n) => {
-    const cut = cutIn(chain, n, failed);
+    const cut = momentOf(chain, n, failed);
     return { ...sceneOf(test, life, states[n] as CrashState, cut), during: life.during };
   });
   const lost = lives.map((life, n) =>
-    lostIn(life, states[n] as CrashState, n, cutIn(chain, n, failed)),
+    lostIn(life, states[n] as CrashState, n, momentOf(chain, n, failed)),
   );
   const write = (full: boolean): string =>
     [
