@@ -12,7 +12,8 @@
 //   U2  A failed flush is one error object until its ranges change, and its callers share it.
 //
 // The state machine decides what follows from it. A set of ranges may contain too many bytes, because thousands of ranges are
-// joined across small gaps. It never misses a byte.
+// joined across small gaps, and because bytes that a forced write replaces stay dirty until a flush succeeds: to take them out
+// would cost every forced write a search through the set. It never misses a byte.
 
 import { type ByteRange, invariant, type Request } from '../model/index.js';
 import type { Command, Entry } from './entry.js';
