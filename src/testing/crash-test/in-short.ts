@@ -6,6 +6,7 @@
 // does not change: `failure.message` and `failure.program` are as the test made them.
 
 import { messageOf } from '../../model/error.js';
+import { formatValue } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 
 const VALUE_MAX = 80;
@@ -28,10 +29,7 @@ function write(value: unknown, full: boolean, depth: number, above: Set<unknown>
     const text = isLong ? `${value.slice(0, VALUE_MAX)}...` : value;
     return depth === 0 && !/[\p{Cc}\u2028\u2029]/u.test(text) ? text : JSON.stringify(text);
   }
-  if (typeof value === 'bigint') return `${value}n`;
-  if (typeof value === 'function') return 'a function';
-  if (typeof value !== 'object' || value === null)
-    return Object.is(value, -0) ? '-0' : String(value);
+  if (typeof value !== 'object' || value === null) return formatValue(value);
   if (above.has(value)) return '(itself)';
   if (!full && depth >= DEPTH_MAX) return Array.isArray(value) ? '[...]' : '{...}';
   above.add(value);

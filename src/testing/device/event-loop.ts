@@ -16,6 +16,7 @@ const { MessageChannel: Channel, setTimeout: later, Event: Stamped } = globalThi
 interface Port {
   onmessage: unknown;
   postMessage(message: number): void;
+  close(): void;
   ref?(): void;
   unref?(): void;
 }
@@ -53,9 +54,7 @@ function crossed(): Crossing {
   second.port1.onmessage = run;
   // A listener keeps a Node process alive.
   for (const port of [first.port1, second.port1] as Port[]) port.unref?.();
-  const made = { into: first.port2, out: second.port1 };
-  if (holders > 0) (made.out as Port).ref?.();
-  return made;
+  return { into: first.port2, out: second.port1 };
 }
 
 function run(): void {
@@ -63,6 +62,7 @@ function run(): void {
   waiting = [];
   count += 1;
   for (const then of due) then();
+  endIfIdle();
 }
 
 /** The process stays alive until `release` has been called as often. */
@@ -77,6 +77,15 @@ export function hold(): void {
 export function release(): void {
   holders -= 1;
   if (holders === 0) crossing?.out.unref?.();
+  endIfIdle();
+}
+
+/** Deno waits for a port that has had a message, whatever `unref` said before. So channels last there only while they are used. */
+function endIfIdle(): void {
+  if (!('Deno' in globalThis) || holders > 0 || waiting.length > 0) return;
+  crossing?.into.close();
+  crossing?.out.close();
+  crossing = undefined;
 }
 
 /** Real milliseconds since some moment; always 0 where the platform has no events. */
