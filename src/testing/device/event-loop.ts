@@ -40,21 +40,21 @@ export function turnsTaken(): number {
 /** Calls back at the end of a turn, with no microtask waiting. The process may end before. */
 export function nextTurn(then: () => void): void {
   if (waiting.push(then) > 1) return;
-  if (typeof Channel !== 'function') {
-    later(run, 0);
-    return;
-  }
-  crossing ??= crossed();
-  crossing.into.postMessage(0);
+  const channels = crossed();
+  if (channels) channels.into.postMessage(0);
+  else later(run, 0);
 }
 
-function crossed(): Crossing {
+/** The channels; undefined where the platform has none. */
+function crossed(): Crossing | undefined {
+  if (crossing || typeof Channel !== 'function') return crossing;
   const [first, second] = [new Channel(), new Channel()] as const;
   first.port1.onmessage = () => second.port2.postMessage(0);
   second.port1.onmessage = run;
   // A listener keeps a Node process alive.
   for (const port of [first.port1, second.port1] as Port[]) port.unref?.();
-  return { into: first.port2, out: second.port1 };
+  crossing = { into: first.port2, out: second.port1 };
+  return crossing;
 }
 
 function run(): void {
@@ -68,9 +68,7 @@ function run(): void {
 /** The process stays alive until `release` has been called as often. */
 export function hold(): void {
   holders += 1;
-  if (holders > 1) return;
-  if (typeof Channel === 'function') crossing ??= crossed();
-  crossing?.out.ref?.();
+  if (holders === 1) crossed()?.out.ref?.();
 }
 
 /** See `hold`. */
