@@ -91,11 +91,12 @@ async function attempt(
     const unfinished =
       open + late > 0 &&
       `the workload returned before its commands were done: ${open} were not answered, ${late} came later; await all of them`;
+    const { wantsMs, restless, rests } = disk.rest;
     return {
       trace,
-      wantsMs: disk.rest.wantsMs,
-      restless: disk.rest.restless,
-      rests: disk.rest.rests,
+      wantsMs,
+      restless,
+      rests,
       faultsToCome: disk.faultsToCome,
       ...(unfinished && { unfinished }),
       siteOf: (command) => disk.siteOf(command),

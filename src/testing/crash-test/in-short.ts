@@ -6,6 +6,7 @@
 // does not change: `failure.message` and `failure.program` are as the test made them.
 
 import { messageOf } from '../../model/error.js';
+import { formatValue } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 
 const VALUE_MAX = 80;
@@ -19,19 +20,19 @@ const DEPTH_MAX = 3;
 /** A value in one line: as JSON, with the kinds of values that JSON lacks; cut short unless `full`. */
 export function shown(value: unknown, full: boolean): string {
   const text = plain(write(value, full, 0, new Set()));
-  return full || text.length <= VALUE_MAX ? text : `${text.slice(0, VALUE_MAX)}...`;
+  return full ? text : cut(text, VALUE_MAX);
+}
+
+function cut(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most)}...` : text;
 }
 
 function write(value: unknown, full: boolean, depth: number, above: Set<unknown>): string {
   if (typeof value === 'string') {
-    const isLong = !full && value.length > VALUE_MAX;
-    const text = isLong ? `${value.slice(0, VALUE_MAX)}...` : value;
+    const text = full ? value : cut(value, VALUE_MAX);
     return depth === 0 && !/[\p{Cc}\u2028\u2029]/u.test(text) ? text : JSON.stringify(text);
   }
-  if (typeof value === 'bigint') return `${value}n`;
-  if (typeof value === 'function') return 'a function';
-  if (typeof value !== 'object' || value === null)
-    return Object.is(value, -0) ? '-0' : String(value);
+  if (typeof value !== 'object' || value === null) return formatValue(value);
   if (above.has(value)) return '(itself)';
   if (!full && depth >= DEPTH_MAX) return Array.isArray(value) ? '[...]' : '{...}';
   above.add(value);
@@ -124,9 +125,7 @@ export function shortCommand({ op, length }: DiskCommand, where: string): string
 export function shortText(text: string, full: boolean): string {
   if (full) return plain(text);
   const lines = plain(text).split('\n');
-  const first = lines
-    .slice(0, LINES_MAX)
-    .map((line) => (line.length > LINE_MAX ? `${line.slice(0, LINE_MAX)}...` : line));
+  const first = lines.slice(0, LINES_MAX).map((line) => cut(line, LINE_MAX));
   const more = lines.length - LINES_MAX;
   return [...first, ...(more > 0 ? [`... ${formatCount(more)} more lines`] : [])].join('\n');
 }

@@ -4,6 +4,7 @@
 // in a debugger or the machine sleeps at most one tick passes. Code that never returns to the event loop, such as a loop
 // without a pause, stops the watch as well, because nothing in the same thread can interrupt it.
 
+import { isPending } from '../../storage/wrappers.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { delay, hold, release } from '../device/event-loop.js';
 
@@ -59,8 +60,8 @@ export class Watch {
     words: () => string | Promise<string>,
     delayedMs: () => number = () => 0,
   ): T | Promise<T> {
-    const started = start();
-    if (!isThenable(started)) return started;
+    const started = start() as T | Promise<T>;
+    if (!isPending(started)) return started;
     const hangs = async (): Promise<never> => {
       throw new HangError(what, this.hangMs, await words());
     };
@@ -107,9 +108,4 @@ export class Watch {
       this.#tick();
     });
   }
-}
-
-function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
-  const { then } = (value ?? {}) as { then?: unknown };
-  return typeof then === 'function';
 }
