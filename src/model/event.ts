@@ -17,7 +17,10 @@ export interface SubmitEvent {
   readonly kind: 'submit';
   /** The number of the request. Its `settle` event has the same number. */
   readonly request: number;
-  /** The request. The payload of a write is not part of the trace. */
+  /**
+   * The request. The payload of a write is not part of the trace. `blockSize`, in bytes, is that of the disk; it is absent if it
+   * is 4096, or unknown.
+   */
   readonly what: Request & OnDisk;
 }
 
@@ -26,7 +29,7 @@ export interface DispatchEvent {
   readonly kind: 'dispatch';
   /** The number of the command. Its `complete` event has the same number. */
   readonly command: number;
-  /** The command, with its stage in the sequence of its request. */
+  /** The command, with its stage in the sequence of its request, and with `blockSize` as in `SubmitEvent`. */
   readonly what: StagedCommand & OnDisk;
   /** The requests that the command serves: several for a shared flush, none if they are unknown. */
   readonly requests: readonly number[];
