@@ -22,11 +22,14 @@ const MARKUP: Readonly<Record<string, string>> = {
   "'": '&#39;',
 };
 
+/** Text with what would steer a terminal or break XML escaped as in JSON; line ends and tabs stay. */
+export function escapeControls(text: string): string {
+  return text.replace(UNWRITABLE, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 /** Any text as the content of an element or of a quoted attribute, in XML and in HTML. */
 export function escapeText(text: string): string {
-  return text
-    .replace(UNWRITABLE, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`)
-    .replace(/[&<>"']/g, (one) => MARKUP[one] as string);
+  return escapeControls(text).replace(/[&<>"']/g, (one) => MARKUP[one] as string);
 }
 
 type Attributes = Readonly<Record<string, string | number | undefined>>;

@@ -179,7 +179,10 @@ export class VolatileDisk implements Storage {
     return this.#sites.observer;
   }
 
-  /** The call that a command of the trace came from, as `name (file:line)`; undefined where it is unknown. */
+  /**
+   * The call that a command of the trace came from, and the call around it, as `name (file:line), from name (file:line)`;
+   * undefined where they are unknown.
+   */
   siteOf(command: number): string | undefined {
     return this.#sites.describe(command);
   }
