@@ -9,7 +9,7 @@
 // and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
 
 import { messageOf } from '../../model/error.js';
-import { checkOptions } from '../../model/index.js';
+import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
@@ -312,13 +312,14 @@ const FORMAT_OPTIONS = { full: 0 };
  *
  * @param options `full`: values, lists and messages as long as they are; they may be as long as what the workload wrote.
  *   By default they are cut short
- * @throws `INVALID_ARGUMENT` for unknown options
+ * @throws `INVALID_ARGUMENT` for unknown options, and for what is no report, such as the promise of one
  */
 export function formatCrashReport(
   report: CrashReport,
   options: { readonly full?: boolean } = {},
 ): string {
   checkOptions(options, FORMAT_OPTIONS, 'formatCrashReport');
+  checkArgument('the report of an awaited crashTest', report?.profile, OBJECT);
   const { failure, orders, warnings, profile, mode } = report;
   const picked = Object.entries(orders).map(([order, count]) => `${formatCount(count)} ${order}`);
   const lines = [

@@ -75,7 +75,7 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
   for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {
     const all = [...(test.program ?? []).keys()];
     const { report, faultsToCome } = await explored(test, next, all, watch);
-    toCome = toCome.filter((fault) => faultsToCome.some((other) => isSame(fault, other)));
+    toCome = toCome.filter((fault) => faultsToCome.includes(fault));
     reports.push(report);
     if (report.verdict === 'hung') break;
     if (report.verdict !== 'failed') continue;
@@ -85,10 +85,6 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
     return finish((await smallestProgram(all.length, run)) ?? together(reports));
   }
   return finish(together(reports));
-}
-
-function isSame(a: DiskFault, b: DiskFault): boolean {
-  return a.on === b.on && a.nth === b.nth;
 }
 
 /** The warning about a fault that did not happen. */
