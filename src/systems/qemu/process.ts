@@ -258,7 +258,7 @@ export class QemuProcess {
     const { oneQueueForAllDisks, noBarriersOnDirect } = this.#profile;
     const queue = oneQueueForAllDisks ? (this.#queues[0] as AioQueue) : this.#newQueue();
     const heard: Observer = (event) => (queue.isDead ? undefined : observer?.(event));
-    const tracer = new Tracer(observer && heard, 'a disk of QEMU');
+    const tracer = new Tracer(observer && heard, 'a disk of QEMU', storage.capabilities.blockSize);
     const barrierSupport = canSync(storage) && !(noBarriersOnDirect && flags.length > 0);
     /** Undefined for a request that was refused. */
     const blocks = new WeakMap<AioHandle, number | undefined>();
