@@ -6,8 +6,7 @@
 // does not change: `failure.message` and `failure.program` are as the test made them.
 
 import { messageOf } from '../../model/error.js';
-import { tagOf } from '../../model/show.js';
-import { escapeControls } from '../../trace/svg.js';
+import { escapeControls, tagOf } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 
 const VALUE_MAX = 80;
