@@ -3,7 +3,7 @@
 
 import fs from 'node:fs';
 import { mkdtemp, open, rm, statfs, writeFile } from 'node:fs/promises';
-import { cpus, tmpdir, type } from 'node:os';
+import { cpus, loadavg, tmpdir, type } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fastq from 'fastq';
@@ -71,10 +71,12 @@ const FILE_SYSTEMS = { 61267: 'ext4', 1481003842: 'XFS', 2435016766: 'btrfs', 16
 
 async function writeCost(folder, groups) {
   const [{ model }] = cpus();
+  const [load] = loadavg();
   const system = FILE_SYSTEMS[(await statfs(folder)).type] ?? 'an unknown file system';
   const figures = {
     command: 'npm run bench -- commit --write',
-    machine: `${cpus().length} cores (${model.trim()}), ${system}, ${type()}, Node ${process.versions.node}`,
+    // The load, because figures of a busy machine are worth less.
+    machine: `${cpus().length} cores (${model.trim()}) with a load of ${Math.round(load)}, ${system}, ${type()}, Node ${process.versions.node}`,
     date: new Date().toISOString().slice(0, 10),
     groups,
   };
