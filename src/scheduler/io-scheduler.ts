@@ -107,6 +107,7 @@ export class IoScheduler implements AsyncDisposable {
       answer: (settled) => this.#answer(settled as Entry<SchedulerCall>),
       observer: options.observer,
       name: 'a scheduler',
+      blockSize: storage.capabilities.blockSize,
     });
     this.#ownership = ownershipOf(storage);
     withText(this, () => this.#text());

@@ -9,7 +9,7 @@
 // and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
 
 import { messageOf } from '../../model/error.js';
-import { checkOptions } from '../../model/index.js';
+import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
@@ -73,31 +73,24 @@ export function describeFailure<A, R>(
 ): CrashFailure {
   const { test, space, seed, steps } = trial;
   const lost = lostIn(trial, state, failed);
+  const scene = sceneOf(trial, state, failed.cut);
   const then = later.map(({ number }) => ` then ${number}`).join('');
-  const replay = `${replayOf(test, seed, steps)} image ${space.indexOf(state)}${then}`;
-  const program = steps.map((step) => (test.program ?? [])[step]);
-  const { cause, cut } = failed;
-  const message = messageOf(cause);
-  const scene = sceneOf(trial, state, cut);
-  const write = (full: boolean): string =>
-    [
-      `after this power cut: ${shortText(message, full)}`,
-      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
-      ...comparison(failed, full),
+  const image = `${space.indexOf(state)}${then}`;
+  const body = (full: boolean): string[] => [
+    ...comparison(failed, full),
+    ...picture(test, scene, full),
+    ...lostLines(trial, lost, full),
+    ...later.flatMap(({ scene }) => [
+      '  then the power is cut again, during the recovery:',
       ...picture(test, scene, full),
-      ...lostLines(trial, lost, full),
-      ...later.flatMap(({ scene }) => [
-        '  then the power is cut again, during the recovery:',
-        ...picture(test, scene, full),
-      ]),
-      ...(advice ? [`  ${advice.text}`] : []),
-      `  replay: '${replay}'`,
-    ].join('\n');
+    ]),
+    ...(advice ? [`  ${advice.text}`] : []),
+  ];
   const cuts = [scene, ...later.map(({ scene }) => scene)];
-  const told = { cuts, ...(advice && { advice }) };
+  const told = { lost, cuts, ...(advice && { advice }) };
   return {
-    ...{ message, cause, replay, lost, program, ...told },
-    ...{ text: write(false), fullText: write(true) },
+    ...inWords(test, seed, steps, failed.cause, image, 'after this power cut: ', body),
+    ...told,
   };
 }
 
@@ -108,28 +101,36 @@ export function describeHang(
   steps: readonly number[],
   cause: HangError,
 ): CrashFailure {
-  const program = steps.map((step) => (test.program ?? [])[step]);
   // There is no crash state yet. The workload runs first, whichever state the replay names.
-  const replay = `${replayOf(test, seed, steps)} image 0`;
-  const write = (full: boolean): string =>
-    [
-      cause.message,
-      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
-      `  replay: '${replay}'`,
-    ].join('\n');
-  const { message } = cause;
-  return {
-    ...{ message, cause, replay, lost: [], program, cuts: [] },
-    ...{ text: write(false), fullText: write(true) },
-  };
+  return { ...inWords(test, seed, steps, cause, '0', '', () => []), lost: [], cuts: [] };
 }
 
-function replayOf(
-  { program = [] }: { readonly program?: readonly unknown[] },
+type InWords = 'message' | 'cause' | 'replay' | 'program' | 'text' | 'fullText';
+
+/** What every failure has: its message after `head`, the program, the lines of `body`, and the replay. */
+function inWords(
+  test: { readonly program?: readonly unknown[] },
   seed: number,
   steps: readonly number[],
-): string {
-  return `seed ${seed}${steps.length < program.length ? ` steps ${steps.join()}` : ''}`;
+  cause: unknown,
+  image: string,
+  head: string,
+  body: (full: boolean) => readonly string[],
+): Pick<CrashFailure, InWords> {
+  const all = test.program ?? [];
+  const program = steps.map((step) => all[step]);
+  const some = steps.length < all.length ? ` steps ${steps.join()}` : '';
+  const replay = `seed ${seed}${some} image ${image}`;
+  const message = messageOf(cause);
+  const write = (full: boolean): string =>
+    [
+      // The words of a hang are ours.
+      head + shortText(message, full || head === ''),
+      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
+      ...body(full),
+      `  replay: '${replay}'`,
+    ].join('\n');
+  return { message, cause, replay, program, text: write(false), fullText: write(true) };
 }
 
 function shortProgram(program: readonly unknown[], full: boolean): string {
@@ -181,7 +182,7 @@ function lostLines<A, R>(trial: Trial<A, R>, lost: readonly Loss[], full: boolea
   const more = lost.length - most;
   const lines = lost.slice(0, most).map(({ offset, command, site }) => {
     const from = site === undefined ? '' : `, called from ${site}`;
-    return `  lost: ${labelled(trial, offset)}, written by #${command}${from}`;
+    return `  lost: ${labelOf(trial.test, offset)}, written by #${command}${from}`;
   });
   return [
     ...lines,
@@ -200,10 +201,6 @@ function lostIn<A, R>({ space, siteOf }: Trial<A, R>, state: CrashState, { cut }
     const site = siteOf(command);
     return { offset, command, ...(site !== undefined && { site }) };
   });
-}
-
-function labelled<A, R>({ test }: Pick<Trial<A, R>, 'test'>, offset: number): string {
-  return labelOf(test, offset);
 }
 
 /** The commands around the cut with their outcomes, and the journal between them. */
@@ -245,6 +242,8 @@ function inShort(command: DiskCommand, label: (offset: number) => string): strin
   return `${shortCommand(command, op === 'flush' ? '' : label(offset))}${flags}`;
 }
 
+const NEVER = Number.POSITIVE_INFINITY;
+
 /** The maximum number of gaps that are tried, from the cut backwards. */
 const GAPS_MAX = 100;
 
@@ -270,24 +269,32 @@ async function adviceFor<A, R>(
     const repaired = crashSpace(withBarriers(trace, [gap], []), test.profile);
     const same = sameState(space, state, repaired);
     if (same && (await judgeState({ ...trial, space: repaired }, same))) continue;
-    const { behind, before, time } = gap;
-    if (before === undefined) {
-      const text = `a flush after #${behind} would have kept it: wait for the flush before you acknowledge`;
-      return { text, before: time };
-    }
-    const site = siteOf(before);
+    const { before: moment, time } = gap;
+    // Reads leave nothing, so the place is named by the writes and flushes around it.
+    const matters = ({ op }: DiskCommand): boolean => op !== 'read';
+    const after = trace.commands.reduce(
+      (last, one, n) => (n <= gap.behind && matters(one) ? n : last),
+      gap.behind,
+    );
+    const next = trace.commands.findIndex((one, n) => n >= (moment ?? NEVER) && matters(one));
+    const site = next < 0 ? undefined : siteOf(next);
     const from = site === undefined ? '' : `, which was called from ${site},`;
-    const text = `a barrier between #${behind} and #${before}${from} would have prevented it`;
+    const text =
+      next < 0
+        ? `a flush after #${after} would have kept it: wait for the flush before you acknowledge`
+        : `a barrier between #${after} and #${next}${from} would have prevented it`;
     return { text, before: time };
   }
   const torn = lost.find(({ command }) => isThere(space, state, command));
-  if (!torn && gaps.length > GAPS_MAX) {
-    const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
+  if (torn) {
+    const text = `#${torn.command} is torn: no barrier keeps a write whole; a checksum or a second copy would detect it`;
     return { text };
   }
-  const text = torn
-    ? `#${torn.command} is torn: no barrier keeps a write whole; a checksum or a second copy would detect it`
-    : 'no single barrier would have prevented it';
+  const untried = gaps.length - GAPS_MAX;
+  const text =
+    untried > 0
+      ? `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${untried} earlier places were not tried`
+      : 'no single barrier would have prevented it';
   return { text };
 }
 
@@ -305,13 +312,14 @@ const FORMAT_OPTIONS = { full: 0 };
  *
  * @param options `full`: values, lists and messages as long as they are; they may be as long as what the workload wrote.
  *   By default they are cut short
- * @throws `INVALID_ARGUMENT` for unknown options
+ * @throws `INVALID_ARGUMENT` for unknown options, and for what is no report, such as the promise of one
  */
 export function formatCrashReport(
   report: CrashReport,
   options: { readonly full?: boolean } = {},
 ): string {
   checkOptions(options, FORMAT_OPTIONS, 'formatCrashReport');
+  checkArgument('the report of an awaited crashTest', report?.profile, OBJECT);
   const { failure, orders, warnings, profile, mode } = report;
   const picked = Object.entries(orders).map(([order, count]) => `${formatCount(count)} ${order}`);
   const lines = [
@@ -331,13 +339,15 @@ export function headline({
   covered,
   recoveries,
   seed,
+  seeds,
   failure,
 }: CrashReport): string {
   const tried = `${formatCount(recoveries)} recoveries cover ${formatShare(covered, images)} images`;
   const found = `found by recovery ${formatCount(recoveries)}, among ${formatCount(images)} images`;
   const isRun = recoveries > 0;
   const what = !failure ? tried : isRun ? found : 'while the workload ran, before any recovery';
-  return `${verdict}: ${what}, seed ${seed}`;
+  const ran = seeds > 1 ? `seeds ${seed - seeds + 1} to ${seed}` : `seed ${seed}`;
+  return `${verdict}: ${what}, ${ran}`;
 }
 
 /** Lets a console show a report in a few lines. */

@@ -71,13 +71,16 @@ export async function replayAgain<A, R>(
   let state = first;
   const cuts: Cut[] = [];
   for (const number of numbers) {
-    const { space, trace } = await recorded(trial, state);
-    state = space.at(number);
-    const { after } = state;
-    cuts.push({ number, scene: sceneOf({ ...trial, space, trace }, state, after) });
+    const run = await recorded(trial, state);
+    state = run.space.at(number);
+    cuts.push(cutOf(trial, run, state, state.after));
   }
   const failed = await judge(trial, state.disk(), () => first);
   return failed && describeFailure(trial, first, failed, cuts);
+}
+
+function cutOf<A, R>(trial: Trial<A, R>, run: Recorded, state: CrashState, time: number): Cut {
+  return { number: run.space.indexOf(state), scene: sceneOf({ ...trial, ...run }, state, time) };
 }
 
 interface Found {
@@ -95,7 +98,8 @@ async function cutAgain<A, R>(
   first: CrashState,
   { depth, recoveriesMax, images }: AgainOptions,
 ): Promise<Found> {
-  const { space, trace, failed: stuck } = await recorded(trial, from);
+  const run = await recorded(trial, from);
+  const { space, failed: stuck } = run;
   if (stuck) return { tried: 0, whole: false, sampled: 0, failed: stuck, cuts: [] };
   let tried = 0;
   let whole = true;
@@ -105,10 +109,7 @@ async function cutAgain<A, R>(
     tried += 1;
     const failed = await judge(trial, crash.disk, () => first);
     const state = agreeing(space, crash, crash.after, true);
-    const cut = (): Cut => {
-      const scene = sceneOf({ ...trial, space, trace }, state, crash.after);
-      return { number: space.indexOf(state), scene };
-    };
+    const cut = (): Cut => cutOf(trial, run, state, crash.after);
     if (failed) return { tried, whole: false, sampled, failed, cuts: [cut()] };
     // A recovery that writes nothing leaves nothing for a later cut to change.
     if (depth === 1 || space.count === 1n) continue;
@@ -125,11 +126,14 @@ async function cutAgain<A, R>(
   return { tried, whole, sampled, cuts: [] };
 }
 
+interface Recorded {
+  readonly space: CrashSpace;
+  readonly trace: DiskTrace;
+  readonly failed?: Failed;
+}
+
 /** Records a recovery from a crash state. */
-async function recorded<A, R>(
-  { test, watch }: Trial<A, R>,
-  from: CrashState,
-): Promise<{ readonly space: CrashSpace; readonly trace: DiskTrace; readonly failed?: Failed }> {
+async function recorded<A, R>({ test, watch }: Trial<A, R>, from: CrashState): Promise<Recorded> {
   const { size, profile = {} } = test;
   const how = { initial: from.image(), unreadable: from.unreadable, answers: 'at-once' } as const;
   const disk = new VolatileDisk({ size, profile, ...how });

@@ -38,7 +38,13 @@ export interface Expected<A> {
   readonly begun: readonly A[];
 }
 
-/** What is tested, on which device, and how thoroughly. */
+/**
+ * What is tested, on which device, and how thoroughly.
+ *
+ * @typeParam A an operation of the workload, as it tells the journal: a name, a number, an object
+ * @typeParam R what a recovery returns, which is what `check` judges
+ * @typeParam P a step of the `program`, which the workload takes
+ */
 export interface CrashTest<A, R, P = unknown> {
   /** The size of the disk in bytes. */
   readonly size: number;
@@ -119,7 +125,7 @@ export interface CrashFailure {
     readonly offset: number;
     /** The number of the command whose bytes are gone. */
     readonly command: number;
-    /** The call that the command came from, as `name (file:line)`, where that is known. */
+    /** The call that the command came from and the one around it, as `name (file:line), from name (file:line)`, if known. */
     readonly site?: string;
   }[];
   /** The steps of the program that the failure needs: none of them can be left out alone. */
@@ -191,6 +197,10 @@ export interface CrashReport {
   readonly mode: ModeName;
   /** The seed of the failure, or the last one that was tried. */
   readonly seed: number;
+  /** How many seeds were tried, up to `seed`; 1 for a failure, because the other seeds have not shown it. */
+  readonly seeds: number;
+  /** Your `label` of each sector that the workload wrote, by its offset; absent without `label`, and with a failure. */
+  readonly labels?: Readonly<Record<number, string>>;
   /** All commands of the workload under that seed. */
   readonly trace: DiskTrace;
 }
@@ -316,9 +326,7 @@ export function recoverOn<R>(
   disk: Storage,
   watch: Watch,
 ): R | Promise<R> {
-  const words = (): string =>
-    'the disk of a recovery answers at once, so the recovery waits for something else';
-  return watch.run('recovery', () => test.recover(disk), words);
+  return watch.run('recovery', () => test.recover(disk));
 }
 
 /**
@@ -345,9 +353,7 @@ export async function judge<A, R>(
     const at = { cut: time, recovered: { value: recovered }, expected };
     let answer: unknown;
     try {
-      const words = (): string =>
-        'it uses no disk, so it waits for something of its own, perhaps a promise that never settles';
-      answer = await watch.run<unknown>('check', () => test.check(recovered, expected), words);
+      answer = await watch.run<unknown>('check', () => test.check(recovered, expected));
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
       return { cause, ...at };

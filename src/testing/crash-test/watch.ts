@@ -25,6 +25,10 @@ export class HangError extends Error {
   }
 }
 
+/** What code waits for that does not wait for the simulated disk. */
+export const NO_DISK =
+  'it does not wait for the disk (but for a timer, another file, or a promise that never settles)';
+
 /** The default of `hangMs`. */
 export const HANG_MS = 10_000;
 const TICKS = 8;
@@ -49,7 +53,7 @@ export class Watch {
   /**
    * Runs `start`, with the time limit if it returns a promise.
    *
-   * @param words what the code waits for; called when it hangs
+   * @param words what the code waits for; called when it hangs. Recoveries and checks do not wait for a disk
    * @param delayedMs real milliseconds for which the code was kept waiting: they extend the limit, up to `DELAYS_MAX`
    *   times, because code that never ends may be kept waiting for ever
    * @throws `HangError`
@@ -57,7 +61,7 @@ export class Watch {
   run<T>(
     what: Watched,
     start: () => T | PromiseLike<T>,
-    words: () => string | Promise<string>,
+    words: () => string | Promise<string> = () => NO_DISK,
     delayedMs: () => number = () => 0,
   ): T | Promise<T> {
     const started = start() as T | Promise<T>;
