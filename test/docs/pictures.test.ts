@@ -4,12 +4,14 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
+import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
 import { hero } from './drawn/hero.js';
 import { modes } from './drawn/modes.js';
 import { ROOT } from './pages.js';
 
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
   hero,
   modes,

@@ -307,8 +307,8 @@ describe('what the notation refuses', () => {
 describe('the options of the notation', () => {
   test.each([
     [{ blocksize: 512 }, "the notation has no option 'blocksize'; did you mean 'blockSize'?"],
-    [{ blockSize: 0 }, 'blockSize must be a whole number of bytes from 1, not 0'],
-    [{ blockSize: '512' }, "blockSize must be a whole number of bytes from 1, not '512'"],
+    [{ blockSize: 0 }, 'blockSize must be a whole number of at least 1, not 0'],
+    [{ blockSize: '512' }, "blockSize must be a whole number of at least 1, not '512'"],
     [null, 'the options of the notation must be an object, not null'],
   ])('%o are refused by every function that takes them', (options, message) => {
     const given = options as never;

@@ -59,7 +59,11 @@ describe('given any small trace on any device', () => {
       fc.property(hosts(3), worse, (host, profile) => {
         const played = playedBy(host, profile);
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
-        expect(sorted(found)).toEqual(sorted(operational(played, profile)));
+        const left = operational(played, profile);
+        // Two racing units that break each other may leave less than the space has, and never more.
+        const mayHaveMore = profile.sameLba === 'racy' && profile.atomicWriteUnit > SECTOR;
+        if (mayHaveMore) for (const image of found) if (!left.has(image)) found.delete(image);
+        expect(sorted(found)).toEqual(sorted(left));
       }),
       { numRuns: share(1000) },
     );

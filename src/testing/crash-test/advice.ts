@@ -1,7 +1,6 @@
 // Which barrier would have prevented a failure. Advice is tried and not guessed: a barrier is put into one gap after the other, and
 // the same crash state is judged again.
 
-import type { Mark } from '../device/disk-trace.js';
 import { crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/regions.js';
@@ -77,20 +76,24 @@ async function adviceIn<A, R>(
   return { text };
 }
 
+/** Reads leave nothing, so the place is named by the writes and flushes around it. */
 function wordsFor(
   { behind, before, time }: Gap,
   { trace, siteOf }: Life,
 ): Required<Pick<Advice, 'text' | 'missing'>> {
-  if (before === undefined) {
-    const { value } = trace.marks.find((mark) => mark.time === time) as Mark;
-    const isShown = (value as Told<unknown>).kind === 'shown';
-    const then = isShown ? 'the recovery returns' : 'you acknowledge';
-    const missing = `a flush after #${behind}`;
+  const { commands, marks } = trace;
+  const matters = commands.flatMap(({ op }, n) => (op === 'read' ? [] : [n]));
+  const after = matters.filter((n) => n <= behind).at(-1) ?? behind;
+  const next = matters.find((n) => n >= (before ?? Number.POSITIVE_INFINITY));
+  if (next === undefined) {
+    const mark = marks.find((one) => one.time === time)?.value as Told<unknown> | undefined;
+    const then = mark?.kind === 'shown' ? 'the recovery returns' : 'you acknowledge';
+    const missing = `a flush after #${after}`;
     return { missing, text: `${missing} would have kept it: wait for the flush before ${then}` };
   }
-  const site = siteOf(before);
+  const site = siteOf(next);
   const from = site === undefined ? '' : `, which was called from ${site},`;
-  const missing = `a barrier between #${behind} and #${before}`;
+  const missing = `a barrier between #${after} and #${next}`;
   return { missing, text: `${missing}${from} would have prevented it` };
 }
 

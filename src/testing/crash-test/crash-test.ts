@@ -76,7 +76,7 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
   for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {
     const all = [...(test.program ?? []).keys()];
     const { report, faultsToCome } = await explored(test, next, all, watch);
-    toCome = toCome.filter((fault) => faultsToCome.some((other) => isSame(fault, other)));
+    toCome = toCome.filter((fault) => faultsToCome.includes(fault));
     reports.push(report);
     if (report.verdict === 'hung') break;
     if (report.verdict !== 'failed') continue;
@@ -86,10 +86,6 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
     return finish((await smallestProgram(all.length, run)) ?? together(reports));
   }
   return finish(together(reports));
-}
-
-function isSame(a: DiskFault, b: DiskFault): boolean {
-  return a.on === b.on && a.nth === b.nth;
 }
 
 /** The warning about a fault that did not happen. */
@@ -161,9 +157,9 @@ function hungWorkload<A, R, P>(
   };
 }
 
-/** The device in a report. */
-function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode'> {
-  return { profile, mode: chooseMode(profile) };
+/** The device in a report, and that it is about one seed. */
+function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode' | 'seeds'> {
+  return { profile, mode: chooseMode(profile), seeds: 1 };
 }
 
 /** Judges all crash states of a run. */
@@ -208,7 +204,17 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
   invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
   const warnings = await doubts(trial, total, seen);
   if (!later.isWhole) warnings.push(NOT_ALL_LATER);
-  return { ...report, ...total, verdict: warnings.length === 0 ? 'proved' : 'passed', warnings };
+  const verdict = warnings.length === 0 ? 'proved' : 'passed';
+  return { ...report, ...total, verdict, warnings, ...(label && { labels: labelsOf(trial) }) };
+}
+
+/** The labels of all places that the workload wrote, by their offsets. */
+function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
+  const labels: Record<number, string> = {};
+  for (const { offset, length, step } of space.map.regions) {
+    for (let at = offset; at < offset + length; at += step) labels[at] = labelOf(test, at);
+  }
+  return labels;
 }
 
 const LATER = 'after a later cut';
@@ -276,7 +282,7 @@ const SILENT =
   'the check returned nothing and never threw, so it may check nothing: return true or false';
 
 const REJECTS_NOTHING =
-  'nothing was acknowledged, and the check accepts every disk that it was given, one full of garbage among them: it may check nothing';
+  'nothing was acknowledged, and the check accepts every disk, also one full of garbage: it may check nothing';
 
 const UNSTEADY =
   'the same image did not fail again: the recovery or the check is not deterministic';
@@ -348,6 +354,7 @@ function together(reports: readonly CrashReport[]): CrashReport {
   const proved = reports.every(({ verdict }) => verdict === 'proved');
   return {
     ...last,
+    seeds: last.failure ? 1 : reports.length,
     verdict: proved ? 'proved' : last.failure ? last.verdict : 'passed',
     images: reports.reduce((sum, { images }) => sum + images, 0n),
     covered: reports.reduce((sum, { covered }) => sum + covered, 0n),

@@ -191,7 +191,10 @@ export class VolatileDisk implements Storage {
     return this.#sites.observer;
   }
 
-  /** The call that a command of the trace came from, as `name (file:line)`; undefined where it is unknown. */
+  /**
+   * The call that a command of the trace came from, and the call around it, as `name (file:line), from name (file:line)`;
+   * undefined where they are unknown.
+   */
   siteOf(command: number): string | undefined {
     return this.#sites.describe(command);
   }
@@ -232,13 +235,13 @@ export class VolatileDisk implements Storage {
     return this.#self.read(offset, into);
   }
 
-  /** Errors as for `read`. */
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void> {
-    return this.#self.write(offset, data, flags);
+  /** Without flags a plain write. Errors as for `read`. */
+  write(offset: number, data: Uint8Array, flags?: Partial<WriteFlags>): void | Promise<void> {
+    return this.#self.write(offset, data, { ...PLAIN, ...flags });
   }
 
-  /** Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
-  flush(flags: FlushFlags): void | Promise<void> {
+  /** Without flags a plain flush. Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
+  flush(flags: FlushFlags = PLAIN): void | Promise<void> {
     return this.#self.flush(flags);
   }
 
