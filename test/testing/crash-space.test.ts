@@ -32,7 +32,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(trace, profile), events.length);
         expect(sorted(found)).toEqual(sorted(byAxioms(trace, profile)));
       }),
-      { numRuns: share(2000) },
+      { numRuns: share(2000, 1000) },
     );
   });
 
@@ -43,7 +43,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));
       }),
-      { numRuns: share(1000) },
+      { numRuns: share(1000, 400) },
     );
   });
 
@@ -63,7 +63,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));
       }),
-      { numRuns: share(1000) },
+      { numRuns: share(1000, 200) },
     );
   });
 
@@ -83,7 +83,7 @@ describe('given any small trace on any device', () => {
           expect(space.indexOf(state)).toBe(BigInt(k));
         }
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 
@@ -103,7 +103,7 @@ describe('given any small trace on any device', () => {
         }
         expect(sorted(images)).toEqual(sorted([...space].map((state) => textOf(state.image()))));
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 
@@ -120,7 +120,7 @@ describe('given any small trace on any device', () => {
         }
         expect(covered).toBe(space.count);
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 });

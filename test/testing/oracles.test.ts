@@ -10,6 +10,7 @@ import { crashTest } from '../../src/testing/crash-test/crash-test.js';
 import type { CrashTest } from '../../src/testing/crash-test/trial.js';
 import { barrierMutation, prefixOracle, strictOrder } from '../../src/testing/lab/analyses.js';
 import { barrierSynthesis, cheapestHitting } from '../../src/testing/lab/synthesis.js';
+import { share } from '../kit/amount.js';
 
 const SECTOR = 512;
 const PLAIN = { fua: false, tag: 'simple' } as const;
@@ -246,7 +247,7 @@ describe('given lists of which one is to be taken each', () => {
         }
         expect(sumOf(found)).toBe(least);
       }),
-      { seed: SEED, numRuns: 500 },
+      { seed: SEED, numRuns: share(500) },
     );
   });
 
@@ -321,7 +322,7 @@ describe('given a workload and what must be in order', () => {
         const found = plan && 101 * plan.missing.length + 100 * plan.flushes.length;
         expect(found ?? Number.POSITIVE_INFINITY).toBe(best);
       }),
-      { seed: SEED, numRuns: 40 },
+      { seed: SEED, numRuns: share(40, 10) },
     );
   });
 
