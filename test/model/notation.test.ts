@@ -16,6 +16,7 @@ import {
   WriteBarrierError,
 } from '../../src/model/index.js';
 import { formatValue } from '../../src/model/show.js';
+import { share } from '../kit/amount.js';
 import { blockRanges, byteRanges, modeNames, requestsOver } from './arbitraries.js';
 
 const anyRequest = requestsOver(fc.oneof(blockRanges, byteRanges)).requests;
@@ -119,7 +120,7 @@ describe('the laws of the notation', () => {
           }
         }
       }),
-      { numRuns: 1000 },
+      { numRuns: share(1000) },
     );
   });
 

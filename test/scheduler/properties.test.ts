@@ -199,7 +199,7 @@ async function holds(setup: Setup, program: string, seed: number): Promise<void>
 describe('given any program, any device and any latencies', () => {
   test('when the scheduler runs it, then every rule of the specification holds and reads see what was written', async () => {
     const short = fc.asyncProperty(setups, programsOf(1, 40), fc.nat(), holds);
-    await fc.assert(short, { numRuns: share(8000) });
+    await fc.assert(short, { numRuns: share(8000, 800) });
   });
 
   test('when the program is long, then the rules hold all the same', async () => {

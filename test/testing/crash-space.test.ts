@@ -32,7 +32,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(trace, profile), events.length);
         expect(sorted(found)).toEqual(sorted(byAxioms(trace, profile)));
       }),
-      { numRuns: share(2000) },
+      { numRuns: share(2000, 1000) },
     );
   });
 
@@ -43,7 +43,7 @@ describe('given any small trace on any device', () => {
         const found = byMoment(crashSpace(played.trace, profile), played.events.length);
         expect(sorted(found)).toEqual(sorted(operational(played, profile)));
       }),
-      { numRuns: share(1000) },
+      { numRuns: share(1000, 400) },
     );
   });
 
@@ -65,7 +65,7 @@ describe('given any small trace on any device', () => {
         if (mayHaveMore) for (const image of found) if (!left.has(image)) found.delete(image);
         expect(sorted(found)).toEqual(sorted(left));
       }),
-      { numRuns: share(1000) },
+      { numRuns: share(1000, 200) },
     );
   });
 
@@ -85,7 +85,7 @@ describe('given any small trace on any device', () => {
           expect(space.indexOf(state)).toBe(BigInt(k));
         }
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 
@@ -105,7 +105,7 @@ describe('given any small trace on any device', () => {
         }
         expect(sorted(images)).toEqual(sorted([...space].map((state) => textOf(state.image()))));
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 
@@ -122,7 +122,7 @@ describe('given any small trace on any device', () => {
         }
         expect(covered).toBe(space.count);
       }),
-      { numRuns: share(500) },
+      { numRuns: share(500, 100) },
     );
   });
 });

@@ -122,7 +122,7 @@ test('given any host, device and faults, when the power is cut, then the medium 
       }
       expect(found).toBe(true);
     }),
-    { numRuns: share(1500) },
+    { numRuns: share(1500, 200) },
   );
 });
 
