@@ -16,20 +16,43 @@
 //   D5  A unit reaches the medium as a whole, also from the cache, until a later unit lands on a part of it in the cache:
 //       then the rest of it is single sectors. The older content below a unit need not reach the medium with it.
 //
+// What it may do next is kept up to date, because a host may have thousands of commands in flight. The work of a command is
+// units: the atomic units of a write, or one unit for a flush or a read. A unit is ready when it waits for nothing:
+//
+//   I1  `waits` counts what a unit waits for: the admission of its command, and each sector on which it is not the first
+//       of the queue. Strays, and all units of a racy device, are in no queue.
+//   I2  A command is busy until it is done, a stray write until its failure is answered. A busy command never was idle
+//       before, and the admitted ones stay admitted, so two numbers that only grow tell who may be admitted (D2): the
+//       oldest busy command, and the first one that has not been looked at. The latter waits, or there is none.
+//   I3  An ordered command that is admitted and busy is the oldest busy one. So a command waits only for the oldest.
+//
 // The axioms (intervals.ts, versions.ts) say the same about traces. Neither is derived from the other, and a test compares
 // them. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to have no cache.
 
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
+import { Bag } from './collections.js';
 import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
 import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
-/** A step that the device may take next. */
+/** A step that the device may take next; `sector` is the first one of a command's unit. */
 export type DeviceStep =
-  | { readonly kind: 'land'; readonly command: number; readonly sector: number }
-  | { readonly kind: 'flush' | 'read'; readonly command: number }
+  | { readonly kind: 'land' | 'flush' | 'read'; readonly command: number; readonly sector: number }
   | { readonly kind: 'destage'; readonly sector: number };
+
+/** A unit of work that is not done. */
+interface Unit {
+  readonly kind: 'land' | 'flush' | 'read';
+  readonly command: number;
+  readonly sector: number;
+  /** How many sectors land; 0 for a flush or a read. */
+  readonly count: number;
+  /** I1; `OVER` when it has been done or given up. */
+  waits: number;
+}
+
+const OVER = -1;
 
 /** A fault of a write that the device carries out; see `DiskCommand.fault`. */
 export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
@@ -37,9 +60,8 @@ export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
 interface Owned {
   readonly request: DiskRequest;
   readonly fate: Fate | undefined;
-  /** Units that have not landed: the first sector of each, and its number of sectors. */
-  readonly pending: Map<number, number>;
-  done: boolean;
+  /** By their first sectors. The command is done when there are none. */
+  readonly pending: Map<number, Unit>;
   /** Of a stray write: the host has its answer. */
   answered: boolean;
 }
@@ -70,6 +92,18 @@ export class Device {
   readonly #before: Content;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
+  readonly #ready = new Bag<Unit>();
+  readonly #dirty = new Bag<number>();
+  /** D1: for each sector the units that land there, from `head` on, in the order of their commands. */
+  readonly #queues = new Map<number, { readonly units: Unit[]; head: number }>();
+  /** Whether it obeys tags. */
+  readonly #isOrdering: boolean;
+  /** I2: all commands before it are idle. */
+  #oldest = 0;
+  /** I2: all commands before it are admitted, or `#late`, or done. */
+  #unseen = 0;
+  /** Stray writes that were answered before they could be admitted, so later commands do not wait for them. */
+  readonly #late = new Set<number>();
 
   /** @param before what is on the medium; sectors that cannot be read can be when they are written. Zeroes by default */
   constructor(
@@ -80,57 +114,48 @@ export class Device {
     this.#size = size;
     this.#profile = profile;
     this.#before = before;
+    this.#isOrdering = profile.orderedTags && !this.#lies('ignoreTags');
   }
 
   /** Takes a command and returns its number, from 0. */
   dispatch(request: DiskRequest, fate?: Fate): number {
-    const pending = new Map<number, number>();
-    if (request.op !== 'read' && request.op !== 'flush') {
-      const { sectorSize, atomicWriteUnit: unit } = this.#profile;
-      const { offset, length } = request;
+    const { op, offset, length } = request;
+    const { sectorSize, atomicWriteUnit: unit, sameLba } = this.#profile;
+    const command = this.#next++;
+    const pending = new Map<number, Unit>();
+    this.#owned.set(command, { request, fate, pending, answered: false });
+    const add = (kind: Unit['kind'], at: number, bytes: number): void => {
+      const sector = at / sectorSize;
+      pending.set(sector, { kind, command, sector, count: bytes / sectorSize, waits: 1 });
+    };
+    if (op === 'read' || op === 'flush') add(op, offset, 0);
+    else {
       const fits = Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
-      const step = fits && request.op === 'write' ? length : sectorSize;
-      for (let at = offset; at < offset + length; at += step) {
-        pending.set(at / sectorSize, step / sectorSize);
-      }
+      const step = fits && op === 'write' ? length : sectorSize;
+      for (let at = offset; at < offset + length; at += step) add('land', at, step);
     }
-    // A write of no bytes is done at once.
-    const isEmpty = request.op !== 'read' && request.op !== 'flush' && pending.size === 0;
-    this.#owned.set(this.#next, { request, fate, pending, done: isEmpty, answered: false });
-    return this.#next++;
+    if (sameLba === 'fifo' && fate !== 'stray')
+      for (const one of pending.values()) this.#queue(one);
+    this.#admit();
+    return command;
+  }
+
+  /** The steps of commands that it may take now: do not keep the list, because each step changes it. */
+  get ready(): readonly DeviceStep[] {
+    return this.#ready.all;
+  }
+
+  /** Cached sectors, which a power cut would lose and which it may destage now. */
+  get dirty(): readonly number[] {
+    return this.#dirty.all;
   }
 
   /** All steps that the device may take now. */
   steps(): DeviceStep[] {
-    const steps: DeviceStep[] = [];
-    const claimed = new Set<number>();
-    let fence = false;
-    let busy = false;
-    for (const [command, { request, fate, pending, done, answered }] of this.#owned) {
-      const ordered =
-        request.tag === 'ordered' && this.#profile.orderedTags && !this.#lies('ignoreTags');
-      // D2: no step after an ordered command that is not done, and no ordered one after any that is not done.
-      const may = !fence && !(ordered && busy) && !done;
-      if (fate === 'stray') {
-        for (const sector of may ? pending.keys() : [])
-          steps.push({ kind: 'land', command, sector });
-        // Later commands wait for it until its failure has been answered.
-        busy ||= !answered;
-        fence ||= ordered && !answered;
-        continue;
-      }
-      if (may) this.#stepsOf(command, request, pending, claimed, steps);
-      if (this.#profile.sameLba === 'fifo') {
-        for (const [first, count] of pending) {
-          for (let sector = first; sector < first + count; sector++) claimed.add(sector);
-        }
-      }
-      if (done) continue;
-      busy = true;
-      fence ||= ordered;
-    }
-    for (const sector of this.#cache.keys()) steps.push({ kind: 'destage', sector });
-    return steps;
+    return [
+      ...this.ready,
+      ...this.dirty.map((sector) => ({ kind: 'destage', sector }) satisfies DeviceStep),
+    ];
   }
 
   take(step: DeviceStep): void {
@@ -140,30 +165,18 @@ export class Device {
     }
     const owned = this.#owned.get(step.command);
     invariant(owned !== undefined, 'device.D3: an answered command takes no step');
-    if (step.kind === 'land') {
-      invariant(owned.pending.has(step.sector), 'device.D1: the unit has landed already');
-      this.#land(owned, step.sector);
-      owned.pending.delete(step.sector);
-      owned.done ||= owned.pending.size === 0;
-      return;
-    }
-    if (step.kind === 'flush' && !this.#lies('ignoreFlush')) {
-      for (const [sector, cached] of [...this.#cache]) {
-        if (!cached.stubborn) this.#destage(sector);
-        else if (cached.below) {
-          this.#medium.set(sector, cached.below);
-          this.#unreadable.delete(sector);
-          this.#cache.set(sector, { ...cached, below: undefined });
-        }
-      }
-    }
-    owned.done = true;
+    const unit = owned.pending.get(step.sector);
+    invariant(unit?.waits === 0, 'device.I1: the unit waits, or is over');
+    if (step.kind === 'land') this.#land(owned, unit);
+    if (step.kind === 'flush' && !this.#lies('ignoreFlush')) this.#flush();
+    this.#end(owned, unit);
+    this.#admit();
   }
 
   /** D3. A stray write is done before it has landed. */
   isDone(command: number): boolean {
     const owned = this.#owned.get(command);
-    return owned !== undefined && (owned.done || owned.fate === 'stray');
+    return owned !== undefined && (owned.pending.size === 0 || owned.fate === 'stray');
   }
 
   /** The host has the answer. The device forgets the command, except a stray write. */
@@ -171,13 +184,15 @@ export class Device {
     const owned = this.#owned.get(command);
     if (owned?.fate === 'stray' && owned.pending.size > 0) owned.answered = true;
     else this.#owned.delete(command);
+    this.#admit();
   }
 
   /** The command fails: units that have landed stay, the others never land. */
   fail(command: number): void {
     const owned = this.#owned.get(command);
-    owned?.pending.clear();
-    if (owned) owned.done = true;
+    if (!owned) return;
+    for (const unit of owned.pending.values()) this.#end(owned, unit);
+    this.#admit();
   }
 
   /** D4: reads as the host does; false if a sector cannot be read. */
@@ -214,45 +229,98 @@ export class Device {
     return bytes;
   }
 
-  /** Cached sectors, which a power cut would lose. */
-  get dirty(): readonly number[] {
-    return [...this.#cache.keys()];
-  }
-
   /** The open work as text: devices with the same trace and the same text continue alike. */
   get open(): string {
     const cached = [...this.#cache].map(([sector, { together }]) => `${sector}<${[...together]}`);
-    const owned = [...this.#owned].map(([n, { pending, done }]) => `${n}:${[...pending]}${done}`);
+    const owned = [...this.#owned].map(([n, { pending }]) => `${n}:${[...pending.keys()]}`);
     return [...owned, ...cached].join();
   }
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */
   drop(readable: boolean): void {
-    if (readable) for (const [sector, { bytes }] of this.#cache) this.#stale.set(sector, bytes);
+    for (const [sector, { bytes }] of this.#cache) {
+      if (readable) this.#stale.set(sector, bytes);
+      this.#dirty.delete(sector);
+    }
     this.#cache.clear();
   }
 
-  #stepsOf(
-    command: number,
-    { op }: DiskRequest,
-    pending: ReadonlyMap<number, number>,
-    claimed: ReadonlySet<number>,
-    steps: DeviceStep[],
-  ): void {
-    if (op === 'flush' || op === 'read') {
-      steps.push({ kind: op, command });
-      return;
-    }
-    for (const [sector, count] of pending) {
-      let at = sector;
-      while (at < sector + count && !claimed.has(at)) at++;
-      if (at === sector + count) steps.push({ kind: 'land', command, sector }); // D1
+  /** D1. */
+  #queue(unit: Unit): void {
+    for (const sector of run(unit.sector, unit.count)) {
+      const queue = this.#queues.get(sector);
+      if (queue) {
+        queue.units.push(unit);
+        unit.waits += 1;
+      } else this.#queues.set(sector, { units: [unit], head: 0 });
     }
   }
 
-  #land({ request, fate, pending }: Owned, first: number): void {
+  /** A unit is done or given up: the next ones on its sectors need not wait for it. */
+  #end({ pending }: Owned, unit: Unit): void {
+    unit.waits = OVER;
+    pending.delete(unit.sector);
+    this.#ready.delete(unit);
+    for (const sector of run(unit.sector, unit.count)) {
+      const queue = this.#queues.get(sector);
+      // The unit may be a stray, or not the first: then it is passed over later.
+      if (!queue || queue.units[queue.head] !== unit) continue;
+      while (queue.units[queue.head]?.waits === OVER) queue.head += 1;
+      const next = queue.units[queue.head];
+      if (next) this.#free(next);
+      else this.#queues.delete(sector);
+    }
+  }
+
+  /** I1: there is one thing less to wait for. */
+  #free(unit: Unit): void {
+    unit.waits -= 1;
+    if (unit.waits === 0) this.#ready.add(unit);
+  }
+
+  /** I2: after a command has come, or may be busy no more. */
+  #admit(): void {
+    while (this.#oldest < this.#next && !this.#isBusy(this.#oldest)) this.#oldest += 1;
+    for (const command of this.#late) if (this.#admitOne(command)) this.#late.delete(command);
+    for (; this.#unseen < this.#next; this.#unseen += 1) {
+      if (this.#admitOne(this.#unseen)) continue;
+      if (this.#isBusy(this.#unseen)) return;
+      if (this.#owned.get(this.#unseen)?.pending.size) this.#late.add(this.#unseen);
+    }
+  }
+
+  /** D2, by I3: no step of an ordered command while an older one is busy, and none after an ordered one that is. */
+  #admitOne(command: number): boolean {
+    const oldest = this.#oldest;
+    if (oldest < command && (this.#isOrdered(command) || this.#isOrdered(oldest))) return false;
+    for (const unit of this.#owned.get(command)?.pending.values() ?? []) this.#free(unit);
+    return true;
+  }
+
+  #isOrdered(command: number): boolean {
+    return this.#isOrdering && this.#owned.get(command)?.request.tag === 'ordered';
+  }
+
+  #isBusy(command: number): boolean {
+    const owned = this.#owned.get(command);
+    if (!owned) return false;
+    return owned.fate === 'stray' ? !owned.answered : owned.pending.size > 0;
+  }
+
+  #flush(): void {
+    for (const [sector, cached] of [...this.#cache]) {
+      if (!cached.stubborn) this.#destage(sector);
+      else if (cached.below) {
+        this.#medium.set(sector, cached.below);
+        this.#unreadable.delete(sector);
+        this.#cache.set(sector, { ...cached, below: undefined });
+      }
+    }
+  }
+
+  #land({ request, fate }: Owned, { sector: first, count }: Unit): void {
     const { sectorSize } = this.#profile;
-    const sectors = run(first, pending.get(first) ?? 0);
+    const sectors = run(first, count);
     const stubborn = fate === 'unserializable';
     const forced = !this.#caches || (request.fua && !this.#lies('ignoreFua'));
     for (const sector of sectors) this.#breakUp(sector);
@@ -264,6 +332,7 @@ export class Device {
       const before = this.#cache.get(sector);
       const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
       this.#cache.set(sector, { bytes, bad, together, stubborn, below });
+      this.#dirty.add(sector);
     }
     if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
   }
@@ -294,6 +363,7 @@ export class Device {
     const cached = this.#cache.get(sector);
     if (!cached) return;
     this.#cache.delete(sector);
+    this.#dirty.delete(sector);
     this.#medium.set(sector, cached.bytes);
     if (cached.bad) this.#unreadable.add(sector);
     else this.#unreadable.delete(sector);
@@ -306,12 +376,10 @@ export class Device {
     const add = (sector: number, bytes: Uint8Array): void => {
       found.set(sector, [...(found.get(sector) ?? []), bytes]);
     };
-    for (const step of this.steps()) {
-      if (step.kind !== 'land') continue;
-      const { request, fate, pending } = this.#owned.get(step.command) as Owned;
-      if (this.#caches && !request.fua) continue;
-      if (pending.get(step.sector) === 1)
-        add(step.sector, this.#contentOf(request, fate, step.sector));
+    for (const { command, sector, count } of this.#ready.all) {
+      const { request, fate } = this.#owned.get(command) as Owned;
+      if (count !== 1 || (this.#caches && !request.fua)) continue;
+      add(sector, this.#contentOf(request, fate, sector));
     }
     for (const [sector, { bytes, together }] of this.#cache) {
       if (together.size === 1) add(sector, bytes);

@@ -31,12 +31,12 @@ import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
+import { Queue } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
 import {
   checkedProfile,
-  earliest,
   IN_TIME,
   LATENCY_US,
   PASSED_MAX,
@@ -104,7 +104,13 @@ export class VolatileDisk implements Storage {
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
-  readonly #sleepers = new Set<Sleeper>();
+  /** The pending commands in the order in which they are to be answered; and some that have been answered before their turn. */
+  #order = new Queue<Pending>();
+  /** Commands taken out of `#order`, because they are not done and must wait until another one is answered. */
+  #held: Pending[] = [];
+  /** The oldest pending command has this number or a higher one. */
+  #oldest = 0;
+  #sleepers = new Queue<Sleeper>();
   readonly #sites = new CallSites();
   #nowUs = 0;
   /** The medium after the power cut. */
@@ -173,7 +179,8 @@ export class VolatileDisk implements Storage {
     }
     this.#rest.called();
     return new Promise((resolve, reject) => {
-      this.#sleepers.add({ dueUs: this.#nowUs + durationUs, resolve, reject });
+      const dueUs = this.#nowUs + durationUs;
+      this.#sleepers.add({ dueUs, resolve, reject }, dueUs);
       this.#rest.wait(this.#goOn);
     });
   }
@@ -258,7 +265,8 @@ export class VolatileDisk implements Storage {
       // A command that is not carried out cannot be torn either.
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
-    for (const { reject } of [...this.#pending.values(), ...this.#sleepers]) reject(powerCut());
+    for (const { reject } of this.#pending.values()) reject(powerCut());
+    for (; this.#sleepers.first; this.#sleepers.shift()) this.#sleepers.first.reject(powerCut());
     this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
@@ -277,7 +285,9 @@ export class VolatileDisk implements Storage {
 
   #forget(): void {
     this.#pending.clear();
-    this.#sleepers.clear();
+    this.#order = new Queue();
+    this.#held = [];
+    this.#sleepers = new Queue();
   }
 
   static {
@@ -379,7 +389,9 @@ export class VolatileDisk implements Storage {
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
     const state = { failed, spoilt, since: this.#answers };
-    this.#pending.set(number, { number, request, dueUs, into, fault, ...state, ...answers });
+    const pending = { number, request, dueUs, into, fault, ...state, ...answers };
+    this.#pending.set(number, pending);
+    if (!this.#atOnce) this.#enqueue(pending);
     return number;
   }
 
@@ -404,7 +416,8 @@ export class VolatileDisk implements Storage {
 
   /** When the host rests. */
   readonly #goOn = (): void => {
-    if (this.#pending.size + this.#sleepers.size === 0 || !this.#answerOne(true)) return;
+    if (this.#pending.size === 0 && !this.#sleepers.first) return;
+    if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
     const more = this.#rest.restless ? 1 : this.#pace.more;
     // No sleeper wakes before the host has acted on earlier answers.
@@ -427,48 +440,72 @@ export class VolatileDisk implements Storage {
 
   /** Advances the clock to what is due next: a sleeper, or a command as soon as it is done. */
   #passTime(mayWake: boolean): 'an answer' | 'a step' | 'nothing' {
-    const sleeper = earliest(this.#sleepers);
-    const next = this.#next();
+    const sleeper = this.#sleepers.first;
+    let next = this.#next();
     if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
       if (!mayWake) return 'nothing';
-      this.#sleepers.delete(sleeper);
+      this.#sleepers.shift();
       this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
       sleeper.resolve();
       return 'an answer';
     }
-    if (next && this.#device.isDone(next.number)) {
-      this.#answer(next.number);
-      return 'an answer';
+    if (!next || !this.#device.isDone(next.number)) {
+      if (this.#step(true)) return 'a step';
+      next = this.#nextDone();
     }
-    if (this.#step(true)) return 'a step';
-    // The next command waits until another one is answered.
-    const all = [...this.#pending.values()];
-    const first = earliest(all.filter(({ number }) => this.#device.isDone(number)));
-    if (!first) return 'nothing';
-    this.#answer(first.number);
+    if (!next) return 'nothing';
+    this.#answer(next.number);
     return 'an answer';
   }
 
   /** The command to answer next. */
   #next(): Pending | undefined {
-    if (!this.#pace.newestFirst) return earliest(this.#pending.values());
-    const [oldest] = this.#pending.values();
-    // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
-    const most = PASSED_MAX / (1 + this.#rest.patienceMs);
-    if (oldest && this.#answers - oldest.since >= most) return oldest;
-    return [...this.#pending.values()].at(-1);
+    if (this.#pace.newestFirst && this.#pending.size > 0) {
+      while (!this.#pending.has(this.#oldest)) this.#oldest += 1;
+      const oldest = this.#pending.get(this.#oldest) as Pending;
+      // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
+      const most = PASSED_MAX / (1 + this.#rest.patienceMs);
+      if (this.#answers - oldest.since >= most) return oldest;
+    }
+    return this.#first();
+  }
+
+  /** The first one of `#order`. */
+  #first(): Pending | undefined {
+    let { first } = this.#order;
+    for (; first && !this.#pending.has(first.number); first = this.#order.first) {
+      this.#order.shift();
+    }
+    return first;
+  }
+
+  /** What to answer while no step is possible: a tag orders the others after a stray write that is not answered. */
+  #nextDone(): Pending | undefined {
+    let first = this.#first();
+    for (; first && !this.#device.isDone(first.number); first = this.#first()) {
+      this.#order.shift();
+      this.#held.push(first);
+    }
+    return first;
+  }
+
+  #enqueue(pending: Pending): void {
+    this.#order.add(pending, this.#pace.newestFirst ? -pending.number : pending.dueUs);
   }
 
   /** Takes one step of the device; with `hurry` no destaging. False if there is no such step. */
   #step(hurry: boolean): boolean {
-    const steps = this.#device.steps();
-    const wanted = hurry ? steps.filter(({ kind }) => kind !== 'destage') : steps;
-    if (wanted.length > 0) this.#take(this.#pick(wanted));
-    if (hurry && this.#random() < 0.1) {
-      const destage = this.#device.steps().filter(({ kind }) => kind === 'destage');
-      if (destage.length > 0) this.#take(this.#pick(destage));
+    const { ready, dirty } = this.#device;
+    const count = ready.length + (hurry ? 0 : dirty.length);
+    if (count > 0) {
+      const at = Math.floor(this.#random() * count);
+      const sector = dirty[at - ready.length] as number;
+      this.#take(ready[at] ?? { kind: 'destage', sector });
     }
-    return wanted.length > 0;
+    if (hurry && this.#random() < 0.1 && dirty.length > 0) {
+      this.#take({ kind: 'destage', sector: this.#pick(dirty) });
+    }
+    return count > 0;
   }
 
   #take(step: DeviceStep): void {
@@ -487,6 +524,7 @@ export class VolatileDisk implements Storage {
     else if (step.kind === 'read' && into && !this.#device.read(request.offset, into)) {
       pending.failed = true;
     }
+    this.#release();
     // A stray write has failed when its answer says so.
     if (pending.failed && kind !== 'stray' && this.#device.isDone(step.command)) {
       this.#abortBehind(step.command);
@@ -509,12 +547,20 @@ export class VolatileDisk implements Storage {
     }
   }
 
+  /** What was held may have become possible. */
+  #release(): void {
+    while (this.#held.length > 0) this.#enqueue(this.#held.pop() as Pending);
+  }
+
   #answer(number: number): void {
     const pending = this.#pending.get(number);
     invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
     invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
     const { request, failed, into, fault, dueUs, resolve, reject } = pending;
-    if (fault?.fault === 'stray') this.#abortBehind(number);
+    if (fault?.fault === 'stray') {
+      this.#abortBehind(number);
+      this.#release();
+    }
     this.#pending.delete(number);
     this.#answers += 1;
     this.#device.answered(number);
