@@ -3,7 +3,13 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { Bag, Queue } from '../../src/testing/device/collections.js';
+import {
+  type Due,
+  enter,
+  leave,
+  melded,
+  withoutFirst,
+} from '../../src/testing/device/collections.js';
 import { Device, type DeviceStep, type Fate } from '../../src/testing/device/device.js';
 import type { DiskRequest } from '../../src/testing/device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
@@ -246,40 +252,61 @@ function happen(event: Event, device: Device, plain: PlainDevice, open: Set<numb
   return true;
 }
 
-test('given any members, when some leave a bag, then it lists the others, each once', () => {
-  const changes = fc.array(fc.tuple(fc.boolean(), fc.nat({ max: 5 })));
+test('given any members, when some leave a list without order, then it has the others, each once', () => {
   fc.assert(
-    fc.property(changes, (all) => {
-      const bag = new Bag<number>();
-      const plain = new Set<number>();
-      for (const [adds, n] of all) {
-        bag[adds ? 'add' : 'delete'](n);
-        plain[adds ? 'add' : 'delete'](n);
-        expect([...bag.all].sort()).toEqual([...plain].sort());
+    fc.property(fc.array(fc.option(fc.nat(), { freq: 3 })), (all) => {
+      const list: { place: number }[] = [];
+      const plain: { place: number }[] = [];
+      for (const pick of all) {
+        if (pick === null || plain.length === 0) {
+          const one = { place: 0 };
+          enter(list, one);
+          plain.push(one);
+        } else {
+          leave(list, plain.splice(pick % plain.length, 1)[0] as { place: number });
+        }
+        expect(new Set(list)).toEqual(new Set(plain));
+        expect(list.map(({ place }) => place)).toEqual([...list.keys()]);
       }
     }),
     { numRuns: share(500) },
   );
 });
 
-test('given any keys, when a queue is emptied at any moments, then the least comes first, and of equals the older one', () => {
+interface One extends Due<One> {}
+
+test('given any keys, when a heap is emptied at any moments, then the least comes first, and of equals the older one', () => {
   const changes = fc.array(fc.option(fc.nat({ max: 5 }), { freq: 3 }), { maxLength: 40 });
   fc.assert(
     fc.property(changes, (all) => {
-      const queue = new Queue<string>();
-      const plain: { readonly key: number; readonly one: string }[] = [];
+      let heap: One | undefined;
+      const plain: One[] = [];
       for (const [nth, key] of all.entries()) {
         if (key === null) {
-          queue.shift();
+          heap = heap && withoutFirst(heap);
           plain.shift();
         } else {
-          queue.add(`${key} ${nth}`, key);
-          plain.push({ key, one: `${key} ${nth}` });
+          const one = { key, nth };
+          heap = melded(heap, one);
+          plain.push(one);
           plain.sort((a, b) => a.key - b.key);
         }
-        expect(queue.first).toBe(plain[0]?.one);
+        expect(heap).toBe(plain[0]);
       }
     }),
     { numRuns: share(500) },
   );
+});
+
+test('given ten thousand members in any order, when a heap takes them, then no way to the right is longer than the logarithm', () => {
+  for (const keyOf of [(n: number) => n, (n: number) => -n, (n: number) => (n * 7919) % 10_007]) {
+    let heap: One | undefined;
+    let worst = Number.NEGATIVE_INFINITY;
+    for (let nth = 0; nth < 10_000; nth++) heap = melded(heap, { key: keyOf(nth), nth });
+    for (let left = 10_000; heap; left--) {
+      worst = Math.max(worst, (heap.rank ?? 1) - Math.log2(left + 1));
+      heap = withoutFirst(heap);
+    }
+    expect(worst).toBeLessThanOrEqual(0);
+  }
 });

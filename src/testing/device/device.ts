@@ -21,17 +21,18 @@
 //
 //   I1  `waits` counts what a unit waits for: the admission of its command, and each sector on which it is not the first
 //       of the queue. Strays, and all units of a racy device, are in no queue.
-//   I2  A command is busy until it is done, a stray write until its failure is answered. A busy command never was idle
-//       before, and the admitted ones stay admitted, so two numbers that only grow tell who may be admitted (D2): the
-//       oldest busy command, and the first one that has not been looked at. The latter waits, or there is none.
-//   I3  An ordered command that is admitted and busy is the oldest busy one. So a command waits only for the oldest.
+//   I2  A command is busy until it is done; a stray write is busy until its failure is answered. What is admitted (D2) stays
+//       admitted. So two numbers that only grow are enough: that of the oldest busy command, and that of the first command
+//       which has not been admitted. Stray writes that are answered before they are admitted are passed over (`#late`).
+//   I3  An ordered command that is admitted and busy is the oldest busy one, because nothing older was busy when it was
+//       admitted. So a command can be admitted if it is the oldest or older, or if neither it nor the oldest is ordered.
 //
 // The axioms (intervals.ts, versions.ts) say the same about traces. Neither is derived from the other, and a test compares
 // them. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to have no cache.
 
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
-import { Bag } from './collections.js';
+import { enter, leave } from './collections.js';
 import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
 import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
@@ -50,6 +51,8 @@ interface Unit {
   readonly count: number;
   /** I1; `OVER` when it has been done or given up. */
   waits: number;
+  /** In `ready`. */
+  place: number;
 }
 
 const OVER = -1;
@@ -62,24 +65,34 @@ interface Owned {
   readonly fate: Fate | undefined;
   /** By their first sectors. The command is done when there are none. */
   readonly pending: Map<number, Unit>;
+  /** Its tag orders, because the device obeys tags. */
+  readonly isOrdered: boolean;
   /** Of a stray write: the host has its answer. */
   answered: boolean;
 }
 
-/** The cached content of a sector. */
+/** The cached content of a sector, which can be destaged. */
 interface Cached {
+  readonly kind: 'destage';
+  readonly sector: number;
+  /** In `dirty`. */
+  place: number;
   readonly bytes: Uint8Array;
   /** It cannot be read. */
   readonly bad: boolean;
   /** The sectors of its unit, this one included; they share the set. */
-  readonly together: Set<number>;
+  together: Set<number>;
   /** A flush ignores it, and destages the content below it. */
   readonly stubborn: boolean;
-  readonly below: Uint8Array | undefined;
+  below: Uint8Array | undefined;
 }
 
 /** A block device that takes one step at a time. */
 export class Device {
+  /** The steps of commands that it may take now, in no order. */
+  readonly ready: Unit[] = [];
+  /** The cached sectors, which a power cut would lose and which it may destage now, in no order. */
+  readonly dirty: Cached[] = [];
   readonly #profile: DeviceProfile;
   readonly #size: number;
   /** Sectors that differ from what was there before. */
@@ -92,15 +105,11 @@ export class Device {
   readonly #before: Content;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
-  readonly #ready = new Bag<Unit>();
-  readonly #dirty = new Bag<number>();
   /** D1: for each sector the units that land there, from `head` on, in the order of their commands. */
   readonly #queues = new Map<number, { readonly units: Unit[]; head: number }>();
-  /** Whether it obeys tags. */
-  readonly #isOrdering: boolean;
-  /** I2: all commands before it are idle. */
+  /** I2: no command before it is busy. */
   #oldest = 0;
-  /** I2: all commands before it are admitted, or `#late`, or done. */
+  /** I2: each command before it is admitted, done or late. */
   #unseen = 0;
   /** Stray writes that were answered before they could be admitted, so later commands do not wait for them. */
   readonly #late = new Set<number>();
@@ -114,19 +123,19 @@ export class Device {
     this.#size = size;
     this.#profile = profile;
     this.#before = before;
-    this.#isOrdering = profile.orderedTags && !this.#lies('ignoreTags');
   }
 
   /** Takes a command and returns its number, from 0. */
   dispatch(request: DiskRequest, fate?: Fate): number {
-    const { op, offset, length } = request;
-    const { sectorSize, atomicWriteUnit: unit, sameLba } = this.#profile;
+    const { op, offset, length, tag } = request;
+    const { sectorSize, atomicWriteUnit: unit, sameLba, orderedTags } = this.#profile;
     const command = this.#next++;
     const pending = new Map<number, Unit>();
-    this.#owned.set(command, { request, fate, pending, answered: false });
+    const isOrdered = tag === 'ordered' && orderedTags && !this.#lies('ignoreTags');
+    this.#owned.set(command, { request, fate, pending, isOrdered, answered: false });
     const add = (kind: Unit['kind'], at: number, bytes: number): void => {
       const sector = at / sectorSize;
-      pending.set(sector, { kind, command, sector, count: bytes / sectorSize, waits: 1 });
+      pending.set(sector, { kind, command, sector, count: bytes / sectorSize, waits: 1, place: 0 });
     };
     if (op === 'read' || op === 'flush') add(op, offset, 0);
     else {
@@ -140,22 +149,9 @@ export class Device {
     return command;
   }
 
-  /** The steps of commands that it may take now: do not keep the list, because each step changes it. */
-  get ready(): readonly DeviceStep[] {
-    return this.#ready.all;
-  }
-
-  /** Cached sectors, which a power cut would lose and which it may destage now. */
-  get dirty(): readonly number[] {
-    return this.#dirty.all;
-  }
-
   /** All steps that the device may take now. */
   steps(): DeviceStep[] {
-    return [
-      ...this.ready,
-      ...this.dirty.map((sector) => ({ kind: 'destage', sector }) satisfies DeviceStep),
-    ];
+    return [...this.ready, ...this.dirty];
   }
 
   take(step: DeviceStep): void {
@@ -164,9 +160,8 @@ export class Device {
       return;
     }
     const owned = this.#owned.get(step.command);
-    invariant(owned !== undefined, 'device.D3: an answered command takes no step');
-    const unit = owned.pending.get(step.sector);
-    invariant(unit?.waits === 0, 'device.I1: the unit waits, or is over');
+    const unit = owned?.pending.get(step.sector);
+    invariant(owned !== undefined && unit?.waits === 0, 'device.I1: the unit waits, or is over');
     if (step.kind === 'land') this.#land(owned, unit);
     if (step.kind === 'flush' && !this.#lies('ignoreFlush')) this.#flush();
     this.#end(owned, unit);
@@ -182,7 +177,7 @@ export class Device {
   /** The host has the answer. The device forgets the command, except a stray write. */
   answered(command: number): void {
     const owned = this.#owned.get(command);
-    if (owned?.fate === 'stray' && owned.pending.size > 0) owned.answered = true;
+    if (owned && owned.pending.size > 0) owned.answered = true;
     else this.#owned.delete(command);
     this.#admit();
   }
@@ -238,11 +233,9 @@ export class Device {
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */
   drop(readable: boolean): void {
-    for (const [sector, { bytes }] of this.#cache) {
-      if (readable) this.#stale.set(sector, bytes);
-      this.#dirty.delete(sector);
-    }
+    if (readable) for (const { sector, bytes } of this.dirty) this.#stale.set(sector, bytes);
     this.#cache.clear();
+    this.dirty.length = 0;
   }
 
   /** D1. */
@@ -258,9 +251,9 @@ export class Device {
 
   /** A unit is done or given up: the next ones on its sectors need not wait for it. */
   #end({ pending }: Owned, unit: Unit): void {
+    if (unit.waits === 0) leave(this.ready, unit);
     unit.waits = OVER;
     pending.delete(unit.sector);
-    this.#ready.delete(unit);
     for (const sector of run(unit.sector, unit.count)) {
       const queue = this.#queues.get(sector);
       // The unit may be a stray, or not the first: then it is passed over later.
@@ -275,7 +268,7 @@ export class Device {
   /** I1: there is one thing less to wait for. */
   #free(unit: Unit): void {
     unit.waits -= 1;
-    if (unit.waits === 0) this.#ready.add(unit);
+    if (unit.waits === 0) enter(this.ready, unit);
   }
 
   /** I2: after a command has come, or may be busy no more. */
@@ -289,31 +282,28 @@ export class Device {
     }
   }
 
-  /** D2, by I3: no step of an ordered command while an older one is busy, and none after an ordered one that is. */
+  /** D2, by I3. */
   #admitOne(command: number): boolean {
-    const oldest = this.#oldest;
-    if (oldest < command && (this.#isOrdered(command) || this.#isOrdered(oldest))) return false;
-    for (const unit of this.#owned.get(command)?.pending.values() ?? []) this.#free(unit);
+    const owned = this.#owned.get(command);
+    const isOrdered = owned?.isOrdered || this.#owned.get(this.#oldest)?.isOrdered;
+    if (isOrdered && this.#oldest < command) return false;
+    for (const unit of owned?.pending.values() ?? []) this.#free(unit);
     return true;
-  }
-
-  #isOrdered(command: number): boolean {
-    return this.#isOrdering && this.#owned.get(command)?.request.tag === 'ordered';
   }
 
   #isBusy(command: number): boolean {
     const owned = this.#owned.get(command);
-    if (!owned) return false;
-    return owned.fate === 'stray' ? !owned.answered : owned.pending.size > 0;
+    return owned?.answered === false && (owned.fate === 'stray' || owned.pending.size > 0);
   }
 
   #flush(): void {
-    for (const [sector, cached] of [...this.#cache]) {
-      if (!cached.stubborn) this.#destage(sector);
-      else if (cached.below) {
-        this.#medium.set(sector, cached.below);
+    for (const cached of [...this.dirty]) {
+      const { sector, stubborn, below } = cached;
+      if (!stubborn) this.#destage(sector);
+      else if (below) {
+        this.#medium.set(sector, below);
         this.#unreadable.delete(sector);
-        this.#cache.set(sector, { ...cached, below: undefined });
+        cached.below = undefined;
       }
     }
   }
@@ -331,8 +321,11 @@ export class Device {
       this.#stale.delete(sector);
       const before = this.#cache.get(sector);
       const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
-      this.#cache.set(sector, { bytes, bad, together, stubborn, below });
-      this.#dirty.add(sector);
+      if (before) leave(this.dirty, before);
+      const state = { bytes, bad, together, stubborn, below };
+      const cached: Cached = { kind: 'destage', sector, ...state, place: 0 };
+      this.#cache.set(sector, cached);
+      enter(this.dirty, cached);
     }
     if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
   }
@@ -340,8 +333,7 @@ export class Device {
   /** D5: a unit lands on this sector, so the cached unit of the sector is no longer whole. */
   #breakUp(sector: number): void {
     for (const other of this.#cache.get(sector)?.together ?? []) {
-      const cached = this.#cache.get(other) as Cached;
-      this.#cache.set(other, { ...cached, together: new Set([other]) });
+      (this.#cache.get(other) as Cached).together = new Set([other]);
     }
   }
 
@@ -363,7 +355,7 @@ export class Device {
     const cached = this.#cache.get(sector);
     if (!cached) return;
     this.#cache.delete(sector);
-    this.#dirty.delete(sector);
+    leave(this.dirty, cached);
     this.#medium.set(sector, cached.bytes);
     if (cached.bad) this.#unreadable.add(sector);
     else this.#unreadable.delete(sector);
@@ -376,12 +368,12 @@ export class Device {
     const add = (sector: number, bytes: Uint8Array): void => {
       found.set(sector, [...(found.get(sector) ?? []), bytes]);
     };
-    for (const { command, sector, count } of this.#ready.all) {
+    for (const { command, sector, count } of this.ready) {
       const { request, fate } = this.#owned.get(command) as Owned;
       if (count !== 1 || (this.#caches && !request.fua)) continue;
       add(sector, this.#contentOf(request, fate, sector));
     }
-    for (const [sector, { bytes, together }] of this.#cache) {
+    for (const { sector, bytes, together } of this.dirty) {
       if (together.size === 1) add(sector, bytes);
     }
     return found;

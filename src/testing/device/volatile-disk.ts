@@ -31,7 +31,7 @@ import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
-import { Queue } from './collections.js';
+import { type Due, melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
@@ -54,7 +54,7 @@ import {
 import { HostRest } from './host-rest.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
-interface Pending {
+interface Pending extends Due<Pending> {
   readonly number: number;
   readonly request: DiskRequest;
   /** In virtual microseconds. */
@@ -74,7 +74,7 @@ interface Pending {
 const PLAIN = { tag: 'simple', fua: false } as const;
 
 type Answers = Pick<Pending, 'resolve' | 'reject'>;
-type Sleeper = Answers & Pick<Pending, 'dueUs'>;
+interface Sleeper extends Answers, Due<Sleeper> {}
 
 /**
  * A simulated disk for tests: a storage with a cache that a power cut empties, and with a trace of all commands.
@@ -104,13 +104,10 @@ export class VolatileDisk implements Storage {
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
-  /** The pending commands in the order in which they are to be answered; and some that have been answered before their turn. */
-  #order = new Queue<Pending>();
-  /** Commands taken out of `#order`, because they are not done and must wait until another one is answered. */
-  #held: Pending[] = [];
-  /** The oldest pending command has this number or a higher one. */
-  #oldest = 0;
-  #sleepers = new Queue<Sleeper>();
+  /** The pending commands in the order of their answers, and those that have been answered out of order. */
+  #order: Pending | undefined;
+  #sleepers: Sleeper | undefined;
+  #sleeps = 0;
   readonly #sites = new CallSites();
   #nowUs = 0;
   /** The medium after the power cut. */
@@ -180,7 +177,8 @@ export class VolatileDisk implements Storage {
     this.#rest.called();
     return new Promise((resolve, reject) => {
       const dueUs = this.#nowUs + durationUs;
-      this.#sleepers.add({ dueUs, resolve, reject }, dueUs);
+      const sleeper = { key: dueUs, nth: this.#sleeps++, resolve, reject };
+      this.#sleepers = melded(this.#sleepers, sleeper);
       this.#rest.wait(this.#goOn);
     });
   }
@@ -266,7 +264,9 @@ export class VolatileDisk implements Storage {
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
     for (const { reject } of this.#pending.values()) reject(powerCut());
-    for (; this.#sleepers.first; this.#sleepers.shift()) this.#sleepers.first.reject(powerCut());
+    for (; this.#sleepers; this.#sleepers = withoutFirst(this.#sleepers)) {
+      this.#sleepers.reject(powerCut());
+    }
     this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
@@ -285,9 +285,8 @@ export class VolatileDisk implements Storage {
 
   #forget(): void {
     this.#pending.clear();
-    this.#order = new Queue();
-    this.#held = [];
-    this.#sleepers = new Queue();
+    this.#order = undefined;
+    this.#sleepers = undefined;
   }
 
   static {
@@ -389,9 +388,10 @@ export class VolatileDisk implements Storage {
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
     const state = { failed, spoilt, since: this.#answers };
-    const pending = { number, request, dueUs, into, fault, ...state, ...answers };
+    const place = { key: this.#pace.newestFirst ? -number : dueUs, nth: number };
+    const pending = { number, request, dueUs, into, fault, ...state, ...place, ...answers };
     this.#pending.set(number, pending);
-    if (!this.#atOnce) this.#enqueue(pending);
+    if (!this.#atOnce) this.#order = melded(this.#order, pending);
     return number;
   }
 
@@ -416,7 +416,7 @@ export class VolatileDisk implements Storage {
 
   /** When the host rests. */
   readonly #goOn = (): void => {
-    if (this.#pending.size === 0 && !this.#sleepers.first) return;
+    if (this.#pending.size === 0 && !this.#sleepers) return;
     if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
     const more = this.#rest.restless ? 1 : this.#pace.more;
@@ -440,18 +440,19 @@ export class VolatileDisk implements Storage {
 
   /** Advances the clock to what is due next: a sleeper, or a command as soon as it is done. */
   #passTime(mayWake: boolean): 'an answer' | 'a step' | 'nothing' {
-    const sleeper = this.#sleepers.first;
+    const sleeper = this.#sleepers;
     let next = this.#next();
-    if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
+    if (sleeper && (!next || sleeper.key < next.dueUs)) {
       if (!mayWake) return 'nothing';
-      this.#sleepers.shift();
-      this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
+      this.#sleepers = withoutFirst(sleeper);
+      this.#nowUs = Math.max(this.#nowUs, sleeper.key);
       sleeper.resolve();
       return 'an answer';
     }
     if (!next || !this.#device.isDone(next.number)) {
       if (this.#step(true)) return 'a step';
-      next = this.#nextDone();
+      // All work is ordered after a stray write whose answer is missing, and what is older is done (device.I2).
+      next = this.#oldest;
     }
     if (!next) return 'nothing';
     this.#answer(next.number);
@@ -460,37 +461,19 @@ export class VolatileDisk implements Storage {
 
   /** The command to answer next. */
   #next(): Pending | undefined {
-    if (this.#pace.newestFirst && this.#pending.size > 0) {
-      while (!this.#pending.has(this.#oldest)) this.#oldest += 1;
-      const oldest = this.#pending.get(this.#oldest) as Pending;
-      // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
-      const most = PASSED_MAX / (1 + this.#rest.patienceMs);
-      if (this.#answers - oldest.since >= most) return oldest;
+    const oldest = this.#pace.newestFirst ? this.#oldest : undefined;
+    // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
+    const most = PASSED_MAX / (1 + this.#rest.patienceMs);
+    if (oldest && this.#answers - oldest.since >= most) return oldest;
+    while (this.#order && !this.#pending.has(this.#order.number)) {
+      this.#order = withoutFirst(this.#order);
     }
-    return this.#first();
+    return this.#order;
   }
 
-  /** The first one of `#order`. */
-  #first(): Pending | undefined {
-    let { first } = this.#order;
-    for (; first && !this.#pending.has(first.number); first = this.#order.first) {
-      this.#order.shift();
-    }
-    return first;
-  }
-
-  /** What to answer while no step is possible: a tag orders the others after a stray write that is not answered. */
-  #nextDone(): Pending | undefined {
-    let first = this.#first();
-    for (; first && !this.#device.isDone(first.number); first = this.#first()) {
-      this.#order.shift();
-      this.#held.push(first);
-    }
-    return first;
-  }
-
-  #enqueue(pending: Pending): void {
-    this.#order.add(pending, this.#pace.newestFirst ? -pending.number : pending.dueUs);
+  get #oldest(): Pending | undefined {
+    const [oldest] = this.#pending.values();
+    return oldest;
   }
 
   /** Takes one step of the device; with `hurry` no destaging. False if there is no such step. */
@@ -499,12 +482,9 @@ export class VolatileDisk implements Storage {
     const count = ready.length + (hurry ? 0 : dirty.length);
     if (count > 0) {
       const at = Math.floor(this.#random() * count);
-      const sector = dirty[at - ready.length] as number;
-      this.#take(ready[at] ?? { kind: 'destage', sector });
+      this.#take(ready[at] ?? (dirty[at - ready.length] as DeviceStep));
     }
-    if (hurry && this.#random() < 0.1 && dirty.length > 0) {
-      this.#take({ kind: 'destage', sector: this.#pick(dirty) });
-    }
+    if (hurry && this.#random() < 0.1 && dirty.length > 0) this.#take(this.#pick(dirty));
     return count > 0;
   }
 
@@ -524,7 +504,6 @@ export class VolatileDisk implements Storage {
     else if (step.kind === 'read' && into && !this.#device.read(request.offset, into)) {
       pending.failed = true;
     }
-    this.#release();
     // A stray write has failed when its answer says so.
     if (pending.failed && kind !== 'stray' && this.#device.isDone(step.command)) {
       this.#abortBehind(step.command);
@@ -547,20 +526,12 @@ export class VolatileDisk implements Storage {
     }
   }
 
-  /** What was held may have become possible. */
-  #release(): void {
-    while (this.#held.length > 0) this.#enqueue(this.#held.pop() as Pending);
-  }
-
   #answer(number: number): void {
     const pending = this.#pending.get(number);
     invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
     invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
     const { request, failed, into, fault, dueUs, resolve, reject } = pending;
-    if (fault?.fault === 'stray') {
-      this.#abortBehind(number);
-      this.#release();
-    }
+    if (fault?.fault === 'stray') this.#abortBehind(number);
     this.#pending.delete(number);
     this.#answers += 1;
     this.#device.answered(number);
