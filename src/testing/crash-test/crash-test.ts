@@ -10,7 +10,7 @@
 // covered, because a state that was not tried may be the one that fails. The verdict holds for this workload, for the
 // orders in which these seeds made the disk answer, on this device.
 //
-// One crash state may be left at several moments, with a different journal at each. All of them are judged (trial.J1).
+// One crash state may be left at several moments, with a different journal at each. All of them are judged (judge.J1).
 //
 // A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
 // shrunk, because each try would take as long.

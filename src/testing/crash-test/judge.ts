@@ -6,7 +6,7 @@
 //   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
 //       later acknowledgement, because at each of them more must be there.
 //   J2  What a recovery has returned in a later life is shown to a user from then on. A cut before that is judged by what the
-//       life before had acknowledged, because nobody has seen more.
+//       life before had acknowledged, because that is all that anybody was told.
 
 import { formatValue, misuse } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';

@@ -169,7 +169,7 @@ async function live<A, R>(
 ): Promise<Life | { readonly hang: HangError }> {
   const { size, profile = {}, answers = 'later', program = [] } = test;
   let broken: unknown;
-  // The disk reads when it likes, and nobody could catch an error there.
+  // The disk reads when it likes, and an error there would end the process.
   const guarded: Content = (offset) => {
     try {
       return content(offset);

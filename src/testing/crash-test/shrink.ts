@@ -1,4 +1,8 @@
 // Shrinks a failure: fewer power cuts, fewer lost sectors, newer content in them, fewer steps of the program.
+//
+// A chain of power cuts is shrunk as a list of cuts (replay.ts): each try lives through the changed list from the start, because a
+// recovery that reads something else may write something else. A list that no power cuts leave, and one that passes, is no
+// smaller failure. A hang is not one either.
 
 import type { CrashState } from '../space/crash-state.js';
 import { newestUntil, regionOf, versionAt } from '../space/regions.js';

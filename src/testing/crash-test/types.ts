@@ -1,3 +1,6 @@
+// What a crash test is given, and what it reports. These types are the door of the kit: reports are plain data, and everything that
+// the texts and the pictures say is in them.
+
 import type { ModeName } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import type { DiskFault } from '../device/disk-faults.js';

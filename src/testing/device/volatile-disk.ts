@@ -31,7 +31,7 @@ import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
-import { type Due, melded, withoutFirst } from './collections.js';
+import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
@@ -52,29 +52,10 @@ import {
   type DiskTrace,
 } from './disk-trace.js';
 import { HostRest } from './host-rest.js';
+import type { Answers, Opened, Pending, Sleeper } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
-interface Pending extends Due<Pending> {
-  readonly number: number;
-  readonly request: DiskRequest;
-  /** In virtual microseconds. */
-  readonly dueUs: number;
-  /** Its answer is an error. */
-  failed: boolean;
-  /** It is not carried out, or only in part. */
-  spoilt: boolean;
-  readonly into: Uint8Array | undefined;
-  readonly fault: DiskFault | undefined;
-  /** How many commands the disk had answered when this one came. */
-  readonly since: number;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
-
 const PLAIN = { tag: 'simple', fua: false } as const;
-
-type Answers = Pick<Pending, 'resolve' | 'reject'>;
-interface Sleeper extends Answers, Due<Sleeper> {}
 
 /**
  * A simulated disk for tests: a storage with a cache that a power cut empties, and with a trace of all commands.
@@ -549,13 +530,6 @@ export class VolatileDisk implements Storage {
   #pick<T>(list: readonly T[]): T {
     return list[Math.floor(this.#random() * list.length)] as T;
   }
-}
-
-/** A storage whose transfers return nothing, or a promise of nothing. */
-interface Opened extends Storage {
-  read(offset: number, into: Uint8Array): void | Promise<void>;
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
-  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
 }
 
 /** The share of the sectors on their way to the medium that a power cut tears. */

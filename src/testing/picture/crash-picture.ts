@@ -40,6 +40,13 @@ import { type Interval, intervalsOf } from '../space/intervals.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
 
+/** What is said above a later power cut. */
+const LATER: Readonly<Record<Scene['during'], string | undefined>> = {
+  workload: undefined,
+  recovery: 'Then the power is cut again, during the recovery:',
+  life: 'Then it recovers, goes on, and the power is cut again:',
+};
+
 /** In units of the picture, of which 360 are the width of a phone. */
 const WIDTH_MIN = 360;
 const MARGIN = 12;
@@ -65,11 +72,8 @@ export function crashPicture(report: CrashReport): string {
   const cuts = failure?.cuts ?? [];
   const runs = (cuts.length > 0 ? cuts : [wholeRun(report)]).map((scene, at) => {
     const intervals = intervalsOf(scene.trace.commands, profile);
-    return timed(
-      scene,
-      intervals,
-      at === (failure?.advice?.cut ?? 0) ? failure?.advice?.before : undefined,
-    );
+    const { before, cut = 0 } = failure?.advice ?? {};
+    return timed(scene, intervals, at === cut ? before : undefined);
   });
   const columns = Math.max(...runs.map(({ moments }) => moments.length + 1));
   const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN_MIN);
@@ -87,10 +91,8 @@ export function crashPicture(report: CrashReport): string {
   const used = new Set<Look>();
   for (const run of runs) {
     y += 6;
-    const { during } = run.scene;
-    if (during === 'recovery') tell('Then the power is cut again, during the recovery:', 'head', 1);
-    if (during === 'life')
-      tell('Then it recovers, goes on, and the power is cut again:', 'head', 1);
+    const later = LATER[run.scene.during];
+    if (later) tell(later, 'head', 1);
     const panel = panelOf(run, width);
     shapes.push(moved(0, y, panel.shapes));
     y += panel.height;

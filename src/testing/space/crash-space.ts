@@ -15,12 +15,13 @@ import { withText } from '../../model/show.js';
 import { type Random, randomAt } from '../choices.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
+import { beginnings, type Counted, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
 import { cutsOf } from './cuts.js';
 import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
 import {
+  momentsOf,
   newestUntil,
   possibleAt,
   type Region,
@@ -62,7 +63,7 @@ interface Chances {
 }
 
 /** All crash states (disk images) that a power cut during a trace may leave. */
-export class CrashSpace {
+export class CrashSpace implements Counted {
   /** The regions that the trace writes, with their versions. @internal */
   readonly map: RegionMap;
   /** The assumed device. */
@@ -149,10 +150,7 @@ export class CrashSpace {
 
   /** The moments at which a version becomes possible, ascending. */
   get moments(): readonly number[] {
-    const all = this.map.regions.flatMap(({ versions }) =>
-      versions.slice(1).map(({ after }) => after),
-    );
-    return [...new Set(all)].sort((a, b) => a - b);
+    return momentsOf(this.map);
   }
 
   static {
@@ -220,7 +218,7 @@ export class CrashSpace {
    * @returns each with its moment in the trace: the power is cut after everything with a smaller time
    */
   cuts(seed = 0): Generator<{ readonly time: number; readonly state: CrashState }, void> {
-    return cutsOf(this, seed);
+    return cutsOf(this.map, seed);
   }
 
   *#under(last: Last): Generator<CrashState, void> {

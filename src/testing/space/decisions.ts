@@ -8,7 +8,7 @@
 
 import { invariant } from '../../model/error.js';
 import type { Content } from '../device/disk-trace.js';
-import type { CrashSpace } from './crash-space.js';
+import type { Counted } from './counts.js';
 import { contentOf, mediumOf, possible, type Region, regionAt, versionAt } from './regions.js';
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
@@ -16,7 +16,7 @@ export type Choose = (level: Decisions, place: number, candidates: readonly numb
 
 /** The decisions of one level, and of those below it. */
 export class Decisions {
-  readonly space: CrashSpace;
+  readonly space: Counted;
   readonly below: Decisions | undefined;
   /** The number of levels below. */
   readonly depth: number;
@@ -31,7 +31,7 @@ export class Decisions {
   bound: number = Number.POSITIVE_INFINITY;
   readonly #before: Content;
 
-  constructor(space: CrashSpace, below?: Decisions) {
+  constructor(space: Counted, below?: Decisions) {
     this.space = space;
     this.below = below;
     this.depth = below ? below.depth + 1 : 0;
@@ -70,7 +70,7 @@ export class Decisions {
   #decide(region: Region, place: number, choose: Choose): number {
     const candidates = possible(region, this.after, this.bound);
     const version = candidates[candidates.length > 1 ? choose(this, place, candidates) : 0];
-    invariant(version !== undefined, 'explore.X1: the earlier decisions allow no version');
+    invariant(version !== undefined, 'decisions.X1: the earlier decisions allow no version');
     const { after, ordered, durable } = versionAt(region, version);
     this.decided.set(place, version);
     this.#places.set(region, (this.#places.get(region) ?? 0) + 1);

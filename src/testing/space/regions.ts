@@ -215,6 +215,12 @@ function writtenBy(
   return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
 }
 
+/** The moments at which a version becomes possible, ascending. */
+export function momentsOf({ regions }: RegionMap): number[] {
+  const all = regions.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
+  return [...new Set(all)].sort((a, b) => a - b);
+}
+
 function checkTimes(commands: readonly DiskCommand[]): void {
   let latest = Number.NEGATIVE_INFINITY;
   for (const [number, { dispatched, completed }] of commands.entries()) {
