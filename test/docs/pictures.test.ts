@@ -4,6 +4,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
+import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
 import { hero } from './drawn/hero.js';
 import { lives } from './drawn/lives.js';
@@ -12,6 +13,7 @@ import { levels, regions, span, units } from './drawn/space.js';
 import { ROOT } from './pages.js';
 
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
   hero,
   levels,

@@ -167,6 +167,12 @@ export interface Guest {
   readonly off: Promise<void>;
 }
 
+/**
+ * `no_timer_check`: the kernel panics if its timer does not tick in time while it starts, and an emulated timer of a busy
+ * machine may not.
+ */
+const ARGUMENTS = 'console=ttyS0 quiet panic=-1 no_timer_check';
+
 /** Switches a machine on, with the export at that socket for a disk. */
 export function boot(
   { kernel, initrd }: Machine,
@@ -178,7 +184,7 @@ export function boot(
     [
       ...['-M', 'pc', '-cpu', 'max', '-accel', 'tcg', '-m', '256', '-no-reboot', '-nodefaults'],
       ...['-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
-      ...['-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
+      ...['-kernel', kernel, '-initrd', initrd, '-append', ARGUMENTS],
       ...['-blockdev', `driver=nbd,node-name=n0,server.type=unix,server.path=${socket}`],
       ...['-device', 'virtio-blk-pci,drive=n0'],
     ],

@@ -110,9 +110,7 @@ export function recoverOn<R>(
   disk: Storage,
   watch: Watch,
 ): R | Promise<R> {
-  const words = (): string =>
-    'the disk of a recovery answers at once, so the recovery waits for something else';
-  return watch.run('recovery', () => test.recover(disk), words);
+  return watch.run('recovery', () => test.recover(disk));
 }
 
 /**
@@ -139,9 +137,7 @@ export async function judge<A, R>(
     const at = { cut: time, life, recovered: { value: recovered }, expected };
     let answer: unknown;
     try {
-      const words = (): string =>
-        'it uses no disk, so it waits for something of its own, perhaps a promise that never settles';
-      answer = await watch.run<unknown>('check', () => test.check(recovered, expected), words);
+      answer = await watch.run<unknown>('check', () => test.check(recovered, expected));
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
       return { cause, ...at };

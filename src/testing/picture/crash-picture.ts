@@ -51,10 +51,12 @@ const BAR = 14;
 const HEAD = 1.3;
 /** More lanes than a screen has are not drawn, but counted. */
 const LANES_MAX = 24;
+/** Names of operations may be long, and are what a reader looks for. */
+const LINES_MAX = 6;
 
 /**
  * The power cut of a report as a picture in SVG: what was written, what is lost of it, and the barrier that would have helped.
- * Without a power cut it is the picture of the trace, with regions named by their offsets.
+ * Without a power cut it is the picture of the trace.
  *
  * The SVG has no scripts and refers to nothing outside. It is as wide as what it stands in, and follows a dark colour scheme.
  */
@@ -106,7 +108,7 @@ export function crashPicture(report: CrashReport): string {
 }
 
 /** The scene of a report without a power cut: the whole trace, in sectors. */
-function wholeRun({ trace, profile }: CrashReport): Scene {
+function wholeRun({ trace, profile, labels }: CrashReport): Scene {
   const { sectorSize: length } = profile;
   const run = { during: 'workload', trace, time: NEVER, regions: [] } as const;
   const offsets = new Set<number>();
@@ -118,7 +120,10 @@ function wholeRun({ trace, profile }: CrashReport): Scene {
   }
   const regions = [...offsets]
     .sort((a, b) => a - b)
-    .map((offset): Region => ({ offset, length, label: `offset ${offset}`, there: -1, lost: [] }));
+    .map((offset): Region => {
+      const label = labels?.[offset] ?? `offset ${offset}`;
+      return { offset, length, label, there: -1, lost: [] };
+    });
   return { ...run, regions };
 }
 
@@ -276,7 +281,7 @@ function panelOf(run: Run, width: number): Panel {
   const all = lanesOf(run);
   const lanes = fitting(all);
   const flags = placed(flagsOf(run, clock), width);
-  const rows = flags.reduce((most, { row }) => Math.max(most, row + 1), 0);
+  const rows = flags.reduce((most, { row, lines }) => Math.max(most, row + lines.length), 0);
   const top = rows * ROW + 4;
   const bottom = top + Math.max(1, lanes.length) * LANE;
   const used = new Set<Look>(lanes.flatMap(({ bars }) => bars.map(({ look }) => look)));
@@ -322,7 +327,9 @@ function panelOf(run: Run, width: number): Panel {
       return words(MARGIN, top + at * LANE + 12, named, 'halo', most);
     }),
     ...below,
-    ...flags.map(({ flag, row, x, look }) => words(x, row * ROW + 11, flag.text, look, most)),
+    ...flags.flatMap(({ lines, row, x, look }) =>
+      lines.map((text, at) => words(x, (row + at) * ROW + 11, text, look, most)),
+    ),
   );
   const left = items.reduce((sum, item) => sum + (item.kind === 'left out' ? item.count : 0), 0);
   const notes = [
@@ -423,6 +430,8 @@ function flagsOf(run: Run, clock: (moment: number) => number): Flag[] {
 
 interface Placed {
   readonly flag: Flag;
+  /** Its words, in as many rows as they need. */
+  readonly lines: readonly string[];
   /** From the top. */
   readonly row: number;
   readonly x: number;
@@ -434,12 +443,13 @@ function placed(flags: readonly Flag[], width: number): Placed[] {
   const ends: number[] = [];
   return flags.map((flag) => {
     const look = flag.span === 'flush' ? 'halo flush' : flag.span ? 'halo quiet' : 'halo';
-    const long = Math.min(widthOf(flag.text), width - 2 * MARGIN);
+    const lines = wrapped(flag.text, width - 2 * MARGIN, LINES_MAX);
+    const long = Math.min(Math.max(...lines.map(widthOf)), width - 2 * MARGIN);
     const start = Math.max(MARGIN, Math.min(flag.x + 3, width - MARGIN - long));
     let row = ends.length;
     while (row > 0 && (ends[row - 1] as number) < start) row -= 1;
-    ends[row] = start + long + 6;
-    return { flag, row, x: start, look };
+    for (const at of lines.keys()) ends[row + at] = start + long + 6;
+    return { flag, lines, row, x: start, look };
   });
 }
 

@@ -28,7 +28,7 @@ export class Decisions {
   /** The power was cut before this moment. */
   before: number = Number.POSITIVE_INFINITY;
   /** Nothing dispatched from here on can be visible. */
-  #bound = Number.POSITIVE_INFINITY;
+  bound: number = Number.POSITIVE_INFINITY;
   readonly #before: Content;
 
   constructor(space: CrashSpace, below?: Decisions) {
@@ -45,13 +45,13 @@ export class Decisions {
     for (const [region, places] of this.#places) copy.#places.set(region, places);
     copy.after = this.after;
     copy.before = this.before;
-    copy.#bound = this.#bound;
+    copy.bound = this.bound;
     return copy;
   }
 
   /** How many crash states agree with the decisions, of all levels together. */
   get states(): bigint {
-    const here = this.space.counts.within(this.after, this.#bound, this.#places);
+    const here = this.space.counts.within(this.after, this.bound, this.#places);
     return this.below ? here * this.below.states : here;
   }
 
@@ -68,7 +68,7 @@ export class Decisions {
   }
 
   #decide(region: Region, place: number, choose: Choose): number {
-    const candidates = possible(region, this.after, this.#bound);
+    const candidates = possible(region, this.after, this.bound);
     const version = candidates[candidates.length > 1 ? choose(this, place, candidates) : 0];
     invariant(version !== undefined, 'explore.X1: the earlier decisions allow no version');
     const { after, ordered, durable } = versionAt(region, version);
@@ -76,7 +76,7 @@ export class Decisions {
     this.#places.set(region, (this.#places.get(region) ?? 0) + 1);
     this.after = Math.max(this.after, after);
     this.before = Math.min(this.before, durable);
-    this.#bound = Math.min(this.#bound, ordered);
+    this.bound = Math.min(this.bound, ordered);
     return version;
   }
 }

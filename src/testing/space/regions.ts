@@ -209,8 +209,8 @@ function writtenBy(
   sectorSize: number,
 ): Uint8Array | undefined {
   if (choice === 1) return noise(sectorSize, offset);
-  if (!data) return new Uint8Array(sectorSize);
-  const bytes = data.subarray(offset - start, offset - start + sectorSize);
+  const at = offset - start;
+  const bytes = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
   if (offset !== start || !spoilt) return bytes;
   return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
 }
