@@ -343,6 +343,21 @@ describe('given two lives', () => {
     ]);
   });
 
+  test('when the recovery does not wait for its disk, then that is as good in a later life as in the first', async () => {
+    const report = await crashTest<number, number>({
+      ...{ size: SECTOR, lives: 2 },
+      workload: async (disk, journal, _, life) => {
+        journal.begin(life.number);
+        await disk.write(0, filled(life.number), PLAIN);
+        await disk.flush(FLUSH);
+        journal.acknowledge(life.number);
+      },
+      recover: (disk) => first(disk, 0),
+      check: (found, { acknowledged, shown = 0 }) => found >= Math.max(shown, ...acknowledged, 0),
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
   test('when the later workload never ends, then that is a hang', async () => {
     const report = await crashTest<number, number>({
       ...{ size: SECTOR, lives: 2, hangMs: 100 },

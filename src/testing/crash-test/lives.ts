@@ -179,7 +179,10 @@ async function live<A, R>(
     }
   };
   const work = async (disk: VolatileDisk, tell: Tell): Promise<void> => {
+    // The disk of a recovery answers at once, in every life.
+    disk.answersAtOnce = true;
     const shown = await test.recover(disk);
+    disk.answersAtOnce = answers === 'at-once';
     tell({ kind: 'shown', operation: shown });
     const taken = steps.map((step) => program[step] as unknown);
     await test.workload(disk, journalOf<A>(tell), taken, { number, shown });

@@ -94,12 +94,13 @@ export class VolatileDisk implements Storage {
   declare readonly discard?: NonNullable<Opened['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
   declare readonly writeZeroes?: NonNullable<Opened['writeZeroes']>;
+  /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
+  answersAtOnce: boolean;
   readonly #device: Device;
   readonly #recorder: DiskRecorder;
   readonly #random: Random;
   readonly #faults: ReadonlyMap<string, DiskFault>;
   readonly #counts = new Map<Operation, number>();
-  readonly #atOnce: boolean;
   readonly #self: Opened;
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
@@ -145,7 +146,7 @@ export class VolatileDisk implements Storage {
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
-    this.#atOnce = answers === 'at-once';
+    this.answersAtOnce = answers === 'at-once';
     this.#self = this.#openedBy(this);
     const { writev, discard, writeZeroes } = this.#self;
     if (writev) this.writev = writev;
@@ -333,9 +334,9 @@ export class VolatileDisk implements Storage {
   }
 
   #command(opener: object, request: DiskRequest, into?: Uint8Array): void | Promise<void> {
-    if (this.#state === 'abandoned' && !this.#atOnce) return new Promise<void>(() => {});
+    if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
-    if (this.#atOnce) {
+    if (this.answersAtOnce) {
       let failure: Error | undefined;
       const reject = (error: Error): void => {
         failure = error;
@@ -394,7 +395,7 @@ export class VolatileDisk implements Storage {
     const place = { key: this.#pace.newestFirst ? -number : dueUs, nth: number };
     const pending = { number, request, dueUs, into, fault, ...state, ...place, ...answers };
     this.#pending.set(number, pending);
-    if (!this.#atOnce) this.#order = melded(this.#order, pending);
+    if (!this.answersAtOnce) this.#order = melded(this.#order, pending);
     return number;
   }
 
