@@ -111,7 +111,7 @@ describe('the example', () => {
     ).toEqual(Object.keys(twins()));
     const titles = Object.keys(MESSAGES[name] ?? {}).map((twin) => `${name}, ${twin}`);
     expect(reports.map((report) => report.split('\n')[0])).toEqual(titles);
-    for (const report of reports) expect(report).toContain("  replay: 'seed 0 image ");
+    for (const report of reports) expect(report).toContain("  replay: 'seed 0 cut ");
   });
 
   test('with any other name says which there are', async () => {
