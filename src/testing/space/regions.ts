@@ -253,7 +253,11 @@ function writesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Write[
     const spoilt = fault?.kind === 'rot' || fault?.kind === 'latent' ? fault.kind : undefined;
     return [
       {
-        ...{ command: number, offset, length, data, spoilt },
+        command: number,
+        offset,
+        length,
+        data,
+        spoilt,
         isWhole: isWhole({ op, offset, length }, profile),
         contents: maybe && discard !== 'old-or-zero' ? 2 : 1,
         interval: maybe ? neverCertain(interval) : interval,

@@ -110,6 +110,8 @@ export function versionsOf(
   const breaks = isSplit ? new Breaks(units, races, drops, sectorSize) : undefined;
   const all = breaks || mayRace ? setsOf(units, races, breaks, mayRace) : chainOf(units);
   const mayTear = tear !== 'sector' && (isSplit || step === sectorSize);
+  // The contents of a chain differ, and it is sorted: most of a long log is regions like that.
+  if (!breaks && !mayRace && !mayTear) return all.map((landed) => versionOf(landed, units));
   const torn = mayTear ? tornOf(all, units, drops, profile, breaks) : [];
   // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
   return distinct([...all, ...torn])
@@ -146,24 +148,27 @@ const untouched = (sectors: number): Landed => ({
   ...{ units: 0n, layers: [], top: -1, variant: '', missing: [], ordered: NEVER, durable: NEVER },
 });
 
-/** Every unit covers the place and lands above the older ones. */
+/** A sector before the trace. */
+const BEFORE: Landed = untouched(1);
+
+/** Every unit covers the place and lands above the older ones. In the order of versions. */
 function chainOf(units: readonly Unit[]): Landed[] {
-  const from = laterOf(units);
-  const without = (n: number): Pick<Landed, 'ordered' | 'durable'> => {
-    return { ordered: from.ordered[n] ?? NEVER, durable: from.durable[n] ?? NEVER };
-  };
-  const chain = [{ ...untouched(1), ...without(0) }];
-  for (const [n, { write }] of units.entries()) {
-    for (let choice = 0; choice < write.contents; choice++) {
-      chain.push({
-        ...untouched(1),
-        ...without(n + 1),
-        ...{ sources: [2 * n + choice], after: write.interval.dispatched, intact: choice === 0 },
-        ...{ units: (1n << BigInt(n + 1)) - 1n, top: n, variant: choice === 0 ? '' : ';1' },
-      });
+  const chain: Landed[] = [];
+  let [ordered, durable] = [NEVER, NEVER];
+  for (let n = units.length - 1; n >= 0; n -= 1) {
+    const { contents, interval } = (units[n] as Unit).write;
+    const after = interval.dispatched;
+    const sets = (1n << BigInt(n + 1)) - 1n;
+    for (let choice = 0; choice < contents; choice += 1) {
+      const named = { units: sets, top: n, variant: choice === 0 ? '' : ';1' };
+      const sources = [2 * n + choice];
+      chain.push({ ...BEFORE, ...named, sources, after, ordered, durable, intact: choice === 0 });
     }
+    ordered = Math.min(ordered, interval.ordered);
+    durable = Math.min(durable, interval.durable);
   }
-  return chain;
+  chain.push({ ...BEFORE, ordered, durable });
+  return chain.reverse();
 }
 
 /** For each unit the least `ordered` and `durable` of it and all later ones. */
