@@ -204,7 +204,10 @@ export function boot(
       ...['-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
       ...['-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
       ...sockets.flatMap((path, n) => [
-        ...['-blockdev', `driver=nbd,node-name=n${n},discard=unmap,server.type=unix,server.path=${path}`],
+        ...[
+          '-blockdev',
+          `driver=nbd,node-name=n${n},discard=unmap,server.type=unix,server.path=${path}`,
+        ],
         ...['-device', `virtio-blk-pci,drive=n${n}`],
       ]),
     ],

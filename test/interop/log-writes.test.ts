@@ -145,7 +145,8 @@ async function logOf(folder: string): Promise<Uint8Array> {
   const sockets = disks.map((_, n) => join(folder, `${n}.sock`));
   const servers = disks.map((disk) => new NbdServer({ exports: { '': new IoScheduler(disk) } }));
   try {
-    for (const [n, server] of servers.entries()) await server.listen({ path: sockets[n] as string });
+    for (const [n, server] of servers.entries())
+      await server.listen({ path: sockets[n] as string });
     const guest = boot(machine, sockets);
     await guest.off;
     if (!guest.lines.includes('done')) throw new Error(guest.lines.join('\n'));
@@ -179,7 +180,9 @@ function after(trace: DiskTrace, mark: string): DiskTrace {
   const time = trace.marks.find(({ value }) => value === mark)?.time ?? Number.NaN;
   return {
     size: trace.size,
-    initial: crashSpace(trace, { ...DEVICE, discard: 'zero' }).inOrder(time).image(),
+    initial: crashSpace(trace, { ...DEVICE, discard: 'zero' })
+      .inOrder(time)
+      .image(),
     commands: trace.commands.filter(({ dispatched }) => dispatched > time),
     marks: trace.marks
       .filter((each) => each.time > time)

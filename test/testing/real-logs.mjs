@@ -32,7 +32,10 @@ const LOGS = {
 /** What `mkfs -E discard` does, so many times, and one sector after it. @returns {Entry[]} */
 function wholeDiscards(/** @type {number} */ count) {
   const discard = { offset: 0, length: DISK_BYTES };
-  return [...new Array(count).fill(discard), { offset: 0, length: SECTOR, data: filled(1, SECTOR) }];
+  return [
+    ...new Array(count).fill(discard),
+    { offset: 0, length: SECTOR, data: filled(1, SECTOR) },
+  ];
 }
 
 /** Writes of 512 bytes to 512 KiB and discards that cut across them. */
@@ -74,7 +77,8 @@ function logged(/** @type {readonly Entry[]} */ entries) {
   for (const { offset, length, data } of entries) {
     const flags = data ? 0n : length > 0 ? discard : flush;
     const sectors = [length > 0 ? offset / SECTOR : 0, length / SECTOR].map(BigInt);
-    for (const [i, word] of [...sectors, flags].entries()) view.setBigUint64(at + 8 * i, word, true);
+    for (const [i, word] of [...sectors, flags].entries())
+      view.setBigUint64(at + 8 * i, word, true);
     if (data) log.set(data, at + SECTOR);
     at += SECTOR + (data?.length ?? 0);
   }
@@ -94,7 +98,15 @@ function plainWrites(/** @type {number} */ size, /** @type {number} */ length) {
   const done = { tag: /** @type {const} */ ('simple'), fua: false, failed: false };
   for (let offset = 0, now = 0; offset < size; offset += length, now += 2) {
     const data = bytes.subarray(offset % MIB, (offset % MIB) + length);
-    commands.push({ op: 'write', offset, length, data, ...done, dispatched: now, completed: now + 1 });
+    commands.push({
+      op: 'write',
+      offset,
+      length,
+      data,
+      ...done,
+      dispatched: now,
+      completed: now + 1,
+    });
     if ((offset + length) % (size / 4) !== 0) continue;
     now += 2;
     const flush = { op: /** @type {const} */ ('flush'), offset: 0, length: 0 };
@@ -139,7 +151,9 @@ function judge(/** @type {DiskTrace} */ trace, /** @type {readonly number[]} */ 
       for (const { offset: start, length, data } of epoch) {
         if (offset < start || start + length <= offset) continue;
         const at = offset - start;
-        const content = data ? new DataView(data.buffer, data.byteOffset + at).getUint32(0, true) : 0;
+        const content = data
+          ? new DataView(data.buffer, data.byteOffset + at).getUint32(0, true)
+          : 0;
         all.add(content);
         left = new Set([content]);
       }
@@ -199,6 +213,10 @@ console.log(
   JSON.stringify({
     ...{ ms: Math.round(explored - start), steps: ms, mib: Math.round((rss - payload) / MIB) },
     ...{ entries: trace.commands.length, isCounted: count === countOf(trace), impossible },
-    ...{ recoveries, outcomes: outcomes.size, isCovered: recoveries < STATES ? covered === count : covered <= count },
+    ...{
+      recoveries,
+      outcomes: outcomes.size,
+      isCovered: recoveries < STATES ? covered === count : covered <= count,
+    },
   }),
 );
