@@ -10,7 +10,7 @@ import process from 'node:process';
 import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, readLogWrites } from 'write-barrier/testing/lab';
 
-/** @import { DiskTrace } from 'write-barrier/testing' */
+/** @import { DeviceProfile, DiskTrace } from 'write-barrier/testing' */
 
 const SECTOR = 512;
 const MIB = 1 << 20;
@@ -28,6 +28,32 @@ const LOGS = {
   mixed: () => logged(mixed(seededRandom(7))),
   gibibyte: () => ({ trace: plainWrites(1 << 30, 4096), payload: 0 }),
 };
+
+/**
+ * Logs past the limits of a crash space, each with the device for which it is.
+ *
+ * @type {Record<string, () => readonly [trace: DiskTrace, profile: Partial<DeviceProfile>]>}
+ */
+const REFUSED = {
+  nested: () => [nested(2_900), { discard: 'zero' }],
+  entangled: () => [staggered(24, 8 * SECTOR), { atomicWriteUnit: 64 * SECTOR }],
+};
+
+/** Discards of which each begins a sector later and ends a sector earlier than the one before. */
+function nested(/** @type {number} */ count) {
+  const entries = Array.from({ length: count }, (_, n) => {
+    return { offset: n * SECTOR, length: 2 * (count - n) * SECTOR };
+  });
+  return logged(entries).trace;
+}
+
+/** Writes of which each begins a sector later than the one before. */
+function staggered(/** @type {number} */ count, /** @type {number} */ length) {
+  const entries = Array.from({ length: count }, (_, n) => {
+    return { offset: n * SECTOR, length, data: filled(n + 1, length) };
+  });
+  return logged(entries).trace;
+}
 
 /** What `mkfs -E discard` does, so many times, and one sector after it. @returns {Entry[]} */
 function wholeDiscards(/** @type {number} */ count) {
@@ -174,6 +200,17 @@ function readAt(/** @type {Disk} */ disk, /** @type {readonly number[]} */ offse
     disk.read(offset, into);
     return new DataView(into.buffer).getUint32(0, true);
   });
+}
+
+const past = REFUSED[process.argv[2] ?? '']?.();
+if (past) {
+  try {
+    console.log(JSON.stringify({ count: String(crashSpace(...past).count) }));
+  } catch (error) {
+    const { code, message } = /** @type {Error & { code: string }} */ (error);
+    console.log(JSON.stringify({ code, message }));
+  }
+  process.exit();
 }
 
 const { trace, payload } = LOGS[process.argv[2] ?? '']?.() ?? process.exit(2);

@@ -53,15 +53,33 @@ test.each(EXHAUSTIVE ? [...LOGS, ...LARGE] : LOGS)(
   'given $about, the crash space needs little memory',
   async (log) => {
     const { name, entries, heapMib = 300, mibMax = 300 } = log;
-    const directory = temporaryDirectory();
-    installPackage(directory);
-    const script = join(directory, 'real-logs.mjs');
-    copyFileSync(SCRIPT, script);
-    const words = [`--max-old-space-size=${heapMib}`, script, name];
-    const { stdout } = await promisify(execFile)(process.execPath, words, { cwd: directory });
-    const found = JSON.parse(stdout) as Found;
+    const found = (await measured(name, heapMib)) as Found;
     expect(found).toMatchObject({ entries, isCounted: true, impossible: 0, isCovered: true });
     expect(found.recoveries).toBeGreaterThan(1);
     expect(found.mib).toBeLessThan(mibMax);
   },
 );
+
+test.each([
+  ['too many versions', 'nested', 1_200, /^the trace is too long: .* more than 4000000 versions/],
+  ['too many writes that overlap', 'entangled', 300, /^too many writes overlap in one region/],
+] as const)(
+  'given %s, a log is refused before the heap is full',
+  async (_, name, heapMib, message) => {
+    expect(await measured(name, heapMib)).toEqual({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(message),
+    });
+  },
+);
+
+/** What a process with that heap prints about a log. */
+async function measured(name: string, heapMib: number): Promise<unknown> {
+  const directory = temporaryDirectory();
+  installPackage(directory);
+  const script = join(directory, 'real-logs.mjs');
+  copyFileSync(SCRIPT, script);
+  const words = [`--max-old-space-size=${heapMib}`, script, name];
+  const { stdout } = await promisify(execFile)(process.execPath, words, { cwd: directory });
+  return JSON.parse(stdout);
+}

@@ -92,13 +92,14 @@ export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   let places = 0;
   let total = 0;
   for (const { offset, length, step, units } of runsOf(writesOf(trace, profile), sectorSize)) {
+    // A region has more versions than units, and is refused before they take memory.
+    if (total + units.length >= VERSIONS_MAX) throw tooLong();
     const versions = versionsOf(step, units, races, drops, profile);
     const count = length / step;
     const writes = units.map(({ write }) => write);
     regions.push({ offset, length, step, first: places, count, versions, writes });
     places += count;
     total += versions.length;
-    if (total > VERSIONS_MAX) throw tooLong();
   }
   return {
     ...{ sectorSize, size, initial, tear, regions, places },

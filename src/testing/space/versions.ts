@@ -108,10 +108,11 @@ export function versionsOf(
   const isSplit = units.some(({ start, end }) => start > 0 || end < step);
   const { sectorSize, tear } = profile;
   const breaks = isSplit ? new Breaks(units, races, drops, sectorSize) : undefined;
-  const all = breaks || mayRace ? setsOf(units, races, breaks, mayRace) : chainOf(units);
+  const chain = breaks || mayRace ? undefined : chainOf(units);
   const mayTear = tear !== 'sector' && (isSplit || step === sectorSize);
-  // The contents of a chain differ, and it is sorted: most of a long log is regions like that.
-  if (!breaks && !mayRace && !mayTear) return all.map((landed) => versionOf(landed, units));
+  // Most of a long log is chains. Their contents differ, and they are sorted.
+  if (chain && !mayTear) return chain;
+  const all = chain?.map(setOf) ?? setsOf(units, races, breaks, mayRace);
   const torn = mayTear ? tornOf(all, units, drops, profile, breaks) : [];
   // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
   return distinct([...all, ...torn])
@@ -139,7 +140,9 @@ function versionOf(
   units: readonly Unit[],
 ): Version {
   const command = units[top]?.write.command ?? -1;
-  const key = `${bits.toString(36)}${variant}`;
+  const last = bits === 0n ? -1 : bits.toString(2).length - 1;
+  const absent = ((1n << BigInt(last + 1)) - 1n) ^ bits;
+  const key = `${last}${absent === 0n ? '' : `-${absent.toString(36)}`}${variant}`;
   return { sources, command, after, ordered, durable, intact, key };
 }
 
@@ -149,26 +152,36 @@ const untouched = (sectors: number): Landed => ({
 });
 
 /** A sector before the trace. */
-const BEFORE: Landed = untouched(1);
+const BEFORE = untouched(1);
 
-/** Every unit covers the place and lands above the older ones. In the order of versions. */
-function chainOf(units: readonly Unit[]): Landed[] {
-  const chain: Landed[] = [];
+/**
+ * Every unit covers the place and lands above the older ones. One sector of a long log may have a hundred thousand of them, so
+ * a version takes no more memory if it has many units below it.
+ */
+function chainOf(units: readonly Unit[]): Version[] {
+  const chain: Version[] = [];
   let [ordered, durable] = [NEVER, NEVER];
   for (let n = units.length - 1; n >= 0; n -= 1) {
-    const { contents, interval } = (units[n] as Unit).write;
-    const after = interval.dispatched;
-    const sets = (1n << BigInt(n + 1)) - 1n;
+    const { command, contents, interval } = (units[n] as Unit).write;
     for (let choice = 0; choice < contents; choice += 1) {
-      const named = { units: sets, top: n, variant: choice === 0 ? '' : ';1' };
-      const sources = [2 * n + choice];
-      chain.push({ ...BEFORE, ...named, sources, after, ordered, durable, intact: choice === 0 });
+      const [after, intact] = [interval.dispatched, choice === 0];
+      const key = intact ? String(n) : `${n};1`;
+      chain.push({ sources: [2 * n + choice], command, after, ordered, durable, intact, key });
     }
     ordered = Math.min(ordered, interval.ordered);
     durable = Math.min(durable, interval.durable);
   }
-  chain.push({ ...BEFORE, ordered, durable });
+  const { sources, after, intact } = BEFORE;
+  chain.push({ sources, command: -1, after, ordered, durable, intact, key: '-1' });
   return chain.reverse();
+}
+
+/** A version of a chain as the set of its units. */
+function setOf({ sources, after, ordered, durable, intact }: Version): Landed {
+  const top = (sources[0] as number) >> 1;
+  const units = (1n << BigInt(top + 1)) - 1n;
+  const variant = intact ? '' : ';1';
+  return { ...BEFORE, sources, after, ordered, durable, intact, units, top, variant };
 }
 
 /** For each unit the least `ordered` and `durable` of it and all later ones. */
