@@ -1,6 +1,7 @@
 // Benchmarks: ratios against named rivals, measured in turn in one process, so that a machine whose speed drifts
 // does not decide. `npm run bench` runs all, `npm run bench -- NAME` one of them.
 
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { mkdtemp, open, rm, statfs, writeFile } from 'node:fs/promises';
 import { cpus, loadavg, tmpdir, type } from 'node:os';
@@ -163,6 +164,31 @@ const BENCHMARKS = {
       for (let i = 0; i < count; i++) space.at(BigInt(i)).image();
     });
     console.log(`  ratio of walked to copied ${Math.round(walked / copied)}\n`);
+  },
+
+  /**
+   * Crash spaces of large logs: made, counted, 1,000 states drawn, 1,000 recoveries. Its rival, replay-log of dm-log-writes'
+   * userspace, replays one prefix after the other and is in no package, so beside each figure is our goal.
+   */
+  async logs() {
+    const script = fileURLToPath(new URL('../test/testing/real-logs.mjs', import.meta.url));
+    const goal = { heapMib: 300, mibMax: 300, seconds: 5 };
+    // A log of this size takes half of its own size beside itself.
+    const large = { heapMib: 420, mibMax: 512, seconds: 10 };
+    const goals = { discard: goal, discards: goal, mixed: goal, gibibyte: large };
+    for (const [name, { heapMib, mibMax, seconds }] of Object.entries(goals)) {
+      const words = [`--max-old-space-size=${heapMib}`, script, name];
+      const runs = Array.from({ length: 3 }, () =>
+        JSON.parse(execFileSync(process.execPath, words, { encoding: 'utf8' })),
+      );
+      const [ms, mib] = ['ms', 'mib'].map((figure) => median(runs.map((run) => run[figure])));
+      const [{ entries, steps }] = runs;
+      console.log(`logs: ${name}, ${entries} entries`);
+      console.log(
+        `  ${ms} ms (goal ${1000 * seconds}), ${mib} MiB beside the log (goal ${mibMax})`,
+      );
+      console.log(`  made, counted, sampled, explored: ${steps.join(', ')} ms\n`);
+    }
   },
 
   /** How often SQLite recovers on a disk that has not decided: against a copy of the image for each recovery. */

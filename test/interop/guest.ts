@@ -1,7 +1,7 @@
 // A machine with a real kernel whose disk is an NBD export: QEMU without KVM, Debian's kernel as it is, and a memory file
 // system with busybox. The package of the kernel is fetched with apt-get once and kept in the folder for temporary files.
 //
-// The guest mounts ext4 and makes files, three workers at a time: worker w writes the files w, w + 3, ..., calls fsync
+// What it does is a `Work`. `filesOf` is one: the guest mounts ext4 and makes files, three workers at a time: worker w writes the files w, w + 3, ..., calls fsync
 // on each, and then says "synced N" on the serial line. Some are renamed later, without fsync. In the end it says
 // "done", unmounts and switches itself off. So a file is safe when its line is seen, whatever happens afterwards.
 //
@@ -11,7 +11,7 @@ import { execFile, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
@@ -38,14 +38,24 @@ export interface Machine {
   readonly initrd: string;
 }
 
+/** What a guest does. */
+export interface Work {
+  /** Modules besides those of the disk, by their paths below `drivers`, in the order in which they need each other. */
+  readonly modules: readonly string[];
+  /** For busybox, once the modules are there. It ends with `poweroff -f`. */
+  readonly script: string;
+  /** Folders come before what is in them. */
+  readonly entries: readonly Entry[];
+}
+
 /** Fetches the kernel, if it is not there, and packs what the guest runs into `folder`. */
-export async function machineFor(name: string, folder: string, files: number): Promise<Machine> {
+export async function machineFor(name: string, folder: string, work: Work): Promise<Machine> {
   const root = await unpacked(name);
   const boot = join(root, 'boot');
   const kernel = readdirSync(boot).find((file) => file.startsWith('vmlinuz-'));
   if (kernel === undefined) throw new Error(`${name} holds no kernel`);
   const initrd = join(folder, 'initrd.gz');
-  await writeFile(initrd, gzipSync(archive(entriesFor(root, files)), { level: 1 }));
+  await writeFile(initrd, gzipSync(archive(entriesFor(root, work)), { level: 1 }));
   return { kernel: join(boot, kernel), initrd };
 }
 
@@ -76,10 +86,18 @@ const MODULES = [
   'block/virtio_blk',
 ];
 
-const INIT = (files: number): string => `#!/bin/busybox sh
+const INIT = (modules: readonly string[], script: string): string => `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs none /dev
-for module in ${MODULES.map((path) => path.split('/')[1]).join(' ')}; do insmod /$module.ko; done
+for module in ${modules.map((path) => basename(path)).join(' ')}; do insmod /$module.ko; done
+${script}`;
+
+/** Makes files, and says so. */
+export function filesOf(files: number): Work {
+  return { modules: [], script: scriptOf(files), entries: contentsOf(files) };
+}
+
+const scriptOf = (files: number): string => `
 mount -t ext4 /dev/vda /disk || { echo "no disk"; poweroff -f; }
 echo "mounted"
 mkdir -p ${foldersOf(files).join(' ')}
@@ -100,44 +118,50 @@ umount /disk
 poweroff -f
 `;
 
-function foldersOf(files: number): readonly string[] {
+/** The folders of the guest's files, where the guest has its disk. */
+export function foldersOf(files: number): readonly string[] {
   const folders = Array.from({ length: files }, (_, file) => namesOf(file).map(dirname)).flat();
   return [...new Set(folders)].map((path) => `/disk${path}`);
 }
 
-function entriesFor(root: string, files: number): Entry[] {
-  const modules = join(root, 'lib', 'modules');
-  const drivers = join(modules, readdirSync(modules)[0] ?? '', 'kernel', 'drivers');
-  const folders = ['bin', 'dev', 'disk', 'files'];
+/** Each file's content, and its names. */
+export function contentsOf(files: number): readonly Entry[] {
+  return Array.from({ length: files }, (_, file) => [
+    entry(`files/${file}`, 0o100644, contentOf(file)),
+    entry(`files/${file}.names`, 0o100644, `${namesOf(file).join(' ')}\n`),
+  ]).flat();
+}
+
+function entriesFor(root: string, { modules: more, script, entries }: Work): Entry[] {
+  const folder = join(root, 'lib', 'modules');
+  const drivers = join(folder, readdirSync(folder)[0] ?? '', 'kernel', 'drivers');
+  const modules = [...MODULES, ...more];
   return [
-    ...folders.map((path) => ({ path, mode: 0o40755, data: Buffer.alloc(0) })),
-    { path: 'bin/busybox', mode: 0o100755, data: readFileSync('/bin/busybox') },
-    { path: 'init', mode: 0o100755, data: Buffer.from(INIT(files)) },
-    ...MODULES.map((path) => ({
-      path: `${path.split('/')[1]}.ko`,
-      mode: 0o100644,
-      data: readFileSync(join(drivers, `${path}.ko`)),
-    })),
-    ...Array.from({ length: files }, (_, file) => [
-      { path: `files/${file}`, mode: 0o100644, data: Buffer.from(contentOf(file)) },
-      {
-        path: `files/${file}.names`,
-        mode: 0o100644,
-        data: Buffer.from(`${namesOf(file).join(' ')}\n`),
-      },
-    ]).flat(),
+    ...['bin', 'dev', 'disk', 'files'].map((path) => entry(path, 0o40755)),
+    entry('bin/busybox', 0o100755, readFileSync('/bin/busybox')),
+    entry('init', 0o100755, INIT(modules, script)),
+    ...modules.map((path) =>
+      entry(`${basename(path)}.ko`, 0o100644, readFileSync(join(drivers, `${path}.ko`))),
+    ),
+    ...entries,
   ];
 }
 
-interface Entry {
+/** Of the memory file system. */
+export interface Entry {
   readonly path: string;
   readonly mode: number;
   readonly data: Buffer;
 }
 
+/** @param mode as stat(2) has it: a folder is 0o40755 */
+export function entry(path: string, mode: number, data: string | Buffer = ''): Entry {
+  return { path, mode, data: Buffer.from(data) };
+}
+
 /** A cpio archive, "newc": what a kernel takes. Source: Documentation/driver-api/early-userspace/buffer-format.rst. */
 function archive(entries: readonly Entry[]): Buffer {
-  const end = { path: 'TRAILER!!!', mode: 0, data: Buffer.alloc(0) };
+  const end = entry('TRAILER!!!', 0);
   return Buffer.concat(
     [...entries, end].flatMap(({ path, mode, data }, index) => {
       const name = Buffer.from(`${path}\0`);
@@ -173,10 +197,10 @@ export interface Guest {
  */
 const ARGUMENTS = 'console=ttyS0 quiet panic=-1 no_timer_check';
 
-/** Switches a machine on, with the export at that socket for a disk. */
+/** Switches a machine on, with the exports at those sockets for disks: vda, vdb and so on. */
 export function boot(
   { kernel, initrd }: Machine,
-  socket: string,
+  sockets: readonly string[],
   onSynced: (file: number) => void = () => {},
 ): Guest {
   const child = spawn(
@@ -185,8 +209,13 @@ export function boot(
       ...['-M', 'pc', '-cpu', 'max', '-accel', 'tcg', '-m', '256', '-no-reboot', '-nodefaults'],
       ...['-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
       ...['-kernel', kernel, '-initrd', initrd, '-append', ARGUMENTS],
-      ...['-blockdev', `driver=nbd,node-name=n0,server.type=unix,server.path=${socket}`],
-      ...['-device', 'virtio-blk-pci,drive=n0'],
+      ...sockets.flatMap((path, n) => [
+        ...[
+          '-blockdev',
+          `driver=nbd,node-name=n${n},discard=unmap,server.type=unix,server.path=${path}`,
+        ],
+        ...['-device', `virtio-blk-pci,drive=n${n}`],
+      ]),
     ],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );

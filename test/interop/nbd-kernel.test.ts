@@ -18,6 +18,7 @@ import { BLOCK, type Judged, judgeCuts } from './ext4.js';
 import { judgeDisk, type Verdict } from './ext4-judge.js';
 import {
   boot,
+  filesOf,
   GUEST_PROGRAMS,
   type Guest,
   kernelPackage,
@@ -45,7 +46,7 @@ describe.skipIf(absent.length > 0)(
     let machine: Machine;
 
     beforeAll(async () => {
-      machine = await machineFor(kernel ?? '', folder, FILES);
+      machine = await machineFor(kernel ?? '', folder, filesOf(FILES));
       const layout = ['-b', String(BLOCK), '-J', 'size=4', '-E', 'lazy_itable_init=0'];
       await succeeds('mkfs.ext4', ['-q', '-F', ...layout, template, '16M']);
     }, 120_000);
@@ -60,7 +61,7 @@ describe.skipIf(absent.length > 0)(
       const [image, socket] = [join(folder, `${name}.img`), join(folder, `${name}.sock`)];
       await copyFile(template, image);
       const server = await serve('--file', image, '--socket', socket, '--interval', '0', ...words);
-      return { image, server, guest: boot(machine, socket, onSynced) };
+      return { image, server, guest: boot(machine, [socket], onSynced) };
     };
 
     /** The guest works until the `cut`th of so many moments; then `strike` comes. */

@@ -63,7 +63,8 @@ async function adviceIn<A, R>(
     const same = sameState(space, state, repaired);
     const again = same && { lives, states: states.map((one, m) => (m === n ? same : one)) };
     if (again && (await judgeChain(trial, again))) continue;
-    return { ...wordsFor(gap, life), before: gap.time };
+    const where = lives.length > 1 && n === 0 ? ' of the workload' : '';
+    return { ...wordsFor(gap, life, where), before: gap.time };
   }
   const torn = lost.find(({ command }) => isThere(state, life, command));
   if (!torn && gaps.length > GAPS_MAX) {
@@ -80,6 +81,7 @@ async function adviceIn<A, R>(
 function wordsFor(
   { behind, before, time }: Gap,
   { trace, siteOf }: Life,
+  where: string,
 ): Required<Pick<Advice, 'text' | 'missing'>> {
   const { commands, marks } = trace;
   const matters = commands.flatMap(({ op }, n) => (op === 'read' ? [] : [n]));
@@ -88,12 +90,12 @@ function wordsFor(
   if (next === undefined) {
     const mark = marks.find((one) => one.time === time)?.value as Told<unknown> | undefined;
     const then = mark?.kind === 'shown' ? 'the recovery returns' : 'you acknowledge';
-    const missing = `a flush after #${after}`;
+    const missing = `a flush after #${after}${where}`;
     return { missing, text: `${missing} would have kept it: wait for the flush before ${then}` };
   }
   const site = siteOf(next);
   const from = site === undefined ? '' : `, which was called from ${site},`;
-  const missing = `a barrier between #${after} and #${next}`;
+  const missing = `a barrier between #${after} and #${next}${where}`;
   return { missing, text: `${missing}${from} would have prevented it` };
 }
 

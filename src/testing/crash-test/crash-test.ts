@@ -47,6 +47,7 @@ import {
   goOn,
   judgeChain,
   type Limits,
+  type Tally,
 } from './lives.js';
 import { checkCrashTest } from './options.js';
 import { parseReplay } from './replay.js';
@@ -171,7 +172,10 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
   const report = { images: space.count, ...deviceOf(space.profile), seed, trace, orders };
   const seen = { reads: false, silence: false };
   const limits: Limits = { nested: Number(nested), lives: lives - 1 };
-  const later = { tried: 0, triedMax: recoveriesMax, isWhole: true };
+  const later: Tally = {
+    ...{ tried: 0, triedMax: recoveriesMax },
+    ...{ isWhole: true, doubts: new Set() },
+  };
   const first = [firstLife(trial)];
   const options = label ? { label: (offset: number) => labelOf(test, offset) } : {};
   for (const run of crashesOf(space, { recoveriesMax, ...options })) {
@@ -204,6 +208,7 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
   invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
   const warnings = await doubts(trial, total, seen);
   if (!later.isWhole) warnings.push(NOT_ALL_LATER);
+  warnings.push(...later.doubts);
   const verdict = warnings.length === 0 ? 'proved' : 'passed';
   return { ...report, ...total, verdict, warnings, ...(label && { labels: labelsOf(trial) }) };
 }

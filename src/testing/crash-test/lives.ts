@@ -52,6 +52,8 @@ export interface Tally {
   readonly triedMax: number;
   /** Whether everything was tried. */
   isWhole: boolean;
+  /** Why disks of later lives may have answered too early. */
+  readonly doubts: Set<string>;
 }
 
 /** A failure after power cuts, decided as far as recoveries have read. */
@@ -90,6 +92,7 @@ export async function goOn<A, R>(
     if (isOver(tally)) return undefined;
     tally.tried += 1;
     const life = await live(trial, run.content, lives.length + 1);
+    if ('doubt' in life) tally.doubts.add(life.doubt);
     if ('hang' in life)
       return { failed: hangIn(lives, life.hang), lives, decisions: run.decisions };
     const fewer = { ...limits, lives: limits.lives - 1 };
@@ -166,7 +169,7 @@ async function live<A, R>(
   { test, seed, steps, watch }: Trial<A, R>,
   content: Content,
   number: number,
-): Promise<Life | { readonly hang: HangError }> {
+): Promise<Life | (Life & { readonly doubt: string }) | { readonly hang: HangError }> {
   const { size, profile = {}, answers = 'later', program = [] } = test;
   let broken: unknown;
   // The disk reads when it likes, and an error there would end the process.
@@ -189,10 +192,12 @@ async function live<A, R>(
   };
   try {
     const options = { size, profile, answers, seed: (seed + number - 1) % 2 ** 32 };
-    const { trace, siteOf, whyNoSite, unfinished } = await execute(options, work, watch, guarded);
+    const run = await execute(options, work, watch, guarded);
+    const { trace, siteOf, whyNoSite, unfinished, doubt } = run;
     if (broken) throw broken;
     if (unfinished !== undefined) throw misuse(unfinished);
-    return { during: 'life', trace, space: crashSpace(trace, profile), siteOf, whyNoSite };
+    const space = crashSpace(trace, profile);
+    return { during: 'life', trace, space, siteOf, whyNoSite, ...(doubt && { doubt }) };
   } catch (error) {
     if (broken) throw broken;
     if (!(error instanceof HangError)) throw error;

@@ -3,6 +3,8 @@
 // A chain of power cuts is shrunk as a list of cuts (replay.ts): each try lives through the changed list from the start, because a
 // recovery that reads something else may write something else. A list that no power cuts leave, and one that passes, is no
 // smaller failure. A hang is not one either.
+//
+// The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
 import type { CrashState } from '../space/crash-state.js';
 import { newestUntil, regionOf, versionAt } from '../space/regions.js';

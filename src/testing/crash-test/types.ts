@@ -1,5 +1,10 @@
-// What a crash test is given, and what it reports. These types are the door of the kit: reports are plain data, and everything that
-// the texts and the pictures say is in them.
+// What a crash test is given, and what it reports: the door of the kit.
+//
+// A report is plain data, and everything that the texts (crash-report.ts) and the pictures (picture/) say is in it, so it can be
+// kept, sent and drawn later. What is counted in a report is a crash state of the first power cut; `images` is the older word
+// for them. Times are moments of a trace: whole numbers that count events, and no clock.
+//
+// Not here: what the fields of a device mean (device/profile.ts).
 
 import type { ModeName } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
@@ -49,12 +54,12 @@ export interface CrashTest<A, R, P = unknown> {
    * With `lives` it runs again on the disk that a power cut left: `life.number` is 1 in the first life, and from the second
    * on `life.shown` is what the recovery before it returned.
    */
-  readonly workload: (
+  workload(
     disk: VolatileDisk,
     journal: Journal<A>,
     program: readonly P[],
     life: { readonly number: number; readonly shown?: R },
-  ) => void | Promise<void>;
+  ): void | Promise<void>;
   /**
    * The steps of the workload. After a failure as many steps as possible are left out, so the workload must accept any
    * subset of them, in this order.

@@ -1,3 +1,4 @@
+import { WriteBarrierError } from '../../model/index.js';
 import type { Storage, WriteFlags } from '../../storage/index.js';
 import type { Due } from './collections.js';
 import type { DiskFault } from './disk-faults.js';
@@ -27,9 +28,20 @@ export type Answers = Pick<Pending, 'resolve' | 'reject'>;
 /** A host that waits in virtual time. */
 export interface Sleeper extends Answers, Due<Sleeper> {}
 
+/** What a call returns: nothing at once, or later. */
+export type Answer = void | Promise<void>;
+
 /** A storage whose transfers return nothing, or a promise of nothing. */
 export interface Opened extends Storage {
-  read(offset: number, into: Uint8Array): void | Promise<void>;
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
-  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
+  read(offset: number, into: Uint8Array): Answer;
+  write(offset: number, data: Uint8Array, flags: WriteFlags): Answer;
+  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): Answer;
+}
+
+/** The flags of commands that have none. */
+export const PLAIN = { tag: 'simple', fua: false } as const;
+
+/** The answer to a command that a power cut ends. */
+export function powerCut(): WriteBarrierError {
+  return new WriteBarrierError('POWER_CUT', 'the power was cut');
 }

@@ -52,10 +52,16 @@ import {
   type DiskTrace,
 } from './disk-trace.js';
 import { HostRest } from './host-rest.js';
-import type { Answers, Opened, Pending, Sleeper } from './pending.js';
+import {
+  type Answer,
+  type Answers,
+  type Opened,
+  type Pending,
+  PLAIN,
+  powerCut,
+  type Sleeper,
+} from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
-
-const PLAIN = { tag: 'simple', fua: false } as const;
 
 /**
  * A simulated disk for tests: a storage with a cache that a power cut empties, and with a trace of all commands.
@@ -287,16 +293,10 @@ export class VolatileDisk implements Storage {
   /** The commands as one opener gives them. */
   #openedBy(opener: object): Opened {
     const { writev, discard, writeZeroes } = this.capabilities;
-    const write = (
-      offset: number,
-      data: Uint8Array,
-      { tag, fua }: WriteFlags,
-    ): void | Promise<void> =>
+    const write = (offset: number, data: Uint8Array, { tag, fua }: WriteFlags): Answer =>
       this.#command(opener, { op: 'write', offset, length: data.length, tag, fua, data });
-    const bare =
-      (op: 'discard' | 'writeZeroes') =>
-      (offset: number, length: number): void | Promise<void> =>
-        this.#command(opener, { op, offset, length, ...PLAIN });
+    const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
+      this.#command(opener, { op, offset, length, ...PLAIN });
     return {
       size: this.size,
       capabilities: this.capabilities,
@@ -314,7 +314,7 @@ export class VolatileDisk implements Storage {
     };
   }
 
-  #command(opener: object, request: DiskRequest, into?: Uint8Array): void | Promise<void> {
+  #command(opener: object, request: DiskRequest, into?: Uint8Array): Answer {
     if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
     if (this.answersAtOnce) {
@@ -534,7 +534,3 @@ export class VolatileDisk implements Storage {
 
 /** The share of the sectors on their way to the medium that a power cut tears. */
 const TORN_SHARE = 0.3;
-
-function powerCut(): WriteBarrierError {
-  return new WriteBarrierError('POWER_CUT', 'the power was cut');
-}

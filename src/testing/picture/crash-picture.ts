@@ -69,11 +69,11 @@ const LINES_MAX = 6;
  */
 export function crashPicture(report: CrashReport): string {
   const { failure, verdict, profile } = report;
+  const { advice } = failure ?? {};
   const cuts = failure?.cuts ?? [];
   const runs = (cuts.length > 0 ? cuts : [wholeRun(report)]).map((scene, at) => {
     const intervals = intervalsOf(scene.trace.commands, profile);
-    const { before, cut = 0 } = failure?.advice ?? {};
-    return timed(scene, intervals, at === cut ? before : undefined);
+    return timed(scene, intervals, at === (advice?.cut ?? 0) ? advice?.before : undefined);
   });
   const columns = Math.max(...runs.map(({ moments }) => moments.length + 1));
   const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN_MIN);
@@ -99,7 +99,6 @@ export function crashPicture(report: CrashReport): string {
     for (const look of panel.used) used.add(look);
     for (const note of panel.notes) tell(note, 'quiet', 2);
   }
-  const { advice } = failure ?? {};
   if (advice) tell(advice.text, advice.before === undefined ? '' : 'good', 3);
   const key = legend(used, width);
   shapes.push(moved(0, y + 4, key.shapes));

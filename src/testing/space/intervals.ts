@@ -87,8 +87,10 @@ export function intervalsOf(
     if (!volatile) {
       const durable = Math.min(completed, from(completedFrom, tagged));
       return {
-        ...{ dispatched, durable, givenUp: NEVER },
+        dispatched,
         ordered: Math.min(durable, dispatchOf(tagged)),
+        durable,
+        givenUp: NEVER,
       };
     }
     const later = completed === NEVER ? count : countUpTo(dispatches, completed);
@@ -100,10 +102,12 @@ export function intervalsOf(
     );
     const fenced = Math.min(from(fencedFrom, covering), forced ? dispatchOf(tagged) : NEVER);
     const interval = {
-      ...{ dispatched, durable, givenUp: NEVER },
+      dispatched,
       ordered: Math.min(durable, fenced),
+      durable,
+      givenUp: NEVER,
     };
-    if (forced) return interval;
+    if (forced || drops.length === 0) return interval;
     // A drop loses what was cached then: not what tags put after it, nor what an earlier flush had persisted.
     const reached = drops.filter((drop) => {
       if (tags(drop, i)) return false;

@@ -92,13 +92,14 @@ export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   let places = 0;
   let total = 0;
   for (const { offset, length, step, units } of runsOf(writesOf(trace, profile), sectorSize)) {
+    // A region has more versions than units, and is refused before they take memory.
+    if (total + units.length >= VERSIONS_MAX) throw tooLong();
     const versions = versionsOf(step, units, races, drops, profile);
     const count = length / step;
     const writes = units.map(({ write }) => write);
     regions.push({ offset, length, step, first: places, count, versions, writes });
     places += count;
     total += versions.length;
-    if (total > VERSIONS_MAX) throw tooLong();
   }
   return {
     ...{ sectorSize, size, initial, tear, regions, places },
@@ -259,7 +260,11 @@ function writesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Write[
     const spoilt = fault?.kind === 'rot' || fault?.kind === 'latent' ? fault.kind : undefined;
     return [
       {
-        ...{ command: number, offset, length, data, spoilt },
+        command: number,
+        offset,
+        length,
+        data,
+        spoilt,
         isWhole: isWhole({ op, offset, length }, profile),
         contents: maybe && discard !== 'old-or-zero' ? 2 : 1,
         interval: maybe ? neverCertain(interval) : interval,

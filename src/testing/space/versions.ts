@@ -108,8 +108,11 @@ export function versionsOf(
   const isSplit = units.some(({ start, end }) => start > 0 || end < step);
   const { sectorSize, tear } = profile;
   const breaks = isSplit ? new Breaks(units, races, drops, sectorSize) : undefined;
-  const all = breaks || mayRace ? setsOf(units, races, breaks, mayRace) : chainOf(units);
+  const chain = breaks || mayRace ? undefined : chainOf(units);
   const mayTear = tear !== 'sector' && (isSplit || step === sectorSize);
+  // Most of a long log is chains. Their contents differ, and they are sorted.
+  if (chain && !mayTear) return chain;
+  const all = chain?.map(setOf) ?? setsOf(units, races, breaks, mayRace);
   const torn = mayTear ? tornOf(all, units, drops, profile, breaks) : [];
   // Of versions that begin at one moment the intact one comes last, so that the last crash state loses nothing.
   return distinct([...all, ...torn])
@@ -137,7 +140,9 @@ function versionOf(
   units: readonly Unit[],
 ): Version {
   const command = units[top]?.write.command ?? -1;
-  const key = `${bits.toString(36)}${variant}`;
+  const last = bits === 0n ? -1 : bits.toString(2).length - 1;
+  const absent = ((1n << BigInt(last + 1)) - 1n) ^ bits;
+  const key = `${last}${absent === 0n ? '' : `-${absent.toString(36)}`}${variant}`;
   return { sources, command, after, ordered, durable, intact, key };
 }
 
@@ -146,24 +151,37 @@ const untouched = (sectors: number): Landed => ({
   ...{ units: 0n, layers: [], top: -1, variant: '', missing: [], ordered: NEVER, durable: NEVER },
 });
 
-/** Every unit covers the place and lands above the older ones. */
-function chainOf(units: readonly Unit[]): Landed[] {
-  const from = laterOf(units);
-  const without = (n: number): Pick<Landed, 'ordered' | 'durable'> => {
-    return { ordered: from.ordered[n] ?? NEVER, durable: from.durable[n] ?? NEVER };
-  };
-  const chain = [{ ...untouched(1), ...without(0) }];
-  for (const [n, { write }] of units.entries()) {
-    for (let choice = 0; choice < write.contents; choice++) {
-      chain.push({
-        ...untouched(1),
-        ...without(n + 1),
-        ...{ sources: [2 * n + choice], after: write.interval.dispatched, intact: choice === 0 },
-        ...{ units: (1n << BigInt(n + 1)) - 1n, top: n, variant: choice === 0 ? '' : ';1' },
-      });
+/** A sector before the trace. */
+const BEFORE = untouched(1);
+
+/**
+ * Every unit covers the place and lands above the older ones. One sector of a long log may have a hundred thousand of them, so
+ * a version takes no more memory if it has many units below it.
+ */
+function chainOf(units: readonly Unit[]): Version[] {
+  const chain: Version[] = [];
+  let [ordered, durable] = [NEVER, NEVER];
+  for (let n = units.length - 1; n >= 0; n -= 1) {
+    const { command, contents, interval } = (units[n] as Unit).write;
+    for (let choice = 0; choice < contents; choice += 1) {
+      const [after, intact] = [interval.dispatched, choice === 0];
+      const key = intact ? String(n) : `${n};1`;
+      chain.push({ sources: [2 * n + choice], command, after, ordered, durable, intact, key });
     }
+    ordered = Math.min(ordered, interval.ordered);
+    durable = Math.min(durable, interval.durable);
   }
-  return chain;
+  const { sources, after, intact } = BEFORE;
+  chain.push({ sources, command: -1, after, ordered, durable, intact, key: '-1' });
+  return chain.reverse();
+}
+
+/** A version of a chain as the set of its units. */
+function setOf({ sources, after, ordered, durable, intact }: Version): Landed {
+  const top = (sources[0] as number) >> 1;
+  const units = (1n << BigInt(top + 1)) - 1n;
+  const variant = intact ? '' : ';1';
+  return { ...BEFORE, sources, after, ordered, durable, intact, units, top, variant };
 }
 
 /** For each unit the least `ordered` and `durable` of it and all later ones. */
