@@ -33,9 +33,9 @@ export type Answer = void | Promise<void>;
 
 /** A storage whose transfers return nothing, or a promise of nothing. */
 export interface Opened extends Storage {
-  read(offset: number, into: Uint8Array): Answer;
-  write(offset: number, data: Uint8Array, flags: WriteFlags): Answer;
-  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): Answer;
+  read(offset: number, into: Uint8Array): void | Promise<void>;
+  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
+  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
 }
 
 /** The flags of commands that have none. */

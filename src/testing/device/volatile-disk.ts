@@ -44,13 +44,7 @@ import {
   paceOf,
   type VolatileDiskOptions,
 } from './disk-options.js';
-import {
-  type Content,
-  contentBefore,
-  DiskRecorder,
-  type DiskRequest,
-  type DiskTrace,
-} from './disk-trace.js';
+import { contentBefore, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
 import { HostRest } from './host-rest.js';
 import {
   type Answer,
@@ -115,7 +109,7 @@ export class VolatileDisk implements Storage {
    * @param before for the crash kit: a medium that is decided when it is read
    * @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command
    */
-  constructor(options: VolatileDiskOptions, before?: Content) {
+  constructor(options: VolatileDiskOptions, before?: (offset: number) => Uint8Array | undefined) {
     this.profile = checkedProfile(options);
     const { size, initial, seed = 0, faults = [], answers = 'later', patient = false } = options;
     this.#latencyUs = options.latencyUs ?? LATENCY_US;

@@ -215,9 +215,16 @@ export class CrashSpace implements Counted {
    * That all of them pass proves nothing about the others.
    *
    * @param seed a whole number; the same seed gives the same cuts
-   * @returns each with its moment in the trace: the power is cut after everything with a smaller time
    */
-  cuts(seed = 0): Generator<{ readonly time: number; readonly state: CrashState }, void> {
+  cuts(seed = 0): Generator<
+    {
+      /** The power is cut after everything in the trace with a smaller time. */
+      readonly time: number;
+      /** What it leaves. */
+      readonly state: CrashState;
+    },
+    void
+  > {
     return cutsOf(this.map, seed);
   }
 
