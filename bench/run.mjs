@@ -3,8 +3,8 @@
 
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
-import { mkdtemp, open, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdtemp, open, rm, statfs, writeFile } from 'node:fs/promises';
+import { cpus, loadavg, tmpdir, type } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fastq from 'fastq';
@@ -47,6 +47,41 @@ async function compare(name, count, ours, rival, { inFlight = IN_FLIGHT, rounds 
   const [a, b] = rates.map(perSecond);
   console.log(`${name}\n  ${ours.name}: ${a}   ${rival.name}: ${b}`);
   console.log(`  ratio ${ratioOf(ratios)}\n`);
+}
+
+/** The time of each way in units of the first one, measured in turn. The first two rounds warm up. */
+async function compareAll(title, count, inFlight, ways) {
+  const rounds = [];
+  for (let round = -2; round < ROUNDS; round++) {
+    const rates = [];
+    for (const way of Object.values(ways)) rates.push(await rate(count, way, inFlight));
+    if (round >= 0) rounds.push(rates.map((one) => rates[0] / one));
+  }
+  console.log(`commit: ${title}; times in units of the first`);
+  const bars = Object.keys(ways).map((name, at) => {
+    const times = rounds.map((one) => one[at]);
+    console.log(`  ${name}: ${ratioOf(times)}`);
+    return { name, time: Number(median(times).toFixed(3)) };
+  });
+  console.log('');
+  return { title, bars };
+}
+
+/** The magic numbers of statfs(2) of the file systems that we know. */
+const FILE_SYSTEMS = { 61267: 'ext4', 1481003842: 'XFS', 2435016766: 'btrfs', 16914836: 'tmpfs' };
+
+async function writeCost(folder, groups) {
+  const [{ model }] = cpus();
+  const [load] = loadavg();
+  const system = FILE_SYSTEMS[(await statfs(folder)).type] ?? 'an unknown file system';
+  const figures = {
+    command: 'npm run bench -- commit --write',
+    // The load, because figures of a busy machine are worth less.
+    machine: `${cpus().length} cores (${model.trim()}) with a load of ${Math.round(load)}, ${system}, ${type()}, Node ${process.versions.node}`,
+    date: new Date().toISOString().slice(0, 10),
+    groups,
+  };
+  await writeFile(new URL('cost.json', import.meta.url), `${JSON.stringify(figures, null, 2)}\n`);
 }
 
 const SECTOR = 512;
@@ -231,61 +266,48 @@ const BENCHMARKS = {
     await rm(folder, { recursive: true });
   },
 
-  /** What durable commits cost on a file, against the calls that a program would make without this library. */
+  /**
+   * What durability costs on a file: here, by the calls that a program would make without this library, and not at all. With
+   * `--write` the ratios become `bench/cost.json`, from which the picture of the pages is drawn.
+   */
   async commit() {
     const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
     const blocks = 4096;
     const data = new Uint8Array(BLOCK).fill(7);
     const place = (i) => ((2 * i) % blocks) * BLOCK;
-    const opened = async (name) =>
-      new IoScheduler(
-        await FileStorage.open(join(folder, name), { size: blocks * BLOCK, lock: 'none' }),
-      );
-    const disk = await opened('ours.img');
+    const disk = new IoScheduler(
+      await FileStorage.open(join(folder, 'ours.img'), { size: blocks * BLOCK, lock: 'none' }),
+    );
     const handle = await open(join(folder, 'rival.img'), 'w+');
     await handle.write(new Uint8Array(blocks * BLOCK));
     const write = (offset) => handle.write(data, 0, BLOCK, offset);
-    const few = { inFlight: 1, rounds: 9 };
-    await compare(
-      'commit: a record, then its mark, one commit after the other',
-      40,
-      {
-        name: 'write, write with barrier',
-        operation: (i) =>
+    const durable = async (offset) => {
+      await write(offset);
+      await handle.datasync();
+    };
+    const groups = [
+      await compareAll('commits, one after the other', 40, 1, {
+        'write, fdatasync, write, fdatasync': async (i) => {
+          await durable(place(i));
+          await durable(place(i) + BLOCK);
+        },
+        'here: write, write with barrier': (i) =>
           Promise.all([
             disk.write(place(i), data),
             disk.write(place(i) + BLOCK, data, { barrier: true }),
           ]),
-      },
-      {
-        name: 'write, fdatasync, write, fdatasync',
-        operation: async (i) => {
+        'write, write: no order, not durable': async (i) => {
           await write(place(i));
-          await handle.datasync();
           await write(place(i) + BLOCK);
-          await handle.datasync();
         },
-      },
-      few,
-    );
-    const many = { inFlight: 64, rounds: 9 };
-    const append = {
-      name: 'write and flush of IoScheduler',
-      operation: (i) => Promise.all([disk.write(place(i), data), disk.flush()]),
-    };
-    await compare(
-      'commit: 64 at once, each a write that must be durable',
-      1024,
-      append,
-      {
-        name: 'write, fdatasync',
-        operation: async (i) => {
-          await write(place(i));
-          await handle.datasync();
-        },
-      },
-      many,
-    );
+      }),
+      await compareAll('appends, 64 at once', 1024, 64, {
+        'write, fdatasync': (i) => durable(place(i)),
+        'here: write, flush': (i) => Promise.all([disk.write(place(i), data), disk.flush()]),
+        'write: not durable': (i) => write(place(i)),
+      }),
+    ];
+    if (process.argv.includes('--write')) await writeCost(folder, groups);
     await handle.close();
     await disk.close();
     await rm(folder, { recursive: true });
@@ -312,7 +334,7 @@ async function ladder() {
   return { Engine, ...rest };
 }
 
-const wanted = process.argv.slice(2);
+const wanted = process.argv.slice(2).filter((word) => !word.startsWith('--'));
 for (const [name, run] of Object.entries(BENCHMARKS)) {
   if (wanted.length === 0 || wanted.includes(name)) await run();
 }

@@ -42,7 +42,21 @@ async function build({ dts }) {
   // Imported here because loading tsup takes longer than finding out that there is nothing to build.
   const tsup = await import('tsup');
   await tsup.build({ dts, silent: true });
+  dropBareImports();
   for (const file of bundles()) utimesSync(file, began, began);
+}
+
+/**
+ * The bundler imports a chunk of which an entry uses nothing, to keep the order of side effects. There are none, and other
+ * bundlers warn of such an import.
+ */
+function dropBareImports() {
+  const dist = join(ROOT, 'dist');
+  for (const name of readdirSync(dist).filter((file) => file.endsWith('.js'))) {
+    const code = readFileSync(join(dist, name), 'utf8');
+    const slim = code.replace(/^import "\.\/chunk-\w+\.js";\n/gm, '');
+    if (slim !== code) writeFileSync(join(dist, name), slim);
+  }
 }
 
 /** The files of JavaScript that the package exports. */

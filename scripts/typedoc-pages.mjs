@@ -1,10 +1,13 @@
-// A plugin for TypeDoc: pages have their titles and a group.
+// A plugin for TypeDoc: pages have their titles and a group, and so have the names of each door.
 //
 // TypeDoc names a page after its file and lists all pages in one row. Here a page bears its first heading, and stands in the
 // group that the table below gives its folder or file; typedoc.json has the order of the groups. The pages themselves stay
 // plain Markdown, because they are read in the repository as well.
+//
+// TypeDoc lists the names of a door by what they are in TypeScript: classes, interfaces, functions. A reader looks for what they
+// are about, and that is the file in which they stand. So a second table gives each file its group, and no source needs a tag.
 
-import { Converter, ReflectionKind } from 'typedoc';
+import { CommentTag, Converter, ReflectionKind } from 'typedoc';
 
 /** The first pattern that fits the path of a page decides. */
 const GROUPS = [
@@ -16,9 +19,39 @@ const GROUPS = [
   [/\/docs\//, 'Explanation'],
 ];
 
+/** The first pattern that fits the file of a name, followed by `#` and the name, decides. */
+const NAME_GROUPS = [
+  [/#(?:\w+Error|ErrorCode)$/, 'Errors'],
+  [/\/scheduler\//, 'Scheduler'],
+  [/\/model\/(?:mode|guarantees|flush-policy)\./, 'Modes and guarantees'],
+  [/\/model\/(?:request|transform)\./, 'Requests and steps'],
+  [/\/model\/notation\./, 'Notation'],
+  [/\/model\/event\.|\/trace\/|\/tracer\.|\/checker\/|\/disk-trace\.|\/formats\./, 'Traces'],
+  [/\/model\//, 'Arguments and messages'],
+  [/\/machine\//, 'Machines and drivers'],
+  [/\/storage\/(?:faults|latency|slice|wrappers)\./, 'Wrappers'],
+  [/src\/storage\//, 'Storages'],
+  [/\/node\//, 'Files'],
+  [/\/nbd\/server\//, 'Server'],
+  [/\/nbd\//, 'Client'],
+  [/\/systems\/virtio\//, 'virtio-blk'],
+  [/\/systems\/xen\//, 'Xen'],
+  [/\/systems\/blktap\//, 'Plain files'],
+  [/\/systems\/(?:linux|qemu)\//, 'Linux and QEMU'],
+  [/\/systems\//, 'All systems'],
+  [/\/(?:analyses|synthesis|barriers)\./, 'Analyses'],
+  [/\/(?:crash-test|picture)\//, 'Crash tests'],
+  [/\/(?:device\/|choices\.)/, 'Simulated disks'],
+  [/\/contract\//, 'Storage contract'],
+  [/\/space\//, 'Crash spaces'],
+  [/\/litmus/, 'Litmus tests'],
+  [/\/arbitraries\./, 'Arbitraries'],
+];
+
 /** @param {import('typedoc').Application} app */
 export function load(app) {
   app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
+    for (const door of project.children ?? []) for (const name of door.children ?? []) group(name);
     for (const document of project.getReflectionsByKind(ReflectionKind.Document)) {
       const path = project.files.getReflectionPath(document) ?? '';
       const [first] = document.content;
@@ -28,4 +61,15 @@ export function load(app) {
       document.frontmatter.group = GROUPS.find(([pattern]) => pattern.test(path))?.[1];
     }
   });
+}
+
+/** @param {import('typedoc').DeclarationReflection} declaration */
+function group({ name, sources, signatures, comment }) {
+  const place = `${sources?.[0]?.fileName}#${name}`;
+  const title = NAME_GROUPS.find(([pattern]) => pattern.test(place))?.[1];
+  if (!title) throw new Error(`${place} has no group`);
+  // The comment of a function is that of its signatures.
+  for (const of of [comment, ...(signatures ?? []).map((signature) => signature.comment)]) {
+    of?.blockTags.push(new CommentTag('@group', [{ kind: 'text', text: title }]));
+  }
 }

@@ -24,7 +24,10 @@ await rm(folder, { recursive: true });
 async function show(mode, program) {
   const file = stepRecorder();
   const boundary = stepRecorder();
-  const disk = await FileStorage.open(join(folder, 'disk.img'), { size: 16 * BLOCK });
+  const disk = await FileStorage.open(join(folder, 'disk.img'), {
+    size: 16 * BLOCK,
+    blockSize: BLOCK,
+  });
   const host = new IoScheduler(tracing(disk, file.observe), { mode: 'DRAIN_FLUSH' });
   // TAG is refused over a volatile cache, and rightly so: that is what this example shows.
   const guest = new IoScheduler(tracing(host.asStorage(), boundary.observe), {

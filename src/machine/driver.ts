@@ -51,6 +51,8 @@ export interface DriverOptions<K extends Call, C extends Command<K>> {
   readonly observer?: Observer | undefined;
   /** What is observed, for that report: `a scheduler`. */
   readonly name: string;
+  /** The block size of the disk in bytes, for the events. @defaultValue unknown */
+  readonly blockSize?: number;
 }
 
 /** All waiters of one condition share a promise, so that the cost of an event does not depend on their number. */
@@ -66,8 +68,7 @@ interface Waiting {
  */
 export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unknown> {
   readonly #machine: Machine<K, C, H>;
-  readonly #execute: (command: C, issuer: Issuer) => unknown;
-  readonly #answer: (settled: Settled<K>) => void;
+  readonly #options: DriverOptions<K, C>;
   readonly #tracer: Tracer;
   /** Waiters by their condition. */
   readonly #waiting = new Map<() => boolean, Waiting>();
@@ -79,11 +80,10 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
   /** There are calls with tracers of their own. */
   #ownTracers = false;
 
-  constructor(machine: Machine<K, C, H>, { execute, answer, observer, name }: DriverOptions<K, C>) {
+  constructor(machine: Machine<K, C, H>, options: DriverOptions<K, C>) {
     this.#machine = machine;
-    this.#execute = execute;
-    this.#answer = answer;
-    this.#tracer = new Tracer(observer, name);
+    this.#options = options;
+    this.#tracer = new Tracer(options.observer, options.name, options.blockSize);
   }
 
   /** How many commands are issued and not completed. */
@@ -201,7 +201,7 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
     );
     let answer: unknown;
     try {
-      answer = this.#execute(command, this);
+      answer = this.#options.execute(command, this);
     } catch (error) {
       this.#fail(command, number, error);
       return;
@@ -249,7 +249,7 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
       const { client, error, cancelled } = settled;
       const tracer = client.tracer ?? this.#tracer;
       if (tracer.isWatched) tracer.settle(client.number, outcomeOf(error, cancelled));
-      this.#answer(settled);
+      this.#options.answer(settled);
     }
   }
 }

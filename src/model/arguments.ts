@@ -109,8 +109,8 @@ function check<T extends object>(options: T, known: KnownOptions<T>, of: string)
     }
   }
   for (const name in known) {
-    const rule = known[name as never] as unknown;
-    if (!OBJECT.holds(rule) || !('holds' in (rule as object))) continue;
+    const rule: Partial<Rule> = Object(known[name as never]);
+    if (!rule.holds) continue;
     const value: unknown = options[name as never];
     if (value !== undefined) checkArgument(name, value, rule as Rule);
   }

@@ -13,7 +13,7 @@
 // For programs, parsing and formatting are inverse. Steps are shown as the device receives them, without their stage and
 // their request, so parseSteps() cannot return those.
 
-import { checkOptions, type KnownOptions } from './arguments.js';
+import { checkOptions, type KnownOptions, wholeNumber } from './arguments.js';
 import { WriteBarrierError } from './error.js';
 import type { Request } from './request.js';
 import { formatValue } from './show.js';
@@ -27,7 +27,7 @@ export interface NotationOptions {
   /**
    * The length of a block, in bytes.
    *
-   * @defaultValue 4096
+   * @defaultValue the block size of the disk for what comes from a trace; 4096 for everything else
    */
   readonly blockSize?: number;
 }
@@ -68,7 +68,7 @@ const RANGE = /^(?:(\d+)(?:\+(\d+))?|@(\d+)\+(\d+))$/;
  * @throws `SYNTAX` for a word that is not a request; the message names it and its place
  */
 export function parseProgram(text: string, options: NotationOptions = {}): Request[] {
-  const blockSize = blockSizeOf(options);
+  const blockSize = blockSizeOf(options) ?? NOTATION_BLOCK_SIZE;
   return words(text).map((word) => parseRequest(word, blockSize));
 }
 
@@ -83,8 +83,8 @@ export function formatRequest(request: Request, options: NotationOptions = {}): 
   return requestText(request, blockSizeOf(options));
 }
 
-/** `formatRequest` for this package's own messages, whose blocks are those of the notation. */
-export function requestText(request: Request, blockSize: number = NOTATION_BLOCK_SIZE): string {
+/** `formatRequest` for this package's own messages. */
+export function requestText(request: Request, blockSize?: number): string {
   switch (request.kind) {
     case 'flush':
       return 'f';
@@ -106,7 +106,7 @@ export function requestText(request: Request, blockSize: number = NOTATION_BLOCK
  * @throws `SYNTAX` for a word that is not a step; the message names it and its place
  */
 export function parseSteps(text: string, options: NotationOptions = {}): DeviceStep[] {
-  const blockSize = blockSizeOf(options);
+  const blockSize = blockSizeOf(options) ?? NOTATION_BLOCK_SIZE;
   return words(text).map((word) => parseStep(word, blockSize));
 }
 
@@ -119,7 +119,7 @@ export function formatSteps(
   return Array.from(steps, (step) => formatStep(step, blockSize)).join(' ');
 }
 
-function formatStep(step: Step | DeviceStep, blockSize: number): string {
+function formatStep(step: Step | DeviceStep, blockSize: number | undefined): string {
   switch (step.kind) {
     case 'drain':
       return '=>';
@@ -133,17 +133,14 @@ function formatStep(step: Step | DeviceStep, blockSize: number): string {
   }
 }
 
-const NOTATION_OPTIONS: KnownOptions<NotationOptions> = { blockSize: NOTATION_BLOCK_SIZE };
+const NOTATION_OPTIONS: KnownOptions<NotationOptions> = {
+  blockSize: /* @__PURE__ */ wholeNumber(1),
+};
 
 /** @throws `INVALID_ARGUMENT` */
-function blockSizeOf(options: NotationOptions): number {
+function blockSizeOf(options: NotationOptions): number | undefined {
   checkOptions(options, NOTATION_OPTIONS, 'the notation');
-  const { blockSize = NOTATION_BLOCK_SIZE } = options;
-  if (Number.isSafeInteger(blockSize) && blockSize >= 1) return blockSize;
-  throw new WriteBarrierError(
-    'INVALID_ARGUMENT',
-    `blockSize must be a whole number of bytes from 1, not ${formatValue(blockSize)}`,
-  );
+  return options.blockSize;
 }
 
 interface Word {
@@ -196,10 +193,11 @@ function parseStep(word: Word, blockSize: number): DeviceStep {
 }
 
 function formatRange(
-  range: { readonly offset: number; readonly length: number },
-  blockSize: number,
+  range: { readonly offset: number; readonly length: number; readonly blockSize?: number },
+  given: number | undefined,
 ): string {
   const { offset, length } = range;
+  const blockSize = given ?? range.blockSize ?? NOTATION_BLOCK_SIZE;
   if (offset % blockSize !== 0 || length % blockSize !== 0) return `@${offset}+${length}`;
   const blocks = length / blockSize;
   return blocks === 1 ? `${offset / blockSize}` : `${offset / blockSize}+${blocks}`;

@@ -31,6 +31,16 @@ export function tagOf(value: unknown): string {
   }
 }
 
+/** What steers a terminal, what has no place in XML, and what changes the direction of the words around it. */
+const UNWRITABLE =
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters in question
+  /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff\p{Cs}\p{Bidi_Control}]/gu;
+
+/** Text with what would steer a terminal or break XML escaped as in JSON; line ends and tabs stay. */
+export function escapeControls(text: string): string {
+  return text.replace(UNWRITABLE, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 function quoted(text: string): string {
   const shown = text.length > SHOWN_MAX ? `${text.slice(0, SHOWN_MAX)}...` : text;
   // JSON escapes what would break the line or steer a terminal, but for the upper control characters.

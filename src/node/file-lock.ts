@@ -24,7 +24,7 @@
 // The lock of the operating system is on an open file. It belongs to the file and not to its name. It ends with the descriptor, and
 // so with a close, a terminated worker or a killed process, and it does not depend on process numbers, machine-ids and clocks.
 // Node has no call for it; the optional package fs-native-extensions has. If that package is missing, has no binary for the
-// platform, or does not load, tickets are the lock, and the reason is in `lockReason`.
+// platform, or does not load (in Deno never), tickets are the lock, and the reason is in `lockReason`.
 //
 //   Linux    an open file description lock (F_OFD_SETLK) on all possible bytes. It covers all bytes, so that it also excludes
 //            programs that lock some bytes (QEMU 100 to 203, SQLite those at 1 GiB). It is advisory: readers, and programs
@@ -211,6 +211,8 @@ const HELD: readonly unknown[] = ['EAGAIN', 'EWOULDBLOCK', 'EACCES', 'EBUSY'];
 
 /** @throws any error of the package or of its import */
 export async function loadPlatformLock(): Promise<PlatformLock> {
+  // The package's binary calls a function of libuv that Deno does not have: the first lock would end the process.
+  if ('Deno' in globalThis) throw new Error('in Deno its first lock would end the process');
   const found: unknown = await import(PACKAGE);
   // The package is CommonJS: its exports are the default export, and may be named exports as well.
   const lock = isPlatformLock(found) ? found : Reflect.get(Object(found), 'default');

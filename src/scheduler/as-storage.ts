@@ -25,7 +25,7 @@ export function asStorage(scheduler: Schedules): Storage {
   const { cache, flush, fua, blockSize } = scheduler.capabilities;
   const stable = cache !== 'volatile';
   const write = (offset: number, data: Payload, flags: WriteFlags): Promise<void> =>
-    scheduler.write(offset, data, optionsOf(flags));
+    scheduler.write(offset, data, { barrier: flags.tag === 'ordered', fua: flags.fua });
   const storage: Storage = {
     size: scheduler.size,
     capabilities: {
@@ -59,8 +59,4 @@ export function asStorage(scheduler: Schedules): Storage {
     storage,
     () => `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${scheduler.size} bytes })`,
   );
-}
-
-function optionsOf(flags: WriteFlags): WriteOptions {
-  return { barrier: flags.tag === 'ordered', fua: flags.fua };
 }

@@ -12,7 +12,8 @@
 //   U2  A failed flush is one error object until its ranges change, and its callers share it.
 //
 // The state machine decides what follows from it. A set of ranges may contain too many bytes, because thousands of ranges are
-// joined across small gaps. It never misses a byte.
+// joined across small gaps, and because bytes that a forced write replaces stay dirty until a flush succeeds: to take them out
+// would cost every forced write a search through the set. It never misses a byte.
 
 import { type ByteRange, invariant, type Request } from '../model/index.js';
 import type { Command, Entry } from './entry.js';
@@ -62,32 +63,32 @@ export class Durability<C> {
   }
 
   /** Whether any of these bytes is at risk. */
-  isAtRisk({ start, end }: ByteRange): boolean {
-    return this.#atRisk.touches(start, end);
+  isAtRisk(range: ByteRange): boolean {
+    return this.#atRisk.touches(range);
   }
 
   /** A write has succeeded. `forced`: it is on the medium. */
-  wrote({ start, end }: ByteRange, forced: boolean): void {
-    if (!forced) this.#dirty.add(start, end);
+  wrote(range: ByteRange, forced: boolean): void {
+    if (!forced) this.#dirty.add(range);
     // The write was at the device when the flush failed, so the flush may have covered it.
-    if (this.hasFailed && !forced) this.#setAtRisk((set) => set.add(start, end));
-    else if (!this.#atRisk.isEmpty) this.#setAtRisk((set) => set.delete(start, end));
+    if (this.hasFailed && !forced) this.#changeAtRisk().add(range);
+    else if (!this.#atRisk.isEmpty) this.#changeAtRisk().delete(range);
     if (this.#failures.length === 0) return;
-    for (const { bytes } of this.#failures) bytes.delete(start, end);
+    for (const { bytes } of this.#failures) bytes.delete(range);
     this.#failures = this.#failures.filter(({ bytes }) => !bytes.isEmpty);
   }
 
   /** A write has failed. Some of its bytes may be in the cache. */
-  writeFailed(request: Request, { start, end }: ByteRange, cause: unknown): void {
-    this.#dirty.add(start, end);
-    if (this.hasFailed) this.#setAtRisk((set) => set.add(start, end));
+  writeFailed(request: Request, range: ByteRange, cause: unknown): void {
+    this.#dirty.add(range);
+    if (this.hasFailed) this.#changeAtRisk().add(range);
     if (!this.#abort) return;
     let last = this.#failures.at(-1);
     if (!last || last.isReported || this.#failures.length < FAILURES_MAX) {
       last = { request, cause, bytes: new RangeSet(), isReported: false };
       this.#failures.push(last);
     }
-    last.bytes.add(start, end);
+    last.bytes.add(range);
   }
 
   /** A flush is issued: it covers the dirty bytes. */
@@ -106,14 +107,12 @@ export class Durability<C> {
       return undefined;
     }
     held.addAll(this.#dirty);
-    for (const { start, end } of atRiskOf(cause)) held.add(start, end);
+    for (const range of atRiskOf(cause)) held.add(range);
     this.#dirty = held;
     if (!this.#abort) return new FlushFailedError([...held.toArray()], cause);
     this.#cause ??= { cause };
-    this.#setAtRisk((set) => {
-      set.addAll(held);
-      for (const other of this.#covered.values()) set.addAll(other);
-    });
+    const atRisk = this.#changeAtRisk();
+    for (const set of [held, ...this.#covered.values()]) atRisk.addAll(set);
     return this.failure;
   }
 
@@ -149,9 +148,10 @@ export class Durability<C> {
     this.#failures = this.#failures.filter(({ isReported }) => !isReported);
   }
 
-  #setAtRisk(change: (set: RangeSet) => void): void {
-    change(this.#atRisk);
+  /** The bytes at risk, to change them: the next error is another one, because it names other ranges (U2). */
+  #changeAtRisk(): RangeSet {
     this.#failure = undefined;
+    return this.#atRisk;
   }
 }
 
@@ -168,10 +168,10 @@ export class RangeSet {
   #added: number[] = [];
 
   get isEmpty(): boolean {
-    return this.#ranges.length === 0 && this.#added.length === 0;
+    return this.#ranges.length + this.#added.length === 0;
   }
 
-  add(start: number, end: number): void {
+  add({ start, end }: ByteRange): void {
     const added = this.#added;
     // Logs write one range after the other.
     if (added.at(-1) === start) added[added.length - 1] = end;
@@ -180,17 +180,18 @@ export class RangeSet {
   }
 
   addAll(other: RangeSet): void {
-    for (const { start, end } of other.toArray()) this.add(start, end);
+    for (const range of other.toArray()) this.add(range);
   }
 
-  delete(start: number, end: number): void {
+  delete(gone: ByteRange): void {
     // A loop, because there may be thousands of ranges, and a write at any of them comes here.
     const kept: ByteRange[] = [];
     for (const range of this.toArray()) {
-      if (!overlap(range, { start, end })) kept.push(range);
+      const { start, end } = range;
+      if (!overlap(range, gone)) kept.push(range);
       else {
-        if (range.start < start) kept.push({ start: range.start, end: start });
-        if (range.end > end) kept.push({ start: end, end: range.end });
+        if (start < gone.start) kept.push({ start, end: gone.start });
+        if (end > gone.end) kept.push({ start: gone.end, end });
       }
     }
     // Beyond RANGES_MAX the bytes stay in the set, because too many bytes are safe and too many ranges are not.
@@ -198,8 +199,8 @@ export class RangeSet {
   }
 
   /** Whether it has any of these bytes. */
-  touches(start: number, end: number): boolean {
-    return this.toArray().some((range) => overlap(range, { start, end }));
+  touches(bytes: ByteRange): boolean {
+    return this.toArray().some((range) => overlap(range, bytes));
   }
 
   /** The ranges in order; no two touch or overlap. */

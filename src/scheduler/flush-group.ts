@@ -33,21 +33,13 @@ export class FlushGroup<T> {
   #ready = new Set<T>();
   /** Waiters that are not ready, with their epoch. */
   readonly #early = new Map<T, Epoch<T>>();
-  #waiting = 0;
-  #running = false;
+  /** Waiters that are not assigned to a device flush yet. */
+  waiting = 0;
+  /** A flush of the group is at the device, even if all that it served were cancelled. */
+  running = false;
 
   constructor() {
     this.#begin();
-  }
-
-  /** A flush of the group is at the device, even if all that it served were cancelled. */
-  get running(): boolean {
-    return this.#running;
-  }
-
-  /** Waiters that are not assigned to a device flush yet. */
-  get waiting(): number {
-    return this.#waiting;
   }
 
   /** A write was admitted; waiters that join from now on wait for it. */
@@ -71,14 +63,14 @@ export class FlushGroup<T> {
     const epoch = this.#epochs.tail as Epoch<T>;
     epoch.waiters.add(waiter);
     this.#early.set(waiter, epoch);
-    this.#waiting += 1;
+    this.waiting += 1;
     this.#advance();
   }
 
   /** Waits for a flush only: what the waiter covers has completed. */
   joinReady(waiter: T): void {
     this.#ready.add(waiter);
-    this.#waiting += 1;
+    this.waiting += 1;
   }
 
   /** Takes a waiter out; false if it does not wait here. */
@@ -86,37 +78,31 @@ export class FlushGroup<T> {
     const epoch = this.#early.get(waiter);
     const left = epoch ? epoch.waiters.delete(waiter) : this.#ready.delete(waiter);
     this.#early.delete(waiter);
-    if (left) this.#waiting -= 1;
+    if (left) this.waiting -= 1;
     if (epoch) this.#tidy(epoch);
     return left;
   }
 
   /** The waiters that a flush issued now serves; undefined while one runs or no waiter is ready. */
   take(): Set<T> | undefined {
-    if (this.#running || this.#ready.size === 0) return undefined;
+    if (this.running || this.#ready.size === 0) return undefined;
     const served = this.#ready;
     this.#ready = new Set();
-    this.#waiting -= served.size;
-    this.#running = true;
+    this.waiting -= served.size;
+    this.running = true;
     return served;
   }
 
   /** The flush of the taken waiters has completed, or failed. */
   ended(): void {
-    invariant(this.#running, 'flush-group.F2');
-    this.#running = false;
+    invariant(this.running, 'flush-group.F2');
+    this.running = false;
   }
 
   /** Takes all waiters out. */
   evict(): T[] {
-    const evicted = [...this.#ready];
-    for (const { waiters } of this.#epochs) {
-      evicted.push(...waiters);
-      waiters.clear();
-    }
-    this.#ready.clear();
-    this.#early.clear();
-    this.#waiting = 0;
+    const evicted = [...this.#ready, ...this.#early.keys()];
+    for (const waiter of evicted) this.leave(waiter);
     return evicted;
   }
 

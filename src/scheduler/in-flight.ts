@@ -29,7 +29,9 @@ class Filter {
     const first = Math.floor(range.start / CELL_BYTES);
     const last = Math.floor((range.end - 1) / CELL_BYTES);
     if (last - first >= CELLS_MAX) this.#wide += by;
-    else for (let cell = first; cell <= last; cell++) this.#add(cell % CELLS, by);
+    else {
+      for (let cell = first; cell <= last; cell++) (this.#counts[cell % CELLS] as number) += by;
+    }
   }
 
   mayOverlap(range: ByteRange): boolean {
@@ -38,10 +40,6 @@ class Filter {
     if (this.#wide > 0 || last - first >= CELLS_MAX) return true;
     for (let cell = first; cell <= last; cell++) if (this.#counts[cell % CELLS] !== 0) return true;
     return false;
-  }
-
-  #add(cell: number, by: 1 | -1): void {
-    this.#counts[cell] = (this.#counts[cell] as number) + by;
   }
 }
 
@@ -77,7 +75,7 @@ export class InFlight<C> {
   /** Admits a request; true when it may be issued at once. */
   admit(entry: Entry<C>): boolean {
     entry.blocker = this.conflict(entry);
-    this.#enter(entry);
+    this.enter(entry);
     if (!entry.blocker) return true;
     this.#held += 1;
     this.unissued += 1;
@@ -86,7 +84,7 @@ export class InFlight<C> {
 
   /** Admits a write that waits for its preflush first; `release` ends that wait. */
   admitWaiting(entry: Entry<C>): void {
-    this.#enter(entry);
+    this.enter(entry);
     this.unissued += 1;
   }
 
@@ -94,13 +92,14 @@ export class InFlight<C> {
   admitBypass(entry: Entry<C>): void {
     entry.bypasses = true;
     this.bypassing += 1;
-    this.#enter(entry);
+    this.enter(entry);
     this.#ready.push(entry);
   }
 
-  /** Admits the data of a barrier, which its mode keeps in order. */
-  admitOrdered(entry: Entry<C>): void {
-    this.#enter(entry);
+  /** Admits a request without a check. Alone it admits the data of a barrier, which its mode keeps in order. */
+  enter(entry: Entry<C>): void {
+    this.#entries.push(entry);
+    this.#filter.count(entry, 1);
   }
 
   /** The request is issued in pieces, so the device has all of it only when the last piece has completed. */
@@ -156,10 +155,5 @@ export class InFlight<C> {
     const ready = this.#ready.indexOf(entry);
     if (ready >= 0) this.#ready.splice(ready, 1);
     this.leave(entry);
-  }
-
-  #enter(entry: Entry<C>): void {
-    this.#entries.push(entry);
-    this.#filter.count(entry, 1);
   }
 }

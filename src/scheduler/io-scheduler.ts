@@ -107,6 +107,7 @@ export class IoScheduler implements AsyncDisposable {
       answer: (settled) => this.#answer(settled as Entry<SchedulerCall>),
       observer: options.observer,
       name: 'a scheduler',
+      blockSize: storage.capabilities.blockSize,
     });
     this.#ownership = ownershipOf(storage);
     withText(this, () => this.#text());
@@ -254,24 +255,26 @@ export class IoScheduler implements AsyncDisposable {
    */
   async recover(): Promise<readonly ByteRange[]> {
     if (this.#closing) throw closed();
-    if (!this.#ordering.failed) return this.atRisk;
-    await this.#driver.until(this.#isRecoverable);
-    if (this.#ordering.failed) this.#ordering.recover();
+    if (this.#ordering.failed) {
+      await this.#driver.until(this.#isRecoverable);
+      if (this.#ordering.failed) this.#ordering.recover();
+    }
     return this.atRisk;
   }
 
   /** What the scheduler is doing, and has done. */
   stats(): SchedulerStats {
     const { queued, queuedBytes, barriersPending, counters } = this.#ordering;
+    const { inFlight, submitted, settled, observerErrors } = this.#driver;
     return {
       ...structuredClone(counters),
       queued,
       queuedBytes,
-      inFlight: this.#driver.inFlight,
+      inFlight,
       barriersPending,
-      submitted: this.#driver.submitted,
-      settled: this.#driver.settled,
-      observerErrors: this.#driver.observerErrors,
+      submitted,
+      settled,
+      observerErrors,
     };
   }
 

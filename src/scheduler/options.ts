@@ -34,7 +34,7 @@ import type { Plans } from './plan.js';
 export interface OrderingOptions<C = unknown> {
   readonly mode: ModeName;
   readonly device: DeviceTraits;
-  /** The plans of the mode on the device, if they are there already: to make them takes longer than all else at the start. */
+  /** The plans of the mode on the device, if other machines have made them already. */
   readonly plans?: Plans;
   /** Commands at the device at once, at least 1. */
   readonly depth: number;

@@ -129,8 +129,8 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   /** No request is queued, and no command is at the device. */
   get idle(): boolean {
-    const isQueued = this.#queue.size > 0 || this.#barrier !== undefined;
-    return !isQueued && this.#active === 0 && this.#inFlight.isEmpty && this.running.size === 0;
+    const known = this.#queue.size + this.#active + this.running.size;
+    return known === 0 && this.#barrier === undefined && this.#inFlight.isEmpty;
   }
 
   /** No command at the device can add bytes at risk. */
@@ -322,7 +322,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
       if (splits) this.#inFlight.split(entry);
     } else if (issues.op !== 'flush') {
-      this.#inFlight.admitOrdered(entry);
+      this.#inFlight.enter(entry);
       entry.epoch = this.#group.writeAdmitted();
     }
     return this.#issue(commandOf(entry, issues), entry);
@@ -473,19 +473,18 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   /** I6: possible while nothing that the client asked for has been issued, and its outcome is open. */
   #withdrawBarrier(entry: Entry<C>): boolean {
-    const { hasBegun, error } = entry;
-    // With `kernel` the failure of its preflush is reported to this barrier only.
-    if (error !== undefined || (hasBegun && !this.#abort)) return false;
-    if (hasBegun && (!entry.mutates || entry.hasIssuedData)) return false;
+    if (entry.error !== undefined) return false;
     const { plans } = this.#barrier as { readonly plans: Plans };
-    if (hasBegun) {
-      const tombstone = begunTombstoneOf(entry);
-      tombstone.state = 'ordered';
-      this.#barrier = { entry: tombstone, plans };
-      this.#endBarrier(tombstone);
-    } else {
+    if (!entry.hasBegun) {
       this.#begin(tombstoneOf(entry), plans);
+      return true;
     }
+    // With `kernel` the failure of its preflush is reported to this barrier only.
+    if (!this.#abort || !entry.mutates || entry.hasIssuedData) return false;
+    const tombstone = begunTombstoneOf(entry);
+    tombstone.state = 'ordered';
+    this.#barrier = { entry: tombstone, plans };
+    this.#endBarrier(tombstone);
     return true;
   }
 

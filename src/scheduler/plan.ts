@@ -1,7 +1,7 @@
 // Plans: the stages of a request, as data. A plan depends only on the mode, on the device, and on the kind and the flags of the
-// request; so there are ten plans for a mode on a device, and they are made once. The steps come from model/transform.ts, and
-// what the device understands of them from model/flush-policy.ts. A plan adds what each stage waits for, because the
-// scheduler, unlike the model, runs many requests at once.
+// request; so there are ten plans for a mode on a device, and each is made once, for the first request that needs it. The steps
+// come from model/transform.ts, and what the device understands of them from model/flush-policy.ts. A plan adds what each stage
+// waits for, because the scheduler, unlike the model, runs many requests at once.
 //
 //   read, write, discard, zeroes    overlap: data
 //   write with preflush             group: flush -> overlap: data
@@ -59,19 +59,24 @@ export type Plan = readonly PlanStage[];
 
 /** The plans of a mode on a device. */
 export class Plans {
-  readonly #plans: readonly (Plan | undefined)[];
+  readonly #mode: ModeName;
+  readonly #device: DeviceTraits;
+  /** At the index of their requests. */
+  readonly #plans: (Plan | undefined)[] = [];
   /** The device flush that a flush group shares; undefined if there is nothing to flush. */
   readonly groupFlush: StagedCommand | undefined;
 
   constructor(mode: ModeName, device: DeviceTraits) {
-    this.#plans = SAMPLES.map((sample) => planOf(sample, mode, device));
-    const [flush] = lowerSteps(transition(initialState(mode), { kind: 'flush' }).steps, device);
-    this.groupFlush = flush?.kind === 'command' ? commandOf(flush) : undefined;
+    this.#mode = mode;
+    this.#device = device;
+    this.groupFlush = this.of({ kind: 'flush' })?.[0]?.issues;
   }
 
   /** The plan of a request; undefined if the mode or the device refuses it. */
   of(request: Request): Plan | undefined {
-    return this.#plans[indexOf(request)];
+    const index = indexOf(request);
+    this.#plans[index] ??= planOf(request, this.#mode, this.#device);
+    return this.#plans[index];
   }
 }
 
@@ -97,23 +102,7 @@ export function formatPlan(plan: Plan | undefined): string {
   return stages.join(' -> ');
 }
 
-/** One request of each kind, at the index of its plan. */
-const SAMPLES: readonly Request[] = [
-  ...Array.from(
-    { length: 8 },
-    (_, flags): Request => ({
-      kind: 'write',
-      offset: 0,
-      length: 1,
-      barrier: (flags & 1) > 0,
-      preflush: (flags & 2) > 0,
-      fua: (flags & 4) > 0,
-    }),
-  ),
-  { kind: 'flush' },
-  { kind: 'barrier' },
-];
-
+/** Requests with the same index have the same plan. */
 function indexOf(request: Request): number {
   switch (request.kind) {
     case 'write':
@@ -133,33 +122,28 @@ function planOf(request: Request, mode: ModeName, device: DeviceTraits): Plan | 
   const { steps } = transition({ ...initialState(mode), drained: false }, request);
   if (steps[0]?.kind === 'refuse') return undefined;
   const plan = isBarrier(request)
-    ? lowerSteps(steps, device).map(orderedStage)
+    ? stagesOf(steps, device, ({ tag }) => (tag === 'ordered' ? 'tag' : 'own'))
     : steps.flatMap((step) => unorderedStages(step, device));
   invariant(plan.length > 0, 'plan.PL2');
   return plan;
 }
 
-function orderedStage(step: Step): PlanStage {
-  if (step.kind !== 'command') return { waits: 'drain', issues: undefined };
-  return { waits: step.tag === 'ordered' ? 'tag' : 'own', issues: commandOf(step) };
-}
-
 /** A flush that the device does not need issues nothing, but still waits for what it covers. */
-function unorderedStages(step: Step, device: DeviceTraits): PlanStage[] {
-  const lowered = lowerSteps([step], device).flatMap((command) =>
-    command.kind === 'command' ? [commandOf(command)] : [],
-  );
-  if (step.kind === 'command' && step.op === 'flush') {
-    return [{ waits: 'group', issues: lowered[0] }];
-  }
-  return lowered.map((command) => ({
-    waits: command.op === 'flush' ? 'group' : 'overlap',
-    issues: command,
-  }));
+function unorderedStages(step: Step, device: DeviceTraits): Plan {
+  const stages = stagesOf([step], device, ({ op }) => (op === 'flush' ? 'group' : 'overlap'));
+  return stages.length > 0 ? stages : [{ waits: 'group', issues: undefined }];
 }
 
-function commandOf({ op, tag, fua, stage }: StagedCommand): StagedCommand {
-  return { kind: 'command', op, offset: 0, length: 0, tag, fua, stage };
+function stagesOf(
+  steps: readonly Step[],
+  device: DeviceTraits,
+  waitOf: (command: StagedCommand) => Wait,
+): Plan {
+  return lowerSteps(steps, device).map((step) => {
+    if (step.kind !== 'command') return { waits: 'drain', issues: undefined };
+    const { kind, op, tag, fua, stage } = step;
+    return { waits: waitOf(step), issues: { kind, op, offset: 0, length: 0, tag, fua, stage } };
+  });
 }
 
 function isPlainData(plan: Plan | undefined): boolean {

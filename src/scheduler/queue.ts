@@ -11,15 +11,11 @@ const COMPARED_MAX = 1024;
 /** The requests that wait for admission. */
 export class Queue<C> {
   readonly #entries = new List<Entry<C>>();
-  #bytes = 0;
+  /** The buffers of what is queued, in bytes. */
+  bytes = 0;
 
   get size(): number {
     return this.#entries.size;
-  }
-
-  /** The buffers of what is queued, in bytes. */
-  get bytes(): number {
-    return this.#bytes;
   }
 
   get head(): Entry<C> | undefined {
@@ -32,12 +28,12 @@ export class Queue<C> {
 
   push(entry: Entry<C>): void {
     this.#entries.push(entry);
-    this.#bytes += payloadOf(entry.request);
+    this.bytes += payloadOf(entry.request);
   }
 
   remove(entry: Entry<C>): void {
     this.#entries.remove(entry);
-    this.#bytes -= payloadOf(entry.request);
+    this.bytes -= payloadOf(entry.request);
   }
 
   /** A cancelled barrier leaves a tombstone in its place, except next to another one, because one orders as much as two. */

@@ -2,6 +2,7 @@ import {
   BOOLEAN,
   FUNCTION,
   formatValue,
+  invalid,
   type KnownOptions,
   OBJECT,
   oneOf,
@@ -56,24 +57,23 @@ export function checkStorage(storage: Storage): void {
   const isWhole: Rule['holds'] = (value) =>
     wholeNumber().holds(value) && (value as number) % blockSize === 0;
   need('size', size, rule(isWhole, `whole blocks of ${blockSize} bytes`));
-  for (const name of ['read', 'write', 'flush', 'close', ...OPTIONAL] as const) {
-    const isDeclared =
-      !(OPTIONAL as readonly string[]).includes(name) || capabilities[name as 'writev'];
-    if (isDeclared) need(name, storage[name], FUNCTION);
+  for (const name of ['read', 'write', 'flush', 'close'] as const) {
+    need(name, storage[name], FUNCTION);
+  }
+  // The capability has the name of its method.
+  for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
+    if (capabilities[name]) need(name, storage[name], FUNCTION);
   }
   if (fastZeroes) need('writeZeroes', writeZeroes, rule(Boolean, 'true with fastZeroes'));
 }
 
 function need(name: string, value: unknown, { holds, expected }: Rule): void {
   if (holds(value)) return;
-  const fault = `${name} must be ${expected}, not ${formatValue(value)}`;
-  throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${fault}`);
+  const { message } = invalid(name, expected, value);
+  throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${message}`);
 }
 
 const MAYBE = rule((value) => value === undefined || BOOLEAN.holds(value), 'a boolean or left out');
-
-/** Optional methods. The capability has the name of its method. */
-const OPTIONAL = ['writev', 'discard', 'writeZeroes'] as const;
 
 const CAPABILITIES = {
   blockSize: wholeNumber(1),

@@ -5,6 +5,7 @@ import {
   type CommandEvent,
   checkArgument,
   FUNCTION,
+  NOTATION_BLOCK_SIZE,
   type Observer,
   type Request,
   type SettleEvent,
@@ -22,16 +23,25 @@ import { overheard, wrap } from './wrappers.js';
  */
 export class Tracer {
   readonly #name: string;
-  #observer: Observer<never> | undefined;
+  readonly #disk: { readonly blockSize?: number };
+  readonly #observer: Observer<never> | undefined;
   #requests = 0;
   #commands = 0;
   /** How often the observer has thrown. */
   errors = 0;
 
-  /** @param name what is observed, for the report of an observer that throws: `a scheduler` */
-  constructor(observer: Observer<never> | undefined, name: string) {
+  /**
+   * @param name what is observed, for the report of an observer that throws: `a scheduler`
+   * @param blockSize of the disk, for the events
+   */
+  constructor(
+    observer: Observer<never> | undefined,
+    name: string,
+    blockSize: number = NOTATION_BLOCK_SIZE,
+  ) {
     this.#observer = observer;
     this.#name = name;
+    this.#disk = blockSize === NOTATION_BLOCK_SIZE ? {} : { blockSize };
   }
 
   /** It has an observer. */
@@ -39,22 +49,22 @@ export class Tracer {
     return this.#observer !== undefined;
   }
 
-  /** Reports nothing from now on. */
-  silence(): void {
-    this.#observer = undefined;
-  }
-
   /** A request was submitted; returns its number. */
   submit(what: Request): number {
     const request = this.#requests++;
-    if (this.#observer) this.#report({ kind: 'submit', request, what });
+    if (this.#observer) this.#report({ kind: 'submit', request, what: { ...what, ...this.#disk } });
     return request;
   }
 
   /** A command is issued for these requests; returns its number. */
   dispatch(command: StagedCommand, requests: readonly number[]): number {
     const number = this.#commands++;
-    this.#report({ kind: 'dispatch', command: number, what: { ...command }, requests });
+    this.#report({
+      kind: 'dispatch',
+      command: number,
+      what: { ...command, ...this.#disk },
+      requests,
+    });
     return number;
   }
 
@@ -99,7 +109,7 @@ export class Tracer {
  */
 export function tracing(storage: Storage, observer: Observer<CommandEvent>): Storage {
   checkArgument('the observer', observer, FUNCTION);
-  const tracer = new Tracer(observer, 'a storage');
+  const tracer = new Tracer(observer, 'a storage', storage.capabilities.blockSize);
   const traced = wrap(storage, (what, run) => {
     const command = tracer.dispatch({ ...what, stage: 'plain' }, []);
     return overheard(what, run, (error) => tracer.complete(command, error));

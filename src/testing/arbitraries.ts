@@ -19,7 +19,7 @@ import {
 import type { DiskFault } from './device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from './device/profile.js';
 import type { CrashSpace } from './space/crash-space.js';
-import type { CrashState } from './space/crash-state.js';
+import { CrashState } from './space/crash-state.js';
 
 /** The form of generated programs. */
 export interface ProgramOptions {
@@ -111,12 +111,10 @@ function crashStates(fc: typeof FastCheck, space: CrashSpace): Arbitrary<CrashSt
   return fc.nat({ max: lasts.length }).chain((visible) => {
     const last = lasts[visible - 1];
     if (!last) return fc.constant(space.at(0n));
-    const open = space.openUnder(last);
-    return fc.tuple(...open.map(({ list }) => fc.nat({ max: list.length - 1 }))).map((lost) => {
-      const versions = open.map(({ place, list }, i) => {
-        return [place, list[list.length - 1 - (lost[i] ?? 0)] as number] as const;
-      });
-      return space.stateUnder(last, new Map(versions));
+    const choices = [...space.choicesUnder(last)].map(([, list]) => list);
+    return fc.tuple(...choices.map(({ length }) => fc.nat({ max: length - 1 }))).map((lost) => {
+      const versions = choices.map((list, place) => list[list.length - 1 - (lost[place] ?? 0)]);
+      return new CrashState(space.map, Int32Array.from(versions as number[]));
     });
   });
 }

@@ -7,13 +7,11 @@
 // page around a picture may be dark while the system is light. There are no scripts and no references to anything outside.
 // A picture has a `viewBox` and no width: 360 units are the width of a phone, where a letter is at least 11 pixels high.
 
+import { escapeControls } from '../model/show.js';
+
 /** A shape, or several, as SVG. */
 export type Shape = string;
 
-/** What has no place in XML, and what changes the direction of the words around it. */
-const UNWRITABLE =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters in question
-  /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff\p{Cs}\p{Bidi_Control}]/gu;
 const MARKUP: Readonly<Record<string, string>> = {
   '&': '&amp;',
   '<': '&lt;',
@@ -24,9 +22,7 @@ const MARKUP: Readonly<Record<string, string>> = {
 
 /** Any text as the content of an element or of a quoted attribute, in XML and in HTML. */
 export function escapeText(text: string): string {
-  return text
-    .replace(UNWRITABLE, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`)
-    .replace(/[&<>"']/g, (one) => MARKUP[one] as string);
+  return escapeControls(text).replace(/[&<>"']/g, (one) => MARKUP[one] as string);
 }
 
 type Attributes = Readonly<Record<string, string | number | undefined>>;

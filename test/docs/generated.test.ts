@@ -25,6 +25,7 @@ import {
 } from 'write-barrier/testing/lab';
 import { GUARANTEES, UNSAFE_PAIRS } from '../../src/model/index.js';
 import { FEATURES, type Feature, PLATFORMS } from '../platforms/platforms.js';
+import { costInWords } from './drawn/cost.js';
 import { ROOT, read, table, withSection } from './pages.js';
 
 const SAYS: Readonly<Record<Answer, string>> = {
@@ -163,9 +164,14 @@ function platforms(): string {
   return table(['', ...features.map((feature) => FEATURES[feature])], rows);
 }
 
+function costPicture(folder: string): string {
+  return `<img src="${folder}pictures/cost.svg" width="480" alt="${costInWords()}">`;
+}
+
 const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'README.md': { modes, platforms, sizes },
+  'README.md': { cost: () => costPicture('docs/'), modes, platforms, sizes },
   'docs/how-to/choose-a-mode.md': { chosen },
+  'docs/how-to/wait-and-flush.md': { cost: () => costPicture('../') },
   'docs/litmus.md': { litmus: () => litmus(LITMUS), faults: () => litmus(FAULT_LITMUS), lies },
   'docs/notation.md': { sequences },
   'docs/what-a-barrier-is.md': { matrix, unsafe },

@@ -34,6 +34,12 @@ const CODES: Readonly<Record<ErrorCode, true>> = {
   POWER_CUT: true,
 };
 
+function examplePages(): string[] {
+  return readdirSync(join(ROOT, 'examples'))
+    .map((name) => `examples/${name}/README.md`)
+    .filter((path) => existsSync(join(ROOT, path)));
+}
+
 /** As hosts of repositories and TypeDoc make it of a heading. */
 const anchorOf = (title: string): string =>
   title
@@ -49,6 +55,27 @@ test.each(pages())('%s links to what is there', (path) => {
     const file = target === '' ? path : join(dirname(path), target);
     expect(existsSync(join(ROOT, file)), `${path} links to ${file}`).toBe(true);
     if (anchor) expect(headingsOf(read(file)).map(anchorOf)).toContain(anchor);
+  }
+});
+
+/** Whether npm packs a file: by `files` in package.json, of which the last entry that fits decides. */
+function isPacked(file: string): boolean {
+  const { files }: { files: string[] } = JSON.parse(read('package.json'));
+  let packed = ['README.md', 'LICENSE', 'package.json'].includes(file);
+  for (const entry of files) {
+    const path = entry.replace(/^!/, '').replaceAll('.', '\\.').replaceAll('*', '[^/]*');
+    if (new RegExp(`^${path}(?:/|$)`).test(file)) packed = !entry.startsWith('!');
+  }
+  return packed;
+}
+
+// A reader of the package has neither sources nor tests, and a link to them leads nowhere.
+const packed = [...pages(), ...examplePages()].filter(isPacked);
+test.each(packed)('%s links to what is in the package', (path) => {
+  for (const [, target = ''] of proseOf(read(path)).matchAll(/\]\(([^)#]*)(?:#[^)]+)?\)/g)) {
+    if (target === '' || /^https?:/.test(target)) continue;
+    const file = join(dirname(path), target).replace(/\/$/, '');
+    expect(existsSync(join(ROOT, file)) && isPacked(file), `${path} links to ${file}`).toBe(true);
   }
 });
 

@@ -4,15 +4,24 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
+import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
 import { hero } from './drawn/hero.js';
+import { lives } from './drawn/lives.js';
 import { modes } from './drawn/modes.js';
+import { levels, regions, span, units } from './drawn/space.js';
 import { ROOT } from './pages.js';
 
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
   hero,
+  levels,
+  lives,
   modes,
+  regions,
+  span,
+  units,
 };
 
 test.each(Object.keys(PICTURES))('docs/pictures/%s.svg is what is drawn today', async (name) => {

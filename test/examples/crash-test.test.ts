@@ -6,7 +6,7 @@ import { log } from '../../examples/05-crash-test/log.mjs';
 import { manifest } from '../../examples/05-crash-test/manifest.mjs';
 import { pages } from '../../examples/05-crash-test/pages.mjs';
 import { superblock } from '../../examples/05-crash-test/superblock.mjs';
-import { runExample } from './run.js';
+import { runExample, runHere } from './run.js';
 
 type Twins = (mode?: ModeName) => Record<string, CrashTest<unknown, unknown>>;
 
@@ -100,7 +100,7 @@ describe('the example', () => {
   });
 
   test.each(systems)('with $name shows all that its twins come to', async ({ name, twins }) => {
-    const { code, stdout, stderr } = await runExample(['crash-test', name]);
+    const { code, stdout, stderr } = await runHere('05-crash-test', [name]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     const [rows = '', ...reports] = stdout.trimEnd().split('\n\n');
     expect(
@@ -111,7 +111,7 @@ describe('the example', () => {
     ).toEqual(Object.keys(twins()));
     const titles = Object.keys(MESSAGES[name] ?? {}).map((twin) => `${name}, ${twin}`);
     expect(reports.map((report) => report.split('\n')[0])).toEqual(titles);
-    for (const report of reports) expect(report).toContain("  replay: 'seed 0 image ");
+    for (const report of reports) expect(report).toContain("  replay: 'seed 0 cut ");
   });
 
   test('with any other name says which there are', async () => {

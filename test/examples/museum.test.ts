@@ -33,7 +33,7 @@ import {
 import * as systems from '../../examples/06-museum/exhibits.mjs';
 import { type Label, labelOf } from '../../examples/06-museum/label.mjs';
 import { ARRANGEMENTS, stackName } from '../../examples/08-stacks/arrangements.mjs';
-import { runExample } from './run.js';
+import { runExample, runHere } from './run.js';
 
 const halls = Object.entries(systems.HALLS).map(([hall, exhibits]) => ({ hall, exhibits }));
 const exhibits = halls.flatMap(({ hall, exhibits }) =>
@@ -477,7 +477,7 @@ describe('the example', async () => {
   test.each(halls)(
     'with $hall shows that hall, and all that is in it',
     async ({ hall, exhibits }) => {
-      const { code, stdout, stderr } = await runExample(['museum', hall]);
+      const { code, stdout, stderr } = await runHere('06-museum', [hall]);
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
       expect(shown).toContain(stdout);
       const rows = stdout

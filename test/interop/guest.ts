@@ -191,6 +191,12 @@ export interface Guest {
   readonly off: Promise<void>;
 }
 
+/**
+ * `no_timer_check`: the kernel panics if its timer does not tick in time while it starts, and an emulated timer of a busy
+ * machine may not.
+ */
+const ARGUMENTS = 'console=ttyS0 quiet panic=-1 no_timer_check';
+
 /** Switches a machine on, with the exports at those sockets for disks: vda, vdb and so on. */
 export function boot(
   { kernel, initrd }: Machine,
@@ -202,7 +208,7 @@ export function boot(
     [
       ...['-M', 'pc', '-cpu', 'max', '-accel', 'tcg', '-m', '256', '-no-reboot', '-nodefaults'],
       ...['-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
-      ...['-kernel', kernel, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
+      ...['-kernel', kernel, '-initrd', initrd, '-append', ARGUMENTS],
       ...sockets.flatMap((path, n) => [
         ...[
           '-blockdev',

@@ -16,6 +16,7 @@ import {
   WriteBarrierError,
 } from '../../src/model/index.js';
 import { formatValue } from '../../src/model/show.js';
+import { share } from '../kit/amount.js';
 import { blockRanges, byteRanges, modeNames, requestsOver } from './arbitraries.js';
 
 const anyRequest = requestsOver(fc.oneof(blockRanges, byteRanges)).requests;
@@ -119,7 +120,7 @@ describe('the laws of the notation', () => {
           }
         }
       }),
-      { numRuns: 1000 },
+      { numRuns: share(1000) },
     );
   });
 
@@ -307,8 +308,8 @@ describe('what the notation refuses', () => {
 describe('the options of the notation', () => {
   test.each([
     [{ blocksize: 512 }, "the notation has no option 'blocksize'; did you mean 'blockSize'?"],
-    [{ blockSize: 0 }, 'blockSize must be a whole number of bytes from 1, not 0'],
-    [{ blockSize: '512' }, "blockSize must be a whole number of bytes from 1, not '512'"],
+    [{ blockSize: 0 }, 'blockSize must be a whole number of at least 1, not 0'],
+    [{ blockSize: '512' }, "blockSize must be a whole number of at least 1, not '512'"],
     [null, 'the options of the notation must be an object, not null'],
   ])('%o are refused by every function that takes them', (options, message) => {
     const given = options as never;

@@ -21,7 +21,7 @@ const REQUESTS = EXHAUSTIVE ? 10_000_000 : 2_000_000 / SHRUNK;
 const REQUESTS_ASYNC = 1_000_000 / SHRUNK;
 const REQUESTS_WEB = 500_000 / SHRUNK;
 const BOUND_MIB = 32 / SHRUNK;
-const SAMPLES = 8;
+const SAMPLES = EXHAUSTIVE ? 8 : 2;
 
 // Ten requests: writes with every flag, barriers with data and without, a read and a flush.
 const MIX: readonly Request[] = parseProgram('w0 w1 w2+4 b3 w4! r5 f fw6 b w7');

@@ -299,7 +299,7 @@ describe('a reply', () => {
           new Uint8Array([...want(10), ...Array(64).fill(0xee), ...want(100)]),
         );
       }),
-      { numRuns: 500 },
+      { numRuns: share(500) },
     );
   });
 

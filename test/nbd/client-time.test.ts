@@ -200,11 +200,11 @@ describe('a connected server that is silent', () => {
     const server = new MemoryServer({ size: 4096 });
     const events: NbdEvent[] = [];
     const storage = await connected(server, {
-      requestTimeoutMs: 20,
+      requestTimeoutMs: 200,
       observer: (event) => events.push(event),
     });
     await storage.write(0, block(1), PLAIN);
-    await pause(70);
+    await pause(500);
     await storage.flush(SIMPLE);
     expect(events).toEqual([]);
   });

@@ -22,6 +22,7 @@ import {
   SERVER_GREETING,
   TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
+import { share } from '../kit/amount.js';
 import {
   Answers,
   BOTH,
@@ -604,7 +605,7 @@ describe('a request', () => {
           expect(bytes(...data)).toEqual(new Uint8Array(length).fill(Number(cookie)));
         }
       }),
-      { numRuns: 300 },
+      { numRuns: share(300) },
     );
   });
 });

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { FileStorage } from 'write-barrier/node';
+import { share } from '../kit/amount.js';
 import { codeThrown, errorThrown } from '../storage/contract.js';
 import {
   installPackage,
@@ -17,6 +18,10 @@ import {
 } from './support.js';
 
 const SIZE = 4096;
+/** How often a crowd of openers meets, how often one of them is killed, and how often each has its turn inside. */
+const ROUNDS = share(6, 3);
+const DEATHS = share(4, 2);
+const TURNS = share(20, 5);
 const LINUX = process.platform === 'linux';
 const tickets = (path: string): string[] => fs.readdirSync(`${path}.lock`);
 
@@ -179,7 +184,7 @@ describe.each(CROWDS)('openers by %s, %s, %s and %s', (...locks) => {
   test('of several that start at once one gets the file', async () => {
     const { path, openers } = await world(locks);
     await (await open(path)).close();
-    for (let round = 0; round < 6; round += 1) {
+    for (let round = 0; round < ROUNDS; round += 1) {
       const answers = await Promise.all(openers.map((opener) => opener.open(path)));
       const winner = answers.findIndex((answer) => answer !== 'STORAGE_LOCKED');
       expect(answers.filter((answer) => answer === 'STORAGE_LOCKED').length).toBe(3);
@@ -190,7 +195,7 @@ describe.each(CROWDS)('openers by %s, %s, %s and %s', (...locks) => {
 
   test('of several that create the file at once no two get it', async () => {
     const { path, openers } = await world(locks);
-    for (let round = 0; round < 6; round += 1) {
+    for (let round = 0; round < ROUNDS; round += 1) {
       const answers = await Promise.all(openers.map((opener) => opener.open(path)));
       const refused = answers.filter((answer) => answer === 'STORAGE_LOCKED').length;
       // In a mixture a third may be in the way of two that are in each other's way.
@@ -208,7 +213,7 @@ describe.each(CROWDS)('openers by %s, %s, %s and %s', (...locks) => {
     const crowd = openers.map((opener, i) => ({ opener, lock: locks[i] ?? 'ticket' }));
     let holder = 0;
     expect(await crowd[0]?.opener.open(path)).toBe(locks[0]);
-    for (let round = 0; round < 4; round += 1) {
+    for (let round = 0; round < DEATHS; round += 1) {
       const [dead] = crowd.splice(holder, 1);
       await dead?.opener.kill();
       const answers = await Promise.all(crowd.map(({ opener }) => opener.open(path)));
@@ -225,7 +230,7 @@ describe.each(CROWDS)('openers by %s, %s, %s and %s', (...locks) => {
   test('given processes that contend without pause, then never two are inside', async () => {
     const { path, openers } = await world(locks);
     const witness = `${path}.witness`;
-    const seen = await Promise.all(openers.map((opener) => opener.contend(path, witness, 20)));
+    const seen = await Promise.all(openers.map((opener) => opener.contend(path, witness, TURNS)));
     expect(seen).toEqual(locks.map(() => 'ok'));
     expect(fs.readdirSync(join(path, '..'))).toEqual(['disk.img']);
   });

@@ -1,4 +1,4 @@
-// Goal: at any time one writer at most is inside, whatever lock it goes by and however it ends. Method: 32 threads (16 in the
+// Goal: at any time one writer at most is inside, whatever lock it goes by and however it ends. Method: 32 threads (8 in the
 // quick run, which has one seed of three) in four processes, half of which know tickets only, fight over one file; each makes
 // a file inside that must not exist yet. What they do next is chosen by a seed: they close, or their thread ends with the
 // file open, or the file is removed.
@@ -11,7 +11,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { EXHAUSTIVE } from '../kit/amount.js';
 import { installPackage, type OpenerLock, temporaryDirectory } from './support.js';
 
-const THREADS = EXHAUSTIVE ? 8 : 4;
+const THREADS = EXHAUSTIVE ? 8 : 2;
 const TRIES = 12;
 const SEEDS = EXHAUSTIVE ? [1, 2, 3] : [1];
 

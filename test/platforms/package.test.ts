@@ -29,8 +29,8 @@ describe('the tarball', () => {
 
 describe('the report about a crash', () => {
   const KNOWN = [
-    /lost: offset 0, written by #0, called from append \(failing\.mjs:\d+\)/,
-    /a barrier between #0 and #1, which was called from append \(failing\.mjs:\d+\), would/,
+    /lost: offset 0, written by #0, called from append \(failing\.mjs:\d+\), from [\w.]+ \(failing\.mjs:\d+\)\n/,
+    /a barrier between #0 and #1, which was called from append \(failing\.mjs:\d+\), from [\w.]+ \(failing\.mjs:\d+\), would/,
   ];
   const reportOf = async (words: readonly string[]): Promise<string> =>
     (await ran(process.execPath, words, homes.full)).stdout;

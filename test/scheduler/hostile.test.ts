@@ -15,6 +15,7 @@ import {
   withLatency,
 } from 'write-barrier';
 import { Ordering } from '../../src/scheduler/ordering.js';
+import { share } from '../kit/amount.js';
 import { BLOCK, ManualStorage, outcomes, settled, track, VOLATILE, World } from './world.js';
 
 const block = (fill: number, length = BLOCK): Uint8Array => new Uint8Array(length).fill(fill);
@@ -272,7 +273,7 @@ describe('bytes at risk', () => {
     };
     const disk = new IoScheduler(storage, { mode: 'TAG_FLUSH' });
     await expect(disk.discard(0, 2 ** 40)).rejects.toMatchObject({ code: 'IO_FAILED' });
-    for (let i = 0; i < 20_000; i++) await disk.write(2 * i * BLOCK, block(1));
+    for (let i = 0; i < share(20_000, 8000); i++) await disk.write(2 * i * BLOCK, block(1));
     const flush = ended(disk.flush());
     await device.fail('F');
     expect(await flush).toBe('FLUSH_FAILED');

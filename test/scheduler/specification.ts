@@ -55,7 +55,10 @@ interface Known {
   position: number;
   ordered: boolean;
   durable: boolean;
-  /** Durable without a tag that says so: it had ended when the flush was issued, or it was forced. */
+  /**
+   * Durable without a tag that says so: it was forced, or it had ended when a flush was issued, and no flush that was at the
+   * device with that one has failed, because the device may have dropped the bytes in the failed one. (durability.U1)
+   */
   settled: boolean;
   outcome: string | undefined;
 }
@@ -89,9 +92,13 @@ export class Specification {
   #lastOrdered = -1;
   #failed = false;
   #flushFailed = false;
-  /** Since a flush failed: blocks whose content is certainly in doubt, and blocks of which one may say so. */
   /** What was not durable when a flush was issued, since the last time that none was at the device. */
   readonly #unsettled = new Set<Known>();
+  /** What flushes have made durable since then, if none of those that were at the device with them fails. */
+  readonly #settling = new Set<Known>();
+  /** None of those flushes has failed. */
+  #trusted = true;
+  /** Since a flush failed: blocks whose content is certainly in doubt, and blocks of which one may say so. */
   readonly #doubted = new Set<number>();
   readonly #doubtable = new Set<number>();
   /** Requests before this one belong to a time before the last recovery. */
@@ -160,12 +167,7 @@ export class Specification {
     const served = command.requests.map((n) => this.#get(n));
     for (const request of served) request.atDevice -= 1;
     if (command.what.op === 'flush') {
-      if (ok) for (const covered of command.covers) covered.durable = true;
-      if (ok) for (const covered of command.settles) covered.settled = true;
-      else this.#flushFailed = true;
-      if (!ok && this.#setting.abort) this.#doubt();
-      const flushing = [...this.#commands.values()].some(({ what }) => what.op === 'flush');
-      if (!flushing) this.#unsettled.clear();
+      this.#flushEnded(command, ok);
       return;
     }
     const [request] = served as [Known];
@@ -181,6 +183,22 @@ export class Specification {
     });
     if (ok) this.#rewritten(request.start, request.end);
     else this.#unanswered.push({ by: request, start: request.start, end: request.end });
+  }
+
+  #flushEnded({ covers, settles }: Issued, ok: boolean): void {
+    if (ok) {
+      for (const covered of covers) covered.durable = true;
+      for (const covered of settles) this.#settling.add(covered);
+    } else {
+      this.#flushFailed = true;
+      this.#trusted = false;
+      if (this.#setting.abort) this.#doubt();
+    }
+    if ([...this.#commands.values()].some(({ what }) => what.op === 'flush')) return;
+    if (this.#trusted) for (const covered of this.#settling) covered.settled = true;
+    this.#trusted = true;
+    this.#settling.clear();
+    this.#unsettled.clear();
   }
 
   settled(n: number, outcome: string): void {

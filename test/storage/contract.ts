@@ -12,7 +12,11 @@ import {
   type Opened,
   storageContract as publicContract,
 } from '../../src/testing/contract/storage-contract.js';
+import { share } from '../kit/amount.js';
 
+/** Random programs of each kind, as many as the suite runs by default. */
+const RUNS = 20;
+const SEED = 1;
 const PLAIN: WriteFlags = { fua: false, tag: 'simple' };
 
 /** Runs the clauses against what `open` opens; `capabilities` is what it is known to declare. */
@@ -21,7 +25,10 @@ export function storageContract(
   capabilities: Capabilities,
   open: () => Opened | Promise<Opened>,
 ): void {
-  publicContract({ describe, test }, { name, capabilities, open });
+  publicContract(
+    { describe, test },
+    { name, capabilities, open, seed: SEED, runs: share(RUNS, 5) },
+  );
   describe(`${name} refuses in the words of this package`, () => refusals(capabilities, open));
 }
 

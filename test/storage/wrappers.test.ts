@@ -99,7 +99,7 @@ describe('tracing', () => {
     storage.discard?.(0, BLOCK);
     storage.writeZeroes?.(BLOCK, BLOCK);
     const dispatched = events.flatMap((event) => (event.kind === 'dispatch' ? [event] : []));
-    const told = { kind: 'command', stage: 'plain', tag: 'simple', fua: false };
+    const told = { kind: 'command', stage: 'plain', tag: 'simple', fua: false, blockSize: BLOCK };
     expect(dispatched.map(({ what }) => what)).toEqual([
       { ...told, op: 'write', offset: 0, length: 2 * BLOCK, tag: 'ordered', fua: true },
       { ...told, op: 'write', offset: BLOCK, length: 2 * BLOCK },

@@ -6,6 +6,7 @@ import { formatProgram, IoScheduler, type Request } from 'write-barrier';
 import { checkTrace, VolatileDisk, type VolatileDiskOptions } from 'write-barrier/testing';
 import { arbitraries } from 'write-barrier/testing/arbitraries';
 import { crashSpace } from 'write-barrier/testing/lab';
+import { share } from '../kit/amount.js';
 import { settled, submit } from '../scheduler/world.js';
 
 const { request, program, mode, profile, faultPlan, completionOrder, crashState } = arbitraries(fc);
@@ -27,7 +28,7 @@ test('given any program, mode, device, faults and order, when the scheduler runs
       await disk.idle();
       expect(checkTrace(events, { mode: name, device })).toEqual([]);
     }),
-    { numRuns: 500 },
+    { numRuns: share(500) },
   );
 });
 
@@ -64,7 +65,7 @@ test("given fast-check's scheduler, when it decides which command is answered ne
       await Promise.all(reads);
       expect(host.stats().inFlight).toBe(0);
     }),
-    { numRuns: 200 },
+    { numRuns: share(200) },
   );
 });
 
@@ -100,7 +101,7 @@ test('given model-based commands, when they are run against a scheduler, then it
         await fc.asyncModelRun(setup, commands);
       },
     ),
-    { numRuns: 100 },
+    { numRuns: share(100) },
   );
 });
 

@@ -749,3 +749,23 @@ test('given a program through memory, when it is checked with what it has, then 
   const { mode, capabilities } = disk;
   expect(checkTrace(events, { mode, device: capabilities })).toEqual([]);
 });
+
+test('given a disk with other blocks, when its trace breaks a rule, then the text counts in these', async () => {
+  const events: TraceEvent[] = [];
+  const disk = new IoScheduler(new MemoryStorage(64 * 512), {
+    mode: 'DRAIN_FLUSH',
+    observer: (event) => void events.push(event),
+  });
+  await disk.write(3 * 512, new Uint8Array(512), { barrier: true });
+  const texts = (of: readonly TraceEvent[]): string[] =>
+    checkTrace(of, { mode: 'DRAIN_FUA', ended: false }).map(({ text }) => text);
+  expect(texts(events).join('; ')).toContain(
+    'w3 is dispatched for b3 (request 0) as its bar stage, but its next stage is w3! (bar)',
+  );
+  // Anything may stand in a log from the field.
+  const odd = events.map((event) => {
+    const unit = { blockSize: Symbol('x') as never };
+    return event.kind === 'submit' ? { ...event, what: { ...event.what, ...unit } } : event;
+  });
+  expect(texts(odd)).toEqual(['event 0: a submit whose request is malformed']);
+});

@@ -106,7 +106,7 @@ describe('given a log', () => {
     expect(report.failure?.message).toMatch(/^transaction \d is damaged$/);
     expect(report.failure?.lost).toHaveLength(1);
     expect(formatCrashReport(report)).toMatch(
-      /a barrier between #\d+ and #\d+, which was called from unordered \(crash-test.test.ts:\d+\), would have prevented it\n {2}replay: 'seed 0 cut \d+( \d+:\d+)*'$/,
+      /a barrier between #\d+ and #\d+, which was called from unordered \(crash-test.test.ts:\d+\), from Object.workload \(crash-test.test.ts:\d+\), would have prevented it\n {2}replay: 'seed 0 cut \d+( \d+:\d+)*'$/,
     );
     expect(report.failure?.text).toMatch(/lost: sector \d+, written by #\d+/);
   });
@@ -502,6 +502,60 @@ describe('given a program', () => {
   test('when it holds, then it is taken whole', async () => {
     const program = Array.from({ length: 5 }, (_, record) => ({ record, flushed: true }));
     expect(await crashTest(of(program))).toMatchObject({ verdict: 'proved' });
+  });
+});
+
+// Two writes with a read between them, through an adapter as users have one.
+describe('given code over an adapter', () => {
+  const adapterOf = (disk: Storage) => ({
+    put: (block: number, value: number) =>
+      disk.write(block * SECTOR, new Uint8Array(SECTOR).fill(value), { fua: false, tag: 'simple' }),
+    look: (block: number) => disk.read(block * SECTOR, new Uint8Array(SECTOR)),
+  });
+  const save = async (to: ReturnType<typeof adapterOf>): Promise<void> => {
+    await to.put(0, 7);
+    await to.look(0);
+    await to.put(1, 7);
+  };
+  const adapted: CrashTest<string, number[]> = {
+    size: 2 * SECTOR,
+    workload: (disk) => save(adapterOf(disk)),
+    recover: (disk) =>
+      [0, 1].map((block) => {
+        const bytes = new Uint8Array(SECTOR);
+        disk.read(block * SECTOR, bytes);
+        return bytes[0] as number;
+      }),
+    check: ([record, mark]) => mark !== 7 || record === 7,
+    label: (offset) => (offset === 0 ? 'the record' : 'the mark'),
+  };
+
+  test('when it fails, then the call around that of the adapter is named as well, and nothing above the workload', async () => {
+    const { failure } = await crashTest(adapted);
+    const [first] = failure?.lost ?? [];
+    expect(first?.site).toMatch(
+      /^Object\.put \(crash-test\.test\.ts:\d+\), from save \(crash-test\.test\.ts:\d+\)$/,
+    );
+    const shallow = await crashTest({
+      ...adapted,
+      workload: async (disk) => void (await adapterOf(disk).put(1, 7)),
+    });
+    expect(shallow.failure?.lost).toEqual([]);
+  });
+
+  test('when a read stands where the barrier is missing, then the advice names the writes around it', async () => {
+    const { failure } = await crashTest(adapted);
+    expect(failure?.advice?.text).toMatch(/^a barrier between #0 and #2, which was called from /);
+  });
+
+  test('when several seeds pass, then the headline names all of them, and the report has the labels', async () => {
+    const report = await crashTest({ ...adapted, check: () => true, seed: 3, seeds: 5 });
+    expect(report).toMatchObject({ seed: 7, seeds: 5, verdict: 'passed' });
+    expect(formatCrashReport(report)).toMatch(/^passed: .*, seeds 3 to 7\n/);
+    expect(report.labels).toEqual({ 0: 'the record', [SECTOR]: 'the mark' });
+    const failed = await crashTest({ ...adapted, seed: 3, seeds: 5 });
+    expect(failed.seeds).toBe(1);
+    expect(formatCrashReport(failed)).toMatch(new RegExp(`^failed: .*, seed ${failed.seed}\n`));
   });
 });
 

@@ -12,6 +12,7 @@ import {
   writeLogWrites,
 } from '../../src/testing/lab/formats.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
+import { share } from '../kit/amount.js';
 import { hosts, playedBy, profiles, SECTOR } from './traces.js';
 
 const write = (offset: number, fua = false) =>
@@ -52,7 +53,7 @@ describe('the compact form', () => {
         const { trace } = playedBy(host, profile);
         expect(decodeTrace(encodeTrace(trace))).toEqual(trace);
       }),
-      { numRuns: 300 },
+      { numRuns: share(300) },
     );
     const initial = new Uint8Array(8 * SECTOR).fill(9);
     const trace = { ...recorded(), initial, unreadable: [SECTOR] };
@@ -245,7 +246,7 @@ describe('the log of dm-log-writes', () => {
           [...crashSpace(of)].map((state) => state.image().join()).sort();
         expect(images(again)).toEqual(images(trace));
       }),
-      { numRuns: 100 },
+      { numRuns: share(100) },
     );
   });
 

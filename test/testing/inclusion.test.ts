@@ -8,6 +8,7 @@ import { MODE_NAMES, type ModeName } from 'write-barrier';
 import { type Answered, LETTERS, programOf, SECTOR } from '../../src/testing/lab/litmus.js';
 import { litmusDevice, newTraces, runsOf } from '../../src/testing/lab/litmus-run.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
+import { share } from '../kit/amount.js';
 
 type Cache = 'none' | 'volatile';
 type Case = readonly [mode: ModeName, cache: Cache];
@@ -108,7 +109,7 @@ describe('given any small program', () => {
           const [first, ...others] = cases.map((one) => states(program, one, false));
           for (const other of others) expect(other).toEqual(first);
         }),
-        { numRuns: 60 },
+        { numRuns: share(60, 15) },
       );
     },
   );
@@ -124,7 +125,7 @@ describe('given any small program', () => {
             if (smaller) expect(isWithin(smaller, larger), `${i}`).toBe(true);
           }
         }),
-        { numRuns: 60 },
+        { numRuns: share(60, 15) },
       );
     },
   );

@@ -337,3 +337,42 @@ test('given a scheduler as the host, when the check is good, then it is still pr
   });
   expect(report.verdict).toBe('proved');
 });
+
+// What newcomers did in JavaScript.
+describe('given a first try', () => {
+  const block = (): Uint8Array => new Uint8Array(512).fill(65);
+  const first: CrashTest<string, number | undefined> = {
+    size: 1024,
+    workload: async (disk, journal) => {
+      await disk.write(0, block());
+      await disk.flush();
+      journal.acknowledge('A');
+    },
+    recover: (disk) => {
+      const bytes = new Uint8Array(512);
+      disk.read(0, bytes);
+      return bytes[0];
+    },
+    check: (value, { acknowledged }) => acknowledged.length === 0 || value === 65,
+  };
+
+  test('when it writes and flushes the disk without flags, then these are plain commands', async () => {
+    const report = await crashTest(first);
+    expect(report.verdict).toBe('proved');
+    expect(report.trace.commands.map(({ op, tag, fua }) => `${op} ${tag} ${fua}`)).toEqual([
+      'write simple false',
+      'flush simple false',
+    ]);
+  });
+
+  test('when its recovery reads with a length in place of a buffer, then the read fails and does not pass silently', async () => {
+    const recover = (disk: Storage): undefined => void disk.read(0, 512 as never);
+    const { failure } = await crashTest({ ...first, recover });
+    expect(failure?.message).toContain('undefined bytes at 0');
+  });
+
+  test('when it formats the promise of a report, then it hears that the test must be awaited', () => {
+    const format = (): string => formatCrashReport(crashTest(first) as never);
+    expect(format).toThrow(/the report of an awaited crashTest must be an object/);
+  });
+});

@@ -12,6 +12,7 @@ import { barrierMutation } from '../../src/testing/lab/mutation.js';
 import { prefixOracle } from '../../src/testing/lab/prefix.js';
 import { strictOrder } from '../../src/testing/lab/strict-order.js';
 import { barrierSynthesis, cheapestHitting } from '../../src/testing/lab/synthesis.js';
+import { share } from '../kit/amount.js';
 
 const SECTOR = 512;
 const PLAIN = { fua: false, tag: 'simple' } as const;
@@ -248,7 +249,7 @@ describe('given lists of which one is to be taken each', () => {
         }
         expect(sumOf(found)).toBe(least);
       }),
-      { seed: SEED, numRuns: 500 },
+      { seed: SEED, numRuns: share(500) },
     );
   });
 
@@ -323,7 +324,7 @@ describe('given a workload and what must be in order', () => {
         const found = plan && 101 * plan.missing.length + 100 * plan.flushes.length;
         expect(found ?? Number.POSITIVE_INFINITY).toBe(best);
       }),
-      { seed: SEED, numRuns: 40 },
+      { seed: SEED, numRuns: share(40, 10) },
     );
   });
 

@@ -11,6 +11,7 @@ import {
   crashTest,
   formatCrashReport,
 } from 'write-barrier/testing';
+import { share } from '../kit/amount.js';
 import { type Element, elementsOf, parseXml } from '../kit/xml.js';
 
 const SECTOR = 512;
@@ -133,8 +134,39 @@ test('given any texts of a user, when they are drawn, then the picture is well-f
       visit(parseXml(svg));
       expect(crashPage(report)).not.toMatch(/<(?:script|img|!--)/);
     }),
-    { numRuns: 60, seed: 1 },
+    { numRuns: share(60, 15), seed: 1 },
   );
+});
+
+test('given a report that is proved, when it is drawn, then its lanes have the labels', async () => {
+  const test = acknowledging(
+    [
+      { kind: 'write', block: 0 },
+      { kind: 'write', block: 1 },
+      { kind: 'flush', block: 0 },
+    ],
+    (offset) => `page ${offset / SECTOR}`,
+  );
+  const report = await crashTest(test);
+  expect(report.verdict).toBe('proved');
+  const svg = crashPicture(structuredClone(report));
+  expect(svg).toContain('page 0');
+  expect(svg).toContain('page 2');
+  expect(svg).not.toContain('offset');
+});
+
+test('given operations with long names, when they are drawn, then no name is cut short', async () => {
+  const name = 'put the first key = a value in so many words that they need two lines';
+  const report = await crashTest({
+    ...acknowledging([{ kind: 'write', block: 0 }]),
+    workload: async (device, journal) => {
+      await new IoScheduler(device).write(0, new Uint8Array(SECTOR).fill(1));
+      journal.acknowledge(name);
+    },
+  });
+  expect(report.verdict).toBe('failed');
+  const shown = elementsOf(parseXml(crashPicture(report)), 'text').map(({ text }) => text);
+  expect(shown.join(' ')).toContain(`acknowledged: ${name}`);
 });
 
 describe('given a report', () => {

@@ -177,8 +177,16 @@ function replay(
 function stateOf(device: Device): string {
   const seen = new Uint8Array(SECTORS * SECTOR);
   device.read(0, seen);
-  const steps = device.steps().map((step) => Object.values(step).join(' '));
-  return [textOf(device.medium()), textOf(seen), device.dirty, device.open, ...steps].join('|');
+  // Sorted, because the order of the steps tells only how the device came here.
+  const steps = device.steps().map(stepText).sort();
+  return [textOf(device.medium()), textOf(seen), device.open, ...steps].join('|');
+}
+
+/** A step as text. */
+export function stepText(step: DeviceStep): string {
+  return step.kind === 'destage'
+    ? `destage ${step.sector}`
+    : `${step.kind} ${step.command} ${step.sector}`;
 }
 
 /** Each half of a sector of these images is filled with one byte. */

@@ -122,7 +122,7 @@ test('given any host, device and faults, when the power is cut, then the medium 
       }
       expect(found).toBe(true);
     }),
-    { numRuns: share(1500) },
+    { numRuns: share(1500, 200) },
   );
 });
 
@@ -515,6 +515,9 @@ test('given two openers, when the flush of one loses what was cached, then only 
   expect(spaceOf(disk)).toBe('lost');
 });
 
+/** That of a function, and that of the test around it, which has no name. */
+const TWO_CALLS = /^(\w+) \(volatile-disk\.test\.ts:\d+\), from volatile-disk\.test\.ts:\d+$/;
+
 test('given a scheduler that queues, when the disk is asked who sent a command, then it is the call of the user', async () => {
   const disk = new VolatileDisk({ size: SIZE });
   const host = new IoScheduler(disk, { mode: 'DRAIN_FLUSH', observer: disk.observer });
@@ -529,9 +532,7 @@ test('given a scheduler that queues, when the disk is asked who sent a command, 
   }
   await Promise.all([first(), second(), third()]);
   const sites = disk.trace.commands.map((_, command) => disk.siteOf(command));
-  const names = sites.map(
-    (site) => /^(\w+) \(volatile-disk\.test\.ts:\d+\)$/.exec(site ?? '')?.[1],
-  );
+  const names = sites.map((site) => TWO_CALLS.exec(site ?? '')?.[1]);
   expect(names).toEqual(['first', 'second', 'second', 'second', 'third']);
   expect(disk.siteOf(99)).toBeUndefined();
 });

@@ -225,6 +225,7 @@ export class Tapdisk {
       answer: answerCall,
       observer,
       name: 'a disk of tapdisk',
+      blockSize: storage.capabilities.blockSize,
     });
   }
 

@@ -125,8 +125,13 @@ class DiskDriver {
       checkDeclared(storage, command.what);
       return carryOut(command);
     };
-    const name = 'a Linux queue';
-    this.#driver = new Driver(limited, { execute, answer: answerCall, observer, name });
+    this.#driver = new Driver(limited, {
+      execute,
+      answer: answerCall,
+      observer,
+      name: 'a Linux queue',
+      blockSize: storage.capabilities.blockSize,
+    });
     this.#storage = storage;
     this.#requestsMax = requestsMax;
   }

@@ -108,8 +108,8 @@ interface AioCommand extends Command<AioClient> {
 class AioQueue implements Machine<AioClient, AioCommand, number> {
   readonly state: AioState;
   readonly driver: Driver<AioClient, AioCommand, number>;
-  /** Of its disks. */
-  readonly tracers: Tracer[] = [];
+  /** Its process has died, so its disks report nothing. */
+  isDead = false;
   readonly #pick: (of: number) => number;
   readonly #died: (reason: string) => void;
   /** By the number of their block. */
@@ -257,8 +257,8 @@ export class QemuProcess {
     for (const flag of flags) checkArgument('a flag', flag, oneOf(['O_DIRECT', 'O_DSYNC']));
     const { oneQueueForAllDisks, noBarriersOnDirect } = this.#profile;
     const queue = oneQueueForAllDisks ? (this.#queues[0] as AioQueue) : this.#newQueue();
-    const tracer = new Tracer(observer, 'a disk of QEMU');
-    queue.tracers.push(tracer);
+    const heard: Observer = (event) => (queue.isDead ? undefined : observer?.(event));
+    const tracer = new Tracer(observer && heard, 'a disk of QEMU', storage.capabilities.blockSize);
     const barrierSupport = canSync(storage) && !(noBarriersOnDirect && flags.length > 0);
     /** Undefined for a request that was refused. */
     const blocks = new WeakMap<AioHandle, number | undefined>();
@@ -302,10 +302,11 @@ export class QemuProcess {
   }
 
   #die(reason: string): void {
-    for (const { state, driver, tracers } of this.#queues) {
+    for (const queue of this.#queues) {
+      const { state, driver } = queue;
       if (driver.abandoned !== undefined) continue;
       state.aborted = reason;
-      for (const tracer of tracers) tracer.silence();
+      queue.isDead = true;
       driver.abandon(dead(reason));
     }
   }

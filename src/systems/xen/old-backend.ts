@@ -290,7 +290,7 @@ interface Reported {
  * not a driver around it, because it settles a request before it issues the next command.
  */
 function hardBarriers(era: BlkbackEra, storage: Storage, observer: Observer | undefined): Queue {
-  const tracer = new Tracer(observer, 'an old backend');
+  const tracer = new Tracer(observer, 'an old backend', storage.capabilities.blockSize);
   /** The ring's request of each bio, by the number of the bio in the queue. */
   const owners: Reported[] = [];
   const settle = (owner: Reported, outcome: string): void => {
@@ -364,6 +364,7 @@ function preflushes(
     answer: answerCall,
     observer,
     name: 'an old backend',
+    blockSize: storage.capabilities.blockSize,
   });
   return (request, bios, ring) => {
     const state = { left: bios.length, failures: [] };

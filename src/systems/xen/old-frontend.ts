@@ -297,13 +297,15 @@ export class OldBlkfront {
     const { nodes, observer } = options;
     checkArgument('send', options.send, FUNCTION);
     this.#era = era;
-    this.#machine = new OldFrontend(era, chooseBlkfront(era, readXenNodes(nodes)));
+    const read = readXenNodes(nodes);
+    this.#machine = new OldFrontend(era, chooseBlkfront(era, read));
     const execute = (command: RingCommand): unknown => carryOut(command, options);
     this.#driver = new Driver<Call, RingCommand>(this.#machine, {
       execute,
       answer: answerCall,
       observer,
       name: 'an old frontend',
+      blockSize: read.sectorSize,
     });
   }
 

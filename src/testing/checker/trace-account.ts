@@ -31,6 +31,7 @@ import {
   type ModeName,
   type Request,
   type SettleEvent,
+  type SubmitEvent,
   transition,
 } from '../../model/index.js';
 
@@ -359,7 +360,7 @@ export class TraceAccount {
 
   // Events
 
-  submit(what: Request): void {
+  submit(what: SubmitEvent['what']): void {
     const asked = new Asked(this.submitted, what, this.#expected(what), this.at);
     this.submitted += 1;
     this.requests.set(asked.number, asked);
@@ -437,14 +438,17 @@ export class TraceAccount {
 
   // Entries
 
-  #expected(what: Request): Expected {
+  #expected(what: SubmitEvent['what']): Expected {
     const flagged = what.kind === 'write' && (what.preflush || what.fua);
     if (!isBarrier(what) && !flagged && what.kind !== 'flush') return PLAIN;
     // The drain is never left out, because it counts what is at the device.
     const { steps } = transition({ ...initialState(this.#mode), drained: false }, what);
     const lowered = lowerSteps(steps, this.#device);
+    const { blockSize } = what;
     return {
-      commands: lowered.filter((step) => step.kind === 'command'),
+      commands: lowered.flatMap((step) =>
+        step.kind === 'command' ? [{ ...step, blockSize }] : [],
+      ),
       drains: lowered[0]?.kind === 'drain',
       refused: lowered[0]?.kind === 'refuse',
     };

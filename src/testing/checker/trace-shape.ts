@@ -64,8 +64,9 @@ function isCommand(value: unknown): boolean {
   return op === 'flush' || isRange(value);
 }
 
-function isRange({ offset, length }: Record<string, unknown>): boolean {
-  return isNumber(offset) && isNumber(length) && length > 0 && isNumber(offset + length);
+function isRange({ offset, length, blockSize }: Record<string, unknown>): boolean {
+  const isUnit = isMaybe('number')(blockSize);
+  return isUnit && isNumber(offset) && isNumber(length) && length > 0 && isNumber(offset + length);
 }
 
 function areNumbers(value: unknown): boolean {
@@ -79,7 +80,7 @@ function areDistinct(value: unknown): boolean {
 
 const isFlag = isMaybe('boolean');
 
-function isMaybe(type: 'boolean' | 'string'): (value: unknown) => boolean {
+function isMaybe(type: 'boolean' | 'number' | 'string'): (value: unknown) => boolean {
   return (value) => value === undefined || typeof value === type;
 }
 

@@ -1,15 +1,14 @@
 // Which barrier would have prevented a failure. Advice is tried and not guessed: a barrier is put into one gap after the other, and
 // the same crash state is judged again.
 
-import type { Mark } from '../device/disk-trace.js';
 import { crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/regions.js';
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
-import type { Failed } from './judge.js';
 import { type Chain, judgeChain, type Life } from './lives.js';
 import { type Gone, isSound, lossesOf } from './scene.js';
+import { type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
 import type { CrashFailure } from './types.js';
 
@@ -25,14 +24,13 @@ const GAPS_MAX = 100;
  */
 export async function adviceFor<A, R>(
   trial: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  { chain, failed }: Failing,
 ): Promise<Advice> {
   let none: Advice | undefined;
   for (let n = chain.lives.length - 1; n >= 0; n -= 1) {
     const { space } = chain.lives[n] as Life;
     const state = chain.states[n] as CrashState;
-    const cut = cutIn(chain, n, failed);
+    const cut = momentOf(chain, n, failed);
     const lost = lossesOf(space, state, cut);
     if (lost.length === 0) continue;
     const advice = await adviceIn(trial, chain, n, cut, lost);
@@ -43,11 +41,6 @@ export async function adviceFor<A, R>(
   return trial.trace.commands.every(isSound)
     ? { text: 'nothing was lost: the recovery fails although everything was written in order' }
     : { text: 'nothing was lost: the recovery fails because of the fault' };
-}
-
-/** The moment of the power cut in a life. */
-export function cutIn({ states }: Chain, life: number, failed: Failed): number {
-  return life === failed.life ? failed.cut : (states[life] as CrashState).after;
 }
 
 async function adviceIn<A, R>(
@@ -83,20 +76,24 @@ async function adviceIn<A, R>(
   return { text };
 }
 
+/** Reads leave nothing, so the place is named by the writes and flushes around it. */
 function wordsFor(
   { behind, before, time }: Gap,
   { trace, siteOf }: Life,
 ): Required<Pick<Advice, 'text' | 'missing'>> {
-  if (before === undefined) {
-    const { value } = trace.marks.find((mark) => mark.time === time) as Mark;
-    const isShown = (value as Told<unknown>).kind === 'shown';
-    const then = isShown ? 'the recovery returns' : 'you acknowledge';
-    const missing = `a flush after #${behind}`;
+  const { commands, marks } = trace;
+  const matters = commands.flatMap(({ op }, n) => (op === 'read' ? [] : [n]));
+  const after = matters.filter((n) => n <= behind).at(-1) ?? behind;
+  const next = matters.find((n) => n >= (before ?? Number.POSITIVE_INFINITY));
+  if (next === undefined) {
+    const mark = marks.find((one) => one.time === time)?.value as Told<unknown> | undefined;
+    const then = mark?.kind === 'shown' ? 'the recovery returns' : 'you acknowledge';
+    const missing = `a flush after #${after}`;
     return { missing, text: `${missing} would have kept it: wait for the flush before ${then}` };
   }
-  const site = siteOf(before);
+  const site = siteOf(next);
   const from = site === undefined ? '' : `, which was called from ${site},`;
-  const missing = `a barrier between #${behind} and #${before}`;
+  const missing = `a barrier between #${after} and #${next}`;
   return { missing, text: `${missing}${from} would have prevented it` };
 }
 

@@ -8,12 +8,12 @@
 // and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
 
 import { messageOf } from '../../model/error.js';
-import { checkOptions } from '../../model/index.js';
+import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
 import type { CrashState } from '../space/crash-state.js';
-import { type Advice, adviceFor, cutIn } from './advice.js';
+import { type Advice, adviceFor } from './advice.js';
 import type { Told } from './execute.js';
 import {
   formatCount,
@@ -25,9 +25,10 @@ import {
   shown,
 } from './in-short.js';
 import { type Failed, isHang } from './judge.js';
-import type { Chain, Life } from './lives.js';
-import { cutOf, formatReplay } from './replay.js';
+import type { Life } from './lives.js';
+import { formatReplay, type Replay } from './replay.js';
 import { isSound, lossesOf, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
+import { cutsOf, type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
 import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
@@ -35,57 +36,43 @@ import type { HangError } from './watch.js';
 /** The failure of a chain in words, with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  failing: Failing,
   advises = true,
 ): Promise<CrashFailure> {
   // Trying a barrier would take as long as the hang.
-  const isAdvised = advises && !isHang(failed);
-  const advice = isAdvised ? await adviceFor(trial, chain, failed) : undefined;
-  return describeFailure(trial, chain, failed, advice);
+  const isAdvised = advises && !isHang(failing.failed);
+  const advice = isAdvised ? await adviceFor(trial, failing) : undefined;
+  return describeFailure(trial, failing, advice);
 }
 
 /** The failure in words and as data; the last of the words are the `advice`. */
 export function describeFailure<A, R>(
   { test, seed, steps }: Trial<A, R>,
-  chain: Chain,
-  failed: Failed,
+  failing: Failing,
   advice?: Advice,
 ): CrashFailure {
+  const { chain, failed } = failing;
   const { lives, states } = chain;
-  const program = steps.map((step) => (test.program ?? [])[step]);
-  const cuts = states.map((state, n) => {
-    const { space, during } = lives[n] as Life;
-    return cutOf(space, state, during);
-  });
-  const replay = formatReplay({ seed, steps, cuts }, test.program?.length ?? 0);
-  const { cause } = failed;
-  const message = messageOf(cause);
+  const at = (n: number): [CrashState, number] => [
+    states[n] as CrashState,
+    momentOf(chain, n, failed),
+  ];
   const scenes = lives.map((life, n) => {
-    const cut = cutIn(chain, n, failed);
-    return { ...sceneOf(test, life, states[n] as CrashState, cut), during: life.during };
+    return { ...sceneOf(test, life, ...at(n)), during: life.during };
   });
-  const lost = lives.map((life, n) =>
-    lostIn(life, states[n] as CrashState, n, cutIn(chain, n, failed)),
-  );
-  const write = (full: boolean): string =>
-    [
-      `after this power cut: ${shortText(message, full)}`,
-      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
-      ...comparison(failed, full),
-      ...scenes.flatMap((scene, n) => [
-        ...(n > 0 ? [laterLife(scene.during, n, advice)] : []),
-        ...picture(test, scene, full),
-        ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
-      ]),
-      ...(advice ? [`  ${advice.text}`] : []),
-      `  replay: '${replay}'`,
-    ].join('\n');
-  return {
-    ...{ message, cause, replay, lost: lost.flat(), program, cuts: scenes },
-    ...(advice && { advice }),
-    ...{ text: write(false), fullText: write(true) },
-  };
+  const lost = lives.map((life, n) => lostIn(life, n, ...at(n)));
+  const body = (full: boolean): string[] => [
+    ...comparison(failed, full),
+    ...scenes.flatMap((scene, n) => [
+      ...(n > 0 ? [laterLife(scene.during, n, advice)] : []),
+      ...picture(test, scene, full),
+      ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
+    ]),
+    ...(advice ? [`  ${advice.text}`] : []),
+  ];
+  const told = { lost: lost.flat(), cuts: scenes, ...(advice && { advice }) };
+  const replay = { seed, steps, cuts: cutsOf(failing) };
+  return { ...inWords(test, replay, failed.cause, 'after this power cut: ', body), ...told };
 }
 
 /** The line before a later power cut. */
@@ -102,21 +89,34 @@ export function describeHang(
   steps: readonly number[],
   cause: HangError,
 ): CrashFailure {
-  const program = steps.map((step) => (test.program ?? [])[step]);
   // There is no crash state yet. The workload runs first, whichever state the replay names.
   const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
-  const replay = formatReplay({ seed, steps, cuts }, test.program?.length ?? 0);
+  return { ...inWords(test, { seed, steps, cuts }, cause, '', () => []), lost: [], cuts: [] };
+}
+
+type InWords = 'message' | 'cause' | 'replay' | 'program' | 'text' | 'fullText';
+
+/** What every failure has: its message after `head`, the program, the lines of `body`, and the replay. */
+function inWords(
+  test: { readonly program?: readonly unknown[] },
+  again: Replay,
+  cause: unknown,
+  head: string,
+  body: (full: boolean) => readonly string[],
+): Pick<CrashFailure, InWords> {
+  const all = test.program ?? [];
+  const program = again.steps.map((step) => all[step]);
+  const replay = formatReplay(again, all.length);
+  const message = messageOf(cause);
   const write = (full: boolean): string =>
     [
-      cause.message,
+      // The words of a hang are ours.
+      head + shortText(message, full || head === ''),
       ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
+      ...body(full),
       `  replay: '${replay}'`,
     ].join('\n');
-  const { message } = cause;
-  return {
-    ...{ message, cause, replay, lost: [], program, cuts: [] },
-    ...{ text: write(false), fullText: write(true) },
-  };
+  return { message, cause, replay, program, text: write(false), fullText: write(true) };
 }
 
 function shortProgram(program: readonly unknown[], full: boolean): string {
@@ -187,7 +187,7 @@ export function wordOf({ kind }: Told<unknown>): string {
   return kind === 'begin' ? 'begun' : kind === 'shown' ? 'shown by the recovery' : 'acknowledged';
 }
 
-function lostIn({ space, siteOf }: Life, state: CrashState, cut: number, time: number): Loss[] {
+function lostIn({ space, siteOf }: Life, cut: number, state: CrashState, time: number): Loss[] {
   return lossesOf(space, state, time).map(({ offset, command }): Loss => {
     const site = siteOf(command);
     return { offset, command, cut, ...(site !== undefined && { site }) };
@@ -244,13 +244,14 @@ const FORMAT_OPTIONS = { full: 0 };
  *
  * @param options `full`: values, lists and messages as long as they are; they may be as long as what the workload wrote.
  *   By default they are cut short
- * @throws `INVALID_ARGUMENT` for unknown options
+ * @throws `INVALID_ARGUMENT` for unknown options, and for what is no report, such as the promise of one
  */
 export function formatCrashReport(
   report: CrashReport,
   options: { readonly full?: boolean } = {},
 ): string {
   checkOptions(options, FORMAT_OPTIONS, 'formatCrashReport');
+  checkArgument('the report of an awaited crashTest', report?.profile, OBJECT);
   const { failure, orders, warnings, profile, mode } = report;
   const picked = Object.entries(orders).map(([order, count]) => `${formatCount(count)} ${order}`);
   const lines = [
@@ -270,13 +271,15 @@ export function headline({
   covered,
   recoveries,
   seed,
+  seeds,
   failure,
 }: CrashReport): string {
   const tried = `${formatCount(recoveries)} recoveries cover ${formatShare(covered, images)} images`;
   const found = `found by recovery ${formatCount(recoveries)}, among ${formatCount(images)} images`;
   const isRun = recoveries > 0;
   const what = !failure ? tried : isRun ? found : 'while the workload ran, before any recovery';
-  return `${verdict}: ${what}, seed ${seed}`;
+  const ran = seeds > 1 ? `seeds ${seed - seeds + 1} to ${seed}` : `seed ${seed}`;
+  return `${verdict}: ${what}, ${ran}`;
 }
 
 /** Lets a console show a report in a few lines. */

@@ -10,7 +10,7 @@
 // covered, because a state that was not tried may be the one that fails. The verdict holds for this workload, for the
 // orders in which these seeds made the disk answer, on this device.
 //
-// One crash state may be left at several moments, with a different journal at each. All of them are judged (trial.J1).
+// One crash state may be left at several moments, with a different journal at each. All of them are judged (judge.J1).
 //
 // A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
 // shrunk, because each try would take as long.
@@ -28,9 +28,7 @@ import type { DiskFault } from '../device/disk-faults.js';
 import { DiskRecorder, recording } from '../device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { CrashState } from '../space/crash-state.js';
-import type { Run } from '../space/explore.js';
 import { crashesOf } from '../space/explore.js';
-import { newestUntil, regionOf, versionAt } from '../space/regions.js';
 import {
   describeFailure,
   describeHang,
@@ -40,9 +38,8 @@ import {
 } from './crash-report.js';
 import type { Told } from './execute.js';
 import { formatCount, formatShare, labelOf, shown } from './in-short.js';
-import { type Failed, isHang, judge, judgeState, recoverOn } from './judge.js';
+import { isHang, judge, recoverOn } from './judge.js';
 import {
-  type Chain,
   chainOf,
   completed,
   type Found,
@@ -53,7 +50,7 @@ import {
 } from './lives.js';
 import { checkCrashTest } from './options.js';
 import { parseReplay } from './replay.js';
-import { smallestChain, smallestLoss, smallestProgram } from './shrink.js';
+import { smallestChain, smallestProgram } from './shrink.js';
 import { type Trial, trialOf } from './trial.js';
 import type { CrashReport, CrashTest } from './types.js';
 import { HangError, Watch } from './watch.js';
@@ -79,7 +76,7 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
   for (let next = seed; next < seed + (trace ? 1 : seeds); next++) {
     const all = [...(test.program ?? []).keys()];
     const { report, faultsToCome } = await explored(test, next, all, watch);
-    toCome = toCome.filter((fault) => faultsToCome.some((other) => isSame(fault, other)));
+    toCome = toCome.filter((fault) => faultsToCome.includes(fault));
     reports.push(report);
     if (report.verdict === 'hung') break;
     if (report.verdict !== 'failed') continue;
@@ -89,10 +86,6 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
     return finish((await smallestProgram(all.length, run)) ?? together(reports));
   }
   return finish(together(reports));
-}
-
-function isSame(a: DiskFault, b: DiskFault): boolean {
-  return a.on === b.on && a.nth === b.nth;
 }
 
 /** The warning about a fault that did not happen. */
@@ -164,9 +157,9 @@ function hungWorkload<A, R, P>(
   };
 }
 
-/** The device in a report. */
-function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode'> {
-  return { profile, mode: chooseMode(profile) };
+/** The device in a report, and that it is about one seed. */
+function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode' | 'seeds'> {
+  return { profile, mode: chooseMode(profile), seeds: 1 };
 }
 
 /** Judges all crash states of a run. */
@@ -197,18 +190,31 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
     seen.reads ||= run.decided.size > 0;
     const { images } = run;
     total.covered += images;
-    if (failed) return { ...report, ...total, ...(await failing(trial, run, failed, advises)) };
+    if (failed) {
+      const found = { failed, lives: first, decisions: run.decisions };
+      return { ...report, ...total, ...(await failing(trial, found, advises)) };
+    }
     if (limits.nested + limits.lives === 0) continue;
     later.tried = total.recoveries;
     const found = await goOn(trial, first, run, recorder?.trace, limits, later);
     orders[LATER] = (orders[LATER] ?? 0) + later.tried - total.recoveries;
     total.recoveries = later.tried;
-    if (found) return { ...report, ...total, ...(await failingLater(trial, found, advises)) };
+    if (found) return { ...report, ...total, ...(await failing(trial, found, advises)) };
   }
   invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
   const warnings = await doubts(trial, total, seen);
   if (!later.isWhole) warnings.push(NOT_ALL_LATER);
-  return { ...report, ...total, verdict: warnings.length === 0 ? 'proved' : 'passed', warnings };
+  const verdict = warnings.length === 0 ? 'proved' : 'passed';
+  return { ...report, ...total, verdict, warnings, ...(label && { labels: labelsOf(trial) }) };
+}
+
+/** The labels of all places that the workload wrote, by their offsets. */
+function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
+  const labels: Record<number, string> = {};
+  for (const { offset, length, step } of space.map.regions) {
+    for (let at = offset; at < offset + length; at += step) labels[at] = labelOf(test, at);
+  }
+  return labels;
 }
 
 const LATER = 'after a later cut';
@@ -216,47 +222,26 @@ const LATER = 'after a later cut';
 const NOT_ALL_LATER =
   'not every later power cut was tried, because recoveriesMax recoveries are not enough';
 
-type Verdict = Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>;
-
 /** The failure or the hang for the report. */
 async function failing<A, R>(
   trial: Trial<A, R>,
-  run: Run,
-  failed: Failed,
-  advises: boolean,
-): Promise<Verdict> {
-  const lives = [firstLife(trial)];
-  const last: Chain = { lives, states: [agreeing(run, run.after, true)] };
-  if (isHang(failed)) return hangs(trial, last, failed);
-  const found = await completedState(trial, run);
-  const state = found && (await smallestLoss(trial, found.state, found.failed));
-  const again = state && (await judgeState(trial, state));
-  if (!again) return unsteady(trial, last, failed);
-  const failure = await failureOf(trial, { lives, states: [state] }, again, advises);
-  return { verdict: 'failed', failure, warnings: [] };
-}
-
-/** The same after later power cuts. */
-async function failingLater<A, R>(
-  trial: Trial<A, R>,
   found: Found,
   advises: boolean,
-): Promise<Verdict> {
-  const chain = completed(found);
-  if (isHang(found.failed)) return hangs(trial, chain, found.failed);
-  const smallest = await smallestChain(trial, chain);
-  if (!smallest) return unsteady(trial, chain, found.failed);
-  const failure = await failureOf(trial, smallest.chain, smallest.failed, advises);
+): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
+  const { failed } = found;
+  // What no recovery has read is there as far as the failure allows.
+  const chains = [completed(found, 'late'), completed(found, 'early')] as const;
+  const last = { chain: chains[1], failed };
+  if (isHang(failed)) {
+    return { verdict: 'hung', failure: describeFailure(trial, last), warnings: [] };
+  }
+  const smallest =
+    (await smallestChain(trial, chains[0])) ?? (await smallestChain(trial, chains[1]));
+  if (!smallest) {
+    return { verdict: 'failed', failure: describeFailure(trial, last), warnings: [UNSTEADY] };
+  }
+  const failure = await failureOf(trial, smallest, advises);
   return { verdict: 'failed', failure, warnings: [] };
-}
-
-function hangs<A, R>(trial: Trial<A, R>, chain: Chain, failed: Failed): Verdict {
-  return { verdict: 'hung', failure: describeFailure(trial, chain, failed), warnings: [] };
-}
-
-function unsteady<A, R>(trial: Trial<A, R>, chain: Chain, failed: Failed): Verdict {
-  const failure = describeFailure(trial, chain, failed);
-  return { verdict: 'failed', failure, warnings: [UNSTEADY] };
 }
 
 /** The reasons why a test that passes is not proved. */
@@ -297,7 +282,7 @@ const SILENT =
   'the check returned nothing and never threw, so it may check nothing: return true or false';
 
 const REJECTS_NOTHING =
-  'nothing was acknowledged, and the check accepts every disk that it was given, one full of garbage among them: it may check nothing';
+  'nothing was acknowledged, and the check accepts every disk, also one full of garbage: it may check nothing';
 
 const UNSTEADY =
   'the same image did not fail again: the recovery or the check is not deterministic';
@@ -369,6 +354,7 @@ function together(reports: readonly CrashReport[]): CrashReport {
   const proved = reports.every(({ verdict }) => verdict === 'proved');
   return {
     ...last,
+    seeds: last.failure ? 1 : reports.length,
     verdict: proved ? 'proved' : last.failure ? last.verdict : 'passed',
     images: reports.reduce((sum, { images }) => sum + images, 0n),
     covered: reports.reduce((sum, { covered }) => sum + covered, 0n),
@@ -376,36 +362,6 @@ function together(reports: readonly CrashReport[]): CrashReport {
     orders,
     warnings: last.failure ? last.warnings : [...new Set(all)],
   };
-}
-
-/** A crash state with what the recovery has read that fails, with the newest content elsewhere if possible. */
-async function completedState<A, R>(
-  trial: Trial<A, R>,
-  run: Run,
-): Promise<{ readonly state: CrashState; readonly failed: Failed } | undefined> {
-  const { map } = trial.space;
-  const ordered = [...run.decided].map(
-    ([place, version]) => versionAt(regionOf(map, place), version).ordered,
-  );
-  const bound = Math.min(Number.POSITIVE_INFINITY, ...ordered);
-  for (const [time, at] of [
-    [bound, false],
-    [run.after, true],
-  ] as const) {
-    const state = agreeing(run, time, at);
-    const failed = await judgeState(trial, state);
-    if (failed) return { state, failed };
-  }
-  return undefined;
-}
-
-/** The crash state with the versions that were read, and elsewhere the newest version from before `time`, or `at` it. */
-function agreeing({ decisions: { space, decided } }: Run, time: number, at: boolean): CrashState {
-  const { map } = space;
-  return new CrashState(
-    map,
-    (place) => decided.get(place) ?? newestUntil(regionOf(map, place), time, at),
-  );
 }
 
 /** Tries only the crash state that a replay names. */
@@ -421,7 +377,7 @@ async function replayed<A, R, P>(
   const chain = await chainOf(trial, cuts);
   if (!chain) throw misuse(`replay: no power cut leaves what it names: ${text.slice(0, 200)}`);
   const failed = await judgeChain(trial, chain);
-  const failure = failed && (await failureOf(trial, chain, failed));
+  const failure = failed && (await failureOf(trial, { chain, failed }));
   return {
     ...{ images: space.count, ...deviceOf(space.profile), seed, trace },
     ...{ covered: 1n, recoveries: 1, orders: { replay: 1 } },

@@ -14,7 +14,7 @@ import { delay, hold, nextTurn, release } from '../device/event-loop.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
 import { shortCommand, shortList } from './in-short.js';
 import type { Journal } from './types.js';
-import { HangError, type Watch } from './watch.js';
+import { HangError, NO_DISK, type Watch } from './watch.js';
 
 /** An entry of the journal, as a mark of the trace; `shown` is what a recovery returned at the beginning of a later life. */
 export interface Told<A> {
@@ -77,7 +77,7 @@ const PATIENCE_MAX_MS = 1000;
 const HASTY =
   'the workload waits a long time for something other than the disk (a timer, a worker, another process), so the disk may have answered too early to find every mistake';
 const RESTLESS =
-  'something calls the disk all the time (an interval, for example), so the disk answered while the workload was busy, perhaps too early to find every mistake';
+  'something calls the disk all the time (an interval, for example), so the disk may have answered too early to find every mistake';
 
 interface Rest {
   /** See host-rest.ts. */
@@ -105,11 +105,12 @@ async function attempt(
     const unfinished =
       open + late > 0 &&
       `the workload returned before its commands were done: ${open} were not answered, ${late} came later; await all of them`;
+    const { wantsMs, restless, rests } = disk.rest;
     return {
       trace,
-      wantsMs: disk.rest.wantsMs,
-      restless: disk.rest.restless,
-      rests: disk.rest.rests,
+      wantsMs,
+      restless,
+      rests,
       faultsToCome: disk.faultsToCome,
       ...(unfinished && { unfinished }),
       siteOf: (command) => disk.siteOf(command),
@@ -157,7 +158,7 @@ async function waitsFor(disk: VolatileDisk): Promise<string> {
     ? `it keeps calling the disk: ${length} commands so far`
     : open.length > 0
       ? `the disk has not answered ${shortList(open, false)}`
-      : 'it does not wait for the disk (but for a timer, another file, or a promise that never settles)';
+      : NO_DISK;
   const answered =
     last === undefined
       ? 'the disk has answered nothing'

@@ -6,6 +6,7 @@
 // does not change: `failure.message` and `failure.program` are as the test made them.
 
 import { messageOf } from '../../model/error.js';
+import { escapeControls, formatValue, tagOf } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 
 const VALUE_MAX = 80;
@@ -18,20 +19,20 @@ const DEPTH_MAX = 3;
 
 /** A value in one line: as JSON, with the kinds of values that JSON lacks; cut short unless `full`. */
 export function shown(value: unknown, full: boolean): string {
-  const text = plain(write(value, full, 0, new Set()));
-  return full || text.length <= VALUE_MAX ? text : `${text.slice(0, VALUE_MAX)}...`;
+  const text = escapeControls(write(value, full, 0, new Set()));
+  return full ? text : cut(text, VALUE_MAX);
+}
+
+function cut(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most)}...` : text;
 }
 
 function write(value: unknown, full: boolean, depth: number, above: Set<unknown>): string {
   if (typeof value === 'string') {
-    const isLong = !full && value.length > VALUE_MAX;
-    const text = isLong ? `${value.slice(0, VALUE_MAX)}...` : value;
+    const text = full ? value : cut(value, VALUE_MAX);
     return depth === 0 && !/[\p{Cc}\u2028\u2029]/u.test(text) ? text : JSON.stringify(text);
   }
-  if (typeof value === 'bigint') return `${value}n`;
-  if (typeof value === 'function') return 'a function';
-  if (typeof value !== 'object' || value === null)
-    return Object.is(value, -0) ? '-0' : String(value);
+  if (typeof value !== 'object' || value === null) return formatValue(value);
   if (above.has(value)) return '(itself)';
   if (!full && depth >= DEPTH_MAX) return Array.isArray(value) ? '[...]' : '{...}';
   above.add(value);
@@ -39,28 +40,11 @@ function write(value: unknown, full: boolean, depth: number, above: Set<unknown>
     return writeObject(value, (inner) => write(inner, full, depth + 1, above), full);
   } catch {
     // A getter or a proxy that throws.
-    return nameOf(value);
+    return tagOf(value);
   } finally {
     above.delete(value);
   }
 }
-
-function nameOf(value: object): string {
-  try {
-    return Object.prototype.toString.call(value);
-  } catch {
-    return 'an object that cannot be looked at';
-  }
-}
-
-/** Escapes control and direction characters as JSON does; line ends and tabs stay. */
-function plain(text: string): string {
-  return text.replace(COMMANDS, (one) =>
-    one === '\n' || one === '\t' ? one : `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
-}
-
-const COMMANDS = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 
 /** The user's name for a place, in one short line; the offset if there is none. */
 export function labelOf(test: { label?(offset: number): string }, offset: number): string {
@@ -122,11 +106,9 @@ export function shortCommand({ op, length }: DiskCommand, where: string): string
 
 /** A message of the code under test, cut to the length of a screen. */
 export function shortText(text: string, full: boolean): string {
-  if (full) return plain(text);
-  const lines = plain(text).split('\n');
-  const first = lines
-    .slice(0, LINES_MAX)
-    .map((line) => (line.length > LINE_MAX ? `${line.slice(0, LINE_MAX)}...` : line));
+  if (full) return escapeControls(text);
+  const lines = escapeControls(text).split('\n');
+  const first = lines.slice(0, LINES_MAX).map((line) => cut(line, LINE_MAX));
   const more = lines.length - LINES_MAX;
   return [...first, ...(more > 0 ? [`... ${formatCount(more)} more lines`] : [])].join('\n');
 }

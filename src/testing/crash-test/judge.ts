@@ -6,7 +6,7 @@
 //   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
 //       later acknowledgement, because at each of them more must be there.
 //   J2  What a recovery has returned in a later life is shown to a user from then on. A cut before that is judged by what the
-//       life before had acknowledged, because nobody has seen more.
+//       life before had acknowledged, because that is all that anybody was told.
 
 import { formatValue, misuse } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
@@ -110,9 +110,7 @@ export function recoverOn<R>(
   disk: Storage,
   watch: Watch,
 ): R | Promise<R> {
-  const words = (): string =>
-    'the disk of a recovery answers at once, so the recovery waits for something else';
-  return watch.run('recovery', () => test.recover(disk), words);
+  return watch.run('recovery', () => test.recover(disk));
 }
 
 /**
@@ -139,9 +137,7 @@ export async function judge<A, R>(
     const at = { cut: time, life, recovered: { value: recovered }, expected };
     let answer: unknown;
     try {
-      const words = (): string =>
-        'it uses no disk, so it waits for something of its own, perhaps a promise that never settles';
-      answer = await watch.run<unknown>('check', () => test.check(recovered, expected), words);
+      answer = await watch.run<unknown>('check', () => test.check(recovered, expected));
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
       return { cause, ...at };

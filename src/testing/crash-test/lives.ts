@@ -15,7 +15,7 @@ import { type CrashSpace, crashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import type { Decisions } from '../space/decisions.js';
 import { continued, crashesOf, type Run } from '../space/explore.js';
-import { newestUntil, regionOf } from '../space/regions.js';
+import { newestUntil, type Region, regionOf } from '../space/regions.js';
 import { SettledDisk } from '../space/settled-disk.js';
 import { execute, journalOf, type Tell } from './execute.js';
 import { type CutShort, type Failed, failedOn, judge, recoverOn } from './judge.js';
@@ -169,7 +169,7 @@ async function live<A, R>(
 ): Promise<Life | { readonly hang: HangError }> {
   const { size, profile = {}, answers = 'later', program = [] } = test;
   let broken: unknown;
-  // The disk reads when it likes, and nobody could catch an error there.
+  // The disk reads when it likes, and an error there would end the process.
   const guarded: Content = (offset) => {
     try {
       return content(offset);
@@ -179,7 +179,10 @@ async function live<A, R>(
     }
   };
   const work = async (disk: VolatileDisk, tell: Tell): Promise<void> => {
+    // The disk of a recovery answers at once, in every life.
+    disk.answersAtOnce = true;
     const shown = await test.recover(disk);
+    disk.answersAtOnce = answers === 'at-once';
     tell({ kind: 'shown', operation: shown });
     const taken = steps.map((step) => program[step] as unknown);
     await test.workload(disk, journalOf<A>(tell), taken, { number, shown });
@@ -205,14 +208,21 @@ export interface Chain {
   readonly states: readonly CrashState[];
 }
 
-/** The chain of a failure: what no recovery has read is there as far as it was dispatched. */
-export function completed({ lives, decisions }: Pick<Found, 'lives' | 'decisions'>): Chain {
+/**
+ * The chain of a failure. What no recovery has read is there as far as it was dispatched: by the moment of the latest dispatch
+ * that was read (`early`), or by the moment at which something that was read to be missing must be there (`late`).
+ */
+export function completed(
+  { lives, decisions }: Pick<Found, 'lives' | 'decisions'>,
+  when: 'early' | 'late',
+): Chain {
   const states: CrashState[] = [];
-  for (const { space, decided, after } of levelsOf(decisions)) {
+  for (const { space, decided, after, bound } of levelsOf(decisions)) {
     const below = states.at(-1);
     const { map } = space;
-    const version = (place: number): number =>
-      decided.get(place) ?? newestUntil(regionOf(map, place), after, true);
+    const newest = (region: Region): number =>
+      when === 'early' ? newestUntil(region, after, true) : newestUntil(region, bound, false);
+    const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
     states.push(new CrashState(map, version, below && ((offset) => below.content(offset))));
   }
   return { lives, states };

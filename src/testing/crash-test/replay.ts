@@ -30,14 +30,15 @@ export interface Replay {
   readonly cuts: readonly Cut[];
 }
 
-/** A state as a cut. */
+/** A state as a cut at a moment; that of an untouched disk may be before all others. */
 export function cutOf(
   { map, moments }: CrashSpace,
-  { versions, after }: CrashState,
+  { versions }: CrashState,
   during: Cut['during'],
+  moment: number,
 ): Cut {
-  // The untouched state is that of a moment before the first dispatch.
-  const time = after > Number.NEGATIVE_INFINITY ? after : Math.min(0, ...moments.slice(0, 1)) - 1;
+  const first = Math.min(0, ...moments.slice(0, 1)) - 1;
+  const time = moment > Number.NEGATIVE_INFINITY ? moment : first;
   const odd = new Map<number, number>();
   for (const region of map.regions) {
     const newest = newestUntil(region, time, true);

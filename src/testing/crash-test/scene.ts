@@ -166,43 +166,30 @@ export function shownIn(scene: Omit<Scene, 'during'>, full: boolean): Shown[] {
   });
 }
 
-/** Leaves out what is plain, and then the middle of the rest. */
+/** Leaves out what is plain, and the middle of the rest. */
 function shortened(all: readonly Shown[], isPlain: (item: Shown) => boolean): Shown[] {
-  const kept: Shown[] = [];
-  let count = 0;
-  const others = all.filter((item) => !isPlain(item)).length;
-  let seen = 0;
-  const skip = (): void => {
-    if (count > 0) kept.push({ kind: 'left out', count });
-    count = 0;
-  };
+  const others = all.filter((item) => !isPlain(item));
+  const kept = new Set([...others.slice(0, ITEMS_MAX), ...others.slice(-ITEMS_MAX)]);
+  const shown: Shown[] = [];
   for (const item of all) {
-    const plain = isPlain(item);
-    seen += plain ? 0 : 1;
-    if (plain || (seen > ITEMS_MAX && seen <= others - ITEMS_MAX)) {
-      count += 1;
-      continue;
-    }
-    skip();
-    kept.push(item);
+    const last = shown.at(-1);
+    if (kept.has(item)) shown.push(item);
+    else if (last?.kind !== 'left out') shown.push({ kind: 'left out', count: 1 });
+    else shown[shown.length - 1] = { ...last, count: last.count + 1 };
   }
-  skip();
-  return kept;
+  return shown;
 }
 
 /** Marks of one kind with no command between them. */
 function runsOf(marks: readonly Mark[], commands: readonly DiskCommand[]): [Mark, ...Mark[]][] {
   const runs: [Mark, ...Mark[]][] = [];
   const dispatches = commands.map(({ dispatched }) => dispatched);
+  let last = '';
   for (const mark of marks) {
-    const last = runs.at(-1);
-    const before = last?.at(-1);
-    const isOfRun =
-      before !== undefined &&
-      (before.value as Told<unknown>).kind === (mark.value as Told<unknown>).kind &&
-      countUpTo(dispatches, before.time) === countUpTo(dispatches, mark.time);
-    if (isOfRun) last?.push(mark);
+    const key = `${(mark.value as Told<unknown>).kind} ${countUpTo(dispatches, mark.time)}`;
+    if (key === last) runs.at(-1)?.push(mark);
     else runs.push([mark]);
+    last = key;
   }
   return runs;
 }

@@ -1,89 +1,103 @@
 // Shrinks a failure: fewer power cuts, fewer lost sectors, newer content in them, fewer steps of the program.
+//
+// A chain of power cuts is shrunk as a list of cuts (replay.ts): each try lives through the changed list from the start, because a
+// recovery that reads something else may write something else. A list that no power cuts leave, and one that passes, is no
+// smaller failure. A hang is not one either.
 
-import { CrashState } from '../space/crash-state.js';
+import type { CrashState } from '../space/crash-state.js';
 import { newestUntil, regionOf, versionAt } from '../space/regions.js';
-import { type Failed, isHang, judgeState } from './judge.js';
+import { type Failed, isHang } from './judge.js';
 import { type Chain, chainOf, judgeChain, type Life } from './lives.js';
 import { type Cut, cutOf } from './replay.js';
 import { lossesOf } from './scene.js';
 import type { Trial } from './trial.js';
 import type { CrashReport } from './types.js';
 
-/** Gives back everything that is lost, or region by region as much as the failure allows. */
-export async function smallestLoss<A, R>(
-  trial: Trial<A, R>,
-  failing: CrashState,
-  { cut }: Failed,
-): Promise<CrashState> {
-  const { map } = trial.space;
-  const whole = trial.space.inOrder(cut);
-  if (await fails(trial, whole)) return whole;
-  let state = failing;
-  for (const { place } of lossesOf(trial.space, failing, cut)) {
-    const region = regionOf(map, place);
-    const newest = newestUntil(region, cut, true);
-    const there = failing.versions[place] as number;
-    for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
-      if (!versionAt(region, version).intact) continue;
-      const versions = state.versions.slice();
-      versions[place] = version;
-      const milder = new CrashState(map, versions);
-      if (!milder.isPossible || !(await fails(trial, milder))) continue;
-      state = milder;
-      break;
-    }
-  }
-  return state;
+/** A chain, and how it fails. */
+export interface Failing {
+  readonly chain: Chain;
+  readonly failed: Failed;
 }
 
-/** So many places of a chain are tried, because each of them takes all lives again. */
-const GIVEN_BACK_MAX = 64;
+/** So many newer contents of a place are tried, the newest first, because a place may have been written thousands of times. */
+const NEWER_MAX = 16;
+
+/** So many tries are made if each of them takes later lives again. */
+const TRIES_MAX = 200;
 
 /**
- * Leaves out power cuts that the failure does not need, and then gives back what is lost in the others, the last one first.
- * Undefined if the chain does not fail again.
+ * Leaves out power cuts that the failure does not need, and then gives back what is lost in the others, the last one first:
+ * all of it, or place by place as much as the failure allows. A recovery that hangs is a different mistake.
+ *
+ * @returns undefined if the chain does not fail again
  */
 export async function smallestChain<A, R>(
   trial: Trial<A, R>,
   { lives, states }: Chain,
-): Promise<{ readonly chain: Chain; readonly failed: Failed } | undefined> {
-  const fails = async (cuts: readonly Cut[]): Promise<typeof best> => {
-    const chain = await chainOf(trial, cuts);
+): Promise<Failing | undefined> {
+  let best = undefined as Failing | undefined;
+  let tries = lives.length > 1 ? TRIES_MAX : Number.POSITIVE_INFINITY;
+  const attempt = async (cuts: readonly Cut[]): Promise<boolean> => {
+    tries -= 1;
+    const chain = tries < 0 ? undefined : await chainOf(trial, cuts);
     const failed = chain && (await judgeChain(trial, chain));
-    return failed && !isHang(failed) ? { chain, failed } : undefined;
+    if (!failed || isHang(failed)) return false;
+    best = { chain, failed };
+    return true;
   };
-  let cuts = states.map((state, n) => {
+  const first = states.map((state, n) => {
     const { space, during } = lives[n] as Life;
-    return cutOf(space, state, during);
+    return cutOf(space, state, during, state.after);
   });
-  let best: { readonly chain: Chain; readonly failed: Failed } | undefined = await fails(cuts);
-  const attempt = async (fewer: readonly Cut[]): Promise<void> => {
-    const found = await fails(fewer);
-    if (!found) return;
-    best = found;
-    cuts = [...fewer];
-  };
-  for (let n = cuts.length - 1; best && n > 0; n -= 1)
-    await attempt(cuts.filter((_, m) => m !== n));
-  let tries = 0;
-  for (let n = cuts.length - 1; best && n >= 0; n -= 1) {
-    for (const offset of cuts[n]?.versions.keys() ?? []) {
-      if (tries++ === GIVEN_BACK_MAX) return best;
-      const { versions, ...cut } = cuts[n] as Cut;
-      const fewer = new Map([...versions].filter(([at]) => at !== offset));
-      await attempt(cuts.map((one, m) => (m === n ? { ...cut, versions: fewer } : one)));
-    }
+  await attempt(first);
+  for (let n = first.length - 1; best && n > 0; n -= 1) {
+    await attempt(cutsOf(best).filter((_, m) => m !== n));
+  }
+  for (let n = (best?.chain.lives.length ?? 0) - 1; best && n >= 0; n -= 1) {
+    await giveBack(best, n, () => best as Failing, attempt);
   }
   return best;
 }
 
-/** So many newer contents of a region are tried, the newest first, because a region may have been written thousands of times. */
-const NEWER_MAX = 16;
+/** The power cuts of a chain, at the moments that its failure has them. */
+export function cutsOf({ chain, failed }: Failing): Cut[] {
+  return chain.states.map((state, n) => {
+    const { space, during } = chain.lives[n] as Life;
+    return cutOf(space, state, during, momentOf(chain, n, failed));
+  });
+}
 
-/** A recovery that hangs is a different mistake from the one that is being shrunk. */
-async function fails<A, R>(trial: Trial<A, R>, state: CrashState): Promise<boolean> {
-  const failed = await judgeState(trial, state);
-  return failed !== undefined && !isHang(failed);
+/** The moment of the power cut in a life. */
+export function momentOf({ states }: Chain, life: number, failed: Failed): number {
+  return life === failed.life ? failed.cut : (states[life] as CrashState).after;
+}
+
+/** Tries newer content for what is lost in one life. */
+async function giveBack(
+  { chain, failed }: Failing,
+  n: number,
+  best: () => Failing,
+  attempt: (cuts: readonly Cut[]) => Promise<boolean>,
+): Promise<void> {
+  const { space } = chain.lives[n] as Life;
+  const withVersions = (change: (versions: Map<number, number>) => void): Cut[] => {
+    const cuts = cutsOf(best());
+    const { versions, ...cut } = cuts[n] as Cut;
+    const changed = new Map(versions);
+    change(changed);
+    return cuts.map((one, m) => (m === n ? { ...cut, versions: changed } : one));
+  };
+  if (await attempt(withVersions((versions) => versions.clear()))) return;
+  const cut = momentOf(chain, n, failed);
+  for (const { offset, place } of lossesOf(space, chain.states[n] as CrashState, cut)) {
+    const region = regionOf(space.map, place);
+    const newest = newestUntil(region, cut, true);
+    const there = chain.states[n]?.versions[place] as number;
+    for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
+      if (!versionAt(region, version).intact) continue;
+      if (await attempt(withVersions((versions) => versions.set(offset, version)))) break;
+    }
+  }
 }
 
 /**

@@ -1,3 +1,6 @@
+// What a crash test is given, and what it reports. These types are the door of the kit: reports are plain data, and everything that
+// the texts and the pictures say is in them.
+
 import type { ModeName } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
@@ -26,7 +29,13 @@ export interface Expected<A, R = unknown> {
   readonly shown?: R;
 }
 
-/** What is tested, on which device, and how thoroughly. */
+/**
+ * What is tested, on which device, and how thoroughly.
+ *
+ * @typeParam A an operation of the workload, as it tells the journal: a name, a number, an object
+ * @typeParam R what a recovery returns, which is what `check` judges
+ * @typeParam P a step of the `program`, which the workload takes
+ */
 export interface CrashTest<A, R, P = unknown> {
   /** The size of the disk in bytes. */
   readonly size: number;
@@ -122,7 +131,7 @@ export interface CrashFailure {
     readonly command: number;
     /** In which of `cuts` they are lost. */
     readonly cut: number;
-    /** The call that the command came from, as `name (file:line)`, where that is known. */
+    /** The call that the command came from and the one around it, as `name (file:line), from name (file:line)`, if known. */
     readonly site?: string;
   }[];
   /** The steps of the program that the failure needs: none of them can be left out alone. */
@@ -200,6 +209,10 @@ export interface CrashReport {
   readonly mode: ModeName;
   /** The seed of the failure, or the last one that was tried. */
   readonly seed: number;
+  /** How many seeds were tried, up to `seed`; 1 for a failure, because the other seeds have not shown it. */
+  readonly seeds: number;
+  /** Your `label` of each sector that the workload wrote, by its offset; absent without `label`, and with a failure. */
+  readonly labels?: Readonly<Record<number, string>>;
   /** All commands of the workload under that seed. */
   readonly trace: DiskTrace;
 }

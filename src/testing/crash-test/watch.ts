@@ -4,6 +4,7 @@
 // in a debugger or the machine sleeps at most one tick passes. Code that never returns to the event loop, such as a loop
 // without a pause, stops the watch as well, because nothing in the same thread can interrupt it.
 
+import { isPending } from '../../storage/wrappers.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { delay, hold, release } from '../device/event-loop.js';
 
@@ -23,6 +24,10 @@ export class HangError extends Error {
     super(`the ${what} has not ended within ${hangMs} ms; ${words}`);
   }
 }
+
+/** What code waits for that does not wait for the simulated disk. */
+export const NO_DISK =
+  'it does not wait for the disk (but for a timer, another file, or a promise that never settles)';
 
 /** The default of `hangMs`. */
 export const HANG_MS = 10_000;
@@ -48,7 +53,7 @@ export class Watch {
   /**
    * Runs `start`, with the time limit if it returns a promise.
    *
-   * @param words what the code waits for; called when it hangs
+   * @param words what the code waits for; called when it hangs. Recoveries and checks do not wait for a disk
    * @param delayedMs real milliseconds for which the code was kept waiting: they extend the limit, up to `DELAYS_MAX`
    *   times, because code that never ends may be kept waiting for ever
    * @throws `HangError`
@@ -56,11 +61,11 @@ export class Watch {
   run<T>(
     what: Watched,
     start: () => T | PromiseLike<T>,
-    words: () => string | Promise<string>,
+    words: () => string | Promise<string> = () => NO_DISK,
     delayedMs: () => number = () => 0,
   ): T | Promise<T> {
-    const started = start();
-    if (!isThenable(started)) return started;
+    const started = start() as T | Promise<T>;
+    if (!isPending(started)) return started;
     const hangs = async (): Promise<never> => {
       throw new HangError(what, this.hangMs, await words());
     };
@@ -107,9 +112,4 @@ export class Watch {
       this.#tick();
     });
   }
-}
-
-function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
-  const { then } = (value ?? {}) as { then?: unknown };
-  return typeof then === 'function';
 }

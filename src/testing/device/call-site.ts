@@ -36,13 +36,22 @@ export class CallSites {
     };
   }
 
-  /** The innermost call outside of this library, as `name (file:line)`. */
+  /**
+   * The two innermost calls outside of this library, as `name (file:line), from name (file:line)`. Two, because the first
+   * is often an adapter of the user's, which says nothing about the mistake. Who has called the crash test does not count.
+   */
   describe(command: number): string | undefined {
-    const frame = this.#framesOf(command).find(({ file }) => !file.startsWith(HOME));
-    if (!frame) return undefined;
-    const { name, file, line } = frame;
-    const where = `${nameOf(file)}:${line}`;
-    return name === '' || name.includes('<anonymous>') ? where : `${name} (${where})`;
+    const frames = this.#framesOf(command);
+    const kit = frames.findIndex(({ name, file }) => name === 'attempt' && file.startsWith(HOME));
+    const calls = frames
+      .slice(0, kit < 0 ? undefined : kit)
+      .filter(({ file }) => !file.startsWith(HOME))
+      .slice(0, 2)
+      .map(({ name, file, line }) => {
+        const where = `${nameOf(file)}:${line}`;
+        return name === '' || name.includes('<anonymous>') ? where : `${name} (${where})`;
+      });
+    return calls.join(', from ') || undefined;
   }
 
   /**
@@ -51,7 +60,7 @@ export class CallSites {
   whyUnknown(command: number): string | undefined {
     const files = new Set(this.#framesOf(command).map(({ file }) => file));
     if (files.size !== 1 || !files.has(FILE)) return undefined;
-    return `the stacks name ${nameOf(FILE)} only, which has the code of this library as well; if it is a bundle, use its source map (node --enable-source-maps), or bundle without write-barrier`;
+    return `the stacks name ${nameOf(FILE)} only, which has this library in it; use its source map (node --enable-source-maps), or bundle without write-barrier`;
   }
 
   #framesOf(command: number): Frame[] {

@@ -16,20 +16,46 @@
 //   D5  A unit reaches the medium as a whole, also from the cache, until a later unit lands on a part of it in the cache:
 //       then the rest of it is single sectors. The older content below a unit need not reach the medium with it.
 //
+// What it may do next is kept up to date, because a host may have thousands of commands in flight. The work of a command is
+// units: the atomic units of a write, or one unit for a flush or a read. A unit is ready when it waits for nothing:
+//
+//   I1  `waits` counts what a unit waits for: the admission of its command, and each sector on which it is not the first
+//       of the queue. Strays, and all units of a racy device, are in no queue.
+//   I2  A command is busy until it is done; a stray write is busy until its failure is answered. What is admitted (D2) stays
+//       admitted. So two numbers that only grow are enough: that of the oldest busy command, and that of the first command
+//       which has not been admitted. Stray writes that are answered before they are admitted are passed over (`#late`).
+//   I3  An ordered command that is admitted and busy is the oldest busy one, because nothing older was busy when it was
+//       admitted. So a command can be admitted if it is the oldest or older, or if neither it nor the oldest is ordered.
+//
 // The axioms (intervals.ts, versions.ts) say the same about traces. Neither is derived from the other, and a test compares
 // them. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to have no cache.
 
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
+import { enter, leave } from './collections.js';
 import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
 import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
-/** A step that the device may take next. */
+/** A step that the device may take next; `sector` is the first one of a command's unit. */
 export type DeviceStep =
-  | { readonly kind: 'land'; readonly command: number; readonly sector: number }
-  | { readonly kind: 'flush' | 'read'; readonly command: number }
+  | { readonly kind: 'land' | 'flush' | 'read'; readonly command: number; readonly sector: number }
   | { readonly kind: 'destage'; readonly sector: number };
+
+/** A unit of work that is not done. */
+interface Unit {
+  readonly kind: 'land' | 'flush' | 'read';
+  readonly command: number;
+  readonly sector: number;
+  /** How many sectors land; 0 for a flush or a read. */
+  readonly count: number;
+  /** I1; `OVER` when it has been done or given up. */
+  waits: number;
+  /** In `ready`. */
+  place: number;
+}
+
+const OVER = -1;
 
 /** A fault of a write that the device carries out; see `DiskCommand.fault`. */
 export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
@@ -37,27 +63,36 @@ export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
 interface Owned {
   readonly request: DiskRequest;
   readonly fate: Fate | undefined;
-  /** Units that have not landed: the first sector of each, and its number of sectors. */
-  readonly pending: Map<number, number>;
-  done: boolean;
+  /** By their first sectors. The command is done when there are none. */
+  readonly pending: Map<number, Unit>;
+  /** Its tag orders, because the device obeys tags. */
+  readonly isOrdered: boolean;
   /** Of a stray write: the host has its answer. */
   answered: boolean;
 }
 
-/** The cached content of a sector. */
+/** The cached content of a sector, which can be destaged. */
 interface Cached {
+  readonly kind: 'destage';
+  readonly sector: number;
+  /** In `dirty`. */
+  place: number;
   readonly bytes: Uint8Array;
   /** It cannot be read. */
   readonly bad: boolean;
   /** The sectors of its unit, this one included; they share the set. */
-  readonly together: Set<number>;
+  together: Set<number>;
   /** A flush ignores it, and destages the content below it. */
   readonly stubborn: boolean;
-  readonly below: Uint8Array | undefined;
+  below: Uint8Array | undefined;
 }
 
 /** A block device that takes one step at a time. */
 export class Device {
+  /** The steps of commands that it may take now, in no order. */
+  readonly ready: Unit[] = [];
+  /** The cached sectors, which a power cut would lose and which it may destage now, in no order. */
+  readonly dirty: Cached[] = [];
   readonly #profile: DeviceProfile;
   readonly #size: number;
   /** Sectors that differ from what was there before. */
@@ -70,6 +105,14 @@ export class Device {
   readonly #before: Content;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
+  /** D1: for each sector the units that land there, from `head` on, in the order of their commands. */
+  readonly #queues = new Map<number, { readonly units: Unit[]; head: number }>();
+  /** I2: no command before it is busy. */
+  #oldest = 0;
+  /** I2: each command before it is admitted, done or late. */
+  #unseen = 0;
+  /** Stray writes that were answered before they could be admitted, so later commands do not wait for them. */
+  readonly #late = new Set<number>();
 
   /** @param before what is on the medium; sectors that cannot be read can be when they are written. Zeroes by default */
   constructor(
@@ -84,53 +127,31 @@ export class Device {
 
   /** Takes a command and returns its number, from 0. */
   dispatch(request: DiskRequest, fate?: Fate): number {
-    const pending = new Map<number, number>();
-    if (request.op !== 'read' && request.op !== 'flush') {
-      const { sectorSize, atomicWriteUnit: unit } = this.#profile;
-      const { offset, length } = request;
+    const { op, offset, length, tag } = request;
+    const { sectorSize, atomicWriteUnit: unit, sameLba, orderedTags } = this.#profile;
+    const command = this.#next++;
+    const pending = new Map<number, Unit>();
+    const isOrdered = tag === 'ordered' && orderedTags && !this.#lies('ignoreTags');
+    this.#owned.set(command, { request, fate, pending, isOrdered, answered: false });
+    const add = (kind: Unit['kind'], at: number, bytes: number): void => {
+      const sector = at / sectorSize;
+      pending.set(sector, { kind, command, sector, count: bytes / sectorSize, waits: 1, place: 0 });
+    };
+    if (op === 'read' || op === 'flush') add(op, offset, 0);
+    else {
       const fits = Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
-      const step = fits && request.op === 'write' ? length : sectorSize;
-      for (let at = offset; at < offset + length; at += step) {
-        pending.set(at / sectorSize, step / sectorSize);
-      }
+      const step = fits && op === 'write' ? length : sectorSize;
+      for (let at = offset; at < offset + length; at += step) add('land', at, step);
     }
-    // A write of no bytes is done at once.
-    const isEmpty = request.op !== 'read' && request.op !== 'flush' && pending.size === 0;
-    this.#owned.set(this.#next, { request, fate, pending, done: isEmpty, answered: false });
-    return this.#next++;
+    if (sameLba === 'fifo' && fate !== 'stray')
+      for (const one of pending.values()) this.#queue(one);
+    this.#admit();
+    return command;
   }
 
   /** All steps that the device may take now. */
   steps(): DeviceStep[] {
-    const steps: DeviceStep[] = [];
-    const claimed = new Set<number>();
-    let fence = false;
-    let busy = false;
-    for (const [command, { request, fate, pending, done, answered }] of this.#owned) {
-      const ordered =
-        request.tag === 'ordered' && this.#profile.orderedTags && !this.#lies('ignoreTags');
-      // D2: no step after an ordered command that is not done, and no ordered one after any that is not done.
-      const may = !fence && !(ordered && busy) && !done;
-      if (fate === 'stray') {
-        for (const sector of may ? pending.keys() : [])
-          steps.push({ kind: 'land', command, sector });
-        // Later commands wait for it until its failure has been answered.
-        busy ||= !answered;
-        fence ||= ordered && !answered;
-        continue;
-      }
-      if (may) this.#stepsOf(command, request, pending, claimed, steps);
-      if (this.#profile.sameLba === 'fifo') {
-        for (const [first, count] of pending) {
-          for (let sector = first; sector < first + count; sector++) claimed.add(sector);
-        }
-      }
-      if (done) continue;
-      busy = true;
-      fence ||= ordered;
-    }
-    for (const sector of this.#cache.keys()) steps.push({ kind: 'destage', sector });
-    return steps;
+    return [...this.ready, ...this.dirty];
   }
 
   take(step: DeviceStep): void {
@@ -139,45 +160,34 @@ export class Device {
       return;
     }
     const owned = this.#owned.get(step.command);
-    invariant(owned !== undefined, 'device.D3: an answered command takes no step');
-    if (step.kind === 'land') {
-      invariant(owned.pending.has(step.sector), 'device.D1: the unit has landed already');
-      this.#land(owned, step.sector);
-      owned.pending.delete(step.sector);
-      owned.done ||= owned.pending.size === 0;
-      return;
-    }
-    if (step.kind === 'flush' && !this.#lies('ignoreFlush')) {
-      for (const [sector, cached] of [...this.#cache]) {
-        if (!cached.stubborn) this.#destage(sector);
-        else if (cached.below) {
-          this.#medium.set(sector, cached.below);
-          this.#unreadable.delete(sector);
-          this.#cache.set(sector, { ...cached, below: undefined });
-        }
-      }
-    }
-    owned.done = true;
+    const unit = owned?.pending.get(step.sector);
+    invariant(owned !== undefined && unit?.waits === 0, 'device.I1: the unit waits, or is over');
+    if (step.kind === 'land') this.#land(owned, unit);
+    if (step.kind === 'flush' && !this.#lies('ignoreFlush')) this.#flush();
+    this.#end(owned, unit);
+    this.#admit();
   }
 
   /** D3. A stray write is done before it has landed. */
   isDone(command: number): boolean {
     const owned = this.#owned.get(command);
-    return owned !== undefined && (owned.done || owned.fate === 'stray');
+    return owned !== undefined && (owned.pending.size === 0 || owned.fate === 'stray');
   }
 
   /** The host has the answer. The device forgets the command, except a stray write. */
   answered(command: number): void {
     const owned = this.#owned.get(command);
-    if (owned?.fate === 'stray' && owned.pending.size > 0) owned.answered = true;
+    if (owned && owned.pending.size > 0) owned.answered = true;
     else this.#owned.delete(command);
+    this.#admit();
   }
 
   /** The command fails: units that have landed stay, the others never land. */
   fail(command: number): void {
     const owned = this.#owned.get(command);
-    owned?.pending.clear();
-    if (owned) owned.done = true;
+    if (!owned) return;
+    for (const unit of owned.pending.values()) this.#end(owned, unit);
+    this.#admit();
   }
 
   /** D4: reads as the host does; false if a sector cannot be read. */
@@ -214,45 +224,93 @@ export class Device {
     return bytes;
   }
 
-  /** Cached sectors, which a power cut would lose. */
-  get dirty(): readonly number[] {
-    return [...this.#cache.keys()];
-  }
-
   /** The open work as text: devices with the same trace and the same text continue alike. */
   get open(): string {
     const cached = [...this.#cache].map(([sector, { together }]) => `${sector}<${[...together]}`);
-    const owned = [...this.#owned].map(([n, { pending, done }]) => `${n}:${[...pending]}${done}`);
+    const owned = [...this.#owned].map(([n, { pending }]) => `${n}:${[...pending.keys()]}`);
     return [...owned, ...cached].join();
   }
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */
   drop(readable: boolean): void {
-    if (readable) for (const [sector, { bytes }] of this.#cache) this.#stale.set(sector, bytes);
+    if (readable) for (const { sector, bytes } of this.dirty) this.#stale.set(sector, bytes);
     this.#cache.clear();
+    this.dirty.length = 0;
   }
 
-  #stepsOf(
-    command: number,
-    { op }: DiskRequest,
-    pending: ReadonlyMap<number, number>,
-    claimed: ReadonlySet<number>,
-    steps: DeviceStep[],
-  ): void {
-    if (op === 'flush' || op === 'read') {
-      steps.push({ kind: op, command });
-      return;
-    }
-    for (const [sector, count] of pending) {
-      let at = sector;
-      while (at < sector + count && !claimed.has(at)) at++;
-      if (at === sector + count) steps.push({ kind: 'land', command, sector }); // D1
+  /** D1. */
+  #queue(unit: Unit): void {
+    for (const sector of run(unit.sector, unit.count)) {
+      const queue = this.#queues.get(sector);
+      if (queue) {
+        queue.units.push(unit);
+        unit.waits += 1;
+      } else this.#queues.set(sector, { units: [unit], head: 0 });
     }
   }
 
-  #land({ request, fate, pending }: Owned, first: number): void {
+  /** A unit is done or given up: the next ones on its sectors need not wait for it. */
+  #end({ pending }: Owned, unit: Unit): void {
+    if (unit.waits === 0) leave(this.ready, unit);
+    unit.waits = OVER;
+    pending.delete(unit.sector);
+    for (const sector of run(unit.sector, unit.count)) {
+      const queue = this.#queues.get(sector);
+      // The unit may be a stray, or not the first: then it is passed over later.
+      if (!queue || queue.units[queue.head] !== unit) continue;
+      while (queue.units[queue.head]?.waits === OVER) queue.head += 1;
+      const next = queue.units[queue.head];
+      if (next) this.#free(next);
+      else this.#queues.delete(sector);
+    }
+  }
+
+  /** I1: there is one thing less to wait for. */
+  #free(unit: Unit): void {
+    unit.waits -= 1;
+    if (unit.waits === 0) enter(this.ready, unit);
+  }
+
+  /** I2: after a command has come, or may be busy no more. */
+  #admit(): void {
+    while (this.#oldest < this.#next && !this.#isBusy(this.#oldest)) this.#oldest += 1;
+    for (const command of this.#late) if (this.#admitOne(command)) this.#late.delete(command);
+    for (; this.#unseen < this.#next; this.#unseen += 1) {
+      if (this.#admitOne(this.#unseen)) continue;
+      if (this.#isBusy(this.#unseen)) return;
+      if (this.#owned.get(this.#unseen)?.pending.size) this.#late.add(this.#unseen);
+    }
+  }
+
+  /** D2, by I3. */
+  #admitOne(command: number): boolean {
+    const owned = this.#owned.get(command);
+    const isOrdered = owned?.isOrdered || this.#owned.get(this.#oldest)?.isOrdered;
+    if (isOrdered && this.#oldest < command) return false;
+    for (const unit of owned?.pending.values() ?? []) this.#free(unit);
+    return true;
+  }
+
+  #isBusy(command: number): boolean {
+    const owned = this.#owned.get(command);
+    return owned?.answered === false && (owned.fate === 'stray' || owned.pending.size > 0);
+  }
+
+  #flush(): void {
+    for (const cached of [...this.dirty]) {
+      const { sector, stubborn, below } = cached;
+      if (!stubborn) this.#destage(sector);
+      else if (below) {
+        this.#medium.set(sector, below);
+        this.#unreadable.delete(sector);
+        cached.below = undefined;
+      }
+    }
+  }
+
+  #land({ request, fate }: Owned, { sector: first, count }: Unit): void {
     const { sectorSize } = this.#profile;
-    const sectors = run(first, pending.get(first) ?? 0);
+    const sectors = run(first, count);
     const stubborn = fate === 'unserializable';
     const forced = !this.#caches || (request.fua && !this.#lies('ignoreFua'));
     for (const sector of sectors) this.#breakUp(sector);
@@ -263,7 +321,11 @@ export class Device {
       this.#stale.delete(sector);
       const before = this.#cache.get(sector);
       const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
-      this.#cache.set(sector, { bytes, bad, together, stubborn, below });
+      if (before) leave(this.dirty, before);
+      const state = { bytes, bad, together, stubborn, below };
+      const cached: Cached = { kind: 'destage', sector, ...state, place: 0 };
+      this.#cache.set(sector, cached);
+      enter(this.dirty, cached);
     }
     if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
   }
@@ -271,8 +333,7 @@ export class Device {
   /** D5: a unit lands on this sector, so the cached unit of the sector is no longer whole. */
   #breakUp(sector: number): void {
     for (const other of this.#cache.get(sector)?.together ?? []) {
-      const cached = this.#cache.get(other) as Cached;
-      this.#cache.set(other, { ...cached, together: new Set([other]) });
+      (this.#cache.get(other) as Cached).together = new Set([other]);
     }
   }
 
@@ -294,6 +355,7 @@ export class Device {
     const cached = this.#cache.get(sector);
     if (!cached) return;
     this.#cache.delete(sector);
+    leave(this.dirty, cached);
     this.#medium.set(sector, cached.bytes);
     if (cached.bad) this.#unreadable.add(sector);
     else this.#unreadable.delete(sector);
@@ -306,14 +368,12 @@ export class Device {
     const add = (sector: number, bytes: Uint8Array): void => {
       found.set(sector, [...(found.get(sector) ?? []), bytes]);
     };
-    for (const step of this.steps()) {
-      if (step.kind !== 'land') continue;
-      const { request, fate, pending } = this.#owned.get(step.command) as Owned;
-      if (this.#caches && !request.fua) continue;
-      if (pending.get(step.sector) === 1)
-        add(step.sector, this.#contentOf(request, fate, step.sector));
+    for (const { command, sector, count } of this.ready) {
+      const { request, fate } = this.#owned.get(command) as Owned;
+      if (count !== 1 || (this.#caches && !request.fua)) continue;
+      add(sector, this.#contentOf(request, fate, sector));
     }
-    for (const [sector, { bytes, together }] of this.#cache) {
+    for (const { sector, bytes, together } of this.dirty) {
       if (together.size === 1) add(sector, bytes);
     }
     return found;

@@ -5,7 +5,7 @@
 //
 // Not here: when a fault happens (volatile-disk.ts), and faults of a real storage under test (storage/faults.ts).
 
-import { checkOptions, formatValue, invalid, misuse } from '../../model/index.js';
+import { checkOptions, formatValue, invalid, misuse, wholeNumber } from '../../model/index.js';
 import type { Fate } from './device.js';
 import type { TracedFault } from './disk-trace.js';
 
@@ -154,30 +154,19 @@ export function checkFaults(faults: readonly DiskFault[], size: number, sectorSi
 function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
   checkOptions(fault, FIELDS, 'a fault');
   const { on, nth, fault: kind } = fault;
-  if (!Object.hasOwn(KINDS, on)) {
-    throw misuse(`faults: on must be 'write', 'flush' or 'read', not ${formatValue(on)}`);
-  }
+  if (!Object.hasOwn(KINDS, on)) throw invalid('faults: on', "'write', 'flush' or 'read'", on);
   if (!KINDS[on].includes(kind)) {
-    throw misuse(
-      `faults: the fault of a ${on} must be one of ${KINDS[on].join(', ')}, not ${formatValue(kind)}`,
-    );
+    throw invalid(`faults: the fault of a ${on}`, `one of ${KINDS[on].join(', ')}`, kind);
   }
-  if (!Number.isSafeInteger(nth) || nth < 0) {
-    throw misuse(
-      `faults: nth must be the number of a command of its kind, from 0, not ${formatValue(nth)}`,
-    );
+  if (!WHOLE.holds(nth)) {
+    throw invalid('faults: nth', 'the number of a command of its kind, from 0', nth);
   }
   if (kind !== 'misdirected') {
     if ('at' in fault) throw misuse(`faults: only 'misdirected' takes 'at', '${kind}' does not`);
     return;
   }
   const { at } = fault as { readonly at?: number };
-  if (
-    !Number.isSafeInteger(at) ||
-    Number(at) < 0 ||
-    Number(at) >= size ||
-    Number(at) % sectorSize
-  ) {
+  if (!WHOLE.holds(at) || Number(at) >= size || Number(at) % sectorSize) {
     throw misuse(
       `faults: 'misdirected' needs 'at', the offset of a sector of the disk in bytes, not ${formatValue(at)}`,
     );
@@ -185,3 +174,4 @@ function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
 }
 
 const FIELDS = { on: 0, nth: 0, fault: 0, at: 0 };
+const WHOLE = wholeNumber();

@@ -148,10 +148,3 @@ export function paceOf(seed: number): Pace {
 
 /** The maximum number of commands that are answered before an older one. */
 export const PASSED_MAX = 1000;
-
-/** The member that is due first. */
-export function earliest<T extends { readonly dueUs: number }>(all: Iterable<T>): T | undefined {
-  let first: T | undefined;
-  for (const one of all) if (!first || one.dueUs < first.dueUs) first = one;
-  return first;
-}

@@ -16,6 +16,7 @@ const { MessageChannel: Channel, setTimeout: later, Event: Stamped } = globalThi
 interface Port {
   onmessage: unknown;
   postMessage(message: number): void;
+  close(): void;
   ref?(): void;
   unref?(): void;
 }
@@ -39,23 +40,21 @@ export function turnsTaken(): number {
 /** Calls back at the end of a turn, with no microtask waiting. The process may end before. */
 export function nextTurn(then: () => void): void {
   if (waiting.push(then) > 1) return;
-  if (typeof Channel !== 'function') {
-    later(run, 0);
-    return;
-  }
-  crossing ??= crossed();
-  crossing.into.postMessage(0);
+  const channels = crossed();
+  if (channels) channels.into.postMessage(0);
+  else later(run, 0);
 }
 
-function crossed(): Crossing {
+/** The channels; undefined where the platform has none. */
+function crossed(): Crossing | undefined {
+  if (crossing || typeof Channel !== 'function') return crossing;
   const [first, second] = [new Channel(), new Channel()] as const;
   first.port1.onmessage = () => second.port2.postMessage(0);
   second.port1.onmessage = run;
   // A listener keeps a Node process alive.
   for (const port of [first.port1, second.port1] as Port[]) port.unref?.();
-  const made = { into: first.port2, out: second.port1 };
-  if (holders > 0) (made.out as Port).ref?.();
-  return made;
+  crossing = { into: first.port2, out: second.port1 };
+  return crossing;
 }
 
 function run(): void {
@@ -63,20 +62,28 @@ function run(): void {
   waiting = [];
   count += 1;
   for (const then of due) then();
+  endIfIdle();
 }
 
 /** The process stays alive until `release` has been called as often. */
 export function hold(): void {
   holders += 1;
-  if (holders > 1) return;
-  if (typeof Channel === 'function') crossing ??= crossed();
-  crossing?.out.ref?.();
+  if (holders === 1) crossed()?.out.ref?.();
 }
 
 /** See `hold`. */
 export function release(): void {
   holders -= 1;
   if (holders === 0) crossing?.out.unref?.();
+  endIfIdle();
+}
+
+/** Deno waits for a port that has had a message, whatever `unref` said before. So channels last there only while they are used. */
+function endIfIdle(): void {
+  if (!('Deno' in globalThis) || holders > 0 || waiting.length > 0) return;
+  crossing?.into.close();
+  crossing?.out.close();
+  crossing = undefined;
 }
 
 /** Real milliseconds since some moment; always 0 where the platform has no events. */

@@ -60,9 +60,16 @@ function happened(): void {
 /** Finds out when the host of a simulated disk rests. */
 export class HostRest {
   readonly #timersMs: number;
-  #patienceMs: number;
-  #wantsMs = 0;
-  #isRestless = false;
+  /** The current patience (R3), in milliseconds. */
+  patienceMs: number;
+  /** The patience it should have had, if it may have answered while the host was working; else 0. */
+  wantsMs = 0;
+  /** It has answered although the host never rested. */
+  restless = false;
+  /** How often the disk has answered at a rest. */
+  rests = 0;
+  /** How long its patience has delayed the host so far, in real milliseconds. */
+  delayedMs = 0;
   /** Turns with a call since the last answer, and the moment of the first. */
   #calls = { turns: 0, turn: -1, sinceMs: 0 };
   /** What has been open since the disk was made. */
@@ -74,9 +81,7 @@ export class HostRest {
   #quiet = 0;
   #rounds = 0;
   #waitedMs = 0;
-  #delayedMs = 0;
   #isCalled = false;
-  #rests = 0;
   #then: (() => void) | undefined;
 
   /**
@@ -87,39 +92,14 @@ export class HostRest {
     const patienceMs = patient === true ? PATIENCE_MS : Number(patient);
     // Patience includes timers.
     this.#timersMs = Math.max(timersMs, patienceMs);
-    this.#patienceMs = patienceMs;
-  }
-
-  /** The patience it should have had, if it may have answered while the host was working; else 0. */
-  get wantsMs(): number {
-    return this.#wantsMs;
-  }
-
-  /** How often the disk has answered at a rest. */
-  get rests(): number {
-    return this.#rests;
-  }
-
-  /** How long its patience has delayed the host so far, in real milliseconds. */
-  get delayedMs(): number {
-    return this.#delayedMs;
-  }
-
-  /** The current patience (R3), in milliseconds. */
-  get patienceMs(): number {
-    return this.#patienceMs;
-  }
-
-  /** Whether it has answered although the host never rested. */
-  get restless(): boolean {
-    return this.#isRestless;
+    this.patienceMs = patienceMs;
   }
 
   /** The host has called the disk. */
   called(): void {
     if (this.#isCalled && turnsTaken() > eventTurn && !this.#sawOpen) {
-      if (this.#rests > 0) this.#want(momentMs() - eventMs);
-      this.#patienceMs = Math.max(this.#patienceMs, PATIENCE_MS);
+      if (this.rests > 0) this.#want(momentMs() - eventMs);
+      this.patienceMs = Math.max(this.patienceMs, PATIENCE_MS);
     }
     if (this.#calls.turn !== turnsTaken()) {
       const { turns, sinceMs } = this.#calls;
@@ -133,7 +113,7 @@ export class HostRest {
 
   /** The disk has answered at a rest. */
   answered(): void {
-    this.#rests += 1;
+    this.rests += 1;
     this.#sawOpen = false;
     this.#calls = { turns: 0, turn: -1, sinceMs: 0 };
     happened();
@@ -141,16 +121,16 @@ export class HostRest {
 
   /** The host called so long after an answer: what it waited for may have begun before the answer. */
   #want(gapMs: number): void {
-    if (this.#patienceMs >= PATIENCE_MS && 2 * gapMs <= this.#patienceMs) return;
+    if (this.patienceMs >= PATIENCE_MS && 2 * gapMs <= this.patienceMs) return;
     const enough = 2 * gapMs <= PATIENCE_MS ? PATIENCE_MS : 2 * (gapMs + PATIENCE_MS);
-    this.#wantsMs = Math.max(this.#wantsMs, Math.ceil(enough));
+    this.wantsMs = Math.max(this.wantsMs, Math.ceil(enough));
   }
 
   #neverRests(): boolean {
     const { turns, sinceMs } = this.#calls;
-    const most = this.#isRestless ? STILL_RESTLESS : RESTLESS;
+    const most = this.restless ? STILL_RESTLESS : RESTLESS;
     if (turns < RESTLESS_TURNS_MIN) return false;
-    return turns > most.turns || momentMs() - sinceMs > most.ms + 2 * this.#patienceMs;
+    return turns > most.turns || momentMs() - sinceMs > most.ms + 2 * this.patienceMs;
   }
 
   /** Calls back as soon as the host rests; a second call before that changes nothing. */
@@ -172,7 +152,7 @@ export class HostRest {
       this.#quiet += 1;
     }
     if (this.#neverRests()) {
-      this.#isRestless = true;
+      this.restless = true;
       this.#rested();
     } else if (this.#waitsForOpen()) {
       this.#quiet = 0;
@@ -181,11 +161,11 @@ export class HostRest {
       else delay(1, () => nextTurn(this.#turn));
     } else if (this.#quiet < QUIET_TURNS) {
       nextTurn(this.#turn);
-    } else if (this.#waitedMs < this.#patienceMs) {
+    } else if (this.#waitedMs < this.patienceMs) {
       this.#waitedMs += 1;
       const sinceMs = momentMs();
       delay(1, () => {
-        this.#delayedMs += momentMs() - sinceMs;
+        this.delayedMs += momentMs() - sinceMs;
         nextTurn(this.#turn);
       });
     } else {

@@ -31,12 +31,12 @@ import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
+import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
 import {
   checkedProfile,
-  earliest,
   IN_TIME,
   LATENCY_US,
   PASSED_MAX,
@@ -52,29 +52,10 @@ import {
   type DiskTrace,
 } from './disk-trace.js';
 import { HostRest } from './host-rest.js';
+import type { Answers, Opened, Pending, Sleeper } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
-interface Pending {
-  readonly number: number;
-  readonly request: DiskRequest;
-  /** In virtual microseconds. */
-  readonly dueUs: number;
-  /** Its answer is an error. */
-  failed: boolean;
-  /** It is not carried out, or only in part. */
-  spoilt: boolean;
-  readonly into: Uint8Array | undefined;
-  readonly fault: DiskFault | undefined;
-  /** How many commands the disk had answered when this one came. */
-  readonly since: number;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
-
 const PLAIN = { tag: 'simple', fua: false } as const;
-
-type Answers = Pick<Pending, 'resolve' | 'reject'>;
-type Sleeper = Answers & Pick<Pending, 'dueUs'>;
 
 /**
  * A simulated disk for tests: a storage with a cache that a power cut empties, and with a trace of all commands.
@@ -94,17 +75,21 @@ export class VolatileDisk implements Storage {
   declare readonly discard?: NonNullable<Opened['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
   declare readonly writeZeroes?: NonNullable<Opened['writeZeroes']>;
+  /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
+  answersAtOnce: boolean;
   readonly #device: Device;
   readonly #recorder: DiskRecorder;
   readonly #random: Random;
   readonly #faults: ReadonlyMap<string, DiskFault>;
   readonly #counts = new Map<Operation, number>();
-  readonly #atOnce: boolean;
   readonly #self: Opened;
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
-  readonly #sleepers = new Set<Sleeper>();
+  /** The pending commands in the order of their answers, and those that have been answered out of order. */
+  #order: Pending | undefined;
+  #sleepers: Sleeper | undefined;
+  #sleeps = 0;
   readonly #sites = new CallSites();
   #nowUs = 0;
   /** The medium after the power cut. */
@@ -142,7 +127,7 @@ export class VolatileDisk implements Storage {
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
-    this.#atOnce = answers === 'at-once';
+    this.answersAtOnce = answers === 'at-once';
     this.#self = this.#openedBy(this);
     const { writev, discard, writeZeroes } = this.#self;
     if (writev) this.writev = writev;
@@ -173,7 +158,9 @@ export class VolatileDisk implements Storage {
     }
     this.#rest.called();
     return new Promise((resolve, reject) => {
-      this.#sleepers.add({ dueUs: this.#nowUs + durationUs, resolve, reject });
+      const dueUs = this.#nowUs + durationUs;
+      const sleeper = { key: dueUs, nth: this.#sleeps++, resolve, reject };
+      this.#sleepers = melded(this.#sleepers, sleeper);
       this.#rest.wait(this.#goOn);
     });
   }
@@ -191,7 +178,10 @@ export class VolatileDisk implements Storage {
     return this.#sites.observer;
   }
 
-  /** The call that a command of the trace came from, as `name (file:line)`; undefined where it is unknown. */
+  /**
+   * The call that a command of the trace came from, and the call around it, as `name (file:line), from name (file:line)`;
+   * undefined where they are unknown.
+   */
   siteOf(command: number): string | undefined {
     return this.#sites.describe(command);
   }
@@ -232,13 +222,13 @@ export class VolatileDisk implements Storage {
     return this.#self.read(offset, into);
   }
 
-  /** Errors as for `read`. */
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void> {
-    return this.#self.write(offset, data, flags);
+  /** Without flags a plain write. Errors as for `read`. */
+  write(offset: number, data: Uint8Array, flags?: Partial<WriteFlags>): void | Promise<void> {
+    return this.#self.write(offset, data, { ...PLAIN, ...flags });
   }
 
-  /** Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
-  flush(flags: FlushFlags): void | Promise<void> {
+  /** Without flags a plain flush. Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
+  flush(flags: FlushFlags = PLAIN): void | Promise<void> {
     return this.#self.flush(flags);
   }
 
@@ -258,7 +248,10 @@ export class VolatileDisk implements Storage {
       // A command that is not carried out cannot be torn either.
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
-    for (const { reject } of [...this.#pending.values(), ...this.#sleepers]) reject(powerCut());
+    for (const { reject } of this.#pending.values()) reject(powerCut());
+    for (; this.#sleepers; this.#sleepers = withoutFirst(this.#sleepers)) {
+      this.#sleepers.reject(powerCut());
+    }
     this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
@@ -277,7 +270,8 @@ export class VolatileDisk implements Storage {
 
   #forget(): void {
     this.#pending.clear();
-    this.#sleepers.clear();
+    this.#order = undefined;
+    this.#sleepers = undefined;
   }
 
   static {
@@ -321,9 +315,9 @@ export class VolatileDisk implements Storage {
   }
 
   #command(opener: object, request: DiskRequest, into?: Uint8Array): void | Promise<void> {
-    if (this.#state === 'abandoned' && !this.#atOnce) return new Promise<void>(() => {});
+    if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
-    if (this.#atOnce) {
+    if (this.answersAtOnce) {
       let failure: Error | undefined;
       const reject = (error: Error): void => {
         failure = error;
@@ -379,7 +373,10 @@ export class VolatileDisk implements Storage {
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
     const state = { failed, spoilt, since: this.#answers };
-    this.#pending.set(number, { number, request, dueUs, into, fault, ...state, ...answers });
+    const place = { key: this.#pace.newestFirst ? -number : dueUs, nth: number };
+    const pending = { number, request, dueUs, into, fault, ...state, ...place, ...answers };
+    this.#pending.set(number, pending);
+    if (!this.answersAtOnce) this.#order = melded(this.#order, pending);
     return number;
   }
 
@@ -404,7 +401,8 @@ export class VolatileDisk implements Storage {
 
   /** When the host rests. */
   readonly #goOn = (): void => {
-    if (this.#pending.size + this.#sleepers.size === 0 || !this.#answerOne(true)) return;
+    if (this.#pending.size === 0 && !this.#sleepers) return;
+    if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
     const more = this.#rest.restless ? 1 : this.#pace.more;
     // No sleeper wakes before the host has acted on earlier answers.
@@ -427,48 +425,52 @@ export class VolatileDisk implements Storage {
 
   /** Advances the clock to what is due next: a sleeper, or a command as soon as it is done. */
   #passTime(mayWake: boolean): 'an answer' | 'a step' | 'nothing' {
-    const sleeper = earliest(this.#sleepers);
-    const next = this.#next();
-    if (sleeper && (!next || sleeper.dueUs < next.dueUs)) {
+    const sleeper = this.#sleepers;
+    let next = this.#next();
+    if (sleeper && (!next || sleeper.key < next.dueUs)) {
       if (!mayWake) return 'nothing';
-      this.#sleepers.delete(sleeper);
-      this.#nowUs = Math.max(this.#nowUs, sleeper.dueUs);
+      this.#sleepers = withoutFirst(sleeper);
+      this.#nowUs = Math.max(this.#nowUs, sleeper.key);
       sleeper.resolve();
       return 'an answer';
     }
-    if (next && this.#device.isDone(next.number)) {
-      this.#answer(next.number);
-      return 'an answer';
+    if (!next || !this.#device.isDone(next.number)) {
+      if (this.#step(true)) return 'a step';
+      // All work is ordered after a stray write whose answer is missing, and what is older is done (device.I2).
+      next = this.#oldest;
     }
-    if (this.#step(true)) return 'a step';
-    // The next command waits until another one is answered.
-    const all = [...this.#pending.values()];
-    const first = earliest(all.filter(({ number }) => this.#device.isDone(number)));
-    if (!first) return 'nothing';
-    this.#answer(first.number);
+    if (!next) return 'nothing';
+    this.#answer(next.number);
     return 'an answer';
   }
 
   /** The command to answer next. */
   #next(): Pending | undefined {
-    if (!this.#pace.newestFirst) return earliest(this.#pending.values());
-    const [oldest] = this.#pending.values();
+    const oldest = this.#pace.newestFirst ? this.#oldest : undefined;
     // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
     const most = PASSED_MAX / (1 + this.#rest.patienceMs);
     if (oldest && this.#answers - oldest.since >= most) return oldest;
-    return [...this.#pending.values()].at(-1);
+    while (this.#order && !this.#pending.has(this.#order.number)) {
+      this.#order = withoutFirst(this.#order);
+    }
+    return this.#order;
+  }
+
+  get #oldest(): Pending | undefined {
+    const [oldest] = this.#pending.values();
+    return oldest;
   }
 
   /** Takes one step of the device; with `hurry` no destaging. False if there is no such step. */
   #step(hurry: boolean): boolean {
-    const steps = this.#device.steps();
-    const wanted = hurry ? steps.filter(({ kind }) => kind !== 'destage') : steps;
-    if (wanted.length > 0) this.#take(this.#pick(wanted));
-    if (hurry && this.#random() < 0.1) {
-      const destage = this.#device.steps().filter(({ kind }) => kind === 'destage');
-      if (destage.length > 0) this.#take(this.#pick(destage));
+    const { ready, dirty } = this.#device;
+    const count = ready.length + (hurry ? 0 : dirty.length);
+    if (count > 0) {
+      const at = Math.floor(this.#random() * count);
+      this.#take(ready[at] ?? (dirty[at - ready.length] as DeviceStep));
     }
-    return wanted.length > 0;
+    if (hurry && this.#random() < 0.1 && dirty.length > 0) this.#take(this.#pick(dirty));
+    return count > 0;
   }
 
   #take(step: DeviceStep): void {
@@ -528,13 +530,6 @@ export class VolatileDisk implements Storage {
   #pick<T>(list: readonly T[]): T {
     return list[Math.floor(this.#random() * list.length)] as T;
   }
-}
-
-/** A storage whose transfers return nothing, or a promise of nothing. */
-interface Opened extends Storage {
-  read(offset: number, into: Uint8Array): void | Promise<void>;
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
-  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
 }
 
 /** The share of the sectors on their way to the medium that a power cut tears. */

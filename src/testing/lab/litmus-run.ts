@@ -25,6 +25,7 @@ import {
   transition,
 } from '../../model/index.js';
 import { Ordering } from '../../scheduler/ordering.js';
+import { Plans } from '../../scheduler/plan.js';
 import { Chooser } from '../choices.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { DiskRecorder, type DiskTrace } from '../device/disk-trace.js';
@@ -148,19 +149,20 @@ export function* runsOf(
   profile: DeviceProfile,
 ): Generator<DiskTrace, void> {
   const chooser = new Chooser();
-  do yield play(program, test, mode, profile, chooser);
+  const host = hostOf(mode, profile, test.policy ?? 'abort');
+  do yield play(program, test, mode, profile, chooser, host());
   while (chooser.advance());
 }
 
 function play(
   program: readonly Line[],
-  { fault, policy = 'abort' }: Pick<LitmusTest, 'fault' | 'policy'>,
+  { fault }: Pick<LitmusTest, 'fault'>,
   mode: LitmusColumn,
   profile: DeviceProfile,
   chooser: Chooser,
+  machine: Host,
 ): DiskTrace {
   const recorder = new DiskRecorder(LETTERS.length * SECTOR);
-  const machine = machineOf(mode, profile, policy);
   const answered = new Set<string>();
   /** All commands, by their numbers in the trace, and those at the device. */
   const sent: Command<Line>[] = [];
@@ -258,13 +260,16 @@ function isHitBy({ fails }: LitmusFault, sent: readonly Command<Line>[], number:
 /** A machine whose clients hear of a failure at once, if it wants to know. */
 type Host = Machine<Line> & { acknowledge?(): void };
 
-function machineOf(
+/** Makes a host for each run; all of them have the same plans. */
+function hostOf(
   mode: LitmusColumn,
   device: DeviceTraits,
   errorPolicy: 'abort' | 'kernel',
-): Host {
-  if (mode === 'modern') return modern(device);
-  return new Ordering({ mode, device, errorPolicy, depth: 16, readsPassBarriers: true });
+): () => Host {
+  if (mode === 'modern') return () => modern(device);
+  const plans = new Plans(mode, device);
+  const options = { mode, device, plans, errorPolicy, depth: 16, readsPassBarriers: true };
+  return () => new Ordering(options);
 }
 
 /** Linux since 2.6.37: each request has its own flushes around its own data, and no request waits for another. */

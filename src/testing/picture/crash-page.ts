@@ -54,17 +54,18 @@ function nextSteps({ verdict, failure, warnings }: CrashReport): string[] {
     ];
   }
   if (!failure) return warnings.map((warning) => `Find out why: ${warning}.`);
-  const again = `To repeat it, pass replay: '${failure.replay}' to crashTest, with the same program.`;
+  const again = `To repeat it, pass replay: '${failure.replay}' to crashTest.`;
   if (verdict === 'hung') return ['Look at what it waits for.', again];
-  const sites = failure.lost.flatMap(({ site }) => (site === undefined ? [] : [site]));
-  const called = [...new Set(sites)].slice(0, 3).join(', ');
   return [
     ...(failure.advice ? [`Advice: ${failure.advice.text}.`] : []),
-    ...(called === '' ? [] : [`What is lost was written by ${called}.`]),
+    ...(failure.advice?.before === undefined ? [] : [BARRIERS]),
     again,
     'Correct the code, then run the whole test again, because another image may fail, too.',
   ];
 }
+
+const BARRIERS =
+  'With an IoScheduler that is { barrier: true } on the later write, or a flush() that you await.';
 
 /** The colours are those of the picture, whose style stands in the page as well. */
 const STYLE = `

@@ -40,6 +40,13 @@ import { type Interval, intervalsOf } from '../space/intervals.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
 
+/** What is said above a later power cut. */
+const LATER: Readonly<Record<Scene['during'], string | undefined>> = {
+  workload: undefined,
+  recovery: 'Then the power is cut again, during the recovery:',
+  life: 'Then it recovers, goes on, and the power is cut again:',
+};
+
 /** In units of the picture, of which 360 are the width of a phone. */
 const WIDTH_MIN = 360;
 const MARGIN = 12;
@@ -51,10 +58,12 @@ const BAR = 14;
 const HEAD = 1.3;
 /** More lanes than a screen has are not drawn, but counted. */
 const LANES_MAX = 24;
+/** Names of operations may be long, and are what a reader looks for. */
+const LINES_MAX = 6;
 
 /**
  * The power cut of a report as a picture in SVG: what was written, what is lost of it, and the barrier that would have helped.
- * Without a power cut it is the picture of the trace, with regions named by their offsets.
+ * Without a power cut it is the picture of the trace.
  *
  * The SVG has no scripts and refers to nothing outside. It is as wide as what it stands in, and follows a dark colour scheme.
  */
@@ -63,11 +72,8 @@ export function crashPicture(report: CrashReport): string {
   const cuts = failure?.cuts ?? [];
   const runs = (cuts.length > 0 ? cuts : [wholeRun(report)]).map((scene, at) => {
     const intervals = intervalsOf(scene.trace.commands, profile);
-    return timed(
-      scene,
-      intervals,
-      at === (failure?.advice?.cut ?? 0) ? failure?.advice?.before : undefined,
-    );
+    const { before, cut = 0 } = failure?.advice ?? {};
+    return timed(scene, intervals, at === cut ? before : undefined);
   });
   const columns = Math.max(...runs.map(({ moments }) => moments.length + 1));
   const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN_MIN);
@@ -85,10 +91,8 @@ export function crashPicture(report: CrashReport): string {
   const used = new Set<Look>();
   for (const run of runs) {
     y += 6;
-    const { during } = run.scene;
-    if (during === 'recovery') tell('Then the power is cut again, during the recovery:', 'head', 1);
-    if (during === 'life')
-      tell('Then it recovers, goes on, and the power is cut again:', 'head', 1);
+    const later = LATER[run.scene.during];
+    if (later) tell(later, 'head', 1);
     const panel = panelOf(run, width);
     shapes.push(moved(0, y, panel.shapes));
     y += panel.height;
@@ -106,7 +110,7 @@ export function crashPicture(report: CrashReport): string {
 }
 
 /** The scene of a report without a power cut: the whole trace, in sectors. */
-function wholeRun({ trace, profile }: CrashReport): Scene {
+function wholeRun({ trace, profile, labels }: CrashReport): Scene {
   const { sectorSize: length } = profile;
   const run = { during: 'workload', trace, time: NEVER, regions: [] } as const;
   const offsets = new Set<number>();
@@ -118,7 +122,10 @@ function wholeRun({ trace, profile }: CrashReport): Scene {
   }
   const regions = [...offsets]
     .sort((a, b) => a - b)
-    .map((offset): Region => ({ offset, length, label: `offset ${offset}`, there: -1, lost: [] }));
+    .map((offset): Region => {
+      const label = labels?.[offset] ?? `offset ${offset}`;
+      return { offset, length, label, there: -1, lost: [] };
+    });
   return { ...run, regions };
 }
 
@@ -276,7 +283,7 @@ function panelOf(run: Run, width: number): Panel {
   const all = lanesOf(run);
   const lanes = fitting(all);
   const flags = placed(flagsOf(run, clock), width);
-  const rows = flags.reduce((most, { row }) => Math.max(most, row + 1), 0);
+  const rows = flags.reduce((most, { row, lines }) => Math.max(most, row + lines.length), 0);
   const top = rows * ROW + 4;
   const bottom = top + Math.max(1, lanes.length) * LANE;
   const used = new Set<Look>(lanes.flatMap(({ bars }) => bars.map(({ look }) => look)));
@@ -322,7 +329,9 @@ function panelOf(run: Run, width: number): Panel {
       return words(MARGIN, top + at * LANE + 12, named, 'halo', most);
     }),
     ...below,
-    ...flags.map(({ flag, row, x, look }) => words(x, row * ROW + 11, flag.text, look, most)),
+    ...flags.flatMap(({ lines, row, x, look }) =>
+      lines.map((text, at) => words(x, (row + at) * ROW + 11, text, look, most)),
+    ),
   );
   const left = items.reduce((sum, item) => sum + (item.kind === 'left out' ? item.count : 0), 0);
   const notes = [
@@ -423,6 +432,8 @@ function flagsOf(run: Run, clock: (moment: number) => number): Flag[] {
 
 interface Placed {
   readonly flag: Flag;
+  /** Its words, in as many rows as they need. */
+  readonly lines: readonly string[];
   /** From the top. */
   readonly row: number;
   readonly x: number;
@@ -434,12 +445,13 @@ function placed(flags: readonly Flag[], width: number): Placed[] {
   const ends: number[] = [];
   return flags.map((flag) => {
     const look = flag.span === 'flush' ? 'halo flush' : flag.span ? 'halo quiet' : 'halo';
-    const long = Math.min(widthOf(flag.text), width - 2 * MARGIN);
+    const lines = wrapped(flag.text, width - 2 * MARGIN, LINES_MAX);
+    const long = Math.min(Math.max(...lines.map(widthOf)), width - 2 * MARGIN);
     const start = Math.max(MARGIN, Math.min(flag.x + 3, width - MARGIN - long));
     let row = ends.length;
     while (row > 0 && (ends[row - 1] as number) < start) row -= 1;
-    ends[row] = start + long + 6;
-    return { flag, row, x: start, look };
+    for (const at of lines.keys()) ends[row + at] = start + long + 6;
+    return { flag, lines, row, x: start, look };
   });
 }
 

@@ -16,6 +16,9 @@
 //     is in the cache.
 // If p is visible nowhere, because all of it was overwritten, nothing needs an explanation.
 //
+// Each unit is explained by itself. Where two units of several sectors race, each may be said to have landed above the other, so
+// the space of a racy device may have states that the device does not leave; it never lacks one.
+//
 // Source: NVM Express Base Specification 1.4, 6.4.2.1: AWUPF is about a write that is interrupted; of a completed one in
 // a volatile cache, without FUA or flush, each location may return older data.
 

@@ -120,6 +120,12 @@ export type DecidedPlaces = ReadonlyMap<Region, number>;
 const NONE: DecidedPlaces = new Map();
 const NEVER = Number.POSITIVE_INFINITY;
 
+/** A map with the numbers of its crash states. */
+export interface Counted {
+  readonly map: RegionMap;
+  readonly counts: Counts;
+}
+
 /** The numbers of crash states of a map. */
 export class Counts {
   readonly #breaks: readonly Break[];

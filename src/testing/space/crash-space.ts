@@ -15,12 +15,13 @@ import { withText } from '../../model/show.js';
 import { type Random, randomAt } from '../choices.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
+import { beginnings, type Counted, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
 import { cutsOf } from './cuts.js';
 import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
 import {
+  momentsOf,
   newestUntil,
   possibleAt,
   type Region,
@@ -62,7 +63,7 @@ interface Chances {
 }
 
 /** All crash states (disk images) that a power cut during a trace may leave. */
-export class CrashSpace {
+export class CrashSpace implements Counted {
   /** The regions that the trace writes, with their versions. @internal */
   readonly map: RegionMap;
   /** The assumed device. */
@@ -106,10 +107,15 @@ export class CrashSpace {
     if (k === 0n) return new CrashState(this.map, versions);
     const { moments, before } = this.#numbered();
     const n = countUpTo(before, k) - 1;
-    const moment = moments[n] as Numbers['moments'][number];
-    const [last, number] = lastOf(moment, k - (before[n] as bigint));
-    let rest = number;
-    for (const [place, list] of this.#choicesUnder(last)) {
+    let rest = k - (before[n] as bigint);
+    let last = {} as Last;
+    for (const one of numberedAt(moments[n] as Numbers['moments'][number])) {
+      if (rest >= one.before + one.count) continue;
+      rest -= one.before;
+      last = one.last;
+      break;
+    }
+    for (const [place, list] of this.choicesUnder(last)) {
       const of = BigInt(list.length);
       versions[place] = list[Number(of - 1n - (rest % of))] as number;
       rest /= of;
@@ -123,14 +129,17 @@ export class CrashSpace {
     if (!last) return 0n;
     let index = 0n;
     let radix = 1n;
-    for (const [place, list] of this.#choicesUnder(last)) {
+    for (const [place, list] of this.choicesUnder(last)) {
       index += radix * BigInt(list.length - 1 - list.indexOf(versions[place] as number));
       radix *= BigInt(list.length);
     }
     const { moments, before } = this.#numbered();
     const n = moments.findIndex(({ time }) => time === last.time);
-    const moment = moments[n] as Numbers['moments'][number];
-    return (before[n] as bigint) + numberOf(moment, last) + index;
+    for (const one of numberedAt(moments[n] as Numbers['moments'][number])) {
+      const { place, version } = one.last;
+      if (place === last.place && version === last.version) index += one.before;
+    }
+    return (before[n] as bigint) + index;
   }
 
   /** The crash state with everything that was dispatched up to `time`, and nothing else. */
@@ -141,10 +150,7 @@ export class CrashSpace {
 
   /** The moments at which a version becomes possible, ascending. */
   get moments(): readonly number[] {
-    const all = this.map.regions.flatMap(({ versions }) =>
-      versions.slice(1).map(({ after }) => after),
-    );
-    return [...new Set(all)].sort((a, b) => a - b);
+    return momentsOf(this.map);
   }
 
   static {
@@ -188,20 +194,6 @@ export class CrashSpace {
     }
   }
 
-  /** The places that have a choice beside a last version, with their versions. @internal */
-  openUnder(last: Last): { readonly place: number; readonly list: readonly number[] }[] {
-    const open = [...this.#choicesUnder(last)].map(([place, list]) => ({ place, list }));
-    return open.filter(({ list }) => list.length > 1);
-  }
-
-  /** The state under a last version with a version for each open place. @internal */
-  stateUnder(last: Last, versions: ReadonlyMap<number, number>): CrashState {
-    const all = [...this.#choicesUnder(last)].map(
-      ([place, list]) => versions.get(place) ?? (list[0] as number),
-    );
-    return new CrashState(this.map, Int32Array.from(all));
-  }
-
   /**
    * Every outcome that a recovery can tell apart, once: a disk whose sectors get their content when they are read first.
    * Finish with each disk before you take the next; you may await in between.
@@ -226,13 +218,13 @@ export class CrashSpace {
    * @returns each with its moment in the trace: the power is cut after everything with a smaller time
    */
   cuts(seed = 0): Generator<{ readonly time: number; readonly state: CrashState }, void> {
-    return cutsOf(this, seed);
+    return cutsOf(this.map, seed);
   }
 
   *#under(last: Last): Generator<CrashState, void> {
     const versions = new Int32Array(this.map.places);
     const open: (readonly [place: number, list: readonly number[]])[] = [];
-    for (const [place, list] of this.#choicesUnder(last)) {
+    for (const [place, list] of this.choicesUnder(last)) {
       versions[place] = list[list.length - 1] as number;
       if (list.length > 1) open.push([place, list]);
     }
@@ -250,8 +242,8 @@ export class CrashSpace {
     }
   }
 
-  /** Every place with the versions that it may have beside the last one. */
-  *#choicesUnder(last: Last): Generator<[place: number, list: readonly number[]], void> {
+  /** Every place with the versions that it may have beside the last one. @internal */
+  *choicesUnder(last: Last): Generator<[place: number, list: readonly number[]], void> {
     for (const region of this.map.regions) {
       const { first, count } = region;
       let list: readonly number[] = [];
@@ -345,66 +337,27 @@ function begunAt({ versions }: Region, time: number): number[] {
   return [...versions.keys()].filter((version) => version > 0 && versions[version]?.after === time);
 }
 
-/** The states under the last versions in one region: places before it may have the versions of the moment, too. */
-interface Share {
-  readonly region: Region;
-  readonly news: readonly number[];
-  /** The number of states with the last version in an earlier region. */
+/** The last versions of a moment, each with the number of states under it and under those before it. */
+function* numberedAt({ time, regions, without }: Numbers['moments'][number]): Generator<{
+  readonly last: Last;
   readonly before: bigint;
   readonly count: bigint;
-  /** The number of states with the last version at one of the first `places` places. */
-  upTo(places: number): bigint;
-  /** The number of states under one last version at the nth place. */
-  at(n: number): bigint;
-}
-
-/** The states of a moment by the region of their last version. */
-function* sharesOf({ time, regions, without }: Numbers['moments'][number]): Generator<Share, void> {
+}> {
   let before = 0n;
   let product = without;
   for (const region of regions) {
-    const { count } = region;
     const news = begunAt(region, time);
-    const all = possibleAt(region, time).length;
-    const power = (n: number): bigint =>
-      BigInt(all) ** BigInt(n) * BigInt(all - news.length) ** BigInt(count - n);
-    const others = product / power(0);
-    const upTo = (places: number): bigint => others * (power(places) - power(0));
-    const at = (n: number): bigint =>
-      others * BigInt(all) ** BigInt(n) * BigInt(all - news.length) ** BigInt(count - 1 - n);
-    yield { region, news, before, count: upTo(count), upTo, at };
-    before += upTo(count);
-    product = others * power(count);
-  }
-}
-
-/** The last version of the kth state of a moment, and the number of the state among those under it. */
-function lastOf(moment: Numbers['moments'][number], k: bigint): [last: Last, rest: bigint] {
-  for (const { region, news, before, count, upTo, at } of sharesOf(moment)) {
-    const rest = k - before;
-    if (rest >= count) continue;
-    let low = 0;
-    let high = region.count - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (upTo(middle) > rest) high = middle - 1;
-      else low = middle;
+    const all = BigInt(possibleAt(region, time).length);
+    for (let place = region.first; place < region.first + region.count; place += 1) {
+      // Places before the last one may have the versions of the moment, too.
+      const count = product / (all - BigInt(news.length));
+      for (const version of news) {
+        yield { last: { time, place, version }, before, count };
+        before += count;
+      }
+      product = count * all;
     }
-    const inside = rest - upTo(low);
-    const version = news[Number(inside / at(low))] as number;
-    return [{ time: moment.time, place: region.first + low, version }, inside % at(low)];
   }
-  throw new RangeError('a state of another moment');
-}
-
-/** The number of states of a moment that come before those under a last version. */
-function numberOf(moment: Numbers['moments'][number], { place, version }: Last): bigint {
-  for (const { region, news, before, upTo, at } of sharesOf(moment)) {
-    const n = place - region.first;
-    if (n >= region.count) continue;
-    return before + upTo(n) + BigInt(news.indexOf(version)) * at(n);
-  }
-  throw new RangeError('a state of another moment');
 }
 
 /** Draws the last version of a state of that moment, with the chances that the numbers of states give it. */

@@ -7,7 +7,6 @@
 // What passes here is not proved: it says that these states pass, and nothing about the others.
 
 import { randomAt, seededRandom } from '../choices.js';
-import type { CrashSpace } from './crash-space.js';
 import { CrashState } from './crash-state.js';
 import { newestUntil, possibleAt, type Region, type RegionMap, regionOf } from './regions.js';
 
@@ -22,7 +21,7 @@ type Choose = (versions: readonly number[], newest: number, place: number) => nu
 
 /** No two of the states are the same. */
 export function* cutsOf(
-  { map }: CrashSpace,
+  map: RegionMap,
   seed: number,
 ): Generator<{ readonly time: number; readonly state: CrashState }, void> {
   const random = seededRandom(seed);

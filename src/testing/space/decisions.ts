@@ -8,7 +8,7 @@
 
 import { invariant } from '../../model/error.js';
 import type { Content } from '../device/disk-trace.js';
-import type { CrashSpace } from './crash-space.js';
+import type { Counted } from './counts.js';
 import { contentOf, mediumOf, possible, type Region, regionAt, versionAt } from './regions.js';
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
@@ -16,7 +16,7 @@ export type Choose = (level: Decisions, place: number, candidates: readonly numb
 
 /** The decisions of one level, and of those below it. */
 export class Decisions {
-  readonly space: CrashSpace;
+  readonly space: Counted;
   readonly below: Decisions | undefined;
   /** The number of levels below. */
   readonly depth: number;
@@ -28,10 +28,10 @@ export class Decisions {
   /** The power was cut before this moment. */
   before: number = Number.POSITIVE_INFINITY;
   /** Nothing dispatched from here on can be visible. */
-  #bound = Number.POSITIVE_INFINITY;
+  bound: number = Number.POSITIVE_INFINITY;
   readonly #before: Content;
 
-  constructor(space: CrashSpace, below?: Decisions) {
+  constructor(space: Counted, below?: Decisions) {
     this.space = space;
     this.below = below;
     this.depth = below ? below.depth + 1 : 0;
@@ -45,13 +45,13 @@ export class Decisions {
     for (const [region, places] of this.#places) copy.#places.set(region, places);
     copy.after = this.after;
     copy.before = this.before;
-    copy.#bound = this.#bound;
+    copy.bound = this.bound;
     return copy;
   }
 
   /** How many crash states agree with the decisions, of all levels together. */
   get states(): bigint {
-    const here = this.space.counts.within(this.after, this.#bound, this.#places);
+    const here = this.space.counts.within(this.after, this.bound, this.#places);
     return this.below ? here * this.below.states : here;
   }
 
@@ -68,15 +68,15 @@ export class Decisions {
   }
 
   #decide(region: Region, place: number, choose: Choose): number {
-    const candidates = possible(region, this.after, this.#bound);
+    const candidates = possible(region, this.after, this.bound);
     const version = candidates[candidates.length > 1 ? choose(this, place, candidates) : 0];
-    invariant(version !== undefined, 'explore.X1: the earlier decisions allow no version');
+    invariant(version !== undefined, 'decisions.X1: the earlier decisions allow no version');
     const { after, ordered, durable } = versionAt(region, version);
     this.decided.set(place, version);
     this.#places.set(region, (this.#places.get(region) ?? 0) + 1);
     this.after = Math.max(this.after, after);
     this.before = Math.min(this.before, durable);
-    this.#bound = Math.min(this.#bound, ordered);
+    this.bound = Math.min(this.bound, ordered);
     return version;
   }
 }

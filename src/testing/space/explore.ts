@@ -15,10 +15,11 @@ import { WriteBarrierError } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import { Chooser } from '../choices.js';
 import type { Content } from '../device/disk-trace.js';
-import type { CrashSpace } from './crash-space.js';
+import type { Counted } from './counts.js';
 import { Decisions } from './decisions.js';
 import { SettledDisk } from './settled-disk.js';
-import { type Guide, guidesOf } from './strategies/index.js';
+import { guidesOf } from './strategies/index.js';
+import type { Guide } from './strategies/strategy.js';
 
 /** The recovery is not deterministic, so its outcomes prove nothing. */
 export class UnsteadyRecoveryError extends WriteBarrierError {
@@ -69,14 +70,14 @@ const DEPTH_FIRST: Guide = { order: 'depth first', choose: () => 0 };
  * @param below what the levels below have decided already: each walk goes on from there
  */
 export function* crashesOf(
-  space: CrashSpace,
+  space: Counted,
   options: ExploreOptions,
   below?: Decisions,
 ): Generator<Run, void> {
   const { recoveriesMax = Number.POSITIVE_INFINITY } = options;
   const inOrder = new Chooser(unsteady);
   const elsewhere = new Set<string>();
-  const guides = guidesOf(space, options);
+  const guides = guidesOf(space.map, options);
   for (let recoveries = 0; recoveries < recoveriesMax; recoveries++) {
     const guided = recoveries >= recoveriesMax * DEPTH_FIRST_SHARE && recoveries % 2 === 1;
     const guide: Guide = guided ? guides.next().value : DEPTH_FIRST;

@@ -210,10 +210,16 @@ function writtenBy(
   sectorSize: number,
 ): Uint8Array | undefined {
   if (choice === 1) return noise(sectorSize, offset);
-  if (!data) return new Uint8Array(sectorSize);
-  const bytes = data.subarray(offset - start, offset - start + sectorSize);
+  const at = offset - start;
+  const bytes = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
   if (offset !== start || !spoilt) return bytes;
   return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
+}
+
+/** The moments at which a version becomes possible, ascending. */
+export function momentsOf({ regions }: RegionMap): number[] {
+  const all = regions.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
+  return [...new Set(all)].sort((a, b) => a - b);
 }
 
 function checkTimes(commands: readonly DiskCommand[]): void {

@@ -63,6 +63,6 @@ export class SettledDisk implements Storage {
   #check(offset: number, length: number): void {
     if (this.#ended) throw new WriteBarrierError('CLOSED', 'the recovery on this disk has ended');
     const fault = rangeFault({ offset, length }, this.size, this.#sectorSize);
-    if (fault && length > 0) throw fault;
+    if (fault && length !== 0) throw fault; // a length of undefined is that of what is no buffer
   }
 }

@@ -43,7 +43,7 @@ export async function hero(): Promise<string> {
     shapes.push(
       words(MARGIN, y + 12, barrier ? 'With a barrier' : 'Without a barrier', 'head'),
       words(WIDTH - MARGIN, y + 12, steps, 'code quiet end'),
-      words(MARGIN, y + 29, `A power cut may leave ${images.length} images:`, 'quiet'),
+      words(MARGIN, y + 29, `A power cut may leave ${images.length} crash states:`, 'quiet'),
     );
     const top = y + 40;
     for (const [at, caption] of CAPTIONS.entries()) {

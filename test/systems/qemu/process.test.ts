@@ -154,7 +154,7 @@ describe('given two disks of one process, when a barrier on the first has a disk
       { on: 'flush', nth: 0, fault: 'hang' },
     ]);
     const a = open(process, hanging);
-    const other = new VolatileDisk({ size: 8 * BLOCK });
+    const other = new VolatileDisk({ size: 8 * BLOCK, profile: { sectorSize: BLOCK } });
     const b = open(process, other);
     a.submit('b0');
     b.submit('w0 b1');

@@ -343,7 +343,7 @@ describe('mutated requests', () => {
       const { memory, device, atRest } = machine(seed);
       const random = seededRandom(seed);
       const guests = Array.from({ length: 20 }, () => new Guest(random));
-      for (let round = 0; round < 250; round += 1) {
+      for (let round = 0; round < share(250, 25); round += 1) {
         const diskBefore = Uint8Array.from(memory.bytes);
         const handed = guests.map((guest) => {
           const { readable, writable } = guest.request();

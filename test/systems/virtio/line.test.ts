@@ -15,6 +15,7 @@ import { type VirtioFeature, virtioFeatureBits } from '../../../src/systems/virt
 import { RequestLine } from '../../../src/systems/virtio/line.js';
 import type { VirtioChain, VirtioTransport } from '../../../src/systems/virtio/request.js';
 import { virtioStorage } from '../../../src/systems/virtio/storage.js';
+import { share } from '../../kit/amount.js';
 import { SECTOR } from './support.js';
 
 const PIB = 2 ** 50;
@@ -226,7 +227,7 @@ test('given any commands and any order of answers, each is sent whole, and nothi
         expect([...ended].sort((a, b) => a - b)).toEqual(list.map((_, n) => n));
       },
     ),
-    { numRuns: 500 },
+    { numRuns: share(500) },
   );
 });
 

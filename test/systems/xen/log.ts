@@ -8,6 +8,7 @@ import {
   crashTest,
   type VolatileDisk,
 } from 'write-barrier/testing';
+import { share } from '../../kit/amount.js';
 
 export const SECTOR = 512;
 export const RECORDS = 2;
@@ -88,7 +89,7 @@ export async function anyFailure(
 /** The reports under so many orders of answers, none of which fails; every image is covered. */
 export async function noFailure(
   test: CrashTest<number, number>,
-  seeds = 10,
+  seeds: number = share(10, 4),
 ): Promise<readonly CrashReport[]> {
   const reports: CrashReport[] = [];
   for (let seed = 0; seed < seeds; seed += 1) {

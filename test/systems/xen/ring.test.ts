@@ -12,6 +12,7 @@ import {
   slotOf,
   slotsIn,
 } from '../../../src/systems/xen/ring.js';
+import { share } from '../../kit/amount.js';
 import { codeThrown } from '../../storage/contract.js';
 import { LAYOUTS } from './support.js';
 
@@ -45,7 +46,7 @@ test('given an honest producer anywhere in the numbers, then a consumer finds wh
     const produced = indexAfter(consumed, waiting);
     expect(entriesToTake(consumed, produced, indexAfter(oldest, slots))).toBe(waiting);
   });
-  fc.assert(honest, { numRuns: 1000 });
+  fc.assert(honest, { numRuns: share(1000) });
 });
 
 test('given a producer that is more than the ring ahead, or behind what was taken, then the ring is broken', () => {
@@ -58,7 +59,7 @@ test('given a producer that is more than the ring ahead, or behind what was take
     const sound = jump >= taken && jump <= 32;
     expect(entriesToTake(consumed, produced, limit)).toBe(sound ? jump - taken : 'broken');
   });
-  fc.assert(broken, { numRuns: 1000 });
+  fc.assert(broken, { numRuns: share(1000) });
   expect(entriesToTake(5, 37, 37)).toBe(32);
   expect(entriesToTake(5, 38, 37)).toBe('broken');
   expect(entriesToTake(5, 4, 37)).toBe('broken');
@@ -74,7 +75,7 @@ test('given where a producer came from and got to, then the other side is told e
     const event = indexAfter(old, ahead);
     expect(mustNotify(old, indexAfter(old, moved), event)).toBe(ahead >= 1 && ahead <= moved);
   });
-  fc.assert(told, { numRuns: 1000 });
+  fc.assert(told, { numRuns: share(1000) });
 });
 
 describe.each(LAYOUTS)('a ring of the layout %s', (layout) => {

@@ -23,6 +23,7 @@ import {
 } from '../../../src/systems/xen/old-backend.js';
 import { BlkFrontRing, blkBackRing } from '../../../src/systems/xen/ring.js';
 import { PAGE_BYTES } from '../../../src/systems/xen/wire.js';
+import { share } from '../../kit/amount.js';
 import { storageContract } from '../../storage/contract.js';
 import { cachedDisk, EVERYTHING } from '../../testing/cached-disk.js';
 import {
@@ -230,6 +231,7 @@ describe('given a log in a guest, when the power fails at any moment', () => {
 // The backend takes a feature back before each request of the run in turn.
 describe('given features that are taken back in the middle, when the power fails at any moment', () => {
   const RUN = 12;
+  const SEEDS = share(3, 1);
   const gone = (change: Partial<BlkFeatures>, guestMode: ModeName) =>
     Array.from({ length: RUN }, (_, at) => {
       const setup: Setup = { guestMode, takesBack: [at, change] };
@@ -241,7 +243,7 @@ describe('given features that are taken back in the middle, when the power fails
     async (guestMode) => {
       for (const change of [{ barrier: false }, { flush: false }]) {
         for (const log of gone(change, guestMode)) {
-          const reports = await noFailure(log, 3);
+          const reports = await noFailure(log, SEEDS);
           expect(reports.map(acknowledged)).toEqual(reports.map(() => RECORDS));
         }
       }
@@ -253,7 +255,7 @@ describe('given features that are taken back in the middle, when the power fails
     async (guestMode) => {
       const counts = new Set<number>();
       for (const log of gone({ barrier: false, flush: false }, guestMode)) {
-        for (const report of await noFailure(log, 3)) counts.add(acknowledged(report));
+        for (const report of await noFailure(log, SEEDS)) counts.add(acknowledged(report));
       }
       expect([...counts].sort()).toEqual([0, 1, 2]);
     },

@@ -14,6 +14,7 @@ import {
   encodeBlkifSegments,
   requestBytes,
 } from '../../../src/systems/xen/wire.js';
+import { share } from '../../kit/amount.js';
 import { codeThrown } from '../../storage/contract.js';
 import { LAYOUTS, requests } from './support.js';
 
@@ -110,7 +111,7 @@ describe.each(LAYOUTS)('in the layout %s', (layout) => {
     const roundTrip = fc.property(requests, (request) => {
       expect(decodeBlkifRequest(encodeBlkifRequest(request, layout), layout)).toEqual(request);
     });
-    fc.assert(roundTrip, { numRuns: 2000 });
+    fc.assert(roundTrip, { numRuns: share(2000) });
   });
 
   test('given any response, what is encoded is decoded again', () => {
@@ -139,7 +140,7 @@ describe.each(LAYOUTS)('in the layout %s', (layout) => {
       const again = decodeBlkifRequest(encodeBlkifRequest(request, layout), layout);
       expect(again).toEqual(request);
     });
-    fc.assert(described, { numRuns: 2000 });
+    fc.assert(described, { numRuns: share(2000) });
   });
 
   test('a part of a larger buffer is read from its own start', () => {

@@ -1,5 +1,5 @@
 import { newestUntil, possibleAt, type Region, type RegionMap, regionOf } from '../regions.js';
-import type { Target } from './index.js';
+import type { Target } from './strategy.js';
 
 /** What is in doubt at a moment. */
 export interface Doubt {

@@ -10,36 +10,19 @@
 //
 // Source: measurements of strategies on traces of SQLite; small deviations first as in Chipmunk.
 
-import type { CrashSpace } from '../crash-space.js';
+import { momentsOf, type RegionMap } from '../regions.js';
 import { inOrder } from './in-order.js';
 import { changed } from './one-or-two.js';
 import { randomChoices, randomMoments } from './random.js';
+import type { Guide, Strategy, Target } from './strategy.js';
 import { fileLost, requestLost } from './together.js';
-
-/** The content that one recovery should see. */
-export interface Guide {
-  /** The name of its strategy. */
-  readonly order: string;
-  /** Which of these versions a place should have, by its index in the list. */
-  choose(place: number, candidates: readonly number[]): number;
-}
-
-/** The version that each place has in a crash state. */
-export type Target = (place: number) => number;
-
-/** A name, and crash states to look at: a recovery reaches each of them from every partial choice that agrees with it. */
-export interface Strategy {
-  readonly order: string;
-  readonly targets: Iterator<Target, void>;
-}
 
 /** All guides, without end. */
 export function* guidesOf(
-  space: CrashSpace,
+  map: RegionMap,
   { label }: { label?(offset: number): string },
 ): Generator<Guide, never> {
-  const { map } = space;
-  const moments = spread(space.moments);
+  const moments = spread(momentsOf(map));
   const strategies: Strategy[] = [
     inOrder(map, moments),
     changed(map, moments, 'newest', 1),
@@ -69,7 +52,7 @@ function towards(order: string, target: Target): Guide {
 }
 
 /** The same values in an order in which every prefix is spread evenly. */
-export function spread(values: readonly number[]): number[] {
+function spread(values: readonly number[]): number[] {
   return values
     .map((value, i) => ({ value, at: (i * GOLDEN) % 1 }))
     .sort((a, b) => a.at - b.at)

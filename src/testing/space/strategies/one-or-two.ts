@@ -1,6 +1,6 @@
 import type { RegionMap } from '../regions.js';
 import { type Doubt, doubtsAt } from './doubt.js';
-import type { Strategy, Target } from './index.js';
+import type { Strategy, Target } from './strategy.js';
 
 /**
  * One place or two differ from the rest at a moment. `newest`: they lack their newest content. `oldest`: all others have only

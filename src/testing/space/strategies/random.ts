@@ -1,6 +1,6 @@
 import { randomAt, seededRandom } from '../../choices.js';
 import { newestUntil, possibleAt, type RegionMap, regionOf } from '../regions.js';
-import type { Guide, Strategy, Target } from './index.js';
+import type { Guide, Strategy, Target } from './strategy.js';
 
 /** Each choice of the recovery by chance. */
 export function randomChoices(): Guide {

@@ -1,6 +1,6 @@
 import { offsetOf, type Region, type RegionMap, regionOf, versionAt } from '../regions.js';
 import { type Doubt, doubtsAt } from './doubt.js';
-import type { Strategy, Target } from './index.js';
+import type { Strategy, Target } from './strategy.js';
 
 /** Everything dispatched up to a moment, except one request, as far as it is in doubt. */
 export function requestLost(map: RegionMap, moments: readonly number[]): Strategy {

@@ -1,0 +1,408 @@
+// More than one power cut. Goal: what may follow a power cut is covered, each case once, and what comes back from the dead is
+// found. Method: brute force over all states of all cuts, and logs with one mistake each, over a hundred programs.
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { Storage } from 'write-barrier';
+import { seededRandom } from '../../src/testing/choices.js';
+import { crashTest } from '../../src/testing/crash-test/crash-test.js';
+import type { CrashTest } from '../../src/testing/crash-test/types.js';
+import { DiskRecorder, recording } from '../../src/testing/device/disk-trace.js';
+import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
+import { prefixOracle } from '../../src/testing/lab/prefix.js';
+import { crashSpace } from '../../src/testing/space/crash-space.js';
+import type { CrashState } from '../../src/testing/space/crash-state.js';
+import { share } from '../kit/amount.js';
+import { FLUSH, first, PLAIN, SECTOR } from './sectors.js';
+
+const SECTORS = 3;
+const SIZE = SECTORS * SECTOR;
+const filled = (byte: number): Uint8Array => new Uint8Array(SECTOR).fill(byte);
+
+describe('given any workload, and any recovery that reads, writes and flushes', () => {
+  type Action = { readonly kind: 'write' | 'read' | 'flush'; readonly sector: number };
+  const action: fc.Arbitrary<Action> = fc.record({
+    kind: fc.constantFrom('write' as const, 'write' as const, 'read' as const, 'flush' as const),
+    sector: fc.nat({ max: SECTORS - 1 }),
+  });
+  const actions = fc.array(action, { maxLength: 4 });
+
+  /** What it writes depends on what it has read, so that it differs between crash states. */
+  const act = (disk: Storage, all: readonly Action[], start: number): string => {
+    let value = start;
+    let seen = '';
+    for (const { kind, sector } of all) {
+      if (kind === 'flush') disk.flush(FLUSH);
+      else if (kind === 'write') {
+        value += 1;
+        disk.write(sector * SECTOR, filled(value), PLAIN);
+      } else {
+        const read = first(disk, sector);
+        seen += ` ${read}`;
+        value += read % 2;
+      }
+    }
+    return seen;
+  };
+  const disk = (initial?: Uint8Array): VolatileDisk =>
+    new VolatileDisk({ size: SIZE, answers: 'at-once', ...(initial && { initial }) });
+  const everything = (on: Storage): string =>
+    Array.from({ length: SECTORS }, (_, sector) => first(on, sector)).join(' ');
+
+  /** Every disk that a recovery may be given after so many cuts, by going through all states of all of them. */
+  const byForce = (workload: readonly Action[], recovery: readonly Action[], cuts: number) => {
+    const outcomes = new Set<string>();
+    const follow = (state: CrashState, left: number): void => {
+      outcomes.add(everything(state.disk()));
+      if (left === 0) return;
+      const next = disk(state.image());
+      act(next, recovery, 100);
+      for (const again of crashSpace(next.trace)) follow(again, left - 1);
+    };
+    const run = disk();
+    act(run, workload, 0);
+    for (const state of crashSpace(run.trace)) follow(state, cuts - 1);
+    return outcomes;
+  };
+
+  test.each([1, 2])(
+    'when the power is cut %d times during recoveries, then what may be left is what brute force finds',
+    async (nested) => {
+      await fc.assert(
+        fc.asyncProperty(actions, actions, async (workload, recovery) => {
+          const found = new Set<string>();
+          const report = await crashTest<number, string>({
+            size: SIZE,
+            nested,
+            answers: 'at-once',
+            workload: (on, journal) => {
+              act(on, workload, 0);
+              // Without it the kit tries disks that no power cut leaves, to see whether the check can reject one.
+              journal.acknowledge(0);
+            },
+            recover: (on) => {
+              // A recovery decides what it reads; what it has not read is read at the end, which decides the rest.
+              act(on, recovery, 100);
+              return '';
+            },
+            check: () => true,
+          });
+          const everyOutcome = await crashTest<number, string>({
+            size: SIZE,
+            nested,
+            answers: 'at-once',
+            workload: (on, journal) => {
+              act(on, workload, 0);
+              // Without it the kit tries disks that no power cut leaves, to see whether the check can reject one.
+              journal.acknowledge(0);
+            },
+            recover: (on) => {
+              const all = everything(on);
+              act(on, recovery, 100);
+              found.add(all);
+              return all;
+            },
+            check: () => true,
+          });
+          expect(everyOutcome.covered).toBe(everyOutcome.images);
+          expect(report.covered).toBe(report.images);
+          expect([...found].sort()).toEqual([...byForce(workload, recovery, nested + 1)].sort());
+        }),
+        { numRuns: share(200) },
+      );
+    },
+  );
+
+  test('when a later recovery reads less than all, then it is told apart from nothing that it cannot tell apart, and all is covered', async () => {
+    await fc.assert(
+      fc.asyncProperty(actions, actions, async (workload, recovery) => {
+        const seen: string[] = [];
+        const report = await crashTest<number, string>({
+          size: SIZE,
+          nested: true,
+          answers: 'at-once',
+          workload: (on, journal) => {
+            act(on, workload, 0);
+            // Without it the kit tries disks that no power cut leaves, to see whether the check can reject one.
+            journal.acknowledge(0);
+          },
+          recover: (on) => act(on, recovery, 100),
+          check: (found) => {
+            seen.push(found);
+            return true;
+          },
+        });
+        expect(report.warnings.filter((text) => /not every/.test(text))).toEqual([]);
+        // The same from all states of both cuts.
+        const byHand = new Set<string>();
+        const run = disk();
+        act(run, workload, 0);
+        for (const state of crashSpace(run.trace)) {
+          const next = disk(state.image());
+          byHand.add(act(next, recovery, 100));
+          for (const again of crashSpace(next.trace)) byHand.add(act(again.disk(), recovery, 100));
+        }
+        expect([...new Set(seen)].sort()).toEqual([...byHand].sort());
+      }),
+      { numRuns: share(200) },
+    );
+  });
+});
+
+/** A log in slots: each has a record with a generation, its place in the log, and a value. */
+interface LogOptions {
+  /** Records have a number that each opening of the log raises. */
+  readonly generations: boolean;
+  /** That number is flushed before the first record with it. */
+  readonly flushesGeneration: boolean;
+}
+
+const SLOTS = 4;
+const LOG_SIZE = (1 + SLOTS) * SECTOR;
+
+interface Record {
+  readonly generation: number;
+  readonly value: number;
+}
+
+async function recordsOf(
+  disk: Storage,
+): Promise<{ readonly last: number; readonly records: Record[] }> {
+  const sector = new Uint8Array(SECTOR);
+  await disk.read(0, sector);
+  const last = sector[0] as number;
+  const records: Record[] = [];
+  for (let slot = 0; slot < SLOTS; slot += 1) {
+    await disk.read((1 + slot) * SECTOR, sector);
+    const [isRecord, generation = 0, value = 0] = sector;
+    const before = records.at(-1)?.generation ?? 0;
+    if (isRecord !== 1 || generation < before || generation > last) break;
+    records.push({ generation, value });
+  }
+  return { last, records };
+}
+
+/** Each number of the program is how many records are appended before the next flush. */
+function log(
+  { generations, flushesGeneration }: LogOptions,
+  program: readonly number[],
+): CrashTest<number, readonly number[], number> {
+  return {
+    ...{ size: LOG_SIZE, lives: 2, program },
+    workload: async (disk, journal, groups, life) => {
+      const { last, records } = await recordsOf(disk);
+      const generation = generations || last === 0 ? last + 1 : last;
+      if (generation !== last) {
+        await disk.write(0, filled(generation), PLAIN);
+        if (flushesGeneration) await disk.flush(FLUSH);
+      }
+      let slot = records.length;
+      let value = 20 * life.number;
+      for (const count of groups) {
+        const group = Array.from({ length: Math.min(count, SLOTS - slot) }, () => ++value);
+        for (const one of group) {
+          journal.begin(one);
+          const record = filled(0);
+          record.set([1, generation, one]);
+          await disk.write((1 + slot++) * SECTOR, record, PLAIN);
+        }
+        await disk.flush(FLUSH);
+        for (const one of group) journal.acknowledge(one);
+      }
+    },
+    recover: async (disk) => (await recordsOf(disk)).records.map(({ value }) => value),
+    check: prefixOracle<number, readonly number[], readonly number[]>({
+      start: [],
+      apply: (values, value) => [...values, value],
+      matches: (found, values) => found.join() === values.join(),
+      stateOf: (shown) => shown,
+    }),
+  };
+}
+
+/** Whether replaying a journal into its home is durable before the journal is used again. */
+function journaled(
+  flushesReplay: boolean,
+  program: readonly number[],
+): CrashTest<number, number, number> {
+  const HOME = 0;
+  const JOURNAL = SECTOR;
+  const replay = async (disk: Storage): Promise<number> => {
+    const sector = new Uint8Array(SECTOR);
+    await disk.read(JOURNAL, sector);
+    const [isFull, value = 0] = sector;
+    if (isFull === 1) {
+      await disk.write(HOME, filled(value), PLAIN);
+      if (flushesReplay) await disk.flush(FLUSH);
+      await disk.write(JOURNAL, filled(0), PLAIN);
+      return value;
+    }
+    await disk.read(HOME, sector);
+    return sector[0] as number;
+  };
+  return {
+    ...{ size: 2 * SECTOR, lives: 2, program },
+    workload: async (disk, journal, steps, life) => {
+      await replay(disk);
+      for (const step of steps) {
+        const value = 20 * life.number + step;
+        journal.begin(value);
+        const entry = filled(0);
+        entry.set([1, value]);
+        await disk.write(JOURNAL, entry, PLAIN);
+        await disk.flush(FLUSH);
+        journal.acknowledge(value);
+        await replay(disk);
+      }
+    },
+    recover: replay,
+    check: prefixOracle<number, number, number>({
+      start: 0,
+      apply: (_, value) => value,
+      matches: (found, value) => found === value,
+      stateOf: (shown) => shown,
+    }),
+  };
+}
+
+/** Programs by seeds. */
+function* programs(count: number, most: number): Generator<readonly number[]> {
+  const random = seededRandom(20_261_130);
+  for (let n = 0; n < count; n += 1) {
+    yield Array.from(
+      { length: 1 + Math.floor(random() * 2) },
+      () => 1 + Math.floor(random() * most),
+    );
+  }
+}
+
+describe('given two lives', () => {
+  const MISTAKES = {
+    'a log without generation numbers': (program: readonly number[]) =>
+      log({ generations: false, flushesGeneration: true }, program),
+    'a log whose number is used again, because it is not flushed': (program: readonly number[]) =>
+      log({ generations: true, flushesGeneration: false }, program),
+    'a log that trusts what its recovery has not flushed': (program: readonly number[]) =>
+      journaled(false, program),
+  };
+  const REPAIRED = {
+    'the log with generation numbers': (program: readonly number[]) =>
+      log({ generations: true, flushesGeneration: true }, program),
+    'the log that flushes what its recovery has written': (program: readonly number[]) =>
+      journaled(true, program),
+  };
+
+  test.each(Object.entries(MISTAKES))('%s is found within a hundred programs', async (_, make) => {
+    for (const program of programs(100, 3)) {
+      const report = await crashTest(make(program) as CrashTest<number, unknown, number>);
+      if (report.verdict !== 'failed') continue;
+      const { failure } = report;
+      const again = await crashTest({
+        ...(make(program) as CrashTest<number, unknown, number>),
+        replay: failure?.replay ?? '',
+      });
+      expect(again.failure?.message).toBe(failure?.message);
+      expect(failure?.cuts.length).toBeLessThanOrEqual(2);
+      return;
+    }
+    expect.unreachable('none of them fails');
+  });
+
+  test.each(Object.entries(REPAIRED))('%s is proved', async (_, make) => {
+    for (const program of programs(share(20), 3)) {
+      const report = await crashTest(make(program) as CrashTest<number, unknown, number>);
+      expect(report, `${program}`).toMatchObject({ verdict: 'proved' });
+    }
+  });
+
+  test('when the power is cut before the second recovery has shown anything, then the first life is what counts', async () => {
+    const expectations = new Set<string>();
+    await crashTest<number, number>({
+      ...{ size: SECTOR, lives: 2 },
+      workload: async (disk, journal, _, life) => {
+        const value = 10 * life.number;
+        journal.begin(value);
+        await disk.write(0, filled(value), PLAIN);
+        await disk.flush(FLUSH);
+        journal.acknowledge(value);
+      },
+      recover: async (disk) => {
+        const sector = filled(0);
+        await disk.read(0, sector);
+        return sector[0] as number;
+      },
+      check: (_, { acknowledged, begun, shown }) => {
+        expectations.add(`${shown ?? '-'}: ${begun}; ${acknowledged}`);
+        return true;
+      },
+    });
+    expect([...expectations].sort()).toEqual([
+      ...['-: 10; ', '-: 10; 10', '-: ; '],
+      ...['0: 20; ', '0: 20; 20', '0: ; '],
+      ...['10: 20; ', '10: 20; 20', '10: ; '],
+    ]);
+  });
+
+  test('when the recovery does not wait for its disk, then that is as good in a later life as in the first', async () => {
+    const report = await crashTest<number, number>({
+      ...{ size: SECTOR, lives: 2 },
+      workload: async (disk, journal, _, life) => {
+        journal.begin(life.number);
+        await disk.write(0, filled(life.number), PLAIN);
+        await disk.flush(FLUSH);
+        journal.acknowledge(life.number);
+      },
+      recover: (disk) => first(disk, 0),
+      check: (found, { acknowledged, shown = 0 }) => found >= Math.max(shown, ...acknowledged, 0),
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
+  test('when the later workload never ends, then that is a hang', async () => {
+    const report = await crashTest<number, number>({
+      ...{ size: SECTOR, lives: 2, hangMs: 100 },
+      workload: async (disk, _, __, life) => {
+        if (life.number === 2) await new Promise(() => {});
+        await disk.write(0, filled(1), PLAIN);
+      },
+      recover: async (disk) => {
+        const sector = filled(0);
+        await disk.read(0, sector);
+        return sector[0] as number;
+      },
+      check: () => true,
+    });
+    expect(report.verdict).toBe('hung');
+  });
+
+  test('when a trace is given and no workload, then more lives are refused', async () => {
+    const recorder = new DiskRecorder(SECTOR);
+    recording(new VolatileDisk({ size: SECTOR, answers: 'at-once' }), recorder);
+    const wrong = {
+      ...{ size: SECTOR, lives: 2, trace: recorder.trace },
+      recover: () => 0,
+      check: () => true,
+    } as unknown as CrashTest<number, number>;
+    await expect(crashTest(wrong)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+
+  test.each([0, -1, 1.5, Number.NaN])(
+    'when there are to be %s, then that is refused',
+    async (lives) => {
+      await expect(
+        crashTest({ ...log({ generations: true, flushesGeneration: true }, [1]), lives }),
+      ).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    },
+  );
+
+  test('when the budget ends, then nothing is proved, and the report says why', async () => {
+    const report = await crashTest({
+      ...log({ generations: true, flushesGeneration: true }, [2, 2]),
+      recoveriesMax: 20,
+    });
+    expect(report).toMatchObject({
+      verdict: 'passed',
+      warnings: expect.arrayContaining([expect.stringContaining('not every later power cut')]),
+    });
+  });
+});
