@@ -19,7 +19,7 @@ import {
 import type { DiskFault } from './device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from './device/profile.js';
 import type { CrashSpace } from './space/crash-space.js';
-import { CrashState } from './space/crash-state.js';
+import type { CrashState } from './space/crash-state.js';
 
 /** The form of generated programs. */
 export interface ProgramOptions {
@@ -114,7 +114,7 @@ function crashStates(fc: typeof FastCheck, space: CrashSpace): Arbitrary<CrashSt
     const choices = [...space.choicesUnder(last)].map(([, list]) => list);
     return fc.tuple(...choices.map(({ length }) => fc.nat({ max: length - 1 }))).map((lost) => {
       const versions = choices.map((list, place) => list[list.length - 1 - (lost[place] ?? 0)]);
-      return new CrashState(space.map, Int32Array.from(versions as number[]));
+      return space.stateWith(Int32Array.from(versions as number[]));
     });
   });
 }

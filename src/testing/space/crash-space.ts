@@ -15,7 +15,7 @@ import { withText } from '../../model/show.js';
 import { type Random, randomAt } from '../choices.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { beginnings, type Counted, Counts, logarithmOf, productOf } from './counts.js';
+import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
 import { cutsOf } from './cuts.js';
 import { type Crash, crashesOf } from './explore.js';
@@ -63,7 +63,7 @@ interface Chances {
 }
 
 /** All crash states (disk images) that a power cut during a trace may leave. */
-export class CrashSpace implements Counted {
+export class CrashSpace {
   /** The regions that the trace writes, with their versions. @internal */
   readonly map: RegionMap;
   /** The assumed device. */
@@ -247,6 +247,11 @@ export class CrashSpace implements Counted {
       }
       if (i === open.length) return;
     }
+  }
+
+  /** The state with a version for each place. @internal */
+  stateWith(versions: Int32Array): CrashState {
+    return new CrashState(this.map, versions);
   }
 
   /** Every place with the versions that it may have beside the last one. @internal */
