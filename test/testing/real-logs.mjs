@@ -6,6 +6,7 @@
 // or as a command of this epoch has. Hence a state is possible if there is an epoch that allows all of its sectors, and the
 // number of states is one, and for each epoch the product of the choices of all sectors, less one.
 
+import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, readLogWrites } from 'write-barrier/testing/lab';
@@ -243,7 +244,7 @@ for (const crash of space.explore({ recoveriesMax: STATES })) {
   covered += crash.images;
 }
 const explored = performance.now();
-const rss = process.resourceUsage().maxRSS * 1024;
+const rss = peakRss();
 
 const ms = [made - start, counted - made, sampled - counted, explored - sampled].map(Math.round);
 console.log(
@@ -257,3 +258,17 @@ console.log(
     },
   }),
 );
+
+/**
+ * The most memory that this process has had, in bytes. On Linux the peak of `resourceUsage` begins with that of the parent, which
+ * the child had before it began to run node.
+ */
+function peakRss() {
+  try {
+    const [, kib] = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+    if (kib !== undefined) return Number(kib) * 1024;
+  } catch {
+    // Another system.
+  }
+  return process.resourceUsage().maxRSS * 1024;
+}
