@@ -528,4 +528,26 @@ describe('given later lives', () => {
       expect(again.failure?.message).toBe(report.failure?.message);
     },
   );
+
+  // Shrinking gives back what the first cut took away; the life that follows then throws.
+  test('when fewer losses keep the later life from beginning, then the failure is reported all the same', async () => {
+    const test: CrashTest<number, number> = {
+      ...{ size: 3 * SECTOR, lives: 2, answers: 'at-once' },
+      workload: async (disk, _, __, life) => {
+        if (life.shown === 1) throw new Error('it does not begin');
+        if (life.number === 1) {
+          await disk.write(0, filled(1), PLAIN);
+          await disk.write(2 * SECTOR, filled(1), PLAIN);
+        } else if (first(disk, 2) === 1) {
+          await disk.write(SECTOR, filled(2), PLAIN);
+        }
+      },
+      recover: (disk) => first(disk, 1) || first(disk, 0),
+      check: (found) => found < 2,
+    };
+    const report = await crashTest(test);
+    expect(report.verdict).toBe('failed');
+    const again = await crashTest({ ...test, replay: report.failure?.replay ?? '' });
+    expect(again.verdict).toBe('failed');
+  });
 });

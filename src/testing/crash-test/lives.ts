@@ -286,8 +286,9 @@ async function lifeAfter<A, R>(
   lives: readonly Life[],
 ): Promise<Life | undefined> {
   if (during === 'life') {
-    const life = await live(trial, content, lives);
-    return 'hang' in life ? undefined : life;
+    // While a failure is shrunk, a life may begin on a disk that its recovery or its workload does not survive.
+    const life = await live(trial, content, lives).catch((): undefined => undefined);
+    return !life || 'hang' in life ? undefined : life;
   }
   const { map } = trial.space;
   const recorder = new DiskRecorder(map.size);
