@@ -408,3 +408,28 @@ function twoEpochs(): DiskTrace {
     marks: [],
   };
 }
+
+describe('given a write across atomic units over one within a unit', () => {
+  const recorder = new DiskRecorder(4 * SECTOR);
+  for (const [sectors, byte] of [
+    [2, 1],
+    [4, 2],
+  ] as const) {
+    const length = sectors * SECTOR;
+    const write = { op: 'write', offset: 0, length, tag: 'simple', fua: false } as const;
+    recorder.complete(recorder.dispatch(write, new Uint8Array(length).fill(byte)));
+  }
+  const space = crashSpace(recorder.trace, { cache: 'none', atomicWriteUnit: 2 * SECTOR });
+
+  test('when everything is there in order, then all of it is', () => {
+    for (const time of space.moments) expect(space.inOrder(time).isPossible).toBe(true);
+    expect([...new Set(space.inOrder(Number.POSITIVE_INFINITY).image())]).toEqual([2]);
+  });
+
+  test('when power cuts are drawn, then each of them is possible', () => {
+    for (const { time, state } of space.cuts(1)) {
+      expect(state.isPossible).toBe(true);
+      expect(state.after).toBeLessThan(time);
+    }
+  });
+});

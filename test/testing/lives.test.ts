@@ -406,3 +406,163 @@ describe('given two lives', () => {
     });
   });
 });
+
+describe('given a recovery whose commands the device does not have', () => {
+  const byte = async (disk: Storage, sector: number): Promise<number> => {
+    const bytes = filled(0);
+    await disk.read(sector * SECTOR, bytes);
+    return bytes[0] as number;
+  };
+  const acknowledged = async (disk: VolatileDisk, journal: { acknowledge(it: number): void }) => {
+    await disk.write(0, filled(1), disk.capabilities.fua ? { fua: true } : PLAIN);
+    if (disk.capabilities.flush) await disk.flush();
+    journal.acknowledge(1);
+  };
+  const inOrder = ([a, b, c]: readonly number[], count: number): boolean =>
+    (count === 0 || a === 1) && (c === 0 || b === 1);
+
+  // What the simulated disk refuses is refused by the disk of a recovery, or it would order more than a device can.
+  test.each([
+    { lacks: 'flush', profile: { flush: false, fua: true } },
+    { lacks: 'FUA', profile: { flush: true, fua: false } },
+  ])(
+    'when it goes on without $lacks, then the power cut during it is found',
+    async ({ profile }) => {
+      const ordered = async (disk: Storage): Promise<void> => {
+        try {
+          await disk.write(SECTOR, filled(1), { tag: 'simple', fua: !profile.fua });
+          if (!profile.flush) await disk.flush(FLUSH);
+        } catch {
+          await disk.write(SECTOR, filled(1), PLAIN);
+        }
+      };
+      const faulty: CrashTest<number, readonly number[]> = {
+        ...{ size: SIZE, nested: true, profile, workload: acknowledged },
+        recover: async (disk) => {
+          const all = [await byte(disk, 0), await byte(disk, 1), await byte(disk, 2)];
+          if (all[0] === 1 && all[2] === 0) {
+            await ordered(disk);
+            await disk.write(2 * SECTOR, filled(1), PLAIN);
+          }
+          return all;
+        },
+        check: (all, { acknowledged: { length } }) => inOrder(all, length),
+      };
+      const report = await crashTest(faulty);
+      expect(report.verdict).toBe('failed');
+      const again = await crashTest({ ...faulty, replay: report.failure?.replay ?? '' });
+      expect(again.verdict).toBe('failed');
+    },
+  );
+
+  test('when it writes where there is no disk, and goes on, then that leaves nothing', async () => {
+    const report = await crashTest<number, number>({
+      ...{ size: SECTOR, nested: true, workload: acknowledged },
+      recover: async (disk) => {
+        const found = await byte(disk, 0);
+        for (const offset of [SECTOR, 7]) {
+          try {
+            await disk.write(offset, filled(9), PLAIN);
+          } catch {}
+        }
+        return found;
+      },
+      check: (found, { acknowledged: { length } }) => length === 0 || found === 1,
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+});
+
+describe('given later lives', () => {
+  const plain: CrashTest<number, number> = {
+    ...{ size: 2 * SECTOR, lives: 2 },
+    workload: async (disk, journal) => {
+      await disk.write(0, filled(1), PLAIN);
+      await disk.flush(FLUSH);
+      journal.acknowledge(1);
+    },
+    recover: (disk) => first(disk, 0),
+    check: (found, { acknowledged, shown = 0 }) => found >= Math.max(shown, ...acknowledged, 0),
+  };
+
+  test('when a recovery was cut short before, then that is no life of its own', async () => {
+    const numbers = new Set<number>();
+    await crashTest({
+      ...{ ...plain, nested: 2 },
+      workload: async (disk, journal, program, life) => {
+        numbers.add(life.number);
+        await plain.workload(disk, journal, program, life);
+      },
+      recover: (disk) => {
+        const found = first(disk, 0);
+        disk.write(SECTOR, filled(2), PLAIN);
+        return found;
+      },
+    });
+    expect([...numbers].sort()).toEqual([1, 2]);
+  });
+
+  test('when the second one waits for more than the disk, then nothing is proved', async () => {
+    const report = await crashTest({
+      ...plain,
+      hangMs: 200,
+      workload: async (disk, journal, program, life) => {
+        const written = disk.write(0, filled(1), PLAIN);
+        for (let n = 0; life.number === 2 && n < 30; n += 1) {
+          await new Promise((resolve) => setTimeout(resolve, 5));
+        }
+        await written;
+        await plain.workload(disk, journal, program, life);
+      },
+    });
+    expect(report).toMatchObject({
+      verdict: 'passed',
+      warnings: [expect.stringContaining('waits a long time')],
+    });
+  });
+
+  // The failure is neither of the first moment nor of the last one, and the recovery has read nothing that says which.
+  test.each([1, 2])(
+    'when a check fails between two acknowledgements of life %d, then the replay repeats it',
+    async (life) => {
+      const test: CrashTest<number, number> = {
+        ...{ size: 3 * SECTOR, lives: life },
+        workload: async (disk, journal) => {
+          for (const n of [1, 2]) {
+            await disk.write(n * SECTOR, filled(n), { fua: true });
+            journal.acknowledge(n);
+          }
+        },
+        recover: (disk) => first(disk, 0),
+        check: (_, { acknowledged, shown }) =>
+          acknowledged.join() !== '1' || (shown === undefined) !== (life === 1),
+      };
+      const report = await crashTest(test);
+      expect(report).toMatchObject({ verdict: 'failed', warnings: [] });
+      const again = await crashTest({ ...test, replay: report.failure?.replay ?? '' });
+      expect(again.failure?.message).toBe(report.failure?.message);
+    },
+  );
+
+  // Shrinking gives back what the first cut took away; the life that follows then throws.
+  test('when fewer losses keep the later life from beginning, then the failure is reported all the same', async () => {
+    const test: CrashTest<number, number> = {
+      ...{ size: 3 * SECTOR, lives: 2, answers: 'at-once' },
+      workload: async (disk, _, __, life) => {
+        if (life.shown === 1) throw new Error('it does not begin');
+        if (life.number === 1) {
+          await disk.write(0, filled(1), PLAIN);
+          await disk.write(2 * SECTOR, filled(1), PLAIN);
+        } else if (first(disk, 2) === 1) {
+          await disk.write(SECTOR, filled(2), PLAIN);
+        }
+      },
+      recover: (disk) => first(disk, 1) || first(disk, 0),
+      check: (found) => found < 2,
+    };
+    const report = await crashTest(test);
+    expect(report.verdict).toBe('failed');
+    const again = await crashTest({ ...test, replay: report.failure?.replay ?? '' });
+    expect(again.verdict).toBe('failed');
+  });
+});

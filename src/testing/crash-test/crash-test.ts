@@ -25,7 +25,7 @@
 import { checkOptions, chooseMode, invariant, misuse } from '../../model/index.js';
 import { type Storage, wrap } from '../../storage/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
-import { DiskRecorder, recording } from '../device/disk-trace.js';
+import { DiskRecorder } from '../device/disk-trace.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { CrashState } from '../space/crash-state.js';
 import { crashesOf } from '../space/explore.js';
@@ -47,6 +47,7 @@ import {
   goOn,
   judgeChain,
   type Limits,
+  recordingRecovery,
   type Tally,
 } from './lives.js';
 import { checkCrashTest } from './options.js';
@@ -172,10 +173,7 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
   const report = { images: space.count, ...deviceOf(space.profile), seed, trace, orders };
   const seen = { reads: false, silence: false };
   const limits: Limits = { nested: Number(nested), lives: lives - 1 };
-  const later: Tally = {
-    ...{ tried: 0, triedMax: recoveriesMax },
-    ...{ isWhole: true, doubts: new Set() },
-  };
+  const later: Tally = { tried: 0, triedMax: recoveriesMax, isWhole: true };
   const first = [firstLife(trial)];
   const options = label ? { label: (offset: number) => labelOf(test, offset) } : {};
   for (const run of crashesOf(space, { recoveriesMax, ...options })) {
@@ -185,7 +183,7 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
     const recorder = limits.nested > 0 ? new DiskRecorder(space.map.size) : undefined;
     const failed = await judge(
       trial,
-      recorder ? recording(run.disk, recorder) : run.disk,
+      recorder ? recordingRecovery(run.disk, recorder) : run.disk,
       () => [{ trace, after: run.after, before: run.before }],
       (answer) => {
         seen.silence ||= answer === undefined;
@@ -208,7 +206,7 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
   invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
   const warnings = await doubts(trial, total, seen);
   if (!later.isWhole) warnings.push(NOT_ALL_LATER);
-  warnings.push(...later.doubts);
+  if (later.doubt !== undefined) warnings.push(later.doubt);
   const verdict = warnings.length === 0 ? 'proved' : 'passed';
   return { ...report, ...total, verdict, warnings, ...(label && { labels: labelsOf(trial) }) };
 }

@@ -8,6 +8,7 @@
 // A chain is the same with everything decided: one crash state for each life. Failures are shrunk, described and repeated as chains.
 
 import { misuse } from '../../model/index.js';
+import type { Storage } from '../../storage/index.js';
 import { CallSites } from '../device/call-site.js';
 import { type Content, DiskRecorder, type DiskTrace, recording } from '../device/disk-trace.js';
 import type { VolatileDisk } from '../device/volatile-disk.js';
@@ -52,8 +53,8 @@ export interface Tally {
   readonly triedMax: number;
   /** Whether everything was tried. */
   isWhole: boolean;
-  /** Why disks of later lives may have answered too early. */
-  readonly doubts: Set<string>;
+  /** Why the disk of a later life may have answered too early. */
+  doubt?: string | undefined;
 }
 
 /** A failure after power cuts, decided as far as recoveries have read. */
@@ -91,10 +92,10 @@ export async function goOn<A, R>(
   for (const run of continued(decisions)) {
     if (isOver(tally)) return undefined;
     tally.tried += 1;
-    const life = await live(trial, run.content, lives.length + 1);
-    if ('doubt' in life) tally.doubts.add(life.doubt);
+    const life = await live(trial, run.content, lives);
     if ('hang' in life)
       return { failed: hangIn(lives, life.hang), lives, decisions: run.decisions };
+    tally.doubt ??= life.doubt;
     const fewer = { ...limits, lives: limits.lives - 1 };
     const found = await cutIn(trial, [...lives, life], run.decisions, fewer, tally);
     if (found) return found;
@@ -123,7 +124,7 @@ async function cutIn<A, R>(
     tried += 1;
     tally.tried += 1;
     const recorder = limits.nested > 0 ? new DiskRecorder(space.map.size) : undefined;
-    const disk = recorder ? recording(run.disk, recorder) : run.disk;
+    const disk = recorder ? recordingRecovery(run.disk, recorder) : run.disk;
     const failed = await judge(trial, disk, () => cutShort(lives, run.decisions));
     covered += run.images;
     if (failed) return { failed, lives, decisions: run.decisions };
@@ -132,6 +133,18 @@ async function cutIn<A, R>(
   }
   if (covered < all) tally.isWhole = false;
   return undefined;
+}
+
+/** Records a recovery. Its disk fails a command only by refusing it, so nothing of it reaches the medium. */
+export function recordingRecovery(
+  disk: Storage,
+  recorder: Pick<DiskRecorder, 'dispatch' | 'complete'>,
+): Storage {
+  return recording(disk, {
+    dispatch: (what, data) => recorder.dispatch(what, data),
+    complete: (command, failed) =>
+      recorder.complete(command, failed, failed ? { kind: 'lost' } : undefined),
+  });
 }
 
 function isOver(tally: Tally): boolean {
@@ -168,9 +181,11 @@ const NO_SITES = { siteOf: () => undefined, whyNoSite: () => undefined };
 async function live<A, R>(
   { test, seed, steps, watch }: Trial<A, R>,
   content: Content,
-  number: number,
-): Promise<Life | (Life & { readonly doubt: string }) | { readonly hang: HangError }> {
+  lives: readonly Life[],
+): Promise<(Life & { readonly doubt?: string | undefined }) | { readonly hang: HangError }> {
   const { size, profile = {}, answers = 'later', program = [] } = test;
+  // A recovery that was cut short is no life of its own.
+  const number = 1 + lives.filter(({ during }) => during !== 'recovery').length;
   let broken: unknown;
   // The disk reads when it likes, and an error there would end the process.
   const guarded: Content = (offset) => {
@@ -192,12 +207,16 @@ async function live<A, R>(
   };
   try {
     const options = { size, profile, answers, seed: (seed + number - 1) % 2 ** 32 };
-    const run = await execute(options, work, watch, guarded);
-    const { trace, siteOf, whyNoSite, unfinished, doubt } = run;
+    const { trace, siteOf, whyNoSite, unfinished, doubt } = await execute(
+      options,
+      work,
+      watch,
+      guarded,
+    );
     if (broken) throw broken;
     if (unfinished !== undefined) throw misuse(unfinished);
     const space = crashSpace(trace, profile);
-    return { during: 'life', trace, space, siteOf, whyNoSite, ...(doubt && { doubt }) };
+    return { during: 'life', trace, space, siteOf, whyNoSite, doubt };
   } catch (error) {
     if (broken) throw broken;
     if (!(error instanceof HangError)) throw error;
@@ -215,18 +234,18 @@ export interface Chain {
 
 /**
  * The chain of a failure. What no recovery has read is there as far as it was dispatched: by the moment of the latest dispatch
- * that was read (`early`), or by the moment at which something that was read to be missing must be there (`late`).
+ * that was read, or of the failed check if that is later (`early`), or by the moment at which something that was read to be missing must be there (`late`).
  */
-export function completed(
-  { lives, decisions }: Pick<Found, 'lives' | 'decisions'>,
-  when: 'early' | 'late',
-): Chain {
+export function completed({ failed, lives, decisions }: Found, when: 'early' | 'late'): Chain {
   const states: CrashState[] = [];
-  for (const { space, decided, after, bound } of levelsOf(decisions)) {
+  for (const [n, { space, decided, after, bound }] of levelsOf(decisions).entries()) {
     const below = states.at(-1);
     const { map } = space;
+    const time = n === failed.life ? Math.max(after, failed.cut) : after;
     const newest = (region: Region): number =>
-      when === 'early' ? newestUntil(region, after, true) : newestUntil(region, bound, false);
+      when === 'early' && time < bound
+        ? newestUntil(region, time, true)
+        : newestUntil(region, bound, false);
     const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
     states.push(new CrashState(map, version, below && ((offset) => below.content(offset))));
   }
@@ -254,9 +273,7 @@ export async function chainOf<A, R>(
   for (const cut of cuts) {
     const below = states.at(-1);
     const content = below && ((offset: number) => below.content(offset));
-    const life = content
-      ? await lifeAfter(trial, content, cut, lives.length + 1)
-      : firstLife(trial);
+    const life = content ? await lifeAfter(trial, content, cut, lives) : firstLife(trial);
     const state = life && stateOf(life.space, cut, content);
     if (!life || !state) return undefined;
     lives.push(life);
@@ -269,11 +286,12 @@ async function lifeAfter<A, R>(
   trial: Trial<A, R>,
   content: Content,
   { during }: Cut,
-  number: number,
+  lives: readonly Life[],
 ): Promise<Life | undefined> {
   if (during === 'life') {
-    const life = await live(trial, content, number);
-    return 'hang' in life ? undefined : life;
+    // While a failure is shrunk, a life may begin on a disk that its recovery or its workload does not survive.
+    const life = await live(trial, content, lives).catch((): undefined => undefined);
+    return !life || 'hang' in life ? undefined : life;
   }
   const { map } = trial.space;
   const recorder = new DiskRecorder(map.size);
@@ -283,11 +301,11 @@ async function lifeAfter<A, R>(
       sites.add();
       return recorder.dispatch(what, data);
     },
-    complete: (command, failed) => recorder.complete(command, failed),
+    complete: (command, failed, fault) => recorder.complete(command, failed, fault),
   };
   // What a recovery has done before it throws can be cut short as well.
   await Promise.resolve(
-    recoverOn(trial.test, recording(new SettledDisk(map, content), noted), trial.watch),
+    recoverOn(trial.test, recordingRecovery(new SettledDisk(map, content), noted), trial.watch),
   ).catch(() => undefined);
   const { trace } = recorder;
   return {

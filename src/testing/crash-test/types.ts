@@ -52,7 +52,8 @@ export interface CrashTest<A, R, P = unknown> {
    * Uses the disk. When it returns, all of its commands must have been answered.
    *
    * With `lives` it runs again on the disk that a power cut left: `life.number` is 1 in the first life, and from the second
-   * on `life.shown` is what the recovery before it returned.
+   * on `life.shown` is what the recovery before it returned. It is the same object as `expected.shown`, so copy it before you
+   * change it. What the workload throws in a later life ends the test as it does in the first.
    */
   workload(
     disk: VolatileDisk,
@@ -70,6 +71,9 @@ export interface CrashTest<A, R, P = unknown> {
   /**
    * Recovers from the disk that the power cut left; that disk answers at once. On equal disks it must make the same reads,
    * and it must be done with the disk when it returns.
+   *
+   * Because the disk answers at once, commands that a recovery sends together count as sent one after the other, also with
+   * `nested` and `lives`: a flush that does not wait for a write before it is not found there.
    */
   recover(disk: Storage): R | Promise<R>;
   /**

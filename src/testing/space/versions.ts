@@ -206,7 +206,7 @@ function setsOf(
   const closed: Landed[] = [];
   let open: Landed[] = [untouched(sectors)];
   for (const [index, unit] of units.entries()) {
-    const { ordered, durable } = unit.write.interval;
+    const { dispatched, ordered, durable } = unit.write.interval;
     const extent = breaks?.extentOf(index) ?? 1n;
     const isLast =
       !mayRace && unit.write.spareFrom === NEVER && extent === (1n << BigInt(sectors)) - 1n;
@@ -226,6 +226,8 @@ function setsOf(
       const less: Landed = {
         ...landed,
         missing: [...landed.missing, { unit, index, sectors: extent }],
+        // Another sector of the same write may be there, and then the write is not whole.
+        intact: landed.intact && dispatched > landed.after,
         ordered: Math.min(landed.ordered, isLast ? (from.ordered[index] as number) : ordered),
         durable: Math.min(landed.durable, isLast ? (from.durable[index] as number) : durable),
       };
