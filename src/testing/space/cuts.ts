@@ -25,11 +25,13 @@ export function* cutsOf(
   seed: number,
 ): Generator<{ readonly time: number; readonly state: CrashState }, void> {
   const random = seededRandom(seed);
-  const end = endOf(map);
+  const events = eventsOf(map);
   const seen = new Set<string>();
   for (let draw = 0, repeats = 0; repeats < REPEATS_MAX; draw += 1) {
-    // A moment of a trace is a whole number, and the power is cut between two of them.
-    const time = Math.floor(((draw * GOLDEN) % 1) * end) + 0.5;
+    const next = Math.floor(((draw * GOLDEN) % 1) * (events.length + 1));
+    // The power is cut between two events.
+    const earlier = events[next - 1] ?? (events[next] ?? 0) - 1;
+    const time = (earlier + (events[next] ?? earlier + 1)) / 2;
     const choose = chooserOf(map, draw, time, random);
     const state = new CrashState(map, (place) => {
       const region = regionOf(map, place);
@@ -43,15 +45,13 @@ export function* cutsOf(
   }
 }
 
-/** After everything that the trace says. */
-function endOf({ regions }: RegionMap): number {
-  let end = 0;
+/** The moments at which something becomes possible or certain, ascending. */
+function eventsOf({ regions }: RegionMap): number[] {
+  const events = new Set<number>();
   for (const { versions } of regions) {
-    for (const { after, durable } of versions) {
-      for (const time of [after, durable]) if (Math.abs(time) < Infinity) end = Math.max(end, time);
-    }
+    for (const { after, ordered, durable } of versions) events.add(after).add(ordered).add(durable);
   }
-  return end + 1;
+  return [...events].filter(Number.isFinite).sort((a, b) => a - b);
 }
 
 function chooserOf(map: RegionMap, draw: number, time: number, random: () => number): Choose {
