@@ -8,7 +8,7 @@
 
 import { randomAt, seededRandom } from '../choices.js';
 import { CrashState } from './crash-state.js';
-import { newestUntil, possibleAt, type Region, type RegionMap, regionOf } from './regions.js';
+import { newestUntil, possibleAt, type RegionMap, regionOf } from './regions.js';
 
 /** The fractional parts of its multiples are spread evenly, however many are taken. */
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
@@ -26,7 +26,7 @@ export function* cutsOf(
 ): Generator<{ readonly time: number; readonly state: CrashState }, void> {
   const random = seededRandom(seed);
   const events = eventsOf(map);
-  const seen = new Set<string>();
+  const seen = new Set<number>();
   for (let draw = 0, repeats = 0; repeats < REPEATS_MAX; draw += 1) {
     const next = Math.floor(((draw * GOLDEN) % 1) * (events.length + 1));
     // The power is cut between two events.
@@ -58,13 +58,11 @@ function chooserOf(map: RegionMap, draw: number, time: number, random: () => num
   const one = openPlace(map, time, random());
   const kept = random();
   const seed = Math.floor(random() * 2 ** 32);
-  const oldest: Choose = ([first]) => first as number;
-  const newest: Choose = (_, last) => last;
   const kinds: readonly Choose[] = [
-    oldest,
-    newest,
-    (list, last, place) => (place === one ? (list[0] as number) : last),
-    (list, last, place) => (place === one ? last : (list[0] as number)),
+    ([oldest]) => oldest as number,
+    (_, newest) => newest,
+    ([oldest], newest, place) => (place === one ? (oldest as number) : newest),
+    ([oldest], newest, place) => (place === one ? newest : (oldest as number)),
   ];
   const some: Choose = (list, last, place) =>
     randomAt(seed, 2 * place) < kept
@@ -75,8 +73,7 @@ function chooserOf(map: RegionMap, draw: number, time: number, random: () => num
 
 /** One of the places in doubt at a moment; -1 if there are none. */
 function openPlace({ regions }: RegionMap, time: number, share: number): number {
-  const isOpen = (region: Region): boolean => possibleAt(region, time).length > 1;
-  const open = regions.filter(isOpen);
+  const open = regions.filter((region) => possibleAt(region, time).length > 1);
   let nth = Math.floor(share * open.reduce((sum, { count }) => sum + count, 0));
   for (const { first, count } of open) {
     if (nth < count) return first + nth;
@@ -85,12 +82,10 @@ function openPlace({ regions }: RegionMap, time: number, share: number): number 
   return -1;
 }
 
-/** Two hashes of 32 bits: of a million states hardly two have the same. */
-function digestOf(versions: Int32Array): string {
-  let [a, b] = [0x811c9dc5, 0x9e3779b9];
-  for (const version of versions) {
-    a = Math.imul(a ^ version, 0x01000193);
-    b = Math.imul(b ^ (version + 1), 0x85ebca6b) ^ (b >>> 13);
-  }
-  return `${a} ${b}`;
+/** A hash of 32 bits: of a thousand states hardly two have the same, and then one of them is left out. */
+function digestOf(versions: Int32Array): number {
+  return versions.reduce(
+    (hash, version) => Math.imul(hash ^ (version + 1), 0x85ebca6b) ^ (hash >>> 15),
+    1,
+  );
 }
