@@ -2,7 +2,7 @@ import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
 import { noise } from '../device/corruption.js';
 import type { Content } from '../device/disk-trace.js';
-import { contentOf, mediumOf, type RegionMap, regionAt, versionAt } from './regions.js';
+import { contentOf, type RegionMap, regionAt, versionAt } from './regions.js';
 import { SettledDisk } from './settled-disk.js';
 import type { Version } from './versions.js';
 
@@ -23,7 +23,7 @@ export class CrashState {
   constructor(
     map: RegionMap,
     versionOf: Int32Array | ((place: number) => number),
-    below: Content = mediumOf(map),
+    below: Content = map.before,
   ) {
     this.#map = map;
     this.#below = below;

@@ -9,7 +9,7 @@
 import { invariant } from '../../model/error.js';
 import type { Content } from '../device/disk-trace.js';
 import type { Counted } from './counts.js';
-import { contentOf, mediumOf, possible, type Region, regionAt, versionAt } from './regions.js';
+import { contentOf, possible, type Region, regionAt, versionAt } from './regions.js';
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
 export type Choose = (level: Decisions, place: number, candidates: readonly number[]) => number;
@@ -29,13 +29,11 @@ export class Decisions {
   before: number = Number.POSITIVE_INFINITY;
   /** Nothing dispatched from here on can be visible. */
   bound: number = Number.POSITIVE_INFINITY;
-  readonly #before: Content;
 
   constructor(space: Counted, below?: Decisions) {
     this.space = space;
     this.below = below;
     this.depth = below ? below.depth + 1 : 0;
-    this.#before = mediumOf(space.map);
   }
 
   /** A copy, with copies of all levels below. */
@@ -60,7 +58,7 @@ export class Decisions {
     const { map } = this.space;
     const { below } = this;
     const region = regionAt(map, offset);
-    const under: Content = below ? (at) => below.content(at, choose) : this.#before;
+    const under: Content = below ? (at) => below.content(at, choose) : map.before;
     if (!region) return under(offset);
     const place = region.first + Math.floor((offset - region.offset) / region.step);
     const version = this.decided.get(place) ?? this.#decide(region, place, choose);

@@ -61,6 +61,8 @@ export interface RegionMap {
   readonly initial: Uint8Array | undefined;
   /** Offsets of sectors that cannot be read before the trace. */
   readonly unreadable: ReadonlySet<number>;
+  /** What was on the medium before the trace. */
+  readonly before: Content;
   readonly tear: DeviceProfile['tear'];
   /** The capabilities of the disk of a recovery. */
   readonly offers: Capabilities;
@@ -103,6 +105,7 @@ export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   }
   return {
     ...{ sectorSize, size, initial, tear, regions, places },
+    before: contentBefore(initial, unreadable, sectorSize),
     unreadable: new Set(unreadable),
     offers: capabilitiesOf(profile),
   };
@@ -169,11 +172,6 @@ export function possibleAt({ versions }: Region, time: number): number[] {
     if (after <= time && time < ordered) found.push(version);
   }
   return found;
-}
-
-/** What was on the medium before the trace. */
-export function mediumOf({ initial, unreadable, sectorSize }: RegionMap): Content {
-  return contentBefore(initial, unreadable, sectorSize);
 }
 
 /** A sector of a version; `below` is what was there before the trace. */
