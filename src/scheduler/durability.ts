@@ -2,7 +2,7 @@
 //
 //   dirty    written since the last flush was issued. An issued flush takes the dirty bytes with it, and clears them when it
 //            succeeds
-//   at risk  a flush that held them failed. Writing the bytes after recover() takes them out; a later flush that succeeds does not,
+//   at risk  a flush that held them failed. Writing the bytes again takes them out; a later flush that succeeds does not,
 //            because the device may have dropped them in between
 //   failed   writes that failed. The next barrier fails because of them, except where their bytes have been written again. A
 //            failure is `reported` when a barrier has failed because of it; it is forgotten when the client can know
@@ -70,10 +70,9 @@ export class Durability<C> {
   /** A write has succeeded. `forced`: it is on the medium. */
   wrote(range: ByteRange, forced: boolean): void {
     if (!forced) this.#dirty.add(range);
-    // The write was at the device when the flush failed, so the flush may have covered it, or a newer write of its bytes.
-    if (this.hasFailed) {
-      if (!forced) this.#changeAtRisk().add(range);
-    } else if (!this.#atRisk.isEmpty) this.#changeAtRisk().delete(range);
+    // The write was at the device when the flush failed, so the flush may have covered it.
+    if (this.hasFailed && !forced) this.#changeAtRisk().add(range);
+    else if (!this.#atRisk.isEmpty) this.#changeAtRisk().delete(range);
     if (this.#failures.length === 0) return;
     for (const { bytes } of this.#failures) bytes.delete(range);
     this.#failures = this.#failures.filter(({ bytes }) => !bytes.isEmpty);

@@ -37,25 +37,6 @@ describe('given two flushes at the device', () => {
     expect(disk.atRisk).toContainEqual(expect.objectContaining({ start: 0 }));
   });
 
-  test('when a forced write is answered after the flush of a newer write of its bytes has failed, then they stay in doubt', async () => {
-    const { device, disk, one } = worldOf('TAG_FLUSH');
-    const older = one('w0!');
-    const barrier = one('b0');
-    await settled();
-    expect(device.inFlight).toBe('w0! ^F ^w0 ^F');
-    await device.answer('^F');
-    await device.answer('^w0');
-    await device.fail('^F');
-    await device.answer('w0!');
-    expect(outcomes([older, barrier])).toBe('w0!:done b0:FLUSH_FAILED');
-    expect(disk.atRisk).toEqual([range(0)]);
-    await disk.recover();
-    one('w0!');
-    await settled();
-    await device.drain();
-    expect(disk.atRisk).toEqual([]);
-  });
-
   test.each([
     ['the older one fails first', [0, 1]],
     ['the younger one fails first', [1, 0]],

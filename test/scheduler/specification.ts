@@ -175,17 +175,11 @@ export class Specification {
     if (!request.writes) return;
     if (ok && (command.what.fua || !this.#volatile)) request.durable = true;
     if (ok && (command.what.fua || !this.#volatile)) request.settled = true;
-    const isNewer = (other: Known, block: number): boolean =>
-      other.writes && hasEnded(other) && other.position > request.position && has(other, block);
+    const certain = ok && (command.what.fua || !this.#volatile || !this.#failed);
     each(request, (block) => {
-      if (!this.#failed) {
-        if (ok) for (const set of [this.#doubted, this.#doubtable]) set.delete(block);
-      } else if (!request.durable) {
-        for (const set of [this.#doubted, this.#doubtable]) set.add(block);
-      } else if (!this.#known.some((other) => !other.durable && isNewer(other, block))) {
-        // One may say that it is in doubt, because that costs no search.
-        this.#doubted.delete(block);
-      }
+      if (certain) for (const set of [this.#doubted, this.#doubtable]) set.delete(block);
+      else if (this.#failed) this.#doubtable.add(block);
+      if (this.#failed && !request.durable) this.#doubted.add(block);
     });
     if (ok) this.#rewritten(request.start, request.end);
     else this.#unanswered.push({ by: request, start: request.start, end: request.end });
