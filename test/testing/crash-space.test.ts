@@ -69,7 +69,7 @@ describe('given any small trace on any device', () => {
     );
   });
 
-  test('the count is exact, every number is one image, and iteration meets each of them once', () => {
+  test('the count is exact, every number is one image, and iteration meets each of them once, in that order', () => {
     fc.assert(
       fc.property(hosts(7), profiles, (host, profile) => {
         const { trace } = playedBy(host, profile);
@@ -77,9 +77,7 @@ describe('given any small trace on any device', () => {
         const numbered = Array.from({ length: Number(space.count) }, (_, k) => space.at(BigInt(k)));
         const vectors = numbered.map(({ versions }) => versions.join(' '));
         expect(new Set(vectors).size).toBe(vectors.length);
-        expect(sorted([...space].map(({ versions }) => versions.join(' ')))).toEqual(
-          sorted(vectors),
-        );
+        expect([...space].map(({ versions }) => versions.join(' '))).toEqual(vectors);
         for (const [k, state] of numbered.entries()) {
           expect(state.after).toBeLessThan(state.before);
           expect(space.indexOf(state)).toBe(BigInt(k));

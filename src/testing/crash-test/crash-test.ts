@@ -15,9 +15,8 @@
 // A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
 // shrunk, because each try would take as long.
 //
-// A failure is shrunk in two ways (shrink.ts): steps of the program that the failure does not need are left out, and lost
-// sectors whose loss it does not need are restored. The report names the number of its crash state, and `replay` repeats
-// it.
+// A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
+// loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
 //
 //   C1  A report without a failure whose warnings are not empty is never `proved`.
 //   C2  No report covers more crash states than there are.

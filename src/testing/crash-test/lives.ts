@@ -125,7 +125,7 @@ async function cutIn<A, R>(
     tally.tried += 1;
     const recorder = limits.nested > 0 ? new DiskRecorder(space.map.size) : undefined;
     const disk = recorder ? recordingRecovery(run.disk, recorder) : run.disk;
-    const failed = await judge(trial, disk, () => cutShort(lives, run.decisions));
+    const failed = await judge(trial, disk, () => cutShort(lives, levelsOf(run.decisions)));
     covered += run.images;
     if (failed) return { failed, lives, decisions: run.decisions };
     const found = await goOn(trial, lives, run, recorder?.trace, limits, tally);
@@ -157,9 +157,9 @@ function levelsOf(top: Decisions): Decisions[] {
   return top.below ? [...levelsOf(top.below), top] : [top];
 }
 
-/** When each life can have been cut short. */
-export function cutShort(lives: readonly Life[], top: Decisions): CutShort[] {
-  return levelsOf(top).map(({ after, before }, n) => {
+/** When each life can have been cut short, by what is decided of each. */
+function cutShort(lives: readonly Life[], decided: readonly Omit<CutShort, 'trace'>[]): CutShort[] {
+  return decided.map(({ after, before }, n) => {
     return { trace: (lives[n] as Life).trace, after, before };
   });
 }
@@ -233,8 +233,9 @@ export interface Chain {
 }
 
 /**
- * The chain of a failure. What no recovery has read is there as far as it was dispatched: by the moment of the latest dispatch
- * that was read, or of the failed check if that is later (`early`), or by the moment at which something that was read to be missing must be there (`late`).
+ * The chain of a failure. What no recovery has read is there as far as it was dispatched. `early`: by the moment of the latest
+ * dispatch that was read, or of the failed check if that is later. `late`: by the moment from which something must be there that
+ * was read to be missing.
  */
 export function completed({ failed, lives, decisions }: Found, when: 'early' | 'late'): Chain {
   const states: CrashState[] = [];
@@ -258,9 +259,7 @@ export function judgeChain<A, R>(
   { lives, states }: Chain,
 ): Promise<Failed | undefined> {
   const disk = (states.at(-1) as CrashState).disk();
-  return judge(trial, disk, () =>
-    states.map(({ after, before }, n) => ({ trace: (lives[n] as Life).trace, after, before })),
-  );
+  return judge(trial, disk, () => cutShort(lives, states));
 }
 
 /** Lives through these power cuts; undefined if one of them leaves no such state. */

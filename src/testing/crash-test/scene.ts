@@ -11,7 +11,7 @@ import type { DiskCommand, DiskTrace, Mark } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
-import { newestUntil, offsetOf, regionAt, regionOf, versionAt } from '../space/regions.js';
+import { newestUntil, offsetOf, placeAt, regionAt, regionOf, versionAt } from '../space/regions.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
 import type { CrashFailure } from './types.js';
@@ -88,7 +88,7 @@ function placesOf({ map }: CrashSpace, command: DiskCommand): number[] {
   const places: number[] = [];
   for (let at = start; at < start + command.length; at += map.sectorSize) {
     const region = regionAt(map, at);
-    if (region) places.push(region.first + Math.floor((at - region.offset) / region.step));
+    if (region) places.push(placeAt(region, at));
   }
   return places;
 }

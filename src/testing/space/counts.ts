@@ -203,7 +203,7 @@ function product(decided: DecidedPlaces, begun: number, ended: number): bigint {
 }
 
 /** The versions of a region that have begun by one moment and have not ended by another. */
-export function choicesOf(region: Region, begun: number, ended: number): number[] {
+function choicesOf(region: Region, begun: number, ended: number): number[] {
   if (begun === ended) return possibleAt(region, begun);
   return possibleAt(region, begun).filter(
     (version) => (region.versions[version]?.ordered ?? 0) > ended,

@@ -176,7 +176,7 @@ export class CrashSpace {
     });
   }
 
-  /** All crash states, in the order of their numbers, except that among those with the same last version. */
+  /** All crash states, in the order of their numbers. */
   *[Symbol.iterator](): Generator<CrashState, void> {
     yield new CrashState(this.map, new Int32Array(this.map.places));
     for (const last of this.lasts()) yield* this.#under(last);

@@ -2,7 +2,7 @@ import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
 import { noise } from '../device/corruption.js';
 import type { Content } from '../device/disk-trace.js';
-import { contentOf, type RegionMap, regionAt, versionAt } from './regions.js';
+import { contentOf, placeAt, type RegionMap, regionAt, versionAt } from './regions.js';
 import { SettledDisk } from './settled-disk.js';
 import type { Version } from './versions.js';
 
@@ -88,8 +88,7 @@ export class CrashState {
   content(offset: number): Uint8Array | undefined {
     const region = regionAt(this.#map, offset);
     if (!region) return this.#below(offset);
-    const place = region.first + Math.floor((offset - region.offset) / region.step);
-    const version = versionAt(region, this.#versionOf(place));
+    const version = versionAt(region, this.#versionOf(placeAt(region, offset)));
     return contentOf(this.#map, region, version, offset, this.#below);
   }
 

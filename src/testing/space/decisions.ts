@@ -9,7 +9,7 @@
 import { invariant } from '../../model/error.js';
 import type { Content } from '../device/disk-trace.js';
 import type { Counted } from './counts.js';
-import { contentOf, possible, type Region, regionAt, versionAt } from './regions.js';
+import { contentOf, placeAt, possible, type Region, regionAt, versionAt } from './regions.js';
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
 export type Choose = (level: Decisions, place: number, candidates: readonly number[]) => number;
@@ -60,7 +60,7 @@ export class Decisions {
     const region = regionAt(map, offset);
     const under: Content = below ? (at) => below.content(at, choose) : map.before;
     if (!region) return under(offset);
-    const place = region.first + Math.floor((offset - region.offset) / region.step);
+    const place = placeAt(region, offset);
     const version = this.decided.get(place) ?? this.#decide(region, place, choose);
     return contentOf(map, region, versionAt(region, version), offset, under);
   }

@@ -141,6 +141,11 @@ export function offsetOf({ offset, first, step }: Region, place: number): number
   return offset + (place - first) * step;
 }
 
+/** The place that contains an offset of the region. */
+export function placeAt({ offset, first, step }: Region, at: number): number {
+  return first + Math.floor((at - offset) / step);
+}
+
 /** A version of a region, by its index. */
 export function versionAt({ versions }: Region, version: number): Version {
   return versions[version] as Version;
