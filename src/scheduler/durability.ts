@@ -70,9 +70,11 @@ export class Durability<C> {
   /** A write has succeeded. `forced`: it is on the medium. */
   wrote(range: ByteRange, forced: boolean): void {
     if (!forced) this.#dirty.add(range);
-    // The write was at the device when the flush failed, so the flush may have covered it.
-    if (this.hasFailed && !forced) this.#changeAtRisk().add(range);
-    else if (!this.#atRisk.isEmpty) this.#changeAtRisk().delete(range);
+    // The write was at the device when the flush failed, so the flush may have covered it; and a forced one may be older than
+    // the bytes that the flush lost, because a tag orders them.
+    if (this.hasFailed) {
+      if (!forced) this.#changeAtRisk().add(range);
+    } else if (!this.#atRisk.isEmpty) this.#changeAtRisk().delete(range);
     if (this.#failures.length === 0) return;
     for (const { bytes } of this.#failures) bytes.delete(range);
     this.#failures = this.#failures.filter(({ bytes }) => !bytes.isEmpty);

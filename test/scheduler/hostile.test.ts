@@ -238,6 +238,18 @@ describe('bytes at risk', () => {
     expect(disk.atRisk).toEqual([{ start: 0, end: 2 * BLOCK }]);
   });
 
+  test('given bytes that a failed flush held, when an older forced write of them ends only then, then they stay at risk', async () => {
+    const { device, disk, submit } = worldOf({ mode: 'TAG_FLUSH', depth: 4 });
+    const all = submit('w0! b0');
+    expect(device.inFlight).toBe('w0! ^F ^w0 ^F');
+    await device.answer('^F');
+    await device.answer('^w0');
+    await device.fail('^F');
+    await device.answer('w0!');
+    expect(outcomes(all)).toBe('w0!:done b0:FLUSH_FAILED');
+    expect(disk.atRisk).toEqual([{ start: 0, end: BLOCK }]);
+  });
+
   test('given a flush that failed, when others end and come later, then their errors name what is at risk by then', async () => {
     const { device, disk, submit } = worldOf({ mode: 'DRAIN_FLUSH', device: { fua: false } });
     const all = submit('w0 f w4! w6');

@@ -173,13 +173,17 @@ export class Specification {
     const [request] = served as [Known];
     request.data = ok ? 'done' : 'failed';
     if (!request.writes) return;
-    if (ok && (command.what.fua || !this.#volatile)) request.durable = true;
-    if (ok && (command.what.fua || !this.#volatile)) request.settled = true;
-    const certain = ok && (command.what.fua || !this.#volatile || !this.#failed);
+    const forced = ok && (command.what.fua || !this.#volatile);
+    if (forced) request.durable = true;
+    if (forced) request.settled = true;
     each(request, (block) => {
-      if (certain) for (const set of [this.#doubted, this.#doubtable]) set.delete(block);
-      else if (this.#failed) this.#doubtable.add(block);
-      if (this.#failed && !request.durable) this.#doubted.add(block);
+      if (this.#failed) {
+        // A forced write may be older than what the failed flush lost, so it takes nothing out.
+        if (!forced) this.#doubtable.add(block);
+        if (!request.durable) this.#doubted.add(block);
+      } else if (ok) {
+        for (const set of [this.#doubted, this.#doubtable]) set.delete(block);
+      }
     });
     if (ok) this.#rewritten(request.start, request.end);
     else this.#unanswered.push({ by: request, start: request.start, end: request.end });
