@@ -34,7 +34,7 @@ import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
 import { enter, leave } from './collections.js';
 import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
-import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
+import { type Content, contentBefore, type DiskRequest, type TracedFault } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
 /** A step that the device may take next; `sector` is the first one of a command's unit. */
@@ -57,8 +57,8 @@ interface Unit {
 
 const OVER = -1;
 
-/** A fault of a write that the device carries out; see `DiskCommand.fault`. */
-export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
+/** What really happens to a command: the device itself carries out `stray`, `unserializable`, `rot` and `latent`. */
+export type Fate = TracedFault['kind'];
 
 interface Owned {
   readonly request: DiskRequest;

@@ -29,12 +29,13 @@ import { withText } from '../../model/show.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
+import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
 import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
-import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
+import { type DiskFault, effectOf } from './disk-faults.js';
 import {
   checkedProfile,
   IN_TIME,
@@ -49,11 +50,11 @@ import { HostRest } from './host-rest.js';
 import {
   type Answer,
   type Answers,
-  type Opened,
   type Pending,
   PLAIN,
   powerCut,
   type Sleeper,
+  type Vectored,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
@@ -70,11 +71,11 @@ export class VolatileDisk implements Storage {
   /** What the device really is. */
   readonly profile: DeviceProfile;
   /** Present if and only if the profile has `writev`. Errors as for `read`. */
-  declare readonly writev?: NonNullable<Opened['writev']>;
+  declare readonly writev?: Vectored;
   /** Present if and only if the profile takes discards. Errors as for `read`. */
-  declare readonly discard?: NonNullable<Opened['discard']>;
+  declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
-  declare readonly writeZeroes?: NonNullable<Opened['writeZeroes']>;
+  declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
   /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
   answersAtOnce: boolean;
   readonly #device: Device;
@@ -82,7 +83,6 @@ export class VolatileDisk implements Storage {
   readonly #random: Random;
   readonly #faults: ReadonlyMap<string, DiskFault>;
   readonly #counts = new Map<Operation, number>();
-  readonly #self: Opened;
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
@@ -98,6 +98,8 @@ export class VolatileDisk implements Storage {
   readonly #rest: HostRest;
   /** How many commands it has answered. */
   #answers = 0;
+  /** Who calls: the disk itself, or one of its openers. */
+  #opener: object = this;
   #failsNextFlush = false;
   /** The next flush of any other opener fails. */
   #owedBy: object | undefined;
@@ -128,11 +130,12 @@ export class VolatileDisk implements Storage {
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
     this.answersAtOnce = answers === 'at-once';
-    this.#self = this.#openedBy(this);
-    const { writev, discard, writeZeroes } = this.#self;
-    if (writev) this.writev = writev;
-    if (discard) this.discard = discard;
-    if (writeZeroes) this.writeZeroes = writeZeroes;
+    const { writev, discard, writeZeroes } = this.capabilities;
+    const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
+      this.#command({ op, offset, length, ...PLAIN });
+    if (writev) this.writev = (at, list, flags) => this.#write(at, concatBuffers(list), flags);
+    if (discard) this.discard = bare('discard');
+    if (writeZeroes) this.writeZeroes = bare('writeZeroes');
   }
 
   /** All commands and answers so far: the input of `crashSpace`. */
@@ -167,7 +170,16 @@ export class VolatileDisk implements Storage {
 
   /** A second opener of the same disk, like another process: some faults are reported to one opener only. */
   opener(): Storage {
-    return this.#openedBy({});
+    const opener = {};
+    const opened = wrap(this, (_, run) => {
+      this.#opener = opener;
+      try {
+        return run();
+      } finally {
+        this.#opener = this;
+      }
+    });
+    return { ...opened, close: () => {} };
   }
 
   /**
@@ -219,17 +231,18 @@ export class VolatileDisk implements Storage {
 
   /** @throws `OUT_OF_RANGE`, `UNALIGNED`, `CLOSED`; `IO_FAILED` for a fault; `POWER_CUT` after one */
   read(offset: number, into: Uint8Array): void | Promise<void> {
-    return this.#self.read(offset, into);
+    return this.#command({ op: 'read', offset, length: into.length, ...PLAIN }, into);
   }
 
   /** Without flags a plain write. Errors as for `read`. */
   write(offset: number, data: Uint8Array, flags?: Partial<WriteFlags>): void | Promise<void> {
-    return this.#self.write(offset, data, { ...PLAIN, ...flags });
+    return this.#write(offset, copyOf(data), { ...PLAIN, ...flags });
   }
 
   /** Without flags a plain flush. Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
-  flush(flags: FlushFlags = PLAIN): void | Promise<void> {
-    return this.#self.flush(flags);
+  flush({ tag }: FlushFlags = PLAIN): void | Promise<void> {
+    if (!this.capabilities.flush) throw unsupported('flush');
+    return this.#command({ op: 'flush', offset: 0, length: 0, tag, fua: false });
   }
 
   /** Closes the disk: it keeps its contents, and refuses all later commands with `CLOSED`. */
@@ -284,31 +297,11 @@ export class VolatileDisk implements Storage {
 
   // Commands
 
-  /** The commands as one opener gives them. */
-  #openedBy(opener: object): Opened {
-    const { writev, discard, writeZeroes } = this.capabilities;
-    const write = (offset: number, data: Uint8Array, { tag, fua }: WriteFlags): Answer =>
-      this.#command(opener, { op: 'write', offset, length: data.length, tag, fua, data });
-    const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
-      this.#command(opener, { op, offset, length, ...PLAIN });
-    return {
-      size: this.size,
-      capabilities: this.capabilities,
-      read: (offset, into) =>
-        this.#command(opener, { op: 'read', offset, length: into.length, ...PLAIN }, into),
-      write: (offset, data, flags) => write(offset, copyOf(data), flags),
-      flush: ({ tag }) => {
-        if (!this.capabilities.flush) throw unsupported('flush');
-        return this.#command(opener, { op: 'flush', offset: 0, length: 0, tag, fua: false });
-      },
-      close: () => {},
-      ...(writev && { writev: (offset, list, flags) => write(offset, concatBuffers(list), flags) }),
-      ...(discard && { discard: bare('discard') }),
-      ...(writeZeroes && { writeZeroes: bare('writeZeroes') }),
-    };
+  #write(offset: number, data: Uint8Array, { tag, fua }: WriteFlags): Answer {
+    return this.#command({ op: 'write', offset, length: data.length, tag, fua, data });
   }
 
-  #command(opener: object, request: DiskRequest, into?: Uint8Array): Answer {
+  #command(request: DiskRequest, into?: Uint8Array): Answer {
     if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
     if (this.answersAtOnce) {
@@ -316,7 +309,7 @@ export class VolatileDisk implements Storage {
       const reject = (error: Error): void => {
         failure = error;
       };
-      const number = this.#dispatch(opener, request, into, { resolve: () => {}, reject });
+      const number = this.#dispatch(request, into, { resolve: () => {}, reject });
       while (!this.#device.isDone(number)) this.#step(true);
       this.#answer(number);
       if (failure) throw failure;
@@ -325,7 +318,7 @@ export class VolatileDisk implements Storage {
     this.#rest.called();
     this.#answerSome();
     return new Promise<void>((resolve, reject) => {
-      this.#dispatch(opener, request, into, { resolve, reject });
+      this.#dispatch(request, into, { resolve, reject });
       this.#answerSome();
       this.#rest.wait(this.#goOn);
     });
@@ -346,22 +339,15 @@ export class VolatileDisk implements Storage {
     return this.#faults.get(`${kind} ${nth}`);
   }
 
-  #dispatch(
-    opener: object,
-    request: DiskRequest,
-    into: Uint8Array | undefined,
-    answers: Answers,
-  ): number {
+  #dispatch(request: DiskRequest, into: Uint8Array | undefined, answers: Answers): number {
     const fault = this.#faultOf(request.op);
-    const kind = fault?.fault ?? '';
-    const lands = fault?.fault === 'misdirected' ? { ...request, offset: fault.at } : request;
-    const fate = FATES.find((one) => one === kind);
-    const number = this.#device.dispatch(lands, fate);
-    const owed = request.op === 'flush' && this.#owes(opener, kind);
-    const spoilt = this.#broken || owed || SPOILS.has(kind);
-    const failed = this.#broken || owed || FAILS.has(kind);
-    if (kind === 'sticky') this.#broken = true;
-    const traced = tracedOf(fault);
+    const { fails = false, spoils = false, traced } = effectOf(fault);
+    const lands = traced?.kind === 'misdirected' ? { ...request, offset: traced.at } : request;
+    const number = this.#device.dispatch(lands, traced?.kind);
+    const owed = request.op === 'flush' && this.#owes(fault?.fault);
+    const spoilt = this.#broken || owed || spoils;
+    const failed = this.#broken || owed || fails;
+    if (fault?.fault === 'sticky') this.#broken = true;
     this.#recorder.dispatch(request, request.data, { failed, ...(traced && { fault: traced }) });
     this.#sites.add();
     const [least, most] = this.#latencyUs;
@@ -375,7 +361,8 @@ export class VolatileDisk implements Storage {
   }
 
   /** Whether this flush reports the error of an earlier one. */
-  #owes(opener: object, kind: string): boolean {
+  #owes(kind: string | undefined): boolean {
+    const opener = this.#opener;
     const owes = this.#failsNextFlush || (this.#owedBy !== undefined && this.#owedBy !== opener);
     if (owes) this.#owedBy = undefined;
     this.#failsNextFlush = kind === 'late';
@@ -475,8 +462,8 @@ export class VolatileDisk implements Storage {
       return;
     }
     const { request, into, fault, spoilt } = pending;
-    const kind = fault?.fault ?? '';
-    if (DROPS.has(kind)) this.#device.drop(kind === 'drop-readback');
+    const kind = fault?.fault;
+    if (effectOf(fault).drops) this.#device.drop(kind === 'drop-readback');
     // The first step of a partial write lands.
     if (!spoilt || kind === 'partial') this.#device.take(step);
     if (spoilt) this.#device.fail(step.command);
