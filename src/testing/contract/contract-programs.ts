@@ -19,6 +19,7 @@ import {
   type Clause,
   type ContractSubject,
   isVolatile,
+  type Ranged,
   type Trial,
   together,
   tried,
@@ -33,7 +34,7 @@ export interface Shape {
   readonly cuts?: boolean;
 }
 
-type Op = 'read' | 'write' | 'writev' | 'discard' | 'writeZeroes' | 'flush' | 'cut';
+type Op = Ranged | 'flush' | 'cut';
 
 /** Places and lengths are in blocks. A power cut is always alone in its round. */
 interface Command {
@@ -102,11 +103,9 @@ function programOf(
   { atOnce, cuts = false }: Shape,
 ): Program {
   const below = (limit: number): number => Math.floor(random() * limit);
-  const ops: Op[] = ['read', 'write', 'write'];
-  if (writev) ops.push('writev');
-  if (discard) ops.push('discard');
-  if (writeZeroes) ops.push('writeZeroes');
-  if (flush) ops.push('flush');
+  const declared = Object.entries({ writev, discard, writeZeroes, flush });
+  const others = declared.flatMap(([op, has]) => (has ? [op as Op] : []));
+  const ops: readonly Op[] = ['read', 'write', 'write', ...others];
   let value = 0;
   return Array.from({ length: 1 + below(ROUNDS_MAX) }, () => {
     if (cuts && below(6) === 0) return [{ op: 'cut', at: 0, blocks: 0, value: 0, fua: false }];
@@ -146,20 +145,12 @@ async function issue(
   trial: Trial,
   { op, at, blocks, value, fua }: Command,
 ): Promise<Uint8Array | undefined> {
-  const { storage, block } = trial;
+  const { block } = trial;
   if (op === 'read') return trial.read(at, blocks);
   if (op === 'flush') await trial.flush();
-  if (op === 'flush' || op === 'cut') return undefined;
-  const [offset, flags] = [at * block, { fua, tag: 'simple' } as const];
-  // Not by `perform`, because a program has no command that the storage lacks, and emulation would hide a method.
-  if (op === 'discard' || op === 'writeZeroes') {
-    await storage[op]?.(offset, blocks * block);
-    return undefined;
+  else if (op !== 'cut') {
+    await trial.call(op, at * block, blocks * block, trial.pattern(value, blocks), fua);
   }
-  const data = trial.pattern(value, blocks);
-  await (op === 'write'
-    ? storage.write(offset, data, flags)
-    : storage.writev?.(offset, [data.subarray(0, 1), data.subarray(1)], flags));
   return undefined;
 }
 
@@ -240,12 +231,7 @@ function format(program: Program, blockSize: number): string {
 /** In the notation of programs; `v` marks a writev. */
 function formatCommand({ op, at, blocks, fua }: Command, blockSize: number): string {
   if (op === 'cut') return 'cut';
-  const range = { offset: at * blockSize, length: blocks * blockSize };
-  const request: Request =
-    op === 'flush'
-      ? { kind: 'flush' }
-      : op === 'write' || op === 'writev'
-        ? { kind: 'write', ...range, ...(fua && { fua }) }
-        : { kind: op, ...range };
+  const kind = op === 'writev' ? 'write' : op;
+  const request = { kind, offset: at * blockSize, length: blocks * blockSize, fua } as Request;
   return formatRequest(request, { blockSize }) + (op === 'writev' ? 'v' : '');
 }
