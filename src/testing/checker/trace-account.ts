@@ -400,11 +400,9 @@ export class TraceAccount {
     this.issued += 1;
   }
 
-  /** False if the command is not at the device (A1). */
-  complete(command: number, ok: boolean): boolean {
-    const running = this.commands.get(command);
-    if (!running) return false;
-    const { flush, serves } = running;
+  /** A1. */
+  complete(command: number, ok: boolean): void {
+    const { flush, serves } = this.commands.get(command) as Running;
     this.commands.delete(command);
     if (flush) this.coverage.flushCompleted(flush, ok);
     if (flush && !ok) {
@@ -425,7 +423,6 @@ export class TraceAccount {
       }
       this.#forget(asked);
     }
-    return true;
   }
 
   settle(asked: Asked, outcome: SettleEvent['outcome']): void {

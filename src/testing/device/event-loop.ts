@@ -13,13 +13,7 @@
 
 const { MessageChannel: Channel, setTimeout: later, Event: Stamped } = globalThis;
 
-interface Port {
-  onmessage: unknown;
-  postMessage(message: number): void;
-  close(): void;
-  ref?(): void;
-  unref?(): void;
-}
+type Port = MessagePort & { ref?(): void; unref?(): void };
 
 /** The entry of the first channel and the exit of the second one. */
 interface Crossing {

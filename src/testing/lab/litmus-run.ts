@@ -27,9 +27,9 @@ import {
 import { Ordering } from '../../scheduler/ordering.js';
 import { Plans } from '../../scheduler/plan.js';
 import { Chooser } from '../choices.js';
+import { HangError, Watch } from '../crash-test/watch.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { DiskRecorder, type DiskTrace } from '../device/disk-trace.js';
-import { delay, hold, release } from '../device/event-loop.js';
 import {
   DEVICE_PROFILES,
   type DeviceName,
@@ -334,7 +334,7 @@ export async function tryLitmus(
   test: LitmusTest,
   options: LitmusTrialOptions,
 ): Promise<LitmusTrial> {
-  checkOptions(options, TRIAL_OPTIONS, 'tryLitmus');
+  checkOptions(options, TRIAL, 'tryLitmus');
   const { host, device, seeds = 200, timeoutMs = 1000 } = options;
   const profile = litmusDevice(device);
   const isShown = outcomeOf(test.outcome);
@@ -356,12 +356,7 @@ export async function tryLitmus(
   return { seen: false, runs: seeds };
 }
 
-const TRIAL_OPTIONS: KnownOptions<LitmusTrialOptions> = {
-  host: 0,
-  device: 0,
-  seeds: 0,
-  timeoutMs: 0,
-};
+const TRIAL: KnownOptions<LitmusTrialOptions> = { host: 0, device: 0, seeds: 0, timeoutMs: 0 };
 
 async function playOn(
   program: readonly Line[],
@@ -389,13 +384,11 @@ async function playOn(
     await Promise.all(asked.values());
   };
   // Real time: neither the timers of a test runner nor the disk's own patience with timers may be in the way.
-  let callOff = (): void => {};
-  const late = new Promise<void>((resolve) => {
-    callOff = delay(timeoutMs, resolve);
-  });
-  hold();
-  await Promise.race([run(), late]).finally(release);
-  callOff();
+  try {
+    await new Watch(timeoutMs).run('workload', run);
+  } catch (error) {
+    if (!(error instanceof HangError)) throw error;
+  }
 }
 
 /** The same fault in the words of the disk: x is written first, and a postflush is the second flush. */
