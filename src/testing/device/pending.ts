@@ -25,6 +25,9 @@ export interface Pending extends Due<Pending> {
 /** How the host hears of the end. */
 export type Answers = Pick<Pending, 'resolve' | 'reject'>;
 
+/** For a host that has its answer before the call returns. */
+export const UNHEARD: Answers = { resolve: () => {}, reject: () => {} };
+
 /** A host that waits in virtual time. */
 export interface Sleeper extends Answers, Due<Sleeper> {}
 

@@ -54,6 +54,7 @@ import {
   PLAIN,
   powerCut,
   type Sleeper,
+  UNHEARD,
   type Vectored,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
@@ -76,6 +77,8 @@ export class VolatileDisk implements Storage {
   declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
   declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
+  /** When the host rested: see host-rest.ts. @internal */
+  readonly rest: HostRest;
   /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
   answersAtOnce: boolean;
   readonly #device: Device;
@@ -95,7 +98,6 @@ export class VolatileDisk implements Storage {
   /** The medium after the power cut. */
   #left: Uint8Array | undefined;
   readonly #pace: Pace;
-  readonly #rest: HostRest;
   /** How many commands it has answered. */
   #answers = 0;
   /** Who calls: the disk itself, or one of its openers. */
@@ -118,7 +120,7 @@ export class VolatileDisk implements Storage {
     // The device aborts together what a host sends together, so it answers nothing before all of it has come.
     const isInTime = options.latencyUs !== undefined || this.profile.onTagError === 'abort-queue';
     this.#pace = isInTime ? IN_TIME : paceOf(seed);
-    this.#rest = new HostRest(this.#pace.timersMs, patient);
+    this.rest = new HostRest(this.#pace.timersMs, patient);
     this.size = size;
     this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
@@ -159,12 +161,12 @@ export class VolatileDisk implements Storage {
     if (!(durationUs >= 0 && durationUs < Number.POSITIVE_INFINITY)) {
       return Promise.reject(invalid('durationUs', 'finite and at least 0', durationUs));
     }
-    this.#rest.called();
+    this.rest.called();
     return new Promise((resolve, reject) => {
       const dueUs = this.#nowUs + durationUs;
       const sleeper = { key: dueUs, nth: this.#sleeps++, resolve, reject };
       this.#sleepers = melded(this.#sleepers, sleeper);
-      this.#rest.wait(this.#goOn);
+      this.rest.wait(this.#goOn);
     });
   }
 
@@ -205,7 +207,7 @@ export class VolatileDisk implements Storage {
 
   /** Adds a mark to the trace: something that the host knows at this moment. */
   mark(value: unknown): void {
-    this.#rest.called();
+    this.rest.called();
     this.#recorder.mark(value);
   }
 
@@ -222,11 +224,6 @@ export class VolatileDisk implements Storage {
   /** The numbers of the commands that are not answered yet. @internal */
   get unanswered(): readonly number[] {
     return [...this.#pending.keys()];
-  }
-
-  /** When the host rested: see host-rest.ts. @internal */
-  get rest(): HostRest {
-    return this.#rest;
   }
 
   /** @throws `OUT_OF_RANGE`, `UNALIGNED`, `CLOSED`; `IO_FAILED` for a fault; `POWER_CUT` after one */
@@ -262,9 +259,7 @@ export class VolatileDisk implements Storage {
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
     for (const { reject } of this.#pending.values()) reject(powerCut());
-    for (; this.#sleepers; this.#sleepers = withoutFirst(this.#sleepers)) {
-      this.#sleepers.reject(powerCut());
-    }
+    for (let one = this.#sleepers; one; one = withoutFirst(one)) one.reject(powerCut());
     this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
@@ -305,22 +300,18 @@ export class VolatileDisk implements Storage {
     if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
     if (this.answersAtOnce) {
-      let failure: Error | undefined;
-      const reject = (error: Error): void => {
-        failure = error;
-      };
-      const number = this.#dispatch(request, into, { resolve: () => {}, reject });
+      const number = this.#dispatch(request, into, UNHEARD);
       while (!this.#device.isDone(number)) this.#step(true);
-      this.#answer(number);
+      const failure = this.#answer(number);
       if (failure) throw failure;
       return;
     }
-    this.#rest.called();
+    this.rest.called();
     this.#answerSome();
     return new Promise<void>((resolve, reject) => {
       this.#dispatch(request, into, { resolve, reject });
       this.#answerSome();
-      this.#rest.wait(this.#goOn);
+      this.rest.wait(this.#goOn);
     });
   }
 
@@ -385,12 +376,12 @@ export class VolatileDisk implements Storage {
     if (this.#pending.size === 0 && !this.#sleepers) return;
     if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
-    const more = this.#rest.restless ? 1 : this.#pace.more;
+    const more = this.rest.restless ? 1 : this.#pace.more;
     // No sleeper wakes before the host has acted on earlier answers.
     while (this.#random() < more && this.#pending.size > 0 && this.#answerOne(false));
-    this.#rest.answered();
+    this.rest.answered();
     // After what the host does now, so that other disks get their turn.
-    void Promise.resolve().then(() => this.#rest.wait(this.#goOn));
+    void Promise.resolve().then(() => this.rest.wait(this.#goOn));
   };
 
   /** Takes steps until a command is answered, or a sleeper wakes if `mayWake`; false if neither is possible. */
@@ -429,7 +420,7 @@ export class VolatileDisk implements Storage {
   #next(): Pending | undefined {
     const oldest = this.#pace.newestFirst ? this.#oldest : undefined;
     // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
-    const most = PASSED_MAX / (1 + this.#rest.patienceMs);
+    const most = PASSED_MAX / (1 + this.rest.patienceMs);
     if (oldest && this.#answers - oldest.since >= most) return oldest;
     while (this.#order && !this.#pending.has(this.#order.number)) {
       this.#order = withoutFirst(this.#order);
@@ -492,7 +483,8 @@ export class VolatileDisk implements Storage {
     }
   }
 
-  #answer(number: number): void {
+  /** Returns the error that the answer is. */
+  #answer(number: number): Error | undefined {
     const pending = this.#pending.get(number);
     invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
     invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
@@ -504,8 +496,10 @@ export class VolatileDisk implements Storage {
     this.#nowUs = Math.max(this.#nowUs, dueUs);
     if (request.op === 'read' && fault?.fault === 'rot' && into) flipBit(into, this.#random);
     this.#recorder.complete(number, failed);
-    if (failed) reject(new IoFailedError(`simulated: the ${request.op} failed`));
+    const failure = failed ? new IoFailedError(`simulated: the ${request.op} failed`) : undefined;
+    if (failure) reject(failure);
     else resolve();
+    return failure;
   }
 
   #pick<T>(list: readonly T[]): T {
