@@ -315,13 +315,9 @@ export interface LitmusTrial {
   /** The number of runs. */
   readonly runs: number;
   /** The first one that shows it. */
-  readonly witness?: {
+  readonly witness?: NonNullable<LitmusResult['witness']> & {
     /** The seed of the disk. */
     readonly seed: number;
-    /** What the disk was asked. */
-    readonly trace: DiskTrace;
-    /** What the power cut left. */
-    readonly state: CrashState;
   };
 }
 
