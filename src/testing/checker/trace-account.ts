@@ -442,12 +442,12 @@ export class TraceAccount {
     const { steps } = transition({ ...initialState(this.#mode), drained: false }, what);
     const lowered = lowerSteps(steps, this.#device);
     const { blockSize } = what;
+    const commands = lowered.filter((step) => step.kind === 'command');
+    const first = lowered[0]?.kind;
     return {
-      commands: lowered.flatMap((step) =>
-        step.kind === 'command' ? [{ ...step, blockSize }] : [],
-      ),
-      drains: lowered[0]?.kind === 'drain',
-      refused: lowered[0]?.kind === 'refuse',
+      commands: commands.map((step) => ({ ...step, blockSize })),
+      drains: first === 'drain',
+      refused: first === 'refuse',
     };
   }
 

@@ -169,8 +169,8 @@ class Model {
   take({ op, at, blocks, value, fua }: Command): void {
     if (op === 'read' || op === 'flush' || op === 'cut') return;
     const { block, storage } = this.#trial;
-    const forced =
-      (fua && (op === 'write' || op === 'writev')) || !isVolatile(storage.capabilities);
+    const isWrite = op === 'write' || op === 'writev';
+    const forced = (fua && isWrite) || !isVolatile(storage.capabilities);
     const bytes =
       op === 'writeZeroes' ? new Uint8Array(blocks * block) : this.#trial.pattern(value, blocks);
     for (let index = 0; index < blocks; index += 1) {
@@ -185,37 +185,31 @@ class Model {
   }
 
   compare(at: number, bytes: Uint8Array): void {
-    this.#eachBlock(at, bytes, (actual, block, past) => {
+    for (const [actual, block, past] of this.#blocks(at, bytes)) {
       const expected = past.at(-1);
       if (expected) this.#trial.same(actual, expected, `block ${block}`);
-    });
+    }
   }
 
   /** Compares the contents of all blocks after a power cut. */
   cut(bytes: Uint8Array): void {
-    this.#eachBlock(0, bytes, (actual, block, past) => {
+    for (const [actual, block, past] of this.#blocks(0, bytes)) {
       const known = past.filter((content) => content !== null);
       const expected = known.at(-1);
-      if (known.length < past.length || !expected) {
-        this.#pasts[block] = [null];
-        return;
-      }
+      const isKnown = known.length === past.length && expected !== undefined;
+      this.#pasts[block] = [isKnown ? actual : null];
+      if (!isKnown) continue;
       const older = (at: number): boolean => known.some((content) => content[at] === actual[at]);
       const those = known.length > 1 ? ` or one of ${known.length - 1} older` : '';
       this.#trial.same(actual, expected, `block ${block} after a power cut${those}`, older);
-      this.#pasts[block] = [actual];
-    });
+    }
   }
 
-  #eachBlock(
-    at: number,
-    bytes: Uint8Array,
-    visit: (actual: Uint8Array, block: number, past: readonly Content[]) => void,
-  ): void {
+  *#blocks(at: number, bytes: Uint8Array): Iterable<[Uint8Array, number, readonly Content[]]> {
     const { block } = this.#trial;
     for (let start = 0; start < bytes.length; start += block) {
       const index = at + start / block;
-      visit(bytes.subarray(start, start + block), index, this.#pasts[index] ?? []);
+      yield [bytes.subarray(start, start + block), index, this.#pasts[index] ?? []];
     }
   }
 }
