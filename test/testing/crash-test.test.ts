@@ -5,9 +5,8 @@ import { IoScheduler, type Storage } from 'write-barrier';
 import { formatCrashReport } from '../../src/testing/crash-test/crash-report.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
 import type { CrashTest } from '../../src/testing/crash-test/types.js';
-import { barrierMutation } from '../../src/testing/lab/mutation.js';
+import { barrierMutation, strictOrder } from '../../src/testing/lab/analyses.js';
 import { prefixOracle } from '../../src/testing/lab/prefix.js';
-import { strictOrder } from '../../src/testing/lab/strict-order.js';
 import { barrierSynthesis } from '../../src/testing/lab/synthesis.js';
 
 const SECTOR = 512;

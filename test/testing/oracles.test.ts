@@ -8,9 +8,8 @@ import { IoScheduler, type Storage } from 'write-barrier';
 import { gapsOf, withBarriers } from '../../src/testing/crash-test/barriers.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
 import type { CrashTest } from '../../src/testing/crash-test/types.js';
-import { barrierMutation } from '../../src/testing/lab/mutation.js';
+import { barrierMutation, strictOrder } from '../../src/testing/lab/analyses.js';
 import { prefixOracle } from '../../src/testing/lab/prefix.js';
-import { strictOrder } from '../../src/testing/lab/strict-order.js';
 import { barrierSynthesis, cheapestHitting } from '../../src/testing/lab/synthesis.js';
 import { share } from '../kit/amount.js';
 

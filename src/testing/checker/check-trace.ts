@@ -15,7 +15,6 @@
 // the patch for barriers in QEMU's posix-aio (May 2009), for what a cancelled barrier must not do.
 
 import {
-  type CompleteEvent,
   checkOptions,
   type DeviceCommand,
   type DeviceTraits,
@@ -26,7 +25,6 @@ import {
   type ModeName,
   type SettleEvent,
   type Stage,
-  type SubmitEvent,
   type TraceEvent,
 } from '../../model/index.js';
 import { type Asked, type CommandWhat, NEVER, TraceAccount } from './trace-account.js';
@@ -139,42 +137,49 @@ class Checker {
     }
     for (const event of events) {
       account.at += 1;
-      const fault = misshapen(event) ?? this.#take(event as TraceEvent);
-      if (fault === undefined) continue;
-      this.#report('C1', undefined, account.at, `event ${account.at}: ${fault}`);
-      return;
+      const fault = misshapen(event) ?? this.#misplaced(event as TraceEvent);
+      if (fault !== undefined) {
+        this.#report('C1', undefined, account.at, `event ${account.at}: ${fault}`);
+        return;
+      }
+      this.#take(event as TraceEvent);
     }
     if (this.#options.ended ?? true) this.#end();
   }
 
   /** C1: what makes the event meaningless here; undefined if nothing does. */
-  #take(event: TraceEvent): string | undefined {
-    switch (event.kind) {
-      case 'submit':
-        return this.#submit(event);
-      case 'dispatch':
-        return this.#dispatch(event);
-      case 'complete':
-        return this.#complete(event);
-      case 'settle':
-        return this.#settle(event);
+  #misplaced(event: TraceEvent): string | undefined {
+    const { submitted, issued, commands } = this.#account;
+    if (event.kind === 'complete') {
+      const { command } = event;
+      if (commands.has(command)) return undefined;
+      const why = command < issued ? 'has already completed' : 'was never dispatched';
+      return `command ${command} completes, but ${why}`;
     }
-  }
-
-  #submit({ request, what }: SubmitEvent): string | undefined {
-    const next = this.#account.submitted;
-    if (request !== next) return `request ${request} is submitted, but the next number is ${next}`;
-    this.#account.submit(what);
-    return undefined;
-  }
-
-  #dispatch({ command, what, requests }: DispatchEvent): string | undefined {
-    const { issued, submitted } = this.#account;
-    if (command !== issued)
-      return `command ${command} is dispatched, but the next number is ${issued}`;
-    const unknown = requests.find((request) => request >= submitted);
-    if (unknown !== undefined)
+    if (event.kind === 'dispatch') {
+      const { command, requests } = event;
+      if (command !== issued)
+        return `command ${command} is dispatched, but the next number is ${issued}`;
+      const unknown = requests.find((request) => request >= submitted);
+      if (unknown === undefined) return undefined;
       return `a dispatch for request ${unknown}, which has not been submitted`;
+    }
+    const { kind, request } = event;
+    if (kind === 'settle' && request >= submitted)
+      return `request ${request} is answered, but was never submitted`;
+    if (kind === 'settle' || request === submitted) return undefined;
+    return `request ${request} is submitted, but the next number is ${submitted}`;
+  }
+
+  #take(event: TraceEvent): void {
+    const { kind } = event;
+    if (kind === 'submit') this.#account.submit(event.what);
+    else if (kind === 'dispatch') this.#dispatch(event);
+    else if (kind === 'complete') this.#account.complete(event.command, event.error === undefined);
+    else this.#settle(event);
+  }
+
+  #dispatch({ what, requests }: DispatchEvent): void {
     this.#account.resume(what);
     const serves = requests.flatMap((request) => this.#served(request, what));
     const alone = serves.length === 1;
@@ -184,30 +189,20 @@ class Checker {
       else this.#checkPlain(asked, what, alone, blame);
     }
     this.#account.dispatch(what, serves);
-    return undefined;
   }
 
-  #complete({ command, error }: CompleteEvent): string | undefined {
-    if (this.#account.complete(command, error === undefined)) return undefined;
-    const known = command < this.#account.issued;
-    return `command ${command} completes, but ${known ? 'has already completed' : 'was never dispatched'}`;
-  }
-
-  #settle({ request, outcome }: SettleEvent): string | undefined {
+  #settle({ request, outcome }: SettleEvent): void {
     const account = this.#account;
-    if (request >= account.submitted)
-      return `request ${request} is answered, but was never submitted`;
     const asked = account.requests.get(request);
     if (!asked || asked.settled !== NEVER) {
       const name = asked ? nameOf(asked) : `request ${request}`;
       this.#report('C9', request, asked?.settled ?? account.at, `${name} is answered again`);
-      return undefined;
+      return;
     }
     const blame = this.#blamer(asked, () => `${nameOf(asked)} is answered as ${outcome}`);
     if (outcome === 'done') this.#checkSuccess(asked, blame);
     else this.#checkFailure(asked, outcome, blame);
     account.settle(asked, outcome);
-    return undefined;
   }
 
   // Dispatch
@@ -234,8 +229,7 @@ class Checker {
         : 'no stage is left';
       blame('C2', asked.submitted, ` as its ${what.stage} stage, but ${next}`);
     }
-    if (asked.expected.drains) this.#checkDrained(asked, blame);
-    else this.#checkOvertaken(asked, blame);
+    this.#checkTurn(asked, blame);
     this.#checkFences(asked, what, blame);
     if (due && due.tag !== what.tag) blame('C5', asked.submitted, ` with a ${what.tag} tag`);
     const { sequence } = this.#account;
@@ -261,19 +255,17 @@ class Checker {
     }
   }
 
-  /** C3 by drain. */
-  #checkDrained(asked: Asked, blame: Blame): void {
-    const older = this.#account.open.before(asked);
-    if (older) blame('C3', older.touched, ` before ${nameOf(older)} is over`);
-    else if (asked.inFlight > 0) {
+  /** C3. */
+  #checkTurn(asked: Asked, blame: Blame): void {
+    const { open, undispatched } = this.#account;
+    const { drains } = asked.expected;
+    const older = (drains ? open : undispatched).before(asked);
+    if (older && drains) blame('C3', older.touched, ` before ${nameOf(older)} is over`);
+    else if (older) {
+      blame('C3', older.submitted, ` ahead of ${nameOf(older)}, which is not dispatched`);
+    } else if (drains && asked.inFlight > 0) {
       blame('C3', asked.dispatched, ' before its previous stage has completed');
     }
-  }
-
-  /** C3 by tag. */
-  #checkOvertaken(asked: Asked, blame: Blame): void {
-    const late = this.#account.undispatched.before(asked);
-    if (late) blame('C3', late.submitted, ` ahead of ${nameOf(late)}, which is not dispatched`);
   }
 
   /** A command outside of a sequence: data, or a shared flush. */

@@ -400,11 +400,9 @@ export class TraceAccount {
     this.issued += 1;
   }
 
-  /** False if the command is not at the device (A1). */
-  complete(command: number, ok: boolean): boolean {
-    const running = this.commands.get(command);
-    if (!running) return false;
-    const { flush, serves } = running;
+  /** A1. */
+  complete(command: number, ok: boolean): void {
+    const { flush, serves } = this.commands.get(command) as Running;
     this.commands.delete(command);
     if (flush) this.coverage.flushCompleted(flush, ok);
     if (flush && !ok) {
@@ -425,7 +423,6 @@ export class TraceAccount {
       }
       this.#forget(asked);
     }
-    return true;
   }
 
   settle(asked: Asked, outcome: SettleEvent['outcome']): void {
@@ -445,12 +442,12 @@ export class TraceAccount {
     const { steps } = transition({ ...initialState(this.#mode), drained: false }, what);
     const lowered = lowerSteps(steps, this.#device);
     const { blockSize } = what;
+    const commands = lowered.filter((step) => step.kind === 'command');
+    const first = lowered[0]?.kind;
     return {
-      commands: lowered.flatMap((step) =>
-        step.kind === 'command' ? [{ ...step, blockSize }] : [],
-      ),
-      drains: lowered[0]?.kind === 'drain',
-      refused: lowered[0]?.kind === 'refuse',
+      commands: commands.map((step) => ({ ...step, blockSize })),
+      drains: first === 'drain',
+      refused: first === 'refuse',
     };
   }
 

@@ -1,39 +1,33 @@
 // Whether a value is an event of a trace. Values may come from anywhere, so every field is checked, and no content of them is
 // printed.
 
-import type { Operation, Stage, Tag, TraceEvent } from '../../model/index.js';
+import type { TraceEvent } from '../../model/index.js';
 
-const OPERATIONS: readonly unknown[] = [
-  'read',
-  'write',
-  'flush',
-  'discard',
-  'writeZeroes',
-] satisfies Operation[];
-const STAGES: readonly unknown[] = ['plain', 'preflush', 'bar', 'postflush'] satisfies Stage[];
-const TAGS: readonly unknown[] = ['simple', 'ordered'] satisfies Tag[];
+export const OPERATIONS = ['read', 'write', 'flush', 'discard', 'writeZeroes'] as const;
+const STAGES = ['plain', 'preflush', 'bar', 'postflush'] as const;
+export const TAGS = ['simple', 'ordered'] as const;
 
 /** A field of an event, what it must be, and what an event is without that. */
 type Field = readonly [name: string, holds: (value: unknown) => boolean, fault: string];
 
 const FIELDS: Readonly<Record<TraceEvent['kind'], readonly Field[]>> = {
   submit: [
-    ['request', isNumber, 'a submit without the number of its request'],
+    ['request', isCount, 'a submit without the number of its request'],
     ['what', isRequest, 'a submit whose request is malformed'],
   ],
   dispatch: [
-    ['command', isNumber, 'a dispatch without the number of its command'],
+    ['command', isCount, 'a dispatch without the number of its command'],
     ['what', isCommand, 'a dispatch whose command is malformed'],
     ['requests', areNumbers, 'a dispatch without the numbers of its requests'],
     ['requests', (list) => (list as number[]).length > 0, 'a dispatch for no request'],
     ['requests', areDistinct, 'a dispatch that serves a request twice'],
   ],
   complete: [
-    ['command', isNumber, 'a complete without the number of its command'],
+    ['command', isCount, 'a complete without the number of its command'],
     ['error', isMaybe('string'), 'a complete whose error is not a string'],
   ],
   settle: [
-    ['request', isNumber, 'a settle without the number of its request'],
+    ['request', isCount, 'a settle without the number of its request'],
     ['outcome', (outcome) => typeof outcome === 'string', 'a settle without an outcome'],
   ],
 };
@@ -52,7 +46,7 @@ function isRequest(value: unknown): boolean {
   if (!isRecord(value)) return false;
   const { kind, barrier, preflush, fua } = value;
   if (kind === 'flush' || kind === 'barrier') return true;
-  if (!OPERATIONS.includes(kind) || !isRange(value)) return false;
+  if (!isOneOf(OPERATIONS, kind) || !isRange(value)) return false;
   return kind !== 'write' || [barrier, preflush, fua].every(isFlag);
 }
 
@@ -60,17 +54,17 @@ function isCommand(value: unknown): boolean {
   if (!isRecord(value)) return false;
   const { kind, op, tag, fua, stage } = value;
   if (kind !== 'command' || typeof fua !== 'boolean') return false;
-  if (!OPERATIONS.includes(op) || !TAGS.includes(tag) || !STAGES.includes(stage)) return false;
+  if (!isOneOf(OPERATIONS, op) || !isOneOf(TAGS, tag) || !isOneOf(STAGES, stage)) return false;
   return op === 'flush' || isRange(value);
 }
 
 function isRange({ offset, length, blockSize }: Record<string, unknown>): boolean {
   const isUnit = isMaybe('number')(blockSize);
-  return isUnit && isNumber(offset) && isNumber(length) && length > 0 && isNumber(offset + length);
+  return isUnit && isCount(offset) && isCount(length) && length > 0 && isCount(offset + length);
 }
 
 function areNumbers(value: unknown): boolean {
-  return Array.isArray(value) && value.every(isNumber);
+  return Array.isArray(value) && value.every(isCount);
 }
 
 function areDistinct(value: unknown): boolean {
@@ -84,7 +78,13 @@ function isMaybe(type: 'boolean' | 'number' | 'string'): (value: unknown) => boo
   return (value) => value === undefined || typeof value === type;
 }
 
-function isNumber(value: unknown): value is number {
+/** Whether a value is one of these words. */
+export function isOneOf<T>(words: readonly T[], value: unknown): value is T {
+  return (words as readonly unknown[]).includes(value);
+}
+
+/** Whether a value is a whole number from 0 that is exact. */
+export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 

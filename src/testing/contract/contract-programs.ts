@@ -19,6 +19,7 @@ import {
   type Clause,
   type ContractSubject,
   isVolatile,
+  type Ranged,
   type Trial,
   together,
   tried,
@@ -33,7 +34,7 @@ export interface Shape {
   readonly cuts?: boolean;
 }
 
-type Op = 'read' | 'write' | 'writev' | 'discard' | 'writeZeroes' | 'flush' | 'cut';
+type Op = Ranged | 'flush' | 'cut';
 
 /** Places and lengths are in blocks. A power cut is always alone in its round. */
 interface Command {
@@ -102,11 +103,9 @@ function programOf(
   { atOnce, cuts = false }: Shape,
 ): Program {
   const below = (limit: number): number => Math.floor(random() * limit);
-  const ops: Op[] = ['read', 'write', 'write'];
-  if (writev) ops.push('writev');
-  if (discard) ops.push('discard');
-  if (writeZeroes) ops.push('writeZeroes');
-  if (flush) ops.push('flush');
+  const declared = Object.entries({ writev, discard, writeZeroes, flush });
+  const others = declared.flatMap(([op, has]) => (has ? [op as Op] : []));
+  const ops: readonly Op[] = ['read', 'write', 'write', ...others];
   let value = 0;
   return Array.from({ length: 1 + below(ROUNDS_MAX) }, () => {
     if (cuts && below(6) === 0) return [{ op: 'cut', at: 0, blocks: 0, value: 0, fua: false }];
@@ -146,20 +145,12 @@ async function issue(
   trial: Trial,
   { op, at, blocks, value, fua }: Command,
 ): Promise<Uint8Array | undefined> {
-  const { storage, block } = trial;
+  const { block } = trial;
   if (op === 'read') return trial.read(at, blocks);
   if (op === 'flush') await trial.flush();
-  if (op === 'flush' || op === 'cut') return undefined;
-  const [offset, flags] = [at * block, { fua, tag: 'simple' } as const];
-  // Not by `perform`, because a program has no command that the storage lacks, and emulation would hide a method.
-  if (op === 'discard' || op === 'writeZeroes') {
-    await storage[op]?.(offset, blocks * block);
-    return undefined;
+  else if (op !== 'cut') {
+    await trial.call(op, at * block, blocks * block, trial.pattern(value, blocks), fua);
   }
-  const data = trial.pattern(value, blocks);
-  await (op === 'write'
-    ? storage.write(offset, data, flags)
-    : storage.writev?.(offset, [data.subarray(0, 1), data.subarray(1)], flags));
   return undefined;
 }
 
@@ -178,8 +169,8 @@ class Model {
   take({ op, at, blocks, value, fua }: Command): void {
     if (op === 'read' || op === 'flush' || op === 'cut') return;
     const { block, storage } = this.#trial;
-    const forced =
-      (fua && (op === 'write' || op === 'writev')) || !isVolatile(storage.capabilities);
+    const isWrite = op === 'write' || op === 'writev';
+    const forced = (fua && isWrite) || !isVolatile(storage.capabilities);
     const bytes =
       op === 'writeZeroes' ? new Uint8Array(blocks * block) : this.#trial.pattern(value, blocks);
     for (let index = 0; index < blocks; index += 1) {
@@ -194,37 +185,31 @@ class Model {
   }
 
   compare(at: number, bytes: Uint8Array): void {
-    this.#eachBlock(at, bytes, (actual, block, past) => {
+    for (const [actual, block, past] of this.#blocks(at, bytes)) {
       const expected = past.at(-1);
       if (expected) this.#trial.same(actual, expected, `block ${block}`);
-    });
+    }
   }
 
   /** Compares the contents of all blocks after a power cut. */
   cut(bytes: Uint8Array): void {
-    this.#eachBlock(0, bytes, (actual, block, past) => {
+    for (const [actual, block, past] of this.#blocks(0, bytes)) {
       const known = past.filter((content) => content !== null);
       const expected = known.at(-1);
-      if (known.length < past.length || !expected) {
-        this.#pasts[block] = [null];
-        return;
-      }
+      const isKnown = known.length === past.length && expected !== undefined;
+      this.#pasts[block] = [isKnown ? actual : null];
+      if (!isKnown) continue;
       const older = (at: number): boolean => known.some((content) => content[at] === actual[at]);
       const those = known.length > 1 ? ` or one of ${known.length - 1} older` : '';
       this.#trial.same(actual, expected, `block ${block} after a power cut${those}`, older);
-      this.#pasts[block] = [actual];
-    });
+    }
   }
 
-  #eachBlock(
-    at: number,
-    bytes: Uint8Array,
-    visit: (actual: Uint8Array, block: number, past: readonly Content[]) => void,
-  ): void {
+  *#blocks(at: number, bytes: Uint8Array): Iterable<[Uint8Array, number, readonly Content[]]> {
     const { block } = this.#trial;
     for (let start = 0; start < bytes.length; start += block) {
       const index = at + start / block;
-      visit(bytes.subarray(start, start + block), index, this.#pasts[index] ?? []);
+      yield [bytes.subarray(start, start + block), index, this.#pasts[index] ?? []];
     }
   }
 }
@@ -240,12 +225,7 @@ function format(program: Program, blockSize: number): string {
 /** In the notation of programs; `v` marks a writev. */
 function formatCommand({ op, at, blocks, fua }: Command, blockSize: number): string {
   if (op === 'cut') return 'cut';
-  const range = { offset: at * blockSize, length: blocks * blockSize };
-  const request: Request =
-    op === 'flush'
-      ? { kind: 'flush' }
-      : op === 'write' || op === 'writev'
-        ? { kind: 'write', ...range, ...(fua && { fua }) }
-        : { kind: op, ...range };
+  const kind = op === 'writev' ? 'write' : op;
+  const request = { kind, offset: at * blockSize, length: blocks * blockSize, fua } as Request;
   return formatRequest(request, { blockSize }) + (op === 'writev' ? 'v' : '');
 }

@@ -42,6 +42,10 @@ export interface Opened {
   readonly cleanUp?: () => void | Promise<void>;
 }
 
+/** The commands that name a range: first those with a buffer. */
+const RANGED = ['read', 'write', 'writev', 'discard', 'writeZeroes'] as const;
+export type Ranged = (typeof RANGED)[number];
+
 /** The number of blocks that the tests need. */
 export const BLOCKS = 16;
 
@@ -90,11 +94,9 @@ export async function tried(
 
 /** Calls all at once, in this order, and waits for all, so that no command is still running after a failure. */
 export async function together<T>(calls: readonly (() => Promise<T>)[]): Promise<T[]> {
-  const settled = await Promise.allSettled(calls.map((call) => call()));
-  return settled.map((outcome) => {
-    if (outcome.status === 'rejected') throw outcome.reason;
-    return outcome.value;
-  });
+  const running = calls.map((call) => call());
+  await Promise.allSettled(running);
+  return Promise.all(running);
 }
 
 /** Whether an answered write may be lost. */
@@ -150,25 +152,28 @@ export class Trial {
     await this.storage.flush({ tag });
   }
 
-  /** Every command that names a range, with its name. */
-  commands(offset: number, length: number): [what: string, call: () => unknown][] {
+  /** Calls a command that names a range; a writev has its payload in two buffers. */
+  call(op: Ranged, offset: number, length: number, data: Uint8Array, fua = false): Transfer {
     const { storage } = this;
-    const { writev, discard, writeZeroes } = storage.capabilities;
-    const named: [string, () => unknown][] = [];
-    const range = `${length} bytes at ${offset}`;
-    if (length >= 0) {
-      const data = this.pattern(77, Math.ceil(length / this.block)).subarray(0, length);
-      const flags: WriteFlags = { fua: false, tag: 'simple' };
-      named.push([`a read of ${range}`, () => storage.read(offset, new Uint8Array(length))]);
-      named.push([`a write of ${range}`, () => storage.write(offset, data, flags)]);
-      const list = [data.subarray(0, 1), data.subarray(1)];
-      if (writev) named.push([`a writev of ${range}`, () => storage.writev?.(offset, list, flags)]);
-    }
-    if (discard) named.push([`a discard of ${range}`, () => storage.discard?.(offset, length)]);
-    if (writeZeroes) {
-      named.push([`a writeZeroes of ${range}`, () => storage.writeZeroes?.(offset, length)]);
-    }
-    return named;
+    const flags = { fua, tag: 'simple' } as const;
+    if (op === 'read') return storage.read(offset, data);
+    if (op === 'write') return storage.write(offset, data, flags);
+    // Not by `perform`, because no test has a command that the storage lacks, and emulation would hide a method.
+    if (op !== 'writev') return storage[op]?.(offset, length);
+    return storage.writev?.(offset, [data.subarray(0, 1), data.subarray(1)], flags);
+  }
+
+  /** Every command that names a range, with its name. No buffer has less than no bytes. */
+  commands(offset: number, length: number): [what: string, call: () => unknown][] {
+    const declared = { read: true, write: true, ...this.storage.capabilities };
+    const ops = length < 0 ? RANGED.slice(3) : RANGED;
+    const blocks = Math.max(0, Math.ceil(length / this.block));
+    const data = this.pattern(77, blocks).subarray(0, Math.max(0, length));
+    const named = ops.filter((op) => declared[op]);
+    return named.map((op) => {
+      const what = `a ${op} of ${length} bytes at ${offset}`;
+      return [what, () => this.call(op, offset, length, data)];
+    });
   }
 
   // The medium

@@ -378,7 +378,7 @@ function proveRefusals(prove: Prove, { blockSize }: Capabilities): void {
     const { size } = trial.storage;
     await trial.refuses(size - block, 2 * block);
     await trial.refuses(-block, 2 * block);
-    for (const offset of [
+    const outside = [
       size,
       size + block,
       -block,
@@ -386,9 +386,8 @@ function proveRefusals(prove: Prove, { blockSize }: Capabilities): void {
       Number.NaN,
       Number.POSITIVE_INFINITY,
       2 ** 53,
-    ]) {
-      await trial.refuses(offset, block);
-    }
+    ];
+    for (const offset of outside) await trial.refuses(offset, block);
     await trial.refuses(0, -block);
   });
 

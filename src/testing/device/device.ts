@@ -28,13 +28,15 @@
 //       admitted. So a command can be admitted if it is the oldest or older, or if neither it nor the oldest is ordered.
 //
 // The axioms (intervals.ts, versions.ts) say the same about traces. Neither is derived from the other, and a test compares
-// them. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to have no cache.
+// them; they share only what a profile means. A device may lie: it then claims and ignores a flush, FUA or tags, or claims to
+// have no cache.
 
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
+import { isVolatile, keepsTags } from '../space/intervals.js';
 import { enter, leave } from './collections.js';
 import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
-import { type Content, contentBefore, type DiskRequest } from './disk-trace.js';
+import { type Content, contentBefore, type DiskRequest, type TracedFault } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
 /** A step that the device may take next; `sector` is the first one of a command's unit. */
@@ -57,8 +59,8 @@ interface Unit {
 
 const OVER = -1;
 
-/** A fault of a write that the device carries out; see `DiskCommand.fault`. */
-export type Fate = 'stray' | 'unserializable' | 'rot' | 'latent';
+/** What really happens to a command: the device itself carries out `stray`, `unserializable`, `rot` and `latent`. */
+export type Fate = TracedFault['kind'];
 
 interface Owned {
   readonly request: DiskRequest;
@@ -72,14 +74,11 @@ interface Owned {
 }
 
 /** The cached content of a sector, which can be destaged. */
-interface Cached {
+interface Cached extends Remains {
   readonly kind: 'destage';
   readonly sector: number;
   /** In `dirty`. */
   place: number;
-  readonly bytes: Uint8Array;
-  /** It cannot be read. */
-  readonly bad: boolean;
   /** The sectors of its unit, this one included; they share the set. */
   together: Set<number>;
   /** A flush ignores it, and destages the content below it. */
@@ -96,12 +95,10 @@ export class Device {
   readonly #profile: DeviceProfile;
   readonly #size: number;
   /** Sectors that differ from what was there before. */
-  readonly #medium = new Map<number, Uint8Array>();
+  readonly #medium = new Map<number, Remains>();
   readonly #cache = new Map<number, Cached>();
   /** Given up and still read, until the sector is written again. */
-  readonly #stale = new Map<number, Uint8Array>();
-  /** Sectors of the medium. */
-  readonly #unreadable = new Set<number>();
+  readonly #stale = new Map<number, Remains>();
   readonly #before: Content;
   readonly #owned = new Map<number, Owned>();
   #next = 0;
@@ -128,10 +125,10 @@ export class Device {
   /** Takes a command and returns its number, from 0. */
   dispatch(request: DiskRequest, fate?: Fate): number {
     const { op, offset, length, tag } = request;
-    const { sectorSize, atomicWriteUnit: unit, sameLba, orderedTags } = this.#profile;
+    const { sectorSize, atomicWriteUnit: unit, sameLba } = this.#profile;
     const command = this.#next++;
     const pending = new Map<number, Unit>();
-    const isOrdered = tag === 'ordered' && orderedTags && !this.#lies('ignoreTags');
+    const isOrdered = tag === 'ordered' && keepsTags(this.#profile);
     this.#owned.set(command, { request, fate, pending, isOrdered, answered: false });
     const add = (kind: Unit['kind'], at: number, bytes: number): void => {
       const sector = at / sectorSize;
@@ -192,35 +189,31 @@ export class Device {
 
   /** D4: reads as the host does; false if a sector cannot be read. */
   read(offset: number, into: Uint8Array): boolean {
-    this.#copy(
-      offset,
-      into,
-      (sector) =>
-        this.#cache.get(sector)?.bytes ?? this.#stale.get(sector) ?? this.#medium.get(sector),
-    );
     const { sectorSize } = this.#profile;
-    const sectors = run(offset / sectorSize, into.length / sectorSize);
-    return !sectors.some((sector) => {
-      const cached = this.#cache.get(sector);
-      if (cached) return cached.bad;
-      if (this.#stale.has(sector)) return false;
-      if (this.#medium.has(sector)) return this.#unreadable.has(sector);
-      return this.#before(sector * sectorSize) === undefined;
-    });
+    let isReadable = true;
+    for (let at = 0; at < into.length; at += sectorSize) {
+      const sector = (offset + at) / sectorSize;
+      const found = this.#cache.get(sector) ?? this.#stale.get(sector) ?? this.#onMedium(sector);
+      into.set(found.bytes, at);
+      isReadable &&= found.readable;
+    }
+    return isReadable;
   }
 
   /** The medium after a power cut now; `tear` may replace the content of a sector that was on its way. */
   medium(tear?: (remains: readonly Remains[]) => Remains | undefined): Uint8Array {
-    const torn = new Map<number, Uint8Array>();
+    const torn = new Map<number, Remains>();
     const { sectorSize, tear: how } = this.#profile;
     for (const [sector, all] of tear ? this.#onTheirWay() : []) {
-      const below = new Uint8Array(sectorSize);
-      this.#copy(sector * sectorSize, below, (at) => this.#medium.get(at));
+      const { bytes: below } = this.#onMedium(sector);
       const remains = tear?.(all.flatMap((above) => tornContents(how, below, above)));
-      if (remains) torn.set(sector, remains.bytes);
+      if (remains) torn.set(sector, remains);
     }
     const bytes = new Uint8Array(this.#size);
-    this.#copy(0, bytes, (sector) => torn.get(sector) ?? this.#medium.get(sector));
+    for (let at = 0; at < bytes.length; at += sectorSize) {
+      const sector = at / sectorSize;
+      bytes.set((torn.get(sector) ?? this.#onMedium(sector)).bytes, at);
+    }
     return bytes;
   }
 
@@ -233,7 +226,8 @@ export class Device {
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */
   drop(readable: boolean): void {
-    if (readable) for (const { sector, bytes } of this.dirty) this.#stale.set(sector, bytes);
+    const kept = readable ? this.dirty : [];
+    for (const { sector, bytes } of kept) this.#stale.set(sector, { bytes, readable: true });
     this.#cache.clear();
     this.dirty.length = 0;
   }
@@ -301,8 +295,7 @@ export class Device {
       const { sector, stubborn, below } = cached;
       if (!stubborn) this.#destage(sector);
       else if (below) {
-        this.#medium.set(sector, below);
-        this.#unreadable.delete(sector);
+        this.#medium.set(sector, { bytes: below, readable: true });
         cached.below = undefined;
       }
     }
@@ -312,17 +305,17 @@ export class Device {
     const { sectorSize } = this.#profile;
     const sectors = run(first, count);
     const stubborn = fate === 'unserializable';
-    const forced = !this.#caches || (request.fua && !this.#lies('ignoreFua'));
+    const forced = !isVolatile(this.#profile) || (request.fua && !this.#lies('ignoreFua'));
     for (const sector of sectors) this.#breakUp(sector);
     const together = new Set(sectors);
     for (const sector of sectors) {
       const bytes = this.#contentOf(request, fate, sector);
-      const bad = fate === 'latent' && sector * sectorSize === request.offset;
+      const readable = fate !== 'latent' || sector * sectorSize !== request.offset;
       this.#stale.delete(sector);
       const before = this.#cache.get(sector);
       const below = stubborn ? (before?.stubborn ? before.below : before?.bytes) : undefined;
       if (before) leave(this.dirty, before);
-      const state = { bytes, bad, together, stubborn, below };
+      const state = { bytes, readable, together, stubborn, below };
       const cached: Cached = { kind: 'destage', sector, ...state, place: 0 };
       this.#cache.set(sector, cached);
       enter(this.dirty, cached);
@@ -346,20 +339,15 @@ export class Device {
     return spoiltBy(at === 0 ? fate : undefined, plain, sectorSize, request.offset);
   }
 
-  get #caches(): boolean {
-    return this.#profile.cache === 'volatile' || this.#lies('claimWriteThrough');
-  }
-
   /** D5. */
   #destage(sector: number): void {
     const cached = this.#cache.get(sector);
     if (!cached) return;
     this.#cache.delete(sector);
     leave(this.dirty, cached);
-    this.#medium.set(sector, cached.bytes);
-    if (cached.bad) this.#unreadable.add(sector);
-    else this.#unreadable.delete(sector);
-    for (const other of cached.together) this.#destage(other);
+    const { bytes, readable, together } = cached;
+    this.#medium.set(sector, { bytes, readable });
+    for (const other of together) this.#destage(other);
   }
 
   /** Contents that may be on their way to the medium, from the cache or from a command. */
@@ -370,7 +358,7 @@ export class Device {
     };
     for (const { command, sector, count } of this.ready) {
       const { request, fate } = this.#owned.get(command) as Owned;
-      if (count !== 1 || (this.#caches && !request.fua)) continue;
+      if (count !== 1 || (isVolatile(this.#profile) && !request.fua)) continue;
       add(sector, this.#contentOf(request, fate, sector));
     }
     for (const { sector, bytes, together } of this.dirty) {
@@ -379,16 +367,14 @@ export class Device {
     return found;
   }
 
-  #copy(
-    offset: number,
-    into: Uint8Array,
-    content: (sector: number) => Uint8Array | undefined,
-  ): void {
+  /** What is on the medium; of what cannot be read, bytes that no write put there. */
+  #onMedium(sector: number): Remains {
+    const kept = this.#medium.get(sector);
+    if (kept) return kept;
     const { sectorSize } = this.#profile;
-    for (let at = 0; at < into.length; at += sectorSize) {
-      const bytes = content((offset + at) / sectorSize) ?? this.#before(offset + at);
-      into.set(bytes ?? noise(sectorSize, offset + at), at);
-    }
+    const bytes = this.#before(sector * sectorSize);
+    const readable = bytes !== undefined;
+    return { bytes: bytes ?? noise(sectorSize, sector * sectorSize), readable };
   }
 
   #lies(lie: DeviceProfile['lies'][number]): boolean {

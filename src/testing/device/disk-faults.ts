@@ -1,12 +1,11 @@
 // The faults of a simulated disk, as data: a list of faults can be generated, printed, shrunk and pasted back.
 //
-// A fault has three sides, each defined here once: what the device does with the command (FATES, SPOILS, DROPS), what it
-// answers (FAILS), and what the trace records so that the crash space knows what really happened (tracedOf).
+// A fault has three sides, and EFFECTS is the table of them: what the device does with the command, what it answers, and what the
+// trace records so that the crash space knows what really happened.
 //
 // Not here: when a fault happens (volatile-disk.ts), and faults of a real storage under test (storage/faults.ts).
 
 import { checkOptions, formatValue, invalid, misuse, wholeNumber } from '../../model/index.js';
-import type { Fate } from './device.js';
 import type { TracedFault } from './disk-trace.js';
 
 /**
@@ -69,75 +68,46 @@ export type DiskFault =
       readonly fault: 'fail' | 'rot';
     };
 
-/** Faults of writes that the device itself carries out. */
-export const FATES: readonly Fate[] = ['stray', 'unserializable', 'rot', 'latent'];
-
-/** These faults give up the cache. */
-export const DROPS: ReadonlySet<string> = new Set(['drop', 'drop-readback', 'elsewhere']);
-
-/** Commands with these faults are not carried out, or only in part. */
-export const SPOILS: ReadonlySet<string> = new Set([
-  'fail',
-  'lost',
-  'partial',
-  'keep',
-  'late',
-  'sticky',
-  ...DROPS,
-]);
-
-/** Commands with these faults answer with an error. */
-export const FAILS: ReadonlySet<string> = new Set([
-  'fail',
-  'partial',
-  'ghost',
-  'stray',
-  'keep',
-  'drop',
-  'drop-readback',
-  'sticky',
-]);
-
-/** What the trace records about a fault, in addition to the answer. */
-export function tracedOf(fault: DiskFault | undefined): TracedFault | undefined {
-  if (fault?.on === 'read') return undefined;
-  switch (fault?.fault) {
-    case 'fail':
-    case 'lost':
-      return { kind: 'lost' };
-    case 'misdirected':
-      return { kind: 'misdirected', at: fault.at };
-    case 'stray':
-    case 'unserializable':
-    case 'rot':
-    case 'latent':
-      return { kind: fault.fault };
-    case 'late':
-      return { kind: 'hollow' };
-    case 'drop':
-    case 'drop-readback':
-    case 'elsewhere':
-      return { kind: 'drop' };
-    default:
-      return undefined;
-  }
+/** What a fault does, where one word says it; what else the disk does is in volatile-disk.ts. */
+interface Effect {
+  /** The answer is an error. */
+  readonly fails?: boolean;
+  /** The command is not carried out, or only in part. */
+  readonly spoils?: boolean;
+  /** It gives up the cache. */
+  readonly drops?: boolean;
+  /** What the trace records in addition to the answer, and what the device knows. */
+  readonly traced?: TracedFault;
 }
 
-const KINDS: Readonly<Record<DiskFault['on'], readonly string[]>> = {
-  write: [
-    'fail',
-    'partial',
-    'ghost',
-    'stray',
-    'lost',
-    'unserializable',
-    'rot',
-    'latent',
-    'misdirected',
-  ],
-  flush: ['keep', 'drop', 'drop-readback', 'late', 'elsewhere', 'sticky'],
-  read: ['fail', 'rot'],
+const EFFECTS: Readonly<Record<DiskFault['on'], Readonly<Record<string, Effect>>>> = {
+  write: {
+    fail: { fails: true, spoils: true, traced: { kind: 'lost' } },
+    partial: { fails: true, spoils: true },
+    ghost: { fails: true },
+    stray: { fails: true, traced: { kind: 'stray' } },
+    lost: { spoils: true, traced: { kind: 'lost' } },
+    unserializable: { traced: { kind: 'unserializable' } },
+    rot: { traced: { kind: 'rot' } },
+    latent: { traced: { kind: 'latent' } },
+    misdirected: {},
+  },
+  flush: {
+    keep: { fails: true, spoils: true },
+    drop: { fails: true, spoils: true, drops: true, traced: { kind: 'drop' } },
+    'drop-readback': { fails: true, spoils: true, drops: true, traced: { kind: 'drop' } },
+    late: { spoils: true, traced: { kind: 'hollow' } },
+    elsewhere: { spoils: true, drops: true, traced: { kind: 'drop' } },
+    sticky: { fails: true, spoils: true },
+  },
+  read: { fail: { fails: true, spoils: true }, rot: {} },
 };
+
+/** What the fault of a command does; nothing without a fault. */
+export function effectOf(fault: DiskFault | undefined): Effect {
+  if (fault?.fault === 'misdirected') return { traced: { kind: 'misdirected', at: fault.at } };
+  return (fault && EFFECTS[fault.on][fault.fault]) ?? {};
+}
 
 /** @throws `INVALID_ARGUMENT` for unknown faults, for faults that can never happen, and for two at one command */
 export function checkFaults(faults: readonly DiskFault[], size: number, sectorSize: number): void {
@@ -154,9 +124,10 @@ export function checkFaults(faults: readonly DiskFault[], size: number, sectorSi
 function checkFault(fault: DiskFault, size: number, sectorSize: number): void {
   checkOptions(fault, FIELDS, 'a fault');
   const { on, nth, fault: kind } = fault;
-  if (!Object.hasOwn(KINDS, on)) throw invalid('faults: on', "'write', 'flush' or 'read'", on);
-  if (!KINDS[on].includes(kind)) {
-    throw invalid(`faults: the fault of a ${on}`, `one of ${KINDS[on].join(', ')}`, kind);
+  if (!Object.hasOwn(EFFECTS, on)) throw invalid('faults: on', "'write', 'flush' or 'read'", on);
+  const kinds = Object.keys(EFFECTS[on]);
+  if (!kinds.includes(kind)) {
+    throw invalid(`faults: the fault of a ${on}`, `one of ${kinds.join(', ')}`, kind);
   }
   if (!WHOLE.holds(nth)) {
     throw invalid('faults: nth', 'the number of a command of its kind, from 0', nth);

@@ -13,13 +13,7 @@
 
 const { MessageChannel: Channel, setTimeout: later, Event: Stamped } = globalThis;
 
-interface Port {
-  onmessage: unknown;
-  postMessage(message: number): void;
-  close(): void;
-  ref?(): void;
-  unref?(): void;
-}
+type Port = MessagePort & { ref?(): void; unref?(): void };
 
 /** The entry of the first channel and the exit of the second one. */
 interface Crossing {
@@ -100,23 +94,11 @@ type WaitAsync = (
 
 const { waitAsync } = Atomics as { waitAsync?: WaitAsync };
 
-/** Calls back after so much real time. The function that it returns cancels that. */
-export function delay(ms: number, then: () => void): () => void {
-  let isOff = false;
-  const end = (): void => {
-    if (!isOff) then();
-  };
-  if (typeof waitAsync === 'function' && typeof SharedArrayBuffer === 'function') {
+/** Calls back after so much real time. */
+export function delay(ms: number, then: () => void): void {
+  if (typeof waitAsync !== 'function' || typeof SharedArrayBuffer !== 'function') later(then, ms);
+  else {
     const memory = new Int32Array(new SharedArrayBuffer(4));
-    void Promise.resolve(waitAsync(memory, 0, 0, Math.max(1, ms)).value).then(end);
-    return () => {
-      isOff = true;
-      Atomics.notify(memory, 0);
-    };
+    void Promise.resolve(waitAsync(memory, 0, 0, Math.max(1, ms)).value).then(then);
   }
-  const timer = later(end, ms);
-  return () => {
-    isOff = true;
-    clearTimeout(timer);
-  };
 }

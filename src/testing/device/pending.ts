@@ -1,5 +1,5 @@
 import { WriteBarrierError } from '../../model/index.js';
-import type { Storage, WriteFlags } from '../../storage/index.js';
+import type { WriteFlags } from '../../storage/index.js';
 import type { Due } from './collections.js';
 import type { DiskFault } from './disk-faults.js';
 import type { DiskRequest } from './disk-trace.js';
@@ -25,18 +25,17 @@ export interface Pending extends Due<Pending> {
 /** How the host hears of the end. */
 export type Answers = Pick<Pending, 'resolve' | 'reject'>;
 
+/** For a host that has its answer before the call returns. */
+export const UNHEARD: Answers = { resolve: () => {}, reject: () => {} };
+
 /** A host that waits in virtual time. */
 export interface Sleeper extends Answers, Due<Sleeper> {}
 
 /** What a call returns: nothing at once, or later. */
 export type Answer = void | Promise<void>;
 
-/** A storage whose transfers return nothing, or a promise of nothing. */
-export interface Opened extends Storage {
-  read(offset: number, into: Uint8Array): void | Promise<void>;
-  write(offset: number, data: Uint8Array, flags: WriteFlags): void | Promise<void>;
-  writev?(offset: number, list: readonly Uint8Array[], flags: WriteFlags): void | Promise<void>;
-}
+/** A write of several buffers. */
+export type Vectored = (at: number, list: readonly Uint8Array[], flags: WriteFlags) => Answer;
 
 /** The flags of commands that have none. */
 export const PLAIN = { tag: 'simple', fua: false } as const;

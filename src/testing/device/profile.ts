@@ -10,13 +10,16 @@
 
 import {
   BOOLEAN,
+  checkArgument,
   checkOptions,
   type DeviceTraits,
   formatValue,
   invalid,
   misuse,
   oneOf,
-  type WriteBarrierError,
+  type Rule,
+  rule,
+  wholeNumber,
 } from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
 
@@ -131,35 +134,40 @@ export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}):
   checkOptions(fields, FILE, 'the profile of a device');
   const { sectorSize = FILE.sectorSize } = fields;
   const profile = { ...FILE, atomicWriteUnit: sectorSize, ...fields };
+  for (const [name, value] of Object.entries(profile)) {
+    checkArgument(`invalid device profile: ${name}`, value, RULES[name] ?? BOOLEAN);
+  }
   const { atomicWriteUnit, cache, lies } = profile;
-  for (const [name, size] of Object.entries({ sectorSize, atomicWriteUnit })) {
-    if (!Number.isSafeInteger(size) || size < 1) {
-      throw wrong(name, 'a whole number of bytes, at least 1', size);
-    }
-  }
   if (atomicWriteUnit % sectorSize !== 0) {
-    throw wrong('atomicWriteUnit', `a multiple of sectorSize, ${sectorSize}`, atomicWriteUnit);
+    const expected = `a multiple of sectorSize, ${sectorSize}`;
+    throw invalid('invalid device profile: atomicWriteUnit', expected, atomicWriteUnit);
   }
+  for (const lie of lies) checkArgument('invalid device profile: a lie', lie, LIE);
   if (lies.includes('claimWriteThrough') && cache === 'volatile') {
     throw misuse(
       "invalid device profile: the lie 'claimWriteThrough' hides a volatile cache: set cache to what it claims, 'none' or 'protected'",
     );
   }
-  for (const [name, words] of Object.entries(WORDS)) {
-    const value = profile[name as keyof typeof WORDS];
-    const { holds, expected } = oneOf(words);
-    if (!holds(value)) throw wrong(name, expected, value);
-  }
-  for (const name of SWITCHES) {
-    if (typeof profile[name] !== 'boolean') throw wrong(name, BOOLEAN.expected, profile[name]);
-  }
   if (profile.fastZeroes && !profile.writeZeroes) {
     throw misuse('invalid device profile: fastZeroes needs writeZeroes');
   }
-  const { holds, expected } = oneOf(LIES);
-  for (const lie of lies) if (!holds(lie)) throw wrong('a lie', expected, lie);
   return Object.freeze(profile);
 }
+
+const BYTES = rule(wholeNumber(1).holds, 'a whole number of bytes, at least 1');
+const LIE = oneOf(['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough']);
+
+/** The other fields are true or false. */
+const RULES: Readonly<Partial<Record<string, Rule>>> = {
+  sectorSize: BYTES,
+  atomicWriteUnit: BYTES,
+  cache: oneOf(['none', 'volatile', 'protected']),
+  tear: oneOf(['sector', 'shorn', 'garbage']),
+  discard: oneOf(['none', 'zero', 'old-or-zero', 'arbitrary']),
+  sameLba: oneOf(['fifo', 'racy']),
+  onTagError: oneOf(['continue', 'abort-queue']),
+  lies: rule(Array.isArray, 'a list'),
+} satisfies Partial<Record<keyof DeviceProfile, Rule>>;
 
 /** The capabilities that the device reports as a storage. */
 export function capabilitiesOf(profile: DeviceProfile): Required<Capabilities> {
@@ -190,20 +198,4 @@ export function describeProfile(profile: DeviceProfile): string {
   }
   const fields = differing(FILE).map((field) => `${field}: ${String(profile[field])}`);
   return `file with ${fields.join(', ')}`;
-}
-
-const WORDS = {
-  cache: ['none', 'volatile', 'protected'],
-  tear: ['sector', 'shorn', 'garbage'],
-  discard: ['none', 'zero', 'old-or-zero', 'arbitrary'],
-  sameLba: ['fifo', 'racy'],
-  onTagError: ['continue', 'abort-queue'],
-} as const satisfies Partial<Record<keyof DeviceProfile, readonly string[]>>;
-
-const SWITCHES = ['flush', 'fua', 'orderedTags', 'writev', 'writeZeroes', 'fastZeroes'] as const;
-
-const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
-
-function wrong(field: string, expected: string, value: unknown): WriteBarrierError {
-  return invalid(`invalid device profile: ${field}`, expected, value);
 }

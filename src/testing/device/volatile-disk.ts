@@ -29,12 +29,13 @@ import { withText } from '../../model/show.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
+import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
 import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
-import { type DiskFault, DROPS, FAILS, FATES, SPOILS, tracedOf } from './disk-faults.js';
+import { type DiskFault, effectOf } from './disk-faults.js';
 import {
   checkedProfile,
   IN_TIME,
@@ -49,11 +50,12 @@ import { HostRest } from './host-rest.js';
 import {
   type Answer,
   type Answers,
-  type Opened,
   type Pending,
   PLAIN,
   powerCut,
   type Sleeper,
+  UNHEARD,
+  type Vectored,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
@@ -70,11 +72,13 @@ export class VolatileDisk implements Storage {
   /** What the device really is. */
   readonly profile: DeviceProfile;
   /** Present if and only if the profile has `writev`. Errors as for `read`. */
-  declare readonly writev?: NonNullable<Opened['writev']>;
+  declare readonly writev?: Vectored;
   /** Present if and only if the profile takes discards. Errors as for `read`. */
-  declare readonly discard?: NonNullable<Opened['discard']>;
+  declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
-  declare readonly writeZeroes?: NonNullable<Opened['writeZeroes']>;
+  declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
+  /** When the host rested: see host-rest.ts. @internal */
+  readonly rest: HostRest;
   /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
   answersAtOnce: boolean;
   readonly #device: Device;
@@ -82,7 +86,6 @@ export class VolatileDisk implements Storage {
   readonly #random: Random;
   readonly #faults: ReadonlyMap<string, DiskFault>;
   readonly #counts = new Map<Operation, number>();
-  readonly #self: Opened;
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
@@ -95,9 +98,10 @@ export class VolatileDisk implements Storage {
   /** The medium after the power cut. */
   #left: Uint8Array | undefined;
   readonly #pace: Pace;
-  readonly #rest: HostRest;
   /** How many commands it has answered. */
   #answers = 0;
+  /** Who calls: the disk itself, or one of its openers. */
+  #opener: object = this;
   #failsNextFlush = false;
   /** The next flush of any other opener fails. */
   #owedBy: object | undefined;
@@ -116,7 +120,7 @@ export class VolatileDisk implements Storage {
     // The device aborts together what a host sends together, so it answers nothing before all of it has come.
     const isInTime = options.latencyUs !== undefined || this.profile.onTagError === 'abort-queue';
     this.#pace = isInTime ? IN_TIME : paceOf(seed);
-    this.#rest = new HostRest(this.#pace.timersMs, patient);
+    this.rest = new HostRest(this.#pace.timersMs, patient);
     this.size = size;
     this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
@@ -128,11 +132,12 @@ export class VolatileDisk implements Storage {
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
     this.answersAtOnce = answers === 'at-once';
-    this.#self = this.#openedBy(this);
-    const { writev, discard, writeZeroes } = this.#self;
-    if (writev) this.writev = writev;
-    if (discard) this.discard = discard;
-    if (writeZeroes) this.writeZeroes = writeZeroes;
+    const { writev, discard, writeZeroes } = this.capabilities;
+    const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
+      this.#command({ op, offset, length, ...PLAIN });
+    if (writev) this.writev = (at, list, flags) => this.#write(at, concatBuffers(list), flags);
+    if (discard) this.discard = bare('discard');
+    if (writeZeroes) this.writeZeroes = bare('writeZeroes');
   }
 
   /** All commands and answers so far: the input of `crashSpace`. */
@@ -156,18 +161,27 @@ export class VolatileDisk implements Storage {
     if (!(durationUs >= 0 && durationUs < Number.POSITIVE_INFINITY)) {
       return Promise.reject(invalid('durationUs', 'finite and at least 0', durationUs));
     }
-    this.#rest.called();
+    this.rest.called();
     return new Promise((resolve, reject) => {
       const dueUs = this.#nowUs + durationUs;
       const sleeper = { key: dueUs, nth: this.#sleeps++, resolve, reject };
       this.#sleepers = melded(this.#sleepers, sleeper);
-      this.#rest.wait(this.#goOn);
+      this.rest.wait(this.#goOn);
     });
   }
 
   /** A second opener of the same disk, like another process: some faults are reported to one opener only. */
   opener(): Storage {
-    return this.#openedBy({});
+    const opener = {};
+    const opened = wrap(this, (_, run) => {
+      this.#opener = opener;
+      try {
+        return run();
+      } finally {
+        this.#opener = this;
+      }
+    });
+    return { ...opened, close: () => {} };
   }
 
   /**
@@ -193,7 +207,7 @@ export class VolatileDisk implements Storage {
 
   /** Adds a mark to the trace: something that the host knows at this moment. */
   mark(value: unknown): void {
-    this.#rest.called();
+    this.rest.called();
     this.#recorder.mark(value);
   }
 
@@ -212,24 +226,20 @@ export class VolatileDisk implements Storage {
     return [...this.#pending.keys()];
   }
 
-  /** When the host rested: see host-rest.ts. @internal */
-  get rest(): HostRest {
-    return this.#rest;
-  }
-
   /** @throws `OUT_OF_RANGE`, `UNALIGNED`, `CLOSED`; `IO_FAILED` for a fault; `POWER_CUT` after one */
   read(offset: number, into: Uint8Array): void | Promise<void> {
-    return this.#self.read(offset, into);
+    return this.#command({ op: 'read', offset, length: into.length, ...PLAIN }, into);
   }
 
   /** Without flags a plain write. Errors as for `read`. */
   write(offset: number, data: Uint8Array, flags?: Partial<WriteFlags>): void | Promise<void> {
-    return this.#self.write(offset, data, { ...PLAIN, ...flags });
+    return this.#write(offset, copyOf(data), { ...PLAIN, ...flags });
   }
 
   /** Without flags a plain flush. Errors as for `read`; `EOPNOTSUPP` where the profile has no flush. */
-  flush(flags: FlushFlags = PLAIN): void | Promise<void> {
-    return this.#self.flush(flags);
+  flush({ tag }: FlushFlags = PLAIN): void | Promise<void> {
+    if (!this.capabilities.flush) throw unsupported('flush');
+    return this.#command({ op: 'flush', offset: 0, length: 0, tag, fua: false });
   }
 
   /** Closes the disk: it keeps its contents, and refuses all later commands with `CLOSED`. */
@@ -249,9 +259,7 @@ export class VolatileDisk implements Storage {
       if (spoilt && fault?.fault !== 'partial') this.#device.fail(number);
     }
     for (const { reject } of this.#pending.values()) reject(powerCut());
-    for (; this.#sleepers; this.#sleepers = withoutFirst(this.#sleepers)) {
-      this.#sleepers.reject(powerCut());
-    }
+    for (let one = this.#sleepers; one; one = withoutFirst(one)) one.reject(powerCut());
     this.#forget();
     this.#left = this.#device.medium((remains) =>
       remains.length > 0 && this.#random() < TORN_SHARE ? this.#pick(remains) : undefined,
@@ -284,50 +292,26 @@ export class VolatileDisk implements Storage {
 
   // Commands
 
-  /** The commands as one opener gives them. */
-  #openedBy(opener: object): Opened {
-    const { writev, discard, writeZeroes } = this.capabilities;
-    const write = (offset: number, data: Uint8Array, { tag, fua }: WriteFlags): Answer =>
-      this.#command(opener, { op: 'write', offset, length: data.length, tag, fua, data });
-    const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
-      this.#command(opener, { op, offset, length, ...PLAIN });
-    return {
-      size: this.size,
-      capabilities: this.capabilities,
-      read: (offset, into) =>
-        this.#command(opener, { op: 'read', offset, length: into.length, ...PLAIN }, into),
-      write: (offset, data, flags) => write(offset, copyOf(data), flags),
-      flush: ({ tag }) => {
-        if (!this.capabilities.flush) throw unsupported('flush');
-        return this.#command(opener, { op: 'flush', offset: 0, length: 0, tag, fua: false });
-      },
-      close: () => {},
-      ...(writev && { writev: (offset, list, flags) => write(offset, concatBuffers(list), flags) }),
-      ...(discard && { discard: bare('discard') }),
-      ...(writeZeroes && { writeZeroes: bare('writeZeroes') }),
-    };
+  #write(offset: number, data: Uint8Array, { tag, fua }: WriteFlags): Answer {
+    return this.#command({ op: 'write', offset, length: data.length, tag, fua, data });
   }
 
-  #command(opener: object, request: DiskRequest, into?: Uint8Array): Answer {
+  #command(request: DiskRequest, into?: Uint8Array): Answer {
     if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
     if (this.answersAtOnce) {
-      let failure: Error | undefined;
-      const reject = (error: Error): void => {
-        failure = error;
-      };
-      const number = this.#dispatch(opener, request, into, { resolve: () => {}, reject });
+      const number = this.#dispatch(request, into, UNHEARD);
       while (!this.#device.isDone(number)) this.#step(true);
-      this.#answer(number);
+      const failure = this.#answer(number);
       if (failure) throw failure;
       return;
     }
-    this.#rest.called();
+    this.rest.called();
     this.#answerSome();
     return new Promise<void>((resolve, reject) => {
-      this.#dispatch(opener, request, into, { resolve, reject });
+      this.#dispatch(request, into, { resolve, reject });
       this.#answerSome();
-      this.#rest.wait(this.#goOn);
+      this.rest.wait(this.#goOn);
     });
   }
 
@@ -346,22 +330,15 @@ export class VolatileDisk implements Storage {
     return this.#faults.get(`${kind} ${nth}`);
   }
 
-  #dispatch(
-    opener: object,
-    request: DiskRequest,
-    into: Uint8Array | undefined,
-    answers: Answers,
-  ): number {
+  #dispatch(request: DiskRequest, into: Uint8Array | undefined, answers: Answers): number {
     const fault = this.#faultOf(request.op);
-    const kind = fault?.fault ?? '';
-    const lands = fault?.fault === 'misdirected' ? { ...request, offset: fault.at } : request;
-    const fate = FATES.find((one) => one === kind);
-    const number = this.#device.dispatch(lands, fate);
-    const owed = request.op === 'flush' && this.#owes(opener, kind);
-    const spoilt = this.#broken || owed || SPOILS.has(kind);
-    const failed = this.#broken || owed || FAILS.has(kind);
-    if (kind === 'sticky') this.#broken = true;
-    const traced = tracedOf(fault);
+    const { fails = false, spoils = false, traced } = effectOf(fault);
+    const lands = traced?.kind === 'misdirected' ? { ...request, offset: traced.at } : request;
+    const number = this.#device.dispatch(lands, traced?.kind);
+    const owed = request.op === 'flush' && this.#owes(fault?.fault);
+    const spoilt = this.#broken || owed || spoils;
+    const failed = this.#broken || owed || fails;
+    if (fault?.fault === 'sticky') this.#broken = true;
     this.#recorder.dispatch(request, request.data, { failed, ...(traced && { fault: traced }) });
     this.#sites.add();
     const [least, most] = this.#latencyUs;
@@ -375,7 +352,8 @@ export class VolatileDisk implements Storage {
   }
 
   /** Whether this flush reports the error of an earlier one. */
-  #owes(opener: object, kind: string): boolean {
+  #owes(kind: string | undefined): boolean {
+    const opener = this.#opener;
     const owes = this.#failsNextFlush || (this.#owedBy !== undefined && this.#owedBy !== opener);
     if (owes) this.#owedBy = undefined;
     this.#failsNextFlush = kind === 'late';
@@ -398,12 +376,12 @@ export class VolatileDisk implements Storage {
     if (this.#pending.size === 0 && !this.#sleepers) return;
     if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
-    const more = this.#rest.restless ? 1 : this.#pace.more;
+    const more = this.rest.restless ? 1 : this.#pace.more;
     // No sleeper wakes before the host has acted on earlier answers.
     while (this.#random() < more && this.#pending.size > 0 && this.#answerOne(false));
-    this.#rest.answered();
+    this.rest.answered();
     // After what the host does now, so that other disks get their turn.
-    void Promise.resolve().then(() => this.#rest.wait(this.#goOn));
+    void Promise.resolve().then(() => this.rest.wait(this.#goOn));
   };
 
   /** Takes steps until a command is answered, or a sleeper wakes if `mayWake`; false if neither is possible. */
@@ -442,7 +420,7 @@ export class VolatileDisk implements Storage {
   #next(): Pending | undefined {
     const oldest = this.#pace.newestFirst ? this.#oldest : undefined;
     // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
-    const most = PASSED_MAX / (1 + this.#rest.patienceMs);
+    const most = PASSED_MAX / (1 + this.rest.patienceMs);
     if (oldest && this.#answers - oldest.since >= most) return oldest;
     while (this.#order && !this.#pending.has(this.#order.number)) {
       this.#order = withoutFirst(this.#order);
@@ -475,8 +453,8 @@ export class VolatileDisk implements Storage {
       return;
     }
     const { request, into, fault, spoilt } = pending;
-    const kind = fault?.fault ?? '';
-    if (DROPS.has(kind)) this.#device.drop(kind === 'drop-readback');
+    const kind = fault?.fault;
+    if (effectOf(fault).drops) this.#device.drop(kind === 'drop-readback');
     // The first step of a partial write lands.
     if (!spoilt || kind === 'partial') this.#device.take(step);
     if (spoilt) this.#device.fail(step.command);
@@ -505,7 +483,8 @@ export class VolatileDisk implements Storage {
     }
   }
 
-  #answer(number: number): void {
+  /** Returns the error that the answer is. */
+  #answer(number: number): Error | undefined {
     const pending = this.#pending.get(number);
     invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
     invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
@@ -517,8 +496,10 @@ export class VolatileDisk implements Storage {
     this.#nowUs = Math.max(this.#nowUs, dueUs);
     if (request.op === 'read' && fault?.fault === 'rot' && into) flipBit(into, this.#random);
     this.#recorder.complete(number, failed);
-    if (failed) reject(new IoFailedError(`simulated: the ${request.op} failed`));
+    const failure = failed ? new IoFailedError(`simulated: the ${request.op} failed`) : undefined;
+    if (failure) reject(failure);
     else resolve();
+    return failure;
   }
 
   #pick<T>(list: readonly T[]): T {

@@ -18,6 +18,7 @@
 
 import { formatValue, misuse, tagOf, WriteBarrierError } from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
+import { isCount, isOneOf, OPERATIONS, TAGS } from '../checker/trace-shape.js';
 import {
   type DiskCommand,
   DiskRecorder,
@@ -31,20 +32,7 @@ import {
 const FORM = 'write-barrier-trace 2\n';
 
 /** The disk before the first command. */
-type Head = Pick<DiskTrace, 'size' | 'unreadable'>;
-
-/** A command that is dispatched, as far as that is known by then. */
-type Dispatched = Omit<DiskCommand, 'data' | 'completed'>;
-
-/** The answer to a command. */
-interface Completed {
-  readonly command: number;
-  readonly completed: number;
-  /** Absent where the command said so already. */
-  readonly failed?: boolean;
-}
-
-type Event = Dispatched | Completed | Mark;
+type Head = Pick<DiskTrace, 'size' | 'initial' | 'unreadable'>;
 
 /** A command that may have its answer yet to come. */
 type Unanswered = { -readonly [K in keyof DiskCommand]: DiskCommand[K] };
@@ -63,7 +51,7 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
    */
   constructor(size: number, append: (bytes: Uint8Array) => void, initial?: Uint8Array) {
     this.#append = append;
-    append(opening({ size }, initial));
+    append(opening({ size, ...(initial && { initial }) }));
   }
 
   /** Records that the device gets a command, and returns the number of the command, from 0. */
@@ -83,6 +71,7 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
     if (!this.#open.delete(command)) {
       throw misuse(`command ${command} is not in flight: a command is completed once`);
     }
+    // Without `failed` the answer is what the command itself said.
     this.#append(event({ command, completed: this.#now++, ...(failed && { failed }) }));
   }
 
@@ -93,7 +82,7 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
 }
 
 /** The bytes of a trace. Marks must be values that JSON can represent. */
-export function encodeTrace({ initial, commands, marks, ...head }: DiskTrace): Uint8Array {
+export function encodeTrace({ commands, marks, ...head }: DiskTrace): Uint8Array {
   const events = [
     ...commands.flatMap(({ data, completed, ...what }, command) => [
       { time: what.dispatched, bytes: event(what, data) },
@@ -102,15 +91,15 @@ export function encodeTrace({ initial, commands, marks, ...head }: DiskTrace): U
     ...marks.map((mark) => ({ time: mark.time, bytes: event(mark) })),
   ].filter(({ time }) => time < Number.POSITIVE_INFINITY);
   events.sort((a, b) => a.time - b.time);
-  return concatBuffers([opening(head, initial), ...events.map(({ bytes }) => bytes)]);
+  return concatBuffers([opening(head), ...events.map(({ bytes }) => bytes)]);
 }
 
-function opening(head: Head, initial: Uint8Array | undefined): Uint8Array {
+function opening({ initial, ...head }: Head): Uint8Array {
   return concatBuffers([TEXT.encode(FORM), event(head, initial)]);
 }
 
 /** The line of an event, with the length of its payload in bytes, and the payload. */
-function event(what: Event | Head, payload?: Uint8Array): Uint8Array {
+function event(what: object, payload?: Uint8Array): Uint8Array {
   const told = { ...what, ...(payload && { payload: payload.length }) };
   return concatBuffers([TEXT.encode(`${JSON.stringify(told)}\n`), ...(payload ? [payload] : [])]);
 }
@@ -133,44 +122,36 @@ export function decodeTrace(bytes: Uint8Array): DiskTrace {
   if (!FORM_BYTES.every((byte, i) => bytes[i] === byte)) {
     throw syntax(`it does not begin with '${FORM.trim()}'`);
   }
-  let head: Pick<DiskTrace, 'size' | 'initial' | 'unreadable'> | undefined;
+  let head: Head | undefined;
   const commands: Unanswered[] = [];
   const marks: Mark[] = [];
   let now = 0;
-  const timeOf: TimeOf = (told, name) => {
-    const time = told.own[name];
-    if (!isCount(time)) throw wrong(told, `has no whole number from 0 as its ${name}`);
-    if (time < now) throw wrong(told, 'is earlier than the event before it');
-    now = time;
-    return time;
-  };
   for (const told of eventsOf(bytes, FORM_BYTES.length)) {
-    const { dispatched, completed, time, value } = told.own;
     if (!head) {
       head = headOf(told);
-    } else if (dispatched !== undefined) {
-      const command = { ...commandOf(told), dispatched: timeOf(told, 'dispatched') };
-      if (command.dispatched <= (commands.at(-1)?.dispatched ?? -1)) {
-        throw wrong(
-          told,
-          'has the same moment as the command before it, but each dispatch needs a moment of its own',
-        );
-      }
-      commands.push(command);
-    } else if (completed !== undefined) {
-      takeAnswer(told, commands, timeOf);
-    } else if (time !== undefined) {
-      marks.push({ time: timeOf(told, 'time'), value });
-    } else {
-      throw wrong(told, 'is neither a command nor an answer nor a mark');
+      continue;
+    }
+    const name = MOMENTS.find((one) => told.own[one] !== undefined);
+    need(told, name !== undefined, 'is neither a command nor an answer nor a mark');
+    const { [name]: time, value } = told.own;
+    need(told, isCount(time), `has no whole number from 0 as its ${name}`);
+    need(told, time >= now, 'is earlier than the event before it');
+    now = time;
+    if (name === 'time') marks.push({ time, value });
+    else if (name === 'completed') takeAnswer(told, commands, time);
+    else {
+      need(told, time > (commands.at(-1)?.dispatched ?? -1), SAME_MOMENT);
+      commands.push({ ...commandOf(told), dispatched: time });
     }
   }
   if (!head) throw syntax('the description of the disk is missing or cut off');
   return { ...head, commands, marks };
 }
 
-/** The moment of an event. Events come in the order of time. */
-type TimeOf = (told: Told, name: 'dispatched' | 'completed' | 'time') => number;
+/** What an event calls its moment says what it is. Events come in the order of time. */
+const MOMENTS = ['dispatched', 'completed', 'time'] as const;
+const SAME_MOMENT =
+  'has the same moment as the command before it, but each dispatch needs a moment of its own';
 
 /** Values of which nothing is known. */
 type Own = Readonly<Record<string, unknown>>;
@@ -194,14 +175,13 @@ function* eventsOf(bytes: Uint8Array, start: number): Generator<Told, void> {
     if (end < 0) return;
     const told = toldIn(bytes.subarray(at, end), number, at);
     const { payload: length } = told.own;
-    if (length !== undefined && !isCount(length))
-      throw wrong(told, 'has a `payload` that is not a whole number of bytes');
+    const isLength = length === undefined || isCount(length);
+    need(told, isLength, 'has a `payload` that is not a whole number of bytes');
     // Before it is known whether all of it is there: a length that is wrong is no payload that is cut off.
-    if (length !== undefined && length !== payloadOf(told)) {
-      throw wrong(
-        told,
-        `has a payload of ${length} bytes, where its length or size calls for ${formatValue(payloadOf(told))}`,
-      );
+    const due = length === undefined ? undefined : payloadOf(told);
+    if (length !== due) {
+      const claim = `has a payload of ${length} bytes, where its length or size calls for`;
+      throw wrong(told, `${claim} ${formatValue(due)}`);
     }
     const next = end + 1 + (length ?? 0);
     if (next > bytes.length) return;
@@ -232,18 +212,14 @@ function toldIn(bytes: Uint8Array, number: number, at: number): Told {
   return { line, number, at, own: ownOf(values), payload: undefined };
 }
 
-function headOf(told: Told): Pick<DiskTrace, 'size' | 'initial' | 'unreadable'> {
+function headOf(told: Told): Head {
   const { payload } = told;
   const { size, unreadable } = told.own;
-  if (!isCount(size)) throw wrong(told, 'does not give the size of the disk');
-  if (unreadable !== undefined && !(Array.isArray(unreadable) && unreadable.every(isCount))) {
-    throw wrong(told, 'has an `unreadable` that is not a list of offsets');
-  }
-  return {
-    size,
-    ...(unreadable && { unreadable: unreadable as number[] }),
-    ...(payload && { initial: payload }),
-  };
+  need(told, isCount(size), 'does not give the size of the disk');
+  const isList =
+    unreadable === undefined || (Array.isArray(unreadable) && unreadable.every(isCount));
+  need(told, isList, 'has an `unreadable` that is not a list of offsets');
+  return { size, ...(unreadable && { unreadable }), ...(payload && { initial: payload }) };
 }
 
 /** A command that has no answer yet. */
@@ -251,14 +227,12 @@ function commandOf(told: Told): Omit<DiskCommand, 'dispatched'> {
   const { op, offset, length, tag, fua, failed } = told.own;
   const { payload } = told;
   const fault = faultOf(told);
-  if (!isOneOf(OPERATIONS, op)) throw wrong(told, 'is a command without an operation');
-  if (!isCount(offset) || !isCount(length) || !isCount(offset + length)) {
-    throw wrong(told, 'is a command without a range of bytes below 2^53');
-  }
-  if (!isOneOf(TAGS, tag)) throw wrong(told, 'is a command without a tag');
-  if (typeof fua !== 'boolean' || typeof failed !== 'boolean') {
-    throw wrong(told, 'is a command whose fua and failed are not true or false');
-  }
+  need(told, isOneOf(OPERATIONS, op), 'is a command without an operation');
+  const isRange = isCount(offset) && isCount(length) && isCount(offset + length);
+  need(told, isRange, 'is a command without a range of bytes below 2^53');
+  need(told, isOneOf(TAGS, tag), 'is a command without a tag');
+  const areSaid = typeof fua === 'boolean' && typeof failed === 'boolean';
+  need(told, areSaid, 'is a command whose fua and failed are not true or false');
   return {
     ...{ op, offset, length, tag, fua, failed, completed: Number.POSITIVE_INFINITY },
     ...(payload && { data: payload }),
@@ -266,20 +240,16 @@ function commandOf(told: Told): Omit<DiskCommand, 'dispatched'> {
   };
 }
 
-function takeAnswer(told: Told, commands: readonly Unanswered[], timeOf: TimeOf): void {
+function takeAnswer(told: Told, commands: readonly Unanswered[], completed: number): void {
   const { command: number, failed } = told.own;
   const command = isCount(number) ? commands[number] : undefined;
-  if (!command) throw wrong(told, 'answers a command that was not dispatched');
-  if (command.completed !== Number.POSITIVE_INFINITY) {
-    throw wrong(told, 'answers a command that is already answered');
-  }
-  if (failed !== undefined && typeof failed !== 'boolean') {
-    throw wrong(told, 'has a `failed` that is not true or false');
-  }
-  const completed = timeOf(told, 'completed');
-  if (completed <= command.dispatched) {
-    throw wrong(told, 'answers a command not later than its dispatch');
-  }
+  need(told, command, 'answers a command that was not dispatched');
+  const isOpen = command.completed === Number.POSITIVE_INFINITY;
+  need(told, isOpen, 'answers a command that is already answered');
+  const isAnswer = failed === undefined || typeof failed === 'boolean';
+  need(told, isAnswer, 'has a `failed` that is not true or false');
+  const isLater = completed > command.dispatched;
+  need(told, isLater, 'answers a command not later than its dispatch');
   command.completed = completed;
   if (failed !== undefined) command.failed = failed;
 }
@@ -293,22 +263,17 @@ function faultOf(told: Told): TracedFault | undefined {
   throw wrong(told, 'has a fault that a trace cannot contain');
 }
 
-const OPERATIONS = ['read', 'write', 'flush', 'discard', 'writeZeroes'] as const;
-const TAGS = ['simple', 'ordered'] as const;
 /** The faults that have nothing but their kind. */
 const KINDS = ['lost', 'stray', 'unserializable', 'rot', 'latent', 'hollow', 'drop'] as const;
-
-function isOneOf<T>(words: readonly T[], value: unknown): value is T {
-  return (words as readonly unknown[]).includes(value);
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
 
 /** The own properties of an object; nothing of another value. */
 function ownOf(values: unknown): Own {
   return Object.assign(Object.create(null), typeof values === 'object' ? values : undefined);
+}
+
+/** Refuses an event that lacks something. */
+function need(told: Told, holds: unknown, what: string): asserts holds {
+  if (!holds) throw wrong(told, what);
 }
 
 /** Shows the beginning of the line; all of it may be long, and deeper than `JSON.stringify` can go. */
@@ -417,12 +382,8 @@ export function writeLogWrites({ commands, marks }: DiskTrace): Uint8Array {
     .map((command) => ({ time: command.completed, entry: entryOf(command) }));
   const told = marks.map(({ time, value }) => ({ time, entry: markOf(value) }));
   const entries = [...done, ...told].sort((a, b) => a.time - b.time).map(({ entry }) => entry);
-  const head = new DataView(new ArrayBuffer(SECTOR));
-  head.setBigUint64(0, MAGIC, true);
-  head.setBigUint64(8, VERSION, true);
-  head.setBigUint64(16, BigInt(entries.length), true);
-  head.setUint32(24, SECTOR, true);
-  return concatBuffers([new Uint8Array(head.buffer), ...entries]);
+  const head = sectorOf(MAGIC, VERSION, BigInt(entries.length), BigInt(SECTOR));
+  return concatBuffers([head, ...entries]);
 }
 
 function entryOf({ op, offset, length, fua, data }: DiskCommand): Uint8Array {
@@ -430,25 +391,24 @@ function entryOf({ op, offset, length, fua, data }: DiskCommand): Uint8Array {
     throw misuse(`a ${op} of ${length} bytes at ${offset} is not whole sectors`);
   }
   const flags = op === 'flush' ? FLUSH : op === 'discard' ? DISCARD : fua ? FUA : 0n;
-  const header = headerOf(offset / SECTOR, length / SECTOR, flags, 0);
+  const header = sectorOf(BigInt(offset / SECTOR), BigInt(length / SECTOR), flags, 0n);
   if (op === 'flush' || op === 'discard') return header;
   return concatBuffers([header, data ?? new Uint8Array(length)]);
 }
 
 function markOf(value: unknown): Uint8Array {
-  const text = new TextEncoder().encode(typeof value === 'string' ? value : JSON.stringify(value));
+  const text = TEXT.encode(typeof value === 'string' ? value : JSON.stringify(value));
   if (text.length > SECTOR - ENTRY_BYTES) throw misuse('a mark does not fit into a sector');
-  const header = headerOf(0, 0, MARK, text.length);
+  const header = sectorOf(0n, 0n, MARK, BigInt(text.length));
   header.set(text, ENTRY_BYTES);
   return header;
 }
 
-function headerOf(sector: number, sectors: number, flags: bigint, length: number): Uint8Array {
-  const header = new DataView(new ArrayBuffer(SECTOR));
-  for (const [i, word] of [BigInt(sector), BigInt(sectors), flags, BigInt(length)].entries()) {
-    header.setBigUint64(8 * i, word, true);
-  }
-  return new Uint8Array(header.buffer);
+/** A sector that begins with these words. */
+function sectorOf(...words: readonly bigint[]): Uint8Array {
+  const sector = new DataView(new ArrayBuffer(SECTOR));
+  for (const [i, word] of words.entries()) sector.setBigUint64(8 * i, word, true);
+  return new Uint8Array(sector.buffer);
 }
 
 // Both

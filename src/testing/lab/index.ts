@@ -9,6 +9,7 @@ export { type DiskCommand, DiskRecorder, recording } from '../device/disk-trace.
 export { type CrashSpace, crashSpace } from '../space/crash-space.js';
 export type { CrashState } from '../space/crash-state.js';
 export type { Crash } from '../space/explore.js';
+export { barrierMutation, type Mutant, type StrictOrderReport, strictOrder } from './analyses.js';
 export {
   decodeTrace,
   encodeTrace,
@@ -33,7 +34,5 @@ export {
   runLitmus,
   tryLitmus,
 } from './litmus-run.js';
-export { barrierMutation, type Mutant } from './mutation.js';
 export { type PrefixModel, prefixOracle } from './prefix.js';
-export { type StrictOrderReport, strictOrder } from './strict-order.js';
 export { type BarrierPlan, barrierSynthesis } from './synthesis.js';

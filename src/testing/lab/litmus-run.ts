@@ -27,9 +27,9 @@ import {
 import { Ordering } from '../../scheduler/ordering.js';
 import { Plans } from '../../scheduler/plan.js';
 import { Chooser } from '../choices.js';
+import { HangError, Watch } from '../crash-test/watch.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { DiskRecorder, type DiskTrace } from '../device/disk-trace.js';
-import { delay, hold, release } from '../device/event-loop.js';
 import {
   DEVICE_PROFILES,
   type DeviceName,
@@ -44,7 +44,6 @@ import { isTaggedBehind } from '../space/intervals.js';
 import { regionsOf } from '../space/regions.js';
 import {
   type Answered,
-  isShown,
   LETTERS,
   type Line,
   type LitmusColumn,
@@ -94,7 +93,7 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
   checkOptions(options, OPTIONS, 'runLitmus');
   const profile = litmusDevice(options.device);
   const program = programOf(test.program, options.mode);
-  const outcome = outcomeOf(test.outcome);
+  const isShown = outcomeOf(test.outcome);
   const isNew = newTraces();
   let runs = 0;
   let witness: LitmusResult['witness'];
@@ -104,7 +103,7 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
     const isDecided = witness && !always;
     if (isDecided || !isNew(trace)) continue;
     for (const state of new CrashSpace(regionsOf(trace, profile), profile)) {
-      const shown = isShown(outcome, state, trace);
+      const shown = isShown(state, trace);
       if (shown) witness ??= { trace, state };
       else always = false;
     }
@@ -144,20 +143,21 @@ function changesIn(data: Uint8Array): string {
 /** The trace of every run that a program may have. A trace is never changed after it has been yielded. */
 export function* runsOf(
   program: readonly Line[],
-  test: Pick<LitmusTest, 'fault' | 'policy'>,
+  { fault, policy = 'abort' }: Pick<LitmusTest, 'fault' | 'policy'>,
   mode: LitmusColumn,
   profile: DeviceProfile,
 ): Generator<DiskTrace, void> {
   const chooser = new Chooser();
-  const host = hostOf(mode, profile, test.policy ?? 'abort');
-  do yield play(program, test, mode, profile, chooser, host());
+  const host = hostOf(mode, profile, policy);
+  // Of Linux since 2.6.37 only what it does without faults is known here.
+  const known = mode === 'modern' ? undefined : fault;
+  do yield play(program, known, profile, chooser, host());
   while (chooser.advance());
 }
 
 function play(
   program: readonly Line[],
-  { fault }: Pick<LitmusTest, 'fault'>,
-  mode: LitmusColumn,
+  fault: LitmusFault | undefined,
   profile: DeviceProfile,
   chooser: Chooser,
   machine: Host,
@@ -180,11 +180,9 @@ function play(
   const issueAll = (): void => {
     for (let command = machine.next(); command; command = machine.next()) {
       answerSettled(); // driver.D2
-      const { op, offset, length, tag, fua } = command.what as StagedCommand;
-      const data = new Uint8Array(length).fill(command.clients[0]?.fill ?? 0);
-      running.add(
-        recorder.dispatch({ op, offset, length, tag, fua }, op === 'write' ? data : undefined),
-      );
+      const what = command.what as StagedCommand;
+      const data = new Uint8Array(what.length).fill(command.clients[0]?.fill ?? 0);
+      running.add(recorder.dispatch(what, what.op === 'write' ? data : undefined));
       sent.push(command);
     }
     answerSettled();
@@ -195,55 +193,42 @@ function play(
     machine.complete(sent[number] as Command<Line>, fails ? new Error('EIO') : undefined);
     machine.acknowledge?.();
   };
-
-  /** A command that tags order after a failed command fails, too, and is not carried out. */
-  const abortBehind = (failed: number): void => {
-    const { commands } = recorder.trace;
-    for (const number of running) {
-      const isBehind = number > failed && isTaggedBehind(commands, failed, number, profile);
-      if (isBehind) complete(number, true, 'lost');
-    }
-  };
-
+  const isBehind = (number: number, later: number): boolean =>
+    later > number && isTaggedBehind(recorder.trace.commands, number, later, profile);
+  const aborts = profile.onTagError === 'abort-queue';
   /** What was carried out behind a command says that it has not failed. */
-  const isVouchedFor = (number: number): boolean => {
-    if (profile.onTagError === 'continue') return false;
-    const { commands } = recorder.trace;
-    return commands.some(
-      ({ completed, failed }, later) =>
-        later > number &&
-        completed < Number.POSITIVE_INFINITY &&
-        !failed &&
-        isTaggedBehind(commands, number, later, profile),
-    );
+  const isVouchedFor = (number: number): boolean =>
+    recorder.trace.commands.some(({ completed, failed }, later) => {
+      const isDone = completed < Number.POSITIVE_INFINITY && !failed;
+      return isDone && isBehind(number, later);
+    });
+
+  let mayFail = fault !== undefined;
+  const end = (number: number): void => {
+    const isHit = mayFail && fault !== undefined && isHitBy(fault, sent, number);
+    const fails = isHit && !(aborts && isVouchedFor(number)) && chooser.choose(2) === 1;
+    if (fails) mayFail = false;
+    const isFlush = sent[number]?.what?.op === 'flush';
+    complete(number, fails, fails && isFlush && fault?.flush === 'drop' ? 'drop' : undefined);
+    if (!fails || !aborts) return;
+    // A command that tags order after a failed command fails, too, and is not carried out.
+    for (const later of running) if (isBehind(number, later)) complete(later, true, 'lost');
   };
 
   /** Empty barriers that are not sent are nevertheless answered at some moment. */
-  const unsent: Line[] = [];
-  let next = 0;
-  // Of Linux since 2.6.37 only what it does without faults is known here.
-  let mayFail = fault !== undefined && mode !== 'modern';
-  for (;;) {
+  const unsent = new Set<Line>();
+  for (let next = 0; ; ) {
     const line = program[next];
-    const canGo = line !== undefined && !(line.waits && !answered.has(line.label));
-    const moves = running.size + unsent.length + (canGo ? 1 : 0);
-    if (moves === 0) return recorder.trace;
-    const move = chooser.choose(moves);
-    const number = [...running][move];
-    const [unheard] = unsent.splice(move - running.size, number === undefined ? 1 : 0);
-    if (unheard) {
-      answer(unheard, true);
-    } else if (number === undefined) {
+    const canGo = line && !(line.waits && !answered.has(line.label));
+    const moves = [...running, ...unsent, ...(canGo ? [line] : [])];
+    if (moves.length === 0) return recorder.trace;
+    const move = moves[chooser.choose(moves.length)] as number | Line;
+    if (typeof move === 'number') end(move);
+    else if (unsent.delete(move)) answer(move, true);
+    else {
       next += 1;
-      if (line?.request) machine.submit(line.request, line);
-      else if (line && !line.waits) unsent.push(line);
-    } else {
-      const isHit = mayFail && fault && isHitBy(fault, sent, number) && !isVouchedFor(number);
-      const fails = isHit === true && chooser.choose(2) === 1;
-      if (fails) mayFail = false;
-      const isFlush = sent[number]?.what?.op === 'flush';
-      complete(number, fails, fails && isFlush && fault?.flush === 'drop' ? 'drop' : undefined);
-      if (fails && profile.onTagError === 'abort-queue') abortBehind(number);
+      if (move.request) machine.submit(move.request, move);
+      else if (!move.waits) unsent.add(move);
     }
     issueAll();
   }
@@ -330,13 +315,9 @@ export interface LitmusTrial {
   /** The number of runs. */
   readonly runs: number;
   /** The first one that shows it. */
-  readonly witness?: {
+  readonly witness?: NonNullable<LitmusResult['witness']> & {
     /** The seed of the disk. */
     readonly seed: number;
-    /** What the disk was asked. */
-    readonly trace: DiskTrace;
-    /** What the power cut left. */
-    readonly state: CrashState;
   };
 }
 
@@ -349,10 +330,10 @@ export async function tryLitmus(
   test: LitmusTest,
   options: LitmusTrialOptions,
 ): Promise<LitmusTrial> {
-  checkOptions(options, TRIAL_OPTIONS, 'tryLitmus');
+  checkOptions(options, TRIAL, 'tryLitmus');
   const { host, device, seeds = 200, timeoutMs = 1000 } = options;
   const profile = litmusDevice(device);
-  const outcome = outcomeOf(test.outcome);
+  const isShown = outcomeOf(test.outcome);
   const program = programOf(test.program, 'TAG');
   const isNew = newTraces();
   for (let seed = 0; seed < seeds; seed++) {
@@ -363,7 +344,7 @@ export async function tryLitmus(
     disk.powerCut();
     if (!isNew(trace)) continue;
     for (const state of new CrashSpace(regionsOf(trace, profile), profile)) {
-      if (isShown(outcome, state, trace)) {
+      if (isShown(state, trace)) {
         return { seen: true, runs: seed + 1, witness: { seed, trace, state } };
       }
     }
@@ -371,12 +352,7 @@ export async function tryLitmus(
   return { seen: false, runs: seeds };
 }
 
-const TRIAL_OPTIONS: KnownOptions<LitmusTrialOptions> = {
-  host: 0,
-  device: 0,
-  seeds: 0,
-  timeoutMs: 0,
-};
+const TRIAL: KnownOptions<LitmusTrialOptions> = { host: 0, device: 0, seeds: 0, timeoutMs: 0 };
 
 async function playOn(
   program: readonly Line[],
@@ -404,13 +380,11 @@ async function playOn(
     await Promise.all(asked.values());
   };
   // Real time: neither the timers of a test runner nor the disk's own patience with timers may be in the way.
-  let callOff = (): void => {};
-  const late = new Promise<void>((resolve) => {
-    callOff = delay(timeoutMs, resolve);
-  });
-  hold();
-  await Promise.race([run(), late]).finally(release);
-  callOff();
+  try {
+    await new Watch(timeoutMs).run('workload', run);
+  } catch (error) {
+    if (!(error instanceof HangError)) throw error;
+  }
 }
 
 /** The same fault in the words of the disk: x is written first, and a postflush is the second flush. */

@@ -18,7 +18,13 @@
 //
 // Not here: what runs the tests (litmus-run.ts).
 
-import { formatValue, type ModeName, type Request, WriteBarrierError } from '../../model/index.js';
+import {
+  formatValue,
+  MODE_NAMES,
+  type ModeName,
+  type Request,
+  WriteBarrierError,
+} from '../../model/index.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
 import type { CrashState } from '../space/crash-state.js';
@@ -51,16 +57,7 @@ export interface LitmusTest {
 export type LitmusFault = NonNullable<LitmusTest['fault']>;
 
 /** In the order of the tables. */
-export const LITMUS_COLUMNS: readonly LitmusColumn[] = Object.freeze([
-  'NONE',
-  'DRAIN',
-  'DRAIN_FLUSH',
-  'DRAIN_FUA',
-  'TAG',
-  'TAG_FLUSH',
-  'TAG_FUA',
-  'modern',
-]);
+export const LITMUS_COLUMNS: readonly LitmusColumn[] = Object.freeze([...MODE_NAMES, 'modern']);
 
 type Broken = Pick<LitmusTest, 'fault' | 'policy'>;
 
@@ -193,14 +190,8 @@ export function programOf(text: string, mode: LitmusColumn): Line[] {
     const sectors = [label, ...names.slice(1)].join('');
     const offset = LETTERS.indexOf(label) * SECTOR;
     // The sectors of a write must be adjacent, and a value must be a byte.
-    if (
-      !/^(W|W!|B)$/.test(verb) ||
-      label.length !== 1 ||
-      !LETTERS.includes(sectors) ||
-      fill > 255
-    ) {
-      throw syntax(part);
-    }
+    const isWrite = /^(W|W!|B)$/.test(verb) && label.length === 1 && LETTERS.includes(sectors);
+    if (!isWrite || fill > 255) throw syntax(part);
     const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
     const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
     return { label, request: { ...write, ...flags }, waits: false, fill };
@@ -218,7 +209,7 @@ function emptyBarrier(mode: LitmusColumn): Request | undefined {
 }
 
 /** A fact about a power cut. */
-export type Fact =
+type Fact =
   | { readonly kind: 'holds'; readonly place: number; readonly value: number }
   | { readonly kind: 'ok' | 'err' | 'no'; readonly label: string };
 
@@ -230,18 +221,10 @@ function factOf(text: string): Fact {
   return { kind: kind as 'ok' | 'err' | 'no', label };
 }
 
-/** Alternatives of facts; `SYNTAX` for a text that is no outcome. */
-export function outcomeOf(text: string): readonly (readonly Fact[])[] {
-  return text.split('|').map((facts) => facts.trim().split(/\s+/).map(factOf));
-}
-
-/** Whether a state shows one of the alternatives. */
-export function isShown(
-  alternatives: readonly (readonly Fact[])[],
-  state: CrashState,
-  trace: DiskTrace,
-): boolean {
-  return alternatives.some((facts) => areTrue(facts, state, trace));
+/** Whether a state shows one of the alternatives; `SYNTAX` for a text that is no outcome. */
+export function outcomeOf(text: string): (state: CrashState, trace: DiskTrace) => boolean {
+  const alternatives = text.split('|').map((facts) => facts.trim().split(/\s+/).map(factOf));
+  return (state, trace) => alternatives.some((facts) => areTrue(facts, state, trace));
 }
 
 /** Whether the power can have been cut at a moment when all facts are true. */
@@ -254,11 +237,9 @@ function areTrue(facts: readonly Fact[], state: CrashState, trace: DiskTrace): b
       continue;
     }
     const mark = trace.marks.find(({ value }) => (value as Answered).label === fact.label);
-    const told =
-      mark && (mark.value as Answered).ok === (fact.kind === 'ok') ? mark.time : undefined;
     if (fact.kind === 'no') before = Math.min(before, mark?.time ?? Number.POSITIVE_INFINITY);
-    else if (told === undefined) return false;
-    else after = Math.max(after, told);
+    else if (!mark || (mark.value as Answered).ok !== (fact.kind === 'ok')) return false;
+    else after = Math.max(after, mark.time);
   }
   return after < before;
 }

@@ -51,18 +51,15 @@ function startOf<A, R, S>(model: PrefixModel<A, R, S>, expected: Expected<A, R>)
 
 /** How many operations from the first one on there must be. */
 function prefixWith<A>(acknowledged: readonly A[], begun: readonly A[]): number {
+  /** The places of each operation, the first one last. */
   const places = new Map<A, number[]>();
-  for (const [place, operation] of begun.entries()) {
-    const known = places.get(operation) ?? [];
-    known.push(place);
-    places.set(operation, known);
+  for (const [i, operation] of [...begun].reverse().entries()) {
+    places.set(operation, places.get(operation) ?? []);
+    places.get(operation)?.push(begun.length - 1 - i);
   }
   let least = acknowledged.length;
-  const taken = new Map<A, number>();
   for (const operation of acknowledged) {
-    const nth = taken.get(operation) ?? 0;
-    taken.set(operation, nth + 1);
-    const place = places.get(operation)?.[nth];
+    const place = places.get(operation)?.pop();
     if (place === undefined) return acknowledged.length;
     least = Math.max(least, place + 1);
   }

@@ -28,7 +28,7 @@ import { Watch } from '../crash-test/watch.js';
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import { crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
-import { flushesOf, isWhole, oneTrace, printable, unable } from './one-trace.js';
+import { flushesOf, isWhole, oneTrace, printable, unable } from './analyses.js';
 
 /** The barriers that a workload needs. Counts are those of the run with exactly these barriers. */
 export interface BarrierPlan
@@ -124,9 +124,8 @@ class Search<A, R, P> {
     const { images, covered } = report;
     const whole = isWhole(report, this.#test);
     // What is known to be missing is what no flush would do for.
-    const known = whole
-      ? this.#chosen
-      : [...this.#flushes, ...this.#smallest(this.#cures.filter((list) => !list.some(isFlush)))];
+    const beyond = this.#cures.filter((list) => list.every(({ gap }) => gap));
+    const known = whole ? this.#chosen : [...this.#flushes, ...this.#smallest(beyond)];
     const unsure =
       'not everything was tried: more barriers may be missing, and no flush is called redundant';
     return {
@@ -191,10 +190,6 @@ class Search<A, R, P> {
       hollow.flatMap(({ flush }) => flush ?? []),
     );
   }
-}
-
-function isFlush({ flush }: Candidate): boolean {
-  return flush !== undefined;
 }
 
 // The cheapest set that has one of each list: for synthesis, barriers of which each list would do against one failure.

@@ -93,10 +93,9 @@ export function crashPicture(report: CrashReport): string {
     y += 6;
     const later = LATER[run.scene.during];
     if (later) tell(later, 'head', 1);
-    const panel = panelOf(run, width);
+    const panel = panelOf(run, width, used);
     shapes.push(moved(0, y, panel.shapes));
     y += panel.height;
-    for (const look of panel.used) used.add(look);
     for (const note of panel.notes) tell(note, 'quiet', 2);
   }
   if (advice) tell(advice.text, advice.before === undefined ? '' : 'good', 3);
@@ -150,29 +149,23 @@ const BETWEEN = 0.5;
 function timed(
   scene: Scene,
   intervals: readonly (Interval | undefined)[],
-  before: number | undefined,
+  missing: number | undefined,
 ): Run {
   const { trace, time } = scene;
   const items = shownIn(scene, false);
   const { from, end, later } = spanOf(scene);
   const cut = time + BETWEEN;
-  const barrier = before === undefined ? undefined : before - BETWEEN;
-  const moments = new Set<number>();
-  const add = (moment: number | undefined): void => {
-    if (moment !== undefined && moment < cut) moments.add(moment);
-  };
-  for (const item of items) {
-    if (item.kind === 'marks') add(item.time);
-    if (item.kind === 'left out') continue;
-    if (item.kind === 'command') {
-      const { dispatched, completed } = trace.commands[item.number] as DiskCommand;
-      for (const moment of [dispatched, completed, intervals[item.number]?.durable]) add(moment);
-    }
-  }
-  add(barrier);
+  const barrier = missing === undefined ? undefined : missing - BETWEEN;
+  const changes = items.flatMap((item): number[] => {
+    if (item.kind === 'left out') return [];
+    if (item.kind === 'marks') return [item.time];
+    const { dispatched, completed } = trace.commands[item.number] as DiskCommand;
+    return [dispatched, completed, intervals[item.number]?.durable ?? NEVER];
+  });
+  const before = new Set([...changes, barrier ?? NEVER].filter((moment) => moment < cut));
   const next = [...Array(later).keys()].map((i) => end + i);
   const sent = next.map((number) => (trace.commands[number] as DiskCommand).dispatched);
-  const all = [...moments, ...(cut < NEVER ? [cut] : []), ...sent].sort((a, b) => a - b);
+  const all = [...before, ...(cut < NEVER ? [cut] : []), ...sent].sort((a, b) => a - b);
   return { scene, intervals, items, later: next, moments: all, cut, barrier, hidden: from };
 }
 
@@ -214,8 +207,9 @@ interface Bar {
 
 interface Lane {
   readonly label: string;
-  /** How many regions it stands for. */
+  /** How many regions it stands for, and where the last one ends. */
   readonly regions: number;
+  readonly end: number;
   readonly bars: readonly Bar[];
 }
 
@@ -225,25 +219,19 @@ function lanesOf({ scene, items, later }: Run): Lane[] {
   const shown = items.flatMap((item) => (item.kind === 'command' ? [item.number] : []));
   const writes = [...shown, ...later].filter((number) => isWrite(commands[number] as DiskCommand));
   const lanes: Lane[] = [];
-  let last = '';
-  let edge = -1;
   for (const region of scene.regions) {
-    const end = region.offset + region.length;
+    const { label, offset } = region;
+    const end = offset + region.length;
     const bars = writes.flatMap((number): Bar[] => {
       const command = commands[number] as DiskCommand;
       const start = startOf(command);
-      const isHere = start < end && region.offset < start + command.length;
+      const isHere = start < end && offset < start + command.length;
       return isHere ? [{ number, look: lookOf(number, region, scene) }] : [];
     });
-    const key = JSON.stringify(bars);
-    const before = lanes.at(-1);
-    if (before && key === last && edge === region.offset) {
-      lanes[lanes.length - 1] = { ...before, regions: before.regions + 1 };
-    } else if (bars.length > 0) {
-      lanes.push({ label: region.label, regions: 1, bars });
-    }
-    last = key;
-    edge = end;
+    const last = lanes.at(-1);
+    if (last?.end === offset && JSON.stringify(last.bars) === JSON.stringify(bars)) {
+      lanes[lanes.length - 1] = { ...last, regions: last.regions + 1, end };
+    } else if (bars.length > 0) lanes.push({ label, regions: 1, end, bars });
   }
   return lanes;
 }
@@ -272,33 +260,27 @@ function fitting(lanes: readonly Lane[]): readonly Lane[] {
 interface Panel {
   readonly shapes: readonly Shape[];
   readonly height: number;
-  readonly used: ReadonlySet<Look>;
   readonly notes: readonly string[];
 }
 
-function panelOf(run: Run, width: number): Panel {
+/** Adds to `used` what the legend must explain. */
+function panelOf(run: Run, width: number, used: Set<Look>): Panel {
   const { scene, cut, barrier, items, hidden } = run;
   const clock = clockOf(run, width);
   const all = lanesOf(run);
   const lanes = fitting(all);
   const flags = placed(flagsOf(run, clock), width);
+  for (const { span } of flags) if (span) used.add(span);
   const rows = flags.reduce((most, { row, lines }) => Math.max(most, row + lines.length), 0);
   const top = rows * ROW + 4;
   const bottom = top + Math.max(1, lanes.length) * LANE;
-  const used = new Set<Look>(lanes.flatMap(({ bars }) => bars.map(({ look }) => look)));
-  for (const { flag } of flags) if (flag.span) used.add(flag.span);
-  for (const { number } of lanes.flatMap(({ bars }) => bars)) {
-    const { tag, fua } = scene.trace.commands[number] as DiskCommand;
-    if (tag === 'ordered') used.add('tag');
-    if (fua) used.add('fua');
-  }
   const drawn = lanes.map((lane, at) => {
     return moved(0, top + at * LANE, laneShapes(lane, run, clock, used));
   });
-  const poles = flags.map(({ flag, row }) => {
+  const poles = flags.map(({ x, until, span, text, row }) => {
     const from = row * ROW + 3;
-    if (!flag.span) return line(flag.x, from, flag.x, bottom, 'quiet');
-    return rect(flag.x, from, flag.until - flag.x, bottom - from, flag.span, flag.text);
+    if (!span) return line(x, from, x, bottom, 'quiet');
+    return rect(x, from, until - x, bottom - from, span, text);
   });
   const shapes: Shape[] = [
     ...lanes.map((_, at) => line(MARGIN, top + at * LANE, width - MARGIN, top + at * LANE, 'rule')),
@@ -328,8 +310,8 @@ function panelOf(run: Run, width: number): Panel {
       return words(MARGIN, top + at * LANE + 12, named, 'halo', most);
     }),
     ...below,
-    ...flags.flatMap(({ lines, row, x, look }) =>
-      lines.map((text, at) => words(x, (row + at) * ROW + 11, text, look, most)),
+    ...flags.flatMap(({ lines, row, start, look }) =>
+      lines.map((text, at) => words(start, (row + at) * ROW + 11, text, look, most)),
     ),
   );
   const left = items.reduce((sum, item) => sum + (item.kind === 'left out' ? item.count : 0), 0);
@@ -338,7 +320,7 @@ function panelOf(run: Run, width: number): Panel {
     ...(left > 0 ? [`not shown: ${formatCount(left)} more commands and acknowledgements`] : []),
     ...(lanes.length < all.length ? [moreLanes(all, lanes)] : []),
   ];
-  return { shapes, height: height + 6, used, notes };
+  return { shapes, height: height + 6, notes };
 }
 
 function moreLanes(all: readonly Lane[], shown: readonly Lane[]): string {
@@ -364,6 +346,9 @@ function laneShapes(
   const shapes: Shape[] = [];
   for (const { number, look } of bars) {
     const command = commands[number] as DiskCommand;
+    used.add(look);
+    if (command.tag === 'ordered') used.add('tag');
+    if (command.fua) used.add('fua');
     const durable = intervals[number]?.durable ?? NEVER;
     const x = clock(command.dispatched);
     const isLater = look === 'later';
@@ -429,13 +414,13 @@ function flagsOf(run: Run, clock: (moment: number) => number): Flag[] {
   return [...told, ...later.flatMap(flush)];
 }
 
-interface Placed {
-  readonly flag: Flag;
+interface Placed extends Flag {
   /** Its words, in as many rows as they need. */
   readonly lines: readonly string[];
   /** From the top. */
   readonly row: number;
-  readonly x: number;
+  /** Where its words begin. */
+  readonly start: number;
   readonly look: string;
 }
 
@@ -450,7 +435,7 @@ function placed(flags: readonly Flag[], width: number): Placed[] {
     let row = ends.length;
     while (row > 0 && (ends[row - 1] as number) < start) row -= 1;
     for (const at of lines.keys()) ends[row + at] = start + long + 6;
-    return { flag, lines, row, x: start, look };
+    return { ...flag, lines, row, start, look };
   });
 }
 
