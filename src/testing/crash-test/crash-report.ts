@@ -68,10 +68,11 @@ export function describeFailure<A, R>(
       ...picture(test, scene, full),
       ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
     ]),
+    ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
   const told = { lost: lost.flat(), cuts: scenes, ...(advice && { advice }) };
-  const replay = { seed, steps, cuts: cutsOf(failing) };
+  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn ?? false };
   return { ...inWords(test, replay, failed.cause, 'after this power cut: ', body), ...told };
 }
 
@@ -91,7 +92,11 @@ export function describeHang(
 ): CrashFailure {
   // There is no crash state yet. The workload runs first, whichever state the replay names.
   const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
-  return { ...inWords(test, { seed, steps, cuts }, cause, '', () => []), lost: [], cuts: [] };
+  return {
+    ...inWords(test, { seed, steps, cuts, goesOn: false }, cause, '', () => []),
+    lost: [],
+    cuts: [],
+  };
 }
 
 type InWords = 'message' | 'cause' | 'replay' | 'program' | 'text' | 'fullText';

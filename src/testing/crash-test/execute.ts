@@ -11,6 +11,7 @@ import type { DiskFault } from '../device/disk-faults.js';
 import type { VolatileDiskOptions } from '../device/disk-options.js';
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import { delay, hold, nextTurn, release } from '../device/event-loop.js';
+import type { HostRest } from '../device/host-rest.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
 import { shortCommand, shortList } from './in-short.js';
 import type { Journal } from './types.js';
@@ -64,8 +65,20 @@ export async function execute(
     const again = { ...options, patient: isBearable ? patient : PATIENCE_MS };
     run = await attempt(again, workload, watch, before);
   }
-  const doubt = run.restless ? RESTLESS : run.wantsMs > 0 ? HASTY : undefined;
+  const doubt = doubtOf('workload', run);
   return doubt === undefined ? run : { ...run, doubt };
+}
+
+/** Why a disk may have answered too early to find every mistake of its host, by when the host rested. */
+export function doubtOf(
+  host: 'workload' | 'recovery',
+  { restless, wantsMs }: Pick<HostRest, 'restless' | 'wantsMs'>,
+): string | undefined {
+  const why = restless
+    ? 'something calls the disk all the time (an interval, for example)'
+    : `the ${host} waits a long time for something other than the disk (a timer, a worker, another process)`;
+  if (!restless && wantsMs === 0) return undefined;
+  return `${why}, so the disk may have answered too early to find every mistake`;
 }
 
 /** The maximum number of repeated runs. */
@@ -74,24 +87,12 @@ const TRIES_MAX = 3;
 const PATIENCE_MS = 20;
 const PATIENCE_MAX_MS = 1000;
 
-const HASTY =
-  'the workload waits a long time for something other than the disk (a timer, a worker, another process), so the disk may have answered too early to find every mistake';
-const RESTLESS =
-  'something calls the disk all the time (an interval, for example), so the disk may have answered too early to find every mistake';
-
-interface Rest {
-  /** See host-rest.ts. */
-  readonly wantsMs: number;
-  readonly restless: boolean;
-  readonly rests: number;
-}
-
 async function attempt(
   options: VolatileDiskOptions,
   workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
   watch: Watch,
   before: Content | undefined,
-): Promise<Executed & Rest> {
+): Promise<Executed & Pick<HostRest, 'wantsMs' | 'restless' | 'rests'>> {
   const disk = new VolatileDisk(options, before);
   try {
     const start = (): void | Promise<void> => workload(disk, (told) => disk.mark(told));
@@ -107,10 +108,7 @@ async function attempt(
       `the workload returned before its commands were done: ${open} were not answered, ${late} came later; await all of them`;
     const { wantsMs, restless, rests } = disk.rest;
     return {
-      trace,
-      wantsMs,
-      restless,
-      rests,
+      ...{ trace, wantsMs, restless, rests },
       faultsToCome: disk.faultsToCome,
       ...(unfinished && { unfinished }),
       siteOf: (command) => disk.siteOf(command),

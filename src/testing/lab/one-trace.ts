@@ -3,7 +3,7 @@
 // state was covered, so each answer says how many were.
 
 import { misuse, type WriteBarrierError } from '../../model/index.js';
-import { neverCame } from '../crash-test/crash-test.js';
+import { neverCame } from '../crash-test/one-seed.js';
 import { checkCrashTest } from '../crash-test/options.js';
 import { trialOf } from '../crash-test/trial.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';

@@ -6,9 +6,9 @@
 import { messageOf } from '../../model/error.js';
 import { formatValue, misuse } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
-import { NEVER_READ, PARTLY } from '../crash-test/crash-test.js';
+import { NEVER_READ, PARTLY } from '../crash-test/doubts.js';
 import { labelOf } from '../crash-test/in-short.js';
-import { recoverOn } from '../crash-test/judge.js';
+import { recoverOn } from '../crash-test/recovery.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';
 import { HangError, Watch } from '../crash-test/watch.js';
 import type { DiskTrace } from '../device/disk-trace.js';
