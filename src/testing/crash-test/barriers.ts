@@ -22,12 +22,14 @@ export interface Gap {
 }
 
 /** Every place where a barrier may make a difference: before a command, and before a mark. */
-export function gapsOf({ commands, marks }: DiskTrace): Gap[] {
+export function gapsOf(trace: DiskTrace): Gap[] {
+  const { commands, marks } = trace;
   const told = marks.map(({ time }) => ({ time, before: undefined }));
   const sent = commands.map(({ dispatched }, before) => ({ time: dispatched, before }));
   const dispatches = commands.map(({ dispatched }) => dispatched);
+  const room = roomOf(trace);
   return [...told, ...sent]
-    .map((gap) => ({ ...gap, behind: countBelow(dispatches, gap.time) - 1 }))
+    .map((gap) => ({ ...gap, behind: countUpTo(dispatches, gap.time - WAITED * room) - 1 }))
     .filter(({ behind }) => behind >= 0)
     .sort((a, b) => a.time - b.time);
 }
@@ -39,24 +41,19 @@ export function withBarriers(
   hollow: readonly number[],
 ): DiskTrace {
   const emptied = new Set(hollow);
-  const events = momentsOf(trace);
-  /** A moment in a gap, after this share of it: the moments of a trace may be close together. */
-  const within = (time: number, share: number): number => {
-    const before = events[countBelow(events, time) - 1] as number;
-    return before + (time - before) * share;
-  };
   const times = [...new Set(gaps.map(({ time }) => time))];
+  const room = roomOf(trace);
   const commands = trace.commands.map((command, number): DiskCommand => {
     const { dispatched, completed } = command;
     const next = Math.min(...times.filter((time) => time > dispatched), NEVER);
     return {
       ...command,
-      completed: next <= completed && next < NEVER ? within(next, WAITED) : completed,
+      completed: Math.min(completed, next - WAITED * room),
       ...(emptied.has(number) && { fault: { kind: 'hollow' } }),
     };
   });
   const flushes = times.map((time): DiskCommand => {
-    const moments = { dispatched: within(time, SENT), completed: within(time, ANSWERED) };
+    const moments = { dispatched: time - SENT * room, completed: time - ANSWERED * room };
     const nowhere = { offset: 0, length: 0, tag: 'simple', fua: false } as const;
     return { op: 'flush', ...nowhere, ...moments, failed: false };
   });
@@ -66,22 +63,18 @@ export function withBarriers(
 
 const NEVER = Number.POSITIVE_INFINITY;
 
-const WAITED = 1 / 4;
+const WAITED = 3 / 4;
 const SENT = 1 / 2;
-const ANSWERED = 3 / 4;
+const ANSWERED = 1 / 4;
 
-/** All moments of a trace, ascending. */
-function momentsOf({ commands, marks }: DiskTrace): number[] {
-  const answers = commands.map(({ completed }) => completed);
-  const all = [...commands.map(({ dispatched }) => dispatched), ...answers];
-  return [...all, ...marks.map(({ time }) => time)].sort((a, b) => a - b);
-}
-
-/** How many of the ascending numbers are smaller. */
-function countBelow(ascending: readonly number[], value: number): number {
-  let count = countUpTo(ascending, value);
-  while (ascending[count - 1] === value) count -= 1;
-  return count;
+/** The room between two events of a trace: the least time between any two. */
+function roomOf({ commands, marks }: DiskTrace): number {
+  const moments = commands.flatMap(({ dispatched, completed }) => [dispatched, completed]);
+  const all = [...moments, ...marks.map(({ time }) => time)].sort((a, b) => a - b);
+  return all.reduce(
+    (room, time, n) => Math.min(room, time - (all[n - 1] ?? -NEVER) || NEVER),
+    NEVER,
+  );
 }
 
 /**

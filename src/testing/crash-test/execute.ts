@@ -37,11 +37,15 @@ export function journalOf<A>(tell: Tell): Journal<A> {
 /** A run of a workload. */
 export interface Executed {
   readonly trace: DiskTrace;
+  /** The faults that did not happen in this run. */
   readonly faultsToCome: readonly DiskFault[];
+  /** Says that the workload went on after it had returned. */
   readonly unfinished?: string;
-  /** Why the disk may have answered too early to find every mistake. */
+  /** Says that the disk may have answered too early to find every mistake. */
   readonly doubt?: string;
+  /** The call that a command came from. */
   siteOf(command: number): string | undefined;
+  /** Why that call is not known, where the user can remove the reason. */
   whyNoSite(command: number): string | undefined;
 }
 
@@ -151,7 +155,9 @@ async function waitsFor(disk: VolatileDisk): Promise<string> {
   for (let turn = 0; turn < 8; turn++) await new Promise<void>(nextTurn);
   const isBusy = disk.commandCount > length;
   const open = unanswered.map((number) => `#${number} ${named(trace.commands[number])}`);
-  const last = latestAnswer(trace);
+  const [last] = trace.commands
+    .filter(({ completed }) => completed < Number.POSITIVE_INFINITY)
+    .sort((a, b) => b.completed - a.completed);
   const waits = isBusy
     ? `it keeps calling the disk: ${length} commands so far`
     : open.length > 0
@@ -160,19 +166,10 @@ async function waitsFor(disk: VolatileDisk): Promise<string> {
   const answered =
     last === undefined
       ? 'the disk has answered nothing'
-      : `the last answer was to #${last} ${named(trace.commands[last])}${trace.commands[last]?.failed ? ', which failed' : ''}`;
+      : `the last answer was to #${trace.commands.indexOf(last)} ${named(last)}${last.failed ? ', which failed' : ''}`;
   const told = begunOnly(trace);
   const begun = told.length > 0 ? `; begun and not acknowledged: ${shortList(told, false)}` : '';
   return `${waits}; ${answered}${begun}`;
-}
-
-function latestAnswer({ commands }: DiskTrace): number | undefined {
-  let latest: number | undefined;
-  for (const [number, { completed }] of commands.entries()) {
-    if (completed === Number.POSITIVE_INFINITY) continue;
-    if (latest === undefined || completed > (commands[latest]?.completed ?? 0)) latest = number;
-  }
-  return latest;
 }
 
 function named(command: DiskCommand | undefined): string {

@@ -13,17 +13,15 @@ import { CrashState } from '../space/crash-state.js';
 import type { Decisions } from '../space/decisions.js';
 import { newestUntil, type Region, regionOf } from '../space/regions.js';
 import { SettledDisk } from '../space/settled-disk.js';
-import { execute, journalOf, type Tell } from './execute.js';
+import { type Executed, execute, journalOf, type Tell } from './execute.js';
 import { type CutShort, copied, type Failed, failedOn, judge } from './judge.js';
 import { recorded, recoverOn } from './recovery.js';
 import { type Cut, type Replay, stateOf } from './replay.js';
 import type { Trial } from './trial.js';
 
 /** What a power cut ended. */
-export interface Life
-  extends Pick<Trial<unknown, unknown>, 'siteOf' | 'whyNoSite' | 'doubt' | 'unfinished'> {
+export interface Life extends Omit<Executed, 'faultsToCome'> {
   readonly during: Cut['during'];
-  readonly trace: DiskTrace;
   readonly space: CrashSpace;
 }
 

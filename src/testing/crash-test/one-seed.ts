@@ -6,10 +6,10 @@
 import { chooseMode, invariant, misuse } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { describeFailure, describeHang, failureOf } from './crash-report.js';
+import { describeHang, failureOf } from './crash-report.js';
 import { doubtsOf } from './doubts.js';
 import { labelOf } from './in-short.js';
-import { isHang } from './judge.js';
+import { type Failed, isHang } from './judge.js';
 import { chainOf, completed, type Found, judgeChain } from './lives.js';
 import { parseReplay } from './replay.js';
 import { search } from './search.js';
@@ -70,7 +70,7 @@ export async function replayed<A, R, P>(
   return {
     ...{ ...factsOf(trial), covered: 1n, recoveries: 1, orders: { replay: 1 } },
     warnings: trial.faultsToCome.map(neverCame),
-    verdict: !failed ? 'passed' : isHang(failed) ? 'hung' : 'failed',
+    verdict: verdictOf(failed),
     ...(failure && { failure }),
   };
 }
@@ -143,12 +143,12 @@ async function failing<A, R>(
     ? undefined
     : ((await smallestChain(trial, completed(found, 'late'))) ??
       (await smallestChain(trial, early)));
-  if (smallest) {
-    const failure = await failureOf(trial, smallest, advises);
-    return { verdict: 'failed', failure, warnings: [] };
-  }
-  const failure = describeFailure(trial, { chain: early, failed });
-  return isHang(failed)
-    ? { verdict: 'hung', failure, warnings: [] }
-    : { verdict: 'failed', failure, warnings: [UNSTEADY] };
+  const last = smallest ?? { chain: early, failed };
+  const failure = await failureOf(trial, last, advises && smallest !== undefined);
+  const verdict = verdictOf(failed);
+  return { verdict, failure, warnings: smallest || verdict === 'hung' ? [] : [UNSTEADY] };
+}
+
+function verdictOf(failed: Failed | undefined): 'passed' | 'hung' | 'failed' {
+  return !failed ? 'passed' : isHang(failed) ? 'hung' : 'failed';
 }
