@@ -304,6 +304,8 @@ describe('given a recovery that writes', () => {
   const journaled = (order: readonly ('copy' | 'clear')[]): CrashTest<number, string> => ({
     size: 3 * SECTOR,
     nested: true,
+    // The recovery does not wait for its disk.
+    answers: 'at-once',
     workload: async (disk, journal) => {
       journal.begin(7);
       await disk.write(2 * SECTOR, new Uint8Array(SECTOR).fill(7), { fua: true, tag: 'simple' });
@@ -336,6 +338,7 @@ describe('given a recovery that writes', () => {
     const counting = (nested: number): CrashTest<number, number> => ({
       size: 3 * SECTOR,
       nested,
+      answers: 'at-once',
       workload: async (disk, journal) => {
         journal.begin(7);
         await disk.write(0, new Uint8Array(SECTOR).fill(7), FORCED);

@@ -370,6 +370,9 @@ describe('a replay', () => {
     'seed 0 cut 0 then -1',
     'seed 0 cut 0 cut 1',
     'seed 0 then cut 0',
+    'seed 0 life',
+    'seed 0 cut 0 then',
+    'seed 0 cut 0 life life',
     'seed 0',
     '\u001b[2J',
     7,
@@ -379,11 +382,16 @@ describe('a replay', () => {
 
   test('reads back what reports write', () => {
     const [cut] = [{ during: 'workload', time: 12, versions: new Map() }];
-    expect(parseReplay('seed 3 cut 12', 2)).toEqual({ seed: 3, steps: [0, 1], cuts: [cut] });
+    const replay = { seed: 3, steps: [0, 1], cuts: [cut], goesOn: false };
+    expect(parseReplay('seed 3 cut 12', 2)).toEqual(replay);
+    expect(parseReplay('seed 3 cut 12 life', 2)).toEqual({ ...replay, goesOn: true });
+    for (const time of [1e-7, -2.5, 1e21, -1e300]) {
+      expect(parseReplay(`seed 3 cut ${time}`, 2).cuts).toEqual([{ ...cut, time }]);
+    }
     expect(
       parseReplay('seed 0 steps 0,2 cut 5 512:0 then cut -1 life cut 0.5 0:2 1024:1', 3),
     ).toEqual({
-      ...{ seed: 0, steps: [0, 2] },
+      ...{ seed: 0, steps: [0, 2], goesOn: false },
       cuts: [
         { during: 'workload', time: 5, versions: new Map([[512, 0]]) },
         { during: 'recovery', time: -1, versions: new Map() },

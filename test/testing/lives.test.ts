@@ -3,10 +3,10 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { Storage } from 'write-barrier';
+import { IoScheduler, type Storage } from 'write-barrier';
 import { seededRandom } from '../../src/testing/choices.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import type { CrashTest } from '../../src/testing/crash-test/types.js';
+import type { CrashFailure, CrashTest } from '../../src/testing/crash-test/types.js';
 import { DiskRecorder, recording } from '../../src/testing/device/disk-trace.js';
 import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import { prefixOracle } from '../../src/testing/lab/prefix.js';
@@ -407,6 +407,135 @@ describe('given two lives', () => {
   });
 });
 
+describe('given a recovery that copies a journal to its page and then clears it', () => {
+  const PAGE = 0;
+  const JOURNAL = SECTOR;
+  type Copy = (disk: Storage, value: number) => Promise<unknown>;
+  const at = async (disk: Storage, offset: number): Promise<number> => {
+    const bytes = filled(0);
+    await disk.read(offset, bytes);
+    return bytes[0] as number;
+  };
+  const copying = (copy: Copy): CrashTest<number, number> => ({
+    size: 2 * SECTOR,
+    workload: async (disk, journal, _, life) => {
+      if (life.number > 1) return;
+      await disk.write(JOURNAL, filled(7), PLAIN);
+      await disk.flush(FLUSH);
+      journal.acknowledge(7);
+    },
+    recover: async (disk) => {
+      const value = await at(disk, JOURNAL);
+      if (value === 0) return await at(disk, PAGE);
+      await copy(disk, value);
+      await disk.write(JOURNAL, filled(0), PLAIN);
+      return value;
+    },
+    check: (found, { acknowledged, shown = 0 }) => found >= Math.max(shown, ...acknowledged, 0),
+  });
+  const WRONG: { readonly [how: string]: Copy } = {
+    'sends the flush together with the write': (disk, value) =>
+      Promise.all([disk.write(PAGE, filled(value), PLAIN), disk.flush(FLUSH)]),
+    'does not wait for the write before the flush': async (disk, value) => {
+      const written = disk.write(PAGE, filled(value), PLAIN);
+      for (let n = 0; n < 100; n += 1) await at(disk, PAGE);
+      await disk.flush(FLUSH);
+      await written;
+    },
+    'waits for another write than that before the flush': async (disk, value) => {
+      void disk.write(PAGE, filled(value), PLAIN);
+      await disk.write(JOURNAL, filled(value), PLAIN);
+      await disk.flush(FLUSH);
+    },
+  };
+  const RIGHT: { readonly [how: string]: Copy } = {
+    'waits for each': async (disk, value) => {
+      await disk.write(PAGE, filled(value), PLAIN);
+      await disk.flush(FLUSH);
+    },
+    'leaves the waiting to a scheduler': async (disk, value) => {
+      const scheduler = new IoScheduler(disk);
+      void scheduler.write(PAGE, filled(value));
+      await scheduler.flush();
+    },
+  };
+
+  describe.each([{ nested: true }, { lives: 2 }, { nested: true, lives: 2 }])(
+    'with %o',
+    (limits) => {
+      test.each(Object.entries(WRONG))(
+        'when it %s, then both are in flight together, and the loss is found',
+        async (_, copy) => {
+          const faulty = { ...copying(copy), ...limits };
+          const report = await crashTest(faulty);
+          expect(report).toMatchObject({ verdict: 'failed', warnings: [] });
+          const { cuts } = report.failure as CrashFailure;
+          const { commands } = (cuts.at(-1) as CrashFailure['cuts'][number]).trace;
+          const write = commands.find(({ op, offset }) => op === 'write' && offset === PAGE);
+          const flush = commands.find(({ op }) => op === 'flush');
+          expect(write?.completed).toBeGreaterThan(flush?.dispatched as number);
+          const again = await crashTest({ ...faulty, replay: report.failure?.replay ?? '' });
+          expect(again.failure?.replay).toBe(report.failure?.replay);
+        },
+      );
+
+      test.each(Object.entries(RIGHT))('when it %s, then it is proved', async (_, copy) => {
+        const report = await crashTest({ ...copying(copy), ...limits });
+        expect(report).toMatchObject({ verdict: 'proved' });
+      });
+    },
+  );
+
+  test('when its disk answers at once, because it cannot wait, then its commands come one after the other', async () => {
+    const report = await crashTest({
+      ...{ ...copying(WRONG['sends the flush together with the write'] as Copy) },
+      ...{ nested: true, answers: 'at-once' },
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
+  // Timers of the test runner may hide those of the recovery. Then the report says that the disk may have been too quick.
+  test('when it waits for a timer in place of the write, then it is not proved', async () => {
+    const report = await crashTest({
+      ...copying(async (disk, value) => {
+        void disk.write(PAGE, filled(value), PLAIN);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+        await disk.flush(FLUSH);
+      }),
+      nested: true,
+    });
+    expect(report.verdict).not.toBe('proved');
+  });
+
+  test('when it ends with a write that it has not waited for, then that write may be lost', async () => {
+    const report = await crashTest({
+      ...copying(
+        async (disk, value) => void disk.write(PAGE, filled(value), { ...PLAIN, fua: true }),
+      ),
+      nested: true,
+    });
+    expect(report.verdict).toBe('failed');
+  });
+
+  test('when it calls the disk for ever, then that is a hang, and the disk answers no more', async () => {
+    let calls = 0;
+    const report = await crashTest({
+      ...copying(async (disk) => {
+        for (;;) {
+          calls += 1;
+          await disk.flush(FLUSH);
+        }
+      }),
+      ...{ nested: true, hangMs: 100 },
+    });
+    expect(report.verdict).toBe('hung');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const after = calls;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(calls).toBe(after);
+  });
+});
+
 describe('given a recovery whose commands the device does not have', () => {
   const byte = async (disk: Storage, sector: number): Promise<number> => {
     const bytes = filled(0);
@@ -561,8 +690,152 @@ describe('given later lives', () => {
       check: (found) => found < 2,
     };
     const report = await crashTest(test);
-    expect(report.verdict).toBe('failed');
+    expect(report).toMatchObject({ verdict: 'failed', warnings: [] });
+    expect(report.failure?.message).toBe('the check returned false');
     const again = await crashTest({ ...test, replay: report.failure?.replay ?? '' });
     expect(again.verdict).toBe('failed');
+  });
+
+  test('when what its barrier orders lies in the life before, then the advice is tried on that', async () => {
+    const report = await crashTest<number, number>({
+      ...{ size: 2 * SECTOR, lives: 2, initial: new Uint8Array(2 * SECTOR).fill(1) },
+      workload: async (disk, journal, _, life) => {
+        if (life.number === 1) return;
+        await disk.write(SECTOR, filled(2), PLAIN);
+        journal.acknowledge(2);
+      },
+      recover: (disk) => (first(disk, 0) === 1 ? first(disk, 1) : 0),
+      check: (found, { acknowledged }) => found === 2 || (found === 1 && acknowledged.length === 0),
+    });
+    expect(report.failure?.advice).toMatchObject({ missing: 'a flush after #2', cut: 1 });
+  });
+
+  describe('when one does not go on with what a power cut left', () => {
+    type Work = NonNullable<CrashTest<number, number, number>['workload']>;
+    const stopping = (stop: (disk: Storage) => unknown): CrashTest<number, number, number> => ({
+      ...{ size: 3 * SECTOR, lives: 2, hangMs: 200 },
+      workload: async (...[disk, journal, , life]: Parameters<Work>) => {
+        if (life.number === 2) return void (await stop(disk));
+        for (const step of [1, 2, 3]) {
+          await disk.write((step - 1) * SECTOR, filled(step), { fua: step === 1 });
+          journal.acknowledge(step);
+        }
+      },
+      recover: (disk) => first(disk, 0),
+      check: () => true,
+    });
+    const hasHole = async (disk: Storage): Promise<boolean> => {
+      const bytes = new Uint8Array(2 * SECTOR);
+      await disk.read(SECTOR, bytes);
+      return bytes[0] === 0 && bytes[SECTOR] === 3;
+    };
+    const thrown = async (disk: Storage): Promise<void> => {
+      if (await hasHole(disk)) throw new Error('a hole');
+    };
+
+    test('because it throws, then that is a failure with a replay, and not the end of the test', async () => {
+      const report = await crashTest(stopping(thrown));
+      expect(report).toMatchObject({ verdict: 'failed', warnings: [] });
+      const { failure } = report;
+      expect(failure).toMatchObject({ message: 'a hole', lost: [{ offset: SECTOR, command: 1 }] });
+      expect(failure?.text).toContain('then the recovery and more work, which fails');
+      expect(failure?.advice?.missing).toBe('a barrier between #1 and #2');
+      expect(failure?.replay).toMatch(/ life$/);
+      const again = await crashTest({ ...stopping(thrown), replay: failure?.replay ?? '' });
+      expect(again.failure).toMatchObject({ message: 'a hole', replay: failure?.replay });
+      expect(again.failure?.cuts).toHaveLength(1);
+    });
+
+    test('because it never ends, then the replay of the hang hangs', async () => {
+      const test = stopping(async (disk) => (await hasHole(disk)) && new Promise(() => {}));
+      const { verdict, failure } = await crashTest(test);
+      expect({ verdict, replay: failure?.replay }).toMatchObject({
+        ...{ verdict: 'hung', replay: expect.stringMatching(/ life$/) },
+      });
+      const again = await crashTest({ ...test, replay: failure?.replay ?? '' });
+      expect(again.verdict).toBe('hung');
+    });
+
+    test('only without some steps of the program, then a failed check is shrunk to none of these', async () => {
+      const report = await crashTest<number, number, number>({
+        ...{ ...stopping(() => undefined), program: [1, 2, 3] },
+        workload: async (disk, _, program, life) => {
+          if (life.number === 2 && program.length === 2) throw new Error('it needs them');
+          for (const step of program) await disk.write((step - 1) * SECTOR, filled(step));
+        },
+        check: (found, { shown }) => found === 0 || shown !== undefined,
+      });
+      expect(report.failure).toMatchObject({ message: 'the check returned false' });
+    });
+  });
+
+  const DATA: readonly (readonly unknown[])[] = [
+    ['a list', () => [1], (list: number[]) => list.push(2)],
+    ['bytes', () => filled(1), (bytes: Uint8Array) => bytes.fill(2)],
+    [
+      'a map of lists',
+      () => new Map([[1, [1]]]),
+      (map: Map<number, number[]>) => map.get(1)?.push(2),
+    ],
+    [
+      'an object with a set',
+      () => ({ one: new Set([1]) }),
+      (it: { one: Set<number> }) => it.one.add(2),
+    ],
+  ];
+  test.each(DATA)(
+    'when a check or a workload changes %s that was shown, then the next check is asked about what was shown',
+    async (_, make, change) => {
+      const seen: unknown[] = [];
+      await crashTest<number, unknown>({
+        ...{ size: 2 * SECTOR, lives: 2 },
+        workload: async (disk, journal, __, life) => {
+          if (life.number === 2) (change as (it: unknown) => void)(life.shown);
+          for (const n of [0, 1]) {
+            await disk.write(n * SECTOR, filled(1), { fua: true });
+            journal.acknowledge(n);
+          }
+        },
+        recover: (disk) => {
+          first(disk, 0);
+          return (make as () => unknown)();
+        },
+        check: (__, { shown }) => {
+          if (shown === undefined) return true;
+          seen.push(structuredClone(shown));
+          (change as (it: unknown) => void)(shown);
+          return true;
+        },
+      });
+      expect(seen.length).toBeGreaterThan(3);
+      for (const shown of seen) expect(shown).toEqual((make as () => unknown)());
+    },
+  );
+
+  test('when what was shown is more than data, then the check gets that itself', async () => {
+    class Store {
+      readonly #there: number;
+      constructor(there: number) {
+        this.#there = there;
+      }
+      has(there: number): boolean {
+        return this.#there === there;
+      }
+    }
+    const circle: unknown[] = [];
+    circle.push(circle);
+    for (const make of [(n: number) => new Store(n), () => circle]) {
+      const report = await crashTest<number, Store | unknown[]>({
+        ...{ size: SECTOR, lives: 2 },
+        workload: (disk) => disk.write(0, filled(1), PLAIN),
+        recover: (disk) => make(first(disk, 0)),
+        check: (_, { shown }) =>
+          shown === undefined ||
+          shown === circle ||
+          (shown as Store).has(0) ||
+          (shown as Store).has(1),
+      });
+      expect(report.failure?.message).toBe(undefined);
+    }
   });
 });

@@ -301,6 +301,55 @@ describe('given a workload and what must be in order', () => {
     },
   });
 
+  const SCALES: Readonly<Record<string, (moment: number) => number>> = {
+    'thousandths of a second': (moment) => moment / 1000,
+    'close together and below 0': (moment) => moment / 2 ** 20 - 8,
+    'far apart': (moment) => 1e9 * moment + 0.5,
+  };
+  test.each(Object.entries(SCALES))(
+    'when the moments of a trace are %s, then advice and plan are the same',
+    async (_, scale) => {
+      await fc.assert(
+        fc.asyncProperty(smalls, async (program) => {
+          const test = testOf(program);
+          const { trace } = await crashTest({ ...test, recoveriesMax: 0 });
+          const scaled = {
+            ...trace,
+            commands: trace.commands.map((command) => ({
+              ...command,
+              dispatched: scale(command.dispatched),
+              completed: scale(command.completed),
+            })),
+            marks: trace.marks.map((mark) => ({ ...mark, time: scale(mark.time) })),
+          };
+          const [as, is] = [
+            { ...test, trace },
+            { ...test, trace: scaled },
+          ];
+          const told = async (one: CrashTest<string, string>): Promise<unknown> => {
+            const { verdict, failure } = await crashTest(one);
+            const plan = await barrierSynthesis(one);
+            const gaps = plan?.missing.map(({ behind, before }) => [behind, before]);
+            const { advice } = failure ?? {};
+            return {
+              verdict,
+              text: advice?.text,
+              missing: advice?.missing,
+              gaps,
+              flushes: plan?.flushes,
+            };
+          };
+          expect(await told(is)).toEqual(await told(as));
+          const { failure } = await crashTest(is);
+          if (!failure) return;
+          const again = await crashTest({ ...is, replay: failure.replay });
+          expect(again.failure?.replay).toBe(failure.replay);
+        }),
+        { seed: SEED, numRuns: share(40, 10) },
+      );
+    },
+  );
+
   test(`when barriers are looked for, then no smaller set does, and none with more of the flushes (seed ${SEED})`, async () => {
     await fc.assert(
       fc.asyncProperty(smalls, async (program) => {

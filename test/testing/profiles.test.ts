@@ -5,7 +5,7 @@ import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { chooseMode, IoScheduler } from 'write-barrier';
+import { chooseMode, IoScheduler, type Storage } from 'write-barrier';
 import { FileStorage } from '../../src/node/index.js';
 import { formatCrashReport } from '../../src/testing/crash-test/crash-report.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
@@ -150,6 +150,51 @@ test('given a device that takes no discards, when a trace has one all the same, 
     );
   expect(bytes('none')).toEqual(bytes('arbitrary'));
   expect(bytes('none')).not.toEqual(bytes('zero'));
+});
+
+describe.each([
+  ['zero', /^0$/],
+  ['old-or-zero', /^1$/],
+  ['arbitrary', /^(?!0$|1$)/],
+] as const)('given a device whose discards leave %s', (discard, left) => {
+  const profile = { discard, writeZeroes: true } as const;
+  const initial = new Uint8Array(3 * SECTOR).fill(1);
+  const bytes = new Uint8Array(SECTOR);
+  /** The values of the first bytes of each sector, each of them once. */
+  const seen = async (disk: Storage, n: number): Promise<string> => {
+    await disk.read(n * SECTOR, bytes);
+    return [...new Set(bytes)].join();
+  };
+  const use = async (disk: Storage): Promise<string[]> => {
+    await disk.discard?.(0, 2 * SECTOR);
+    await disk.write(SECTOR, sector(2), { fua: false, tag: 'simple' });
+    await disk.writeZeroes?.(2 * SECTOR, SECTOR);
+    return [await seen(disk, 0), await seen(disk, 1), await seen(disk, 2)];
+  };
+  const expected = [expect.stringMatching(left), '2', '0'];
+
+  test('when a workload reads what it has discarded, then it cannot count on zeroes', async () => {
+    const disk = new VolatileDisk({ size: 3 * SECTOR, initial, profile });
+    expect(await use(disk)).toEqual(expected);
+    await disk.flush();
+    const left = Buffer.from(disk.powerCut()).toString('hex');
+    const states = [...crashSpace(disk.trace, profile)].map((state) => state.image());
+    expect(states.map((state) => Buffer.from(state).toString('hex'))).toContain(left);
+  });
+
+  // The first time; a later recovery may find what the one before has discarded.
+  test('when a recovery reads what it has discarded, then it cannot either, in no life', async () => {
+    const [found, shown]: [unknown[], unknown[]] = [[], []];
+    const report = await crashTest<number, readonly string[]>({
+      ...{ size: 3 * SECTOR, initial, profile, lives: 2 },
+      workload: (_, __, ___, life) => void shown.push(life.shown),
+      recover: use,
+      check: (all) => found.push(all) > 0,
+    });
+    expect(report.failure).toBe(undefined);
+    expect(found[0]).toEqual(expected);
+    expect(shown.slice(0, 2)).toEqual([undefined, expected]);
+  });
 });
 
 describe('a device that there is not', () => {

@@ -45,13 +45,15 @@ export async function adviceFor<A, R>(
 
 async function adviceIn<A, R>(
   trial: Trial<A, R>,
-  { lives, states }: Chain,
+  chain: Chain,
   n: number,
   cut: number,
   lost: readonly Gone[],
 ): Promise<Advice> {
+  const { lives, states } = chain;
   const life = lives[n] as Life;
   const state = states[n] as CrashState;
+  const below = states[n - 1];
   const { space, trace } = life;
   if (!space.profile.flush) {
     return { text: 'no barrier would have prevented it: the disk has no flush' };
@@ -60,8 +62,8 @@ async function adviceIn<A, R>(
   const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
   for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
     const repaired = crashSpace(withBarriers(trace, [gap], []), space.profile);
-    const same = sameState(space, state, repaired);
-    const again = same && { lives, states: states.map((one, m) => (m === n ? same : one)) };
+    const same = sameState(space, state, repaired, below && ((offset) => below.content(offset)));
+    const again = same && { ...chain, states: states.map((one, m) => (m === n ? same : one)) };
     if (again && (await judgeChain(trial, again))) continue;
     const where = lives.length > 1 && n === 0 ? ' of the workload' : '';
     return { ...wordsFor(gap, life, where), before: gap.time };

@@ -4,7 +4,7 @@
 // flushes, waits for the flush, and continues. The commands of the host stay as they were; only their moments change. Both
 // traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be found in the other.
 
-import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
+import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
@@ -22,12 +22,14 @@ export interface Gap {
 }
 
 /** Every place where a barrier may make a difference: before a command, and before a mark. */
-export function gapsOf({ commands, marks }: DiskTrace): Gap[] {
+export function gapsOf(trace: DiskTrace): Gap[] {
+  const { commands, marks } = trace;
   const told = marks.map(({ time }) => ({ time, before: undefined }));
   const sent = commands.map(({ dispatched }, before) => ({ time: dispatched, before }));
   const dispatches = commands.map(({ dispatched }) => dispatched);
+  const room = roomOf(trace);
   return [...told, ...sent]
-    .map((gap) => ({ ...gap, behind: countUpTo(dispatches, gap.time - WAITED) - 1 }))
+    .map((gap) => ({ ...gap, behind: countUpTo(dispatches, gap.time - WAITED * room) - 1 }))
     .filter(({ behind }) => behind >= 0)
     .sort((a, b) => a.time - b.time);
 }
@@ -39,55 +41,65 @@ export function withBarriers(
   hollow: readonly number[],
 ): DiskTrace {
   const emptied = new Set(hollow);
-  const times = gaps.map(({ time }) => time);
+  const times = [...new Set(gaps.map(({ time }) => time))];
+  const room = roomOf(trace);
   const commands = trace.commands.map((command, number): DiskCommand => {
     const { dispatched, completed } = command;
-    const next = Math.min(...times.filter((time) => time > dispatched), Number.POSITIVE_INFINITY);
+    const next = Math.min(...times.filter((time) => time > dispatched), NEVER);
     return {
       ...command,
-      completed: Math.min(completed, next - WAITED),
+      completed: Math.min(completed, next - WAITED * room),
       ...(emptied.has(number) && { fault: { kind: 'hollow' } }),
     };
   });
   const flushes = times.map((time): DiskCommand => {
-    const moments = { dispatched: time - SENT, completed: time - ANSWERED };
-    return {
-      op: 'flush',
-      offset: 0,
-      length: 0,
-      tag: 'simple',
-      fua: false,
-      ...moments,
-      failed: false,
-    };
+    const moments = { dispatched: time - SENT * room, completed: time - ANSWERED * room };
+    const nowhere = { offset: 0, length: 0, tag: 'simple', fua: false } as const;
+    return { op: 'flush', ...nowhere, ...moments, failed: false };
   });
   const all = [...commands, ...flushes].sort((a, b) => a.dispatched - b.dispatched);
   return { ...trace, commands: all };
 }
 
-/** The moments of events are whole numbers, so there is room between two of them. */
-const WAITED = 0.75;
-const SENT = 0.5;
-const ANSWERED = 0.25;
+const NEVER = Number.POSITIVE_INFINITY;
 
-/** The same versions in another space of the same writes; undefined if no power cut leaves them there. */
+const WAITED = 3 / 4;
+const SENT = 1 / 2;
+const ANSWERED = 1 / 4;
+
+/** The room between two events of a trace: the least time between any two. */
+function roomOf({ commands, marks }: DiskTrace): number {
+  const moments = commands.flatMap(({ dispatched, completed }) => [dispatched, completed]);
+  const all = [...moments, ...marks.map(({ time }) => time)].sort((a, b) => a - b);
+  return all.reduce(
+    (room, time, n) => Math.min(room, time - (all[n - 1] ?? -NEVER) || NEVER),
+    NEVER,
+  );
+}
+
+/**
+ * The same versions in another space of the same writes; undefined if no power cut leaves them there.
+ *
+ * @param below what the life before has left
+ */
 export function sameState(
   from: CrashSpace,
   { versions }: CrashState,
   to: CrashSpace,
+  below?: Content,
 ): CrashState | undefined {
   const found = versions.map((version, place) => {
     const { key } = versionAt(regionOf(from.map, place), version);
     return regionOf(to.map, place).versions.findIndex((other) => other.key === key);
   });
   if (found.includes(-1)) return undefined;
-  const state = new CrashState(to.map, found);
+  const state = new CrashState(to.map, found, below);
   return state.isPossible ? state : undefined;
 }
 
 /** Nothing dispatched before this moment is missing from a crash state, so a barrier before it prevents nothing. */
 export function missingSince({ map }: CrashSpace, { versions }: CrashState): number {
-  let since = Number.POSITIVE_INFINITY;
+  let since = NEVER;
   for (const [place, there] of versions.entries()) {
     const { versions: all } = regionOf(map, place);
     if (there === all.length - 1) continue; // nothing newer was written here

@@ -27,52 +27,41 @@ import {
 import { type Failed, isHang } from './judge.js';
 import type { Life } from './lives.js';
 import { formatReplay, type Replay } from './replay.js';
-import { isSound, lossesOf, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
+import { isSound, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
 import { cutsOf, type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
 import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
 
-/** The failure of a chain in words, with the barrier that would have prevented it. */
+/** The failure of a chain in words and as data. `advises`: with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
   failing: Failing,
   advises = true,
 ): Promise<CrashFailure> {
-  // Trying a barrier would take as long as the hang.
-  const isAdvised = advises && !isHang(failing.failed);
-  const advice = isAdvised ? await adviceFor(trial, failing) : undefined;
-  return describeFailure(trial, failing, advice);
-}
-
-/** The failure in words and as data; the last of the words are the `advice`. */
-export function describeFailure<A, R>(
-  { test, seed, steps }: Trial<A, R>,
-  failing: Failing,
-  advice?: Advice,
-): CrashFailure {
+  const { test, seed, steps } = trial;
   const { chain, failed } = failing;
   const { lives, states } = chain;
-  const at = (n: number): [CrashState, number] => [
-    states[n] as CrashState,
-    momentOf(chain, n, failed),
-  ];
-  const scenes = lives.map((life, n) => {
-    return { ...sceneOf(test, life, ...at(n)), during: life.during };
+  // Trying a barrier would take as long as the hang.
+  const advice = advises && !isHang(failed) ? await adviceFor(trial, failing) : undefined;
+  const cuts = lives.map((life, n): Scene => {
+    const scene = sceneOf(test, life, states[n] as CrashState, momentOf(chain, n, failed));
+    return { ...scene, during: life.during };
   });
-  const lost = lives.map((life, n) => lostIn(life, n, ...at(n)));
+  const lost = lives.map((life, n) => lostIn(life, n, cuts[n] as Scene));
   const body = (full: boolean): string[] => [
     ...comparison(failed, full),
-    ...scenes.flatMap((scene, n) => [
+    ...cuts.flatMap((scene, n) => [
       ...(n > 0 ? [laterLife(scene.during, n, advice)] : []),
       ...picture(test, scene, full),
       ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
     ]),
+    ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
-  const told = { lost: lost.flat(), cuts: scenes, ...(advice && { advice }) };
-  const replay = { seed, steps, cuts: cutsOf(failing) };
-  return { ...inWords(test, replay, failed.cause, 'after this power cut: ', body), ...told };
+  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn ?? false };
+  const words = inWords(test, replay, failed.cause, 'after this power cut: ', body);
+  return { ...words, lost: lost.flat(), cuts, ...(advice && { advice }) };
 }
 
 /** The line before a later power cut. */
@@ -91,7 +80,11 @@ export function describeHang(
 ): CrashFailure {
   // There is no crash state yet. The workload runs first, whichever state the replay names.
   const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
-  return { ...inWords(test, { seed, steps, cuts }, cause, '', () => []), lost: [], cuts: [] };
+  return {
+    ...inWords(test, { seed, steps, cuts, goesOn: false }, cause, '', () => []),
+    lost: [],
+    cuts: [],
+  };
 }
 
 type InWords = 'message' | 'cause' | 'replay' | 'program' | 'text' | 'fullText';
@@ -112,18 +105,13 @@ function inWords(
     [
       // The words of a hang are ours.
       head + shortText(message, full || head === ''),
-      ...(program.length > 0 ? [`  the program: ${shortProgram(program, full)}`] : []),
+      ...(program.length > 0
+        ? [`  the program: ${shortList(program, full, STEPS_MAX, '; ', ' steps')}`]
+        : []),
       ...body(full),
       `  replay: '${replay}'`,
     ].join('\n');
   return { message, cause, replay, program, text: write(false), fullText: write(true) };
-}
-
-function shortProgram(program: readonly unknown[], full: boolean): string {
-  const most = full ? program.length : STEPS_MAX;
-  const more = program.length - most;
-  const first = program.slice(0, most).map((step) => shown(step, full));
-  return `${first.join('; ')}${more > 0 ? `; and ${formatCount(more)} more steps` : ''}`;
 }
 
 const STEPS_MAX = 20;
@@ -187,10 +175,12 @@ export function wordOf({ kind }: Told<unknown>): string {
   return kind === 'begin' ? 'begun' : kind === 'shown' ? 'shown by the recovery' : 'acknowledged';
 }
 
-function lostIn({ space, siteOf }: Life, cut: number, state: CrashState, time: number): Loss[] {
-  return lossesOf(space, state, time).map(({ offset, command }): Loss => {
+function lostIn({ siteOf }: Life, cut: number, { regions }: Scene): Loss[] {
+  return regions.flatMap(({ offset, lost }): Loss[] => {
+    const command = lost.at(-1);
+    if (command === undefined) return [];
     const site = siteOf(command);
-    return { offset, command, cut, ...(site !== undefined && { site }) };
+    return [{ offset, command, cut, ...(site !== undefined && { site }) }];
   });
 }
 

@@ -17,44 +17,15 @@
 //
 // A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
 // loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
-//
-//   C1  A report without a failure whose warnings are not empty is never `proved`.
-//   C2  No report covers more crash states than there are.
 
-import { checkOptions, chooseMode, invariant, misuse } from '../../model/index.js';
-import { type Storage, wrap } from '../../storage/index.js';
+import { checkOptions } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
-import { DiskRecorder } from '../device/disk-trace.js';
-import { type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { CrashState } from '../space/crash-state.js';
-import { crashesOf } from '../space/explore.js';
-import {
-  describeFailure,
-  describeHang,
-  failureOf,
-  formatCrashReport,
-  inspectable,
-} from './crash-report.js';
-import type { Told } from './execute.js';
-import { formatCount, formatShare, labelOf, shown } from './in-short.js';
-import { isHang, judge, recoverOn } from './judge.js';
-import {
-  chainOf,
-  completed,
-  type Found,
-  firstLife,
-  goOn,
-  judgeChain,
-  type Limits,
-  recordingRecovery,
-  type Tally,
-} from './lives.js';
+import { formatCrashReport, inspectable } from './crash-report.js';
+import { explored, neverCame, replayed, warned } from './one-seed.js';
 import { checkCrashTest } from './options.js';
-import { parseReplay } from './replay.js';
-import { smallestChain, smallestProgram } from './shrink.js';
-import { type Trial, trialOf } from './trial.js';
+import { smallestProgram } from './shrink.js';
 import type { CrashReport, CrashTest } from './types.js';
-import { HangError, Watch } from './watch.js';
+import { Watch } from './watch.js';
 
 /**
  * Runs a crash test. The first failure ends it.
@@ -82,265 +53,20 @@ export async function crashTest<A, R, P = unknown>(test: CrashTest<A, R, P>): Pr
     if (report.verdict === 'hung') break;
     if (report.verdict !== 'failed') continue;
     if (trace) break;
-    const run = async (steps: readonly number[]): Promise<CrashReport> =>
-      (await explored(test, next, steps, watch)).report;
+    const run = async (steps: readonly number[]): Promise<CrashReport | undefined> => {
+      const { report: fewer } = await explored(test, next, steps, watch);
+      // A later life that cannot go on without some steps needs them.
+      const isOther = fewer.verdict === 'failed' && goesOn(fewer) !== goesOn(report);
+      return isOther ? undefined : fewer;
+    };
     return finish((await smallestProgram(all.length, run)) ?? together(reports));
   }
   return finish(together(reports));
 }
 
-/** The warning about a fault that did not happen. */
-export function neverCame({ on, nth, fault }: DiskFault): string {
-  return `the fault '${fault}' did not happen: there was no ${on} number ${nth} (they are numbered from 0)`;
-}
-
-/** A report with more warnings, and therefore not `proved`. */
-function warned(report: CrashReport, warnings: readonly string[]): CrashReport {
-  if (warnings.length === 0) return report;
-  const { verdict } = report;
-  const all = [...report.warnings, ...warnings];
-  return { ...report, verdict: verdict === 'proved' ? 'passed' : verdict, warnings: all };
-}
-
-interface Explored {
-  readonly report: CrashReport;
-  readonly faultsToCome: readonly DiskFault[];
-}
-
-/** Tests one seed with some steps of the program. `advises`: a failure says which barrier would have prevented it. */
-export async function explored<A, R, P>(
-  test: CrashTest<A, R, P>,
-  seed: number,
-  steps: readonly number[],
-  watch: Watch,
-  advises = true,
-): Promise<Explored> {
-  const { trial, hung } = await ran(test, seed, steps, watch);
-  if (hung) return { report: hung, faultsToCome: [] };
-  const { faultsToCome, unfinished } = trial;
-  const judged = await judgeAll(trial, advises);
-  const { doubt } = trial;
-  const report = judged.failure || doubt === undefined ? judged : warned(judged, [doubt]);
-  if (unfinished === undefined) return { report, faultsToCome };
-  // A failure comes first: a write that the workload did not wait for may be the mistake in question.
-  if (report.failure === undefined) throw misuse(unfinished);
-  return { report: warned(report, [unfinished]), faultsToCome };
-}
-
-/** Runs the workload: the trial, or the report of a hang. */
-async function ran<A, R, P>(
-  test: CrashTest<A, R, P>,
-  seed: number,
-  steps: readonly number[],
-  watch: Watch,
-): Promise<{ trial: Trial<A, R>; hung?: undefined } | { hung: CrashReport; trial?: undefined }> {
-  try {
-    return { trial: await trialOf(test, seed, steps, watch) };
-  } catch (cause) {
-    if (!(cause instanceof HangError)) throw cause;
-    return { hung: hungWorkload(test, seed, steps, cause) };
-  }
-}
-
-/** The report of a workload that hangs: there is no crash state to judge. */
-function hungWorkload<A, R, P>(
-  test: CrashTest<A, R, P>,
-  seed: number,
-  steps: readonly number[],
-  cause: HangError,
-): CrashReport {
-  const device = deviceOf(deviceProfile(test.profile));
-  const trace = cause.trace ?? { size: test.size, commands: [], marks: [] };
-  const failure = describeHang(test, seed, steps, cause);
-  return {
-    ...{ verdict: 'hung', failure, warnings: [], ...device, seed, trace },
-    ...{ images: 0n, covered: 0n, recoveries: 0, orders: {} },
-  };
-}
-
-/** The device in a report, and that it is about one seed. */
-function deviceOf(profile: DeviceProfile): Pick<CrashReport, 'profile' | 'mode' | 'seeds'> {
-  return { profile, mode: chooseMode(profile), seeds: 1 };
-}
-
-/** Judges all crash states of a run. */
-async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<CrashReport> {
-  const { space, trace, seed, test } = trial;
-  const { recoveriesMax = 100_000, nested = false, lives = 1, label } = test;
-  const orders: Record<string, number> = {};
-  const total = { covered: 0n, recoveries: 0 };
-  const report = { images: space.count, ...deviceOf(space.profile), seed, trace, orders };
-  const seen = { reads: false, silence: false };
-  const limits: Limits = { nested: Number(nested), lives: lives - 1 };
-  const later: Tally = { tried: 0, triedMax: recoveriesMax, isWhole: true };
-  const first = [firstLife(trial)];
-  const options = label ? { label: (offset: number) => labelOf(test, offset) } : {};
-  for (const run of crashesOf(space, { recoveriesMax, ...options })) {
-    if (total.recoveries >= recoveriesMax) break;
-    total.recoveries += 1;
-    orders[run.order] = (orders[run.order] ?? 0) + 1;
-    const recorder = limits.nested > 0 ? new DiskRecorder(space.map.size) : undefined;
-    const failed = await judge(
-      trial,
-      recorder ? recordingRecovery(run.disk, recorder) : run.disk,
-      () => [{ trace, after: run.after, before: run.before }],
-      (answer) => {
-        seen.silence ||= answer === undefined;
-      },
-    );
-    seen.reads ||= run.decided.size > 0;
-    const { images } = run;
-    total.covered += images;
-    if (failed) {
-      const found = { failed, lives: first, decisions: run.decisions };
-      return { ...report, ...total, ...(await failing(trial, found, advises)) };
-    }
-    if (limits.nested + limits.lives === 0) continue;
-    later.tried = total.recoveries;
-    const found = await goOn(trial, first, run, recorder?.trace, limits, later);
-    orders[LATER] = (orders[LATER] ?? 0) + later.tried - total.recoveries;
-    total.recoveries = later.tried;
-    if (found) return { ...report, ...total, ...(await failing(trial, found, advises)) };
-  }
-  invariant(total.covered <= space.count, 'crash-test.C2: more images are covered than there are');
-  const warnings = await doubts(trial, total, seen);
-  if (!later.isWhole) warnings.push(NOT_ALL_LATER);
-  if (later.doubt !== undefined) warnings.push(later.doubt);
-  const verdict = warnings.length === 0 ? 'proved' : 'passed';
-  return { ...report, ...total, verdict, warnings, ...(label && { labels: labelsOf(trial) }) };
-}
-
-/** The labels of all places that the workload wrote, by their offsets. */
-function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
-  const labels: Record<number, string> = {};
-  for (const { offset, length, step } of space.map.regions) {
-    for (let at = offset; at < offset + length; at += step) labels[at] = labelOf(test, at);
-  }
-  return labels;
-}
-
-const LATER = 'after a later cut';
-
-const NOT_ALL_LATER =
-  'not every later power cut was tried, because recoveriesMax recoveries are not enough';
-
-/** The failure or the hang for the report. */
-async function failing<A, R>(
-  trial: Trial<A, R>,
-  found: Found,
-  advises: boolean,
-): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
-  const { failed } = found;
-  // What no recovery has read is there as far as the failure allows.
-  const chains = [completed(found, 'late'), completed(found, 'early')] as const;
-  const last = { chain: chains[1], failed };
-  if (isHang(failed)) {
-    return { verdict: 'hung', failure: describeFailure(trial, last), warnings: [] };
-  }
-  const smallest =
-    (await smallestChain(trial, chains[0])) ?? (await smallestChain(trial, chains[1]));
-  if (!smallest) {
-    return { verdict: 'failed', failure: describeFailure(trial, last), warnings: [UNSTEADY] };
-  }
-  const failure = await failureOf(trial, smallest, advises);
-  return { verdict: 'failed', failure, warnings: [] };
-}
-
-/** The reasons why a test that passes is not proved. */
-async function doubts<A, R>(
-  trial: Trial<A, R>,
-  { covered, recoveries }: { readonly covered: bigint; readonly recoveries: number },
-  { reads, silence }: { readonly reads: boolean; readonly silence: boolean },
-): Promise<string[]> {
-  const { count } = trial.space;
-  const warnings: string[] = [];
-  if (!reads) {
-    warnings.push(recoveries > 0 ? NEVER_READ : 'no recovery was run, because recoveriesMax is 0');
-  }
-  if (count === 1n) warnings.push('the workload wrote nothing');
-  if (covered < count) warnings.push(PARTLY(covered, count));
-  if (recoveries === 0) return warnings;
-  const eye = await eyesight(trial);
-  if (eye === 'blind') warnings.push(BLIND(acknowledgedIn(trial)));
-  if (eye === 'unknown') {
-    const mayBeBlind = acknowledgedIn(trial) === 0 && reads && count > 1n;
-    if (silence) warnings.push(SILENT);
-    else if (mayBeBlind && !(await seesDamage(trial))) warnings.push(REJECTS_NOTHING);
-  }
-  return warnings;
-}
-
-/** The warning about a recovery that does not read. */
-export const NEVER_READ = 'the recovery never read a sector that the workload had written';
-
-/** The warning about images that were not tried. */
-export const PARTLY = (covered: bigint, images: bigint): string =>
-  `${formatShare(covered, images)} images are covered`;
-
-const BLIND = (count: number): string =>
-  `the check accepts a disk without any write of the workload, although ${formatCount(count)} operations were acknowledged`;
-
-const SILENT =
-  'the check returned nothing and never threw, so it may check nothing: return true or false';
-
-const REJECTS_NOTHING =
-  'nothing was acknowledged, and the check accepts every disk, also one full of garbage: it may check nothing';
-
-const UNSTEADY =
-  'the same image did not fail again: the recovery or the check is not deterministic';
-
-/** Whether the check rejects a disk from which everything is gone, although it should not be. */
-async function eyesight<A, R>(trial: Trial<A, R>): Promise<'sees' | 'blind' | 'unknown'> {
-  const { test, space, watch } = trial;
-  if (acknowledgedIn(trial) === 0 || space.count === 1n) return 'unknown';
-  const never = Number.POSITIVE_INFINITY;
-  const end = [{ trace: trial.trace, after: never, before: never }];
-  const told = async (state: CrashState): Promise<string> => {
-    try {
-      return shown(await recoverOn(test, state.disk(), watch), true);
-    } catch {
-      return '';
-    }
-  };
-  // Where the operations undo each other, the final state equals the initial one.
-  const untouched = space.at(0n);
-  if ((await told(untouched)) === (await told(space.inOrder(never)))) return 'unknown';
-  return (await judge(trial, untouched.disk(), () => end)) ? 'sees' : 'blind';
-}
-
-/** So many regions are taken away, one at a time. */
-const DAMAGES_MAX = 64;
-
-/**
- * Whether recovery or check reject a disk that is damaged as no power cut may damage it: it reads as garbage, nothing of the
- * workload is there, or all but one region. A check that accepts all of these may be one that accepts everything.
- */
-async function seesDamage<A, R>(trial: Trial<A, R>): Promise<boolean> {
-  const { map } = trial.space;
-  const never = Number.POSITIVE_INFINITY;
-  const whole = trial.space.inOrder(never).versions;
-  const every = Math.ceil(map.places / DAMAGES_MAX);
-  const damaged = [new Int32Array(whole.length)];
-  for (let place = 0; place < map.places; place += every) {
-    damaged.push(Int32Array.from(whole, (version, other) => (other === place ? 0 : version)));
-  }
-  const disks = damaged.map((versions) => new CrashState(map, versions).disk());
-  // Garbage comes last, because a recovery may follow it for long.
-  for (const disk of [...disks, garbled(trial.space.inOrder(never).disk())]) {
-    if (await judge(trial, disk, () => [{ trace: trial.trace, after: never, before: never }]))
-      return true;
-  }
-  return false;
-}
-
-/** A disk whose every read returns garbage, also where a sector cannot be read. */
-function garbled(disk: Storage): Storage {
-  const same = wrap(disk, (_, run) => run());
-  return { ...same, read: (_, into) => void into.fill(0xa5) };
-}
-
-function acknowledgedIn({ trace }: Pick<Trial<unknown, unknown>, 'trace'>): number {
-  return trace.marks.filter(({ value }) => (value as Told<unknown>).kind === 'acknowledge').length;
+/** Whether what fails is the life after the power cuts. */
+function goesOn({ failure }: CrashReport): boolean | undefined {
+  return failure?.replay.endsWith(' life');
 }
 
 /** The last report, with the sums and warnings of all. */
@@ -363,29 +89,6 @@ function together(reports: readonly CrashReport[]): CrashReport {
     recoveries: reports.reduce((sum, { recoveries }) => sum + recoveries, 0),
     orders,
     warnings: last.failure ? last.warnings : [...new Set(all)],
-  };
-}
-
-/** Tries only the crash state that a replay names. */
-async function replayed<A, R, P>(
-  test: CrashTest<A, R, P>,
-  text: string,
-  watch: Watch,
-): Promise<CrashReport> {
-  const { seed, steps, cuts } = parseReplay(text, test.program?.length ?? 0);
-  const { trial, hung } = await ran(test, seed, steps, watch);
-  if (hung) return hung;
-  const { space, trace } = trial;
-  const chain = await chainOf(trial, cuts);
-  if (!chain) throw misuse(`replay: no power cut leaves what it names: ${text.slice(0, 200)}`);
-  const failed = await judgeChain(trial, chain);
-  const failure = failed && (await failureOf(trial, { chain, failed }));
-  return {
-    ...{ images: space.count, ...deviceOf(space.profile), seed, trace },
-    ...{ covered: 1n, recoveries: 1, orders: { replay: 1 } },
-    warnings: trial.faultsToCome.map(neverCame),
-    verdict: !failed ? 'passed' : isHang(failed) ? 'hung' : 'failed',
-    ...(failure && { failure }),
   };
 }
 

@@ -11,6 +11,7 @@ import type { DiskFault } from '../device/disk-faults.js';
 import type { VolatileDiskOptions } from '../device/disk-options.js';
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import { delay, hold, nextTurn, release } from '../device/event-loop.js';
+import type { HostRest } from '../device/host-rest.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
 import { shortCommand, shortList } from './in-short.js';
 import type { Journal } from './types.js';
@@ -36,11 +37,15 @@ export function journalOf<A>(tell: Tell): Journal<A> {
 /** A run of a workload. */
 export interface Executed {
   readonly trace: DiskTrace;
+  /** The faults that did not happen in this run. */
   readonly faultsToCome: readonly DiskFault[];
+  /** Says that the workload went on after it had returned. */
   readonly unfinished?: string;
-  /** Why the disk may have answered too early to find every mistake. */
+  /** Says that the disk may have answered too early to find every mistake. */
   readonly doubt?: string;
+  /** The call that a command came from. */
   siteOf(command: number): string | undefined;
+  /** Why that call is not known, where the user can remove the reason. */
   whyNoSite(command: number): string | undefined;
 }
 
@@ -64,8 +69,20 @@ export async function execute(
     const again = { ...options, patient: isBearable ? patient : PATIENCE_MS };
     run = await attempt(again, workload, watch, before);
   }
-  const doubt = run.restless ? RESTLESS : run.wantsMs > 0 ? HASTY : undefined;
+  const doubt = doubtOf('workload', run);
   return doubt === undefined ? run : { ...run, doubt };
+}
+
+/** Why a disk may have answered too early to find every mistake of its host, by when the host rested. */
+export function doubtOf(
+  host: 'workload' | 'recovery',
+  { restless, wantsMs }: Pick<HostRest, 'restless' | 'wantsMs'>,
+): string | undefined {
+  const why = restless
+    ? 'something calls the disk all the time (an interval, for example)'
+    : `the ${host} waits a long time for something other than the disk (a timer, a worker, another process)`;
+  if (!restless && wantsMs === 0) return undefined;
+  return `${why}, so the disk may have answered too early to find every mistake`;
 }
 
 /** The maximum number of repeated runs. */
@@ -74,24 +91,12 @@ const TRIES_MAX = 3;
 const PATIENCE_MS = 20;
 const PATIENCE_MAX_MS = 1000;
 
-const HASTY =
-  'the workload waits a long time for something other than the disk (a timer, a worker, another process), so the disk may have answered too early to find every mistake';
-const RESTLESS =
-  'something calls the disk all the time (an interval, for example), so the disk may have answered too early to find every mistake';
-
-interface Rest {
-  /** See host-rest.ts. */
-  readonly wantsMs: number;
-  readonly restless: boolean;
-  readonly rests: number;
-}
-
 async function attempt(
   options: VolatileDiskOptions,
   workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
   watch: Watch,
   before: Content | undefined,
-): Promise<Executed & Rest> {
+): Promise<Executed & Pick<HostRest, 'wantsMs' | 'restless' | 'rests'>> {
   const disk = new VolatileDisk(options, before);
   try {
     const start = (): void | Promise<void> => workload(disk, (told) => disk.mark(told));
@@ -107,10 +112,7 @@ async function attempt(
       `the workload returned before its commands were done: ${open} were not answered, ${late} came later; await all of them`;
     const { wantsMs, restless, rests } = disk.rest;
     return {
-      trace,
-      wantsMs,
-      restless,
-      rests,
+      ...{ trace, wantsMs, restless, rests },
       faultsToCome: disk.faultsToCome,
       ...(unfinished && { unfinished }),
       siteOf: (command) => disk.siteOf(command),
@@ -153,7 +155,9 @@ async function waitsFor(disk: VolatileDisk): Promise<string> {
   for (let turn = 0; turn < 8; turn++) await new Promise<void>(nextTurn);
   const isBusy = disk.commandCount > length;
   const open = unanswered.map((number) => `#${number} ${named(trace.commands[number])}`);
-  const last = latestAnswer(trace);
+  const [last] = trace.commands
+    .filter(({ completed }) => completed < Number.POSITIVE_INFINITY)
+    .sort((a, b) => b.completed - a.completed);
   const waits = isBusy
     ? `it keeps calling the disk: ${length} commands so far`
     : open.length > 0
@@ -162,19 +166,10 @@ async function waitsFor(disk: VolatileDisk): Promise<string> {
   const answered =
     last === undefined
       ? 'the disk has answered nothing'
-      : `the last answer was to #${last} ${named(trace.commands[last])}${trace.commands[last]?.failed ? ', which failed' : ''}`;
+      : `the last answer was to #${trace.commands.indexOf(last)} ${named(last)}${last.failed ? ', which failed' : ''}`;
   const told = begunOnly(trace);
   const begun = told.length > 0 ? `; begun and not acknowledged: ${shortList(told, false)}` : '';
   return `${waits}; ${answered}${begun}`;
-}
-
-function latestAnswer({ commands }: DiskTrace): number | undefined {
-  let latest: number | undefined;
-  for (const [number, { completed }] of commands.entries()) {
-    if (completed === Number.POSITIVE_INFINITY) continue;
-    if (latest === undefined || completed > (commands[latest]?.completed ?? 0)) latest = number;
-  }
-  return latest;
 }
 
 function named(command: DiskCommand | undefined): string {

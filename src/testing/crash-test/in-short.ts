@@ -91,12 +91,19 @@ function firstLine(text: string): string {
   return text.split('\n', 1)[0] ?? '';
 }
 
-/** The items in one line; of a long list the first ones and the number of the others. */
-export function shortList(items: readonly unknown[], full: boolean): string {
-  const most = full ? items.length : LIST_MAX;
-  const more = items.length - most;
+/** The items in one line; of a long list the first ones and the number of the others, in `words`. */
+export function shortList(
+  items: readonly unknown[],
+  full: boolean,
+  short: number = LIST_MAX,
+  between: string = ', ',
+  words: string = '',
+): string {
+  const most = full ? items.length : short;
   const first = items.slice(0, most).map((item) => shown(item, full));
-  return `${first.join(', ')}${more > 0 ? ` and ${formatCount(more)} more` : ''}`;
+  const more = items.length - most;
+  const others = `${words && ';'} and ${formatCount(more)} more${words}`;
+  return `${first.join(between)}${more > 0 ? others : ''}`;
 }
 
 /** A command; `where` names its place. */

@@ -14,9 +14,10 @@ import type { DiskTrace, Mark } from '../device/disk-trace.js';
 import type { CrashState } from '../space/crash-state.js';
 import { UnsteadyRecoveryError } from '../space/explore.js';
 import type { Told } from './execute.js';
+import { type Recorded, recorded, recoverOn } from './recovery.js';
 import type { Trial } from './trial.js';
 import type { Expected } from './types.js';
-import { HangError, type Watch } from './watch.js';
+import { HangError } from './watch.js';
 
 /** Why a recovered state is wrong. */
 export interface Failed {
@@ -29,6 +30,8 @@ export interface Failed {
   readonly recovered?: { readonly value: unknown };
   /** What the check was called with. */
   readonly expected?: Expected<unknown>;
+  /** Recovery and check accept the disk, and the life that goes on with it fails. */
+  readonly goesOn?: boolean;
 }
 
 /** Whether the failure is a hang. */
@@ -87,7 +90,7 @@ function* momentsIn<A, R>(
   // Copies, because a check may keep them; one pair at a time, because there may be thousands.
   const at = (time: number): Moment<A, R> => {
     isFirst = false;
-    const expected = { acknowledged: [...acknowledged], begun: [...begun], ...shown };
+    const expected = { acknowledged: [...acknowledged], begun: [...begun], ...copied(shown) };
     return { time, life, expected };
   };
   for (const { time, value } of marks) {
@@ -100,57 +103,79 @@ function* momentsIn<A, R>(
   if (isFirst) yield at(after);
 }
 
-/**
- * Runs the recovery on a disk.
- *
- * @throws `HangError` if it does not end; what the recovery throws
- */
-export function recoverOn<R>(
-  test: { recover(disk: Storage): R | Promise<R> },
-  disk: Storage,
-  watch: Watch,
-): R | Promise<R> {
-  return watch.run('recovery', () => test.recover(disk));
+/** What recovery and check say of a disk. */
+export interface Judged {
+  /** Absent if they accept it. */
+  readonly failed?: Failed;
+  /** The check has accepted it by returning nothing. */
+  readonly isSilent: boolean;
+  /** What the recovery did, if power cuts during recoveries are to come. */
+  readonly recovery: Recorded | undefined;
 }
 
 /**
- * Recovers from a disk and checks the result: the first failure, or undefined.
+ * A copy of data, so that changing one does not change the other. What is more than data, such as an instance of a class, is
+ * returned as it is, because a copy would have lost its methods.
+ */
+export function copied<T>(value: T): T {
+  try {
+    return isData(value) ? structuredClone(value) : value;
+  } catch {
+    return value;
+  }
+}
+
+/** @throws `RangeError` for a value that contains itself */
+function isData(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return typeof value !== 'function';
+  if (value instanceof Map || value instanceof Set) return [...value].every(isData);
+  if (ArrayBuffer.isView(value)) return true;
+  const proto: unknown = Object.getPrototypeOf(value);
+  const isPlain = proto === Object.prototype || proto === null || Array.isArray(value);
+  return isPlain && Object.values(value).every(isData);
+}
+
+/**
+ * Recovers from a disk and checks the result, up to the first failure.
  *
  * @param lives called after the recovery, because only then it is known what the recovery has read
- * @param onAnswer called with the answer of the check whenever it accepts the state
  * @throws `INVALID_ARGUMENT` for a check whose answer is not a verdict
  */
 export async function judge<A, R>(
-  { test, watch }: Pick<Trial<A, R>, 'test' | 'watch'>,
+  trial: Pick<Trial<A, R>, 'test' | 'seed' | 'watch'>,
   disk: Storage,
   lives: () => readonly CutShort[],
-  onAnswer?: (answer: true | undefined) => void,
-): Promise<Failed | undefined> {
+): Promise<Judged> {
+  const { test, watch } = trial;
+  const recovery = test.nested ? recorded(test, trial.seed, disk) : undefined;
+  let isSilent = false;
   let recovered: R;
   try {
-    recovered = await recoverOn(test, disk, watch);
+    recovered = await recoverOn(test, recovery?.disk ?? disk, watch);
   } catch (cause) {
     if (cause instanceof UnsteadyRecoveryError) throw cause;
-    return failedOn(cause, lives());
+    return { failed: failedOn(cause, lives()), isSilent, recovery };
+  } finally {
+    recovery?.end();
   }
   for (const { time, life, expected } of momentsOf<A, R>(lives())) {
     const at = { cut: time, life, recovered: { value: recovered }, expected };
     let answer: unknown;
     try {
       answer = await watch.run<unknown>('check', () => test.check(recovered, expected));
+      if (answer === false) throw new Error('the check returned false');
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
-      return { cause, ...at };
+      return { failed: { cause, ...at }, isSilent, recovery };
     }
-    if (answer === false) return { cause: new Error('the check returned false'), ...at };
     if (answer !== true && answer !== undefined) {
       throw misuse(
         `the check returned ${formatValue(answer)}; it must return true or false, or throw`,
       );
     }
-    onAnswer?.(answer);
+    isSilent ||= answer === undefined;
   }
-  return undefined;
+  return { isSilent, recovery };
 }
 
 /** A recovery that throws is wrong, whatever had been acknowledged. */
@@ -159,11 +184,11 @@ export function failedOn(cause: unknown, lives: readonly CutShort[]): Failed {
 }
 
 /** Judges one crash state of the first life. */
-export function judgeState<A, R>(
-  trial: Pick<Trial<A, R>, 'test' | 'trace' | 'watch'>,
+export async function judgeState<A, R>(
+  trial: Pick<Trial<A, R>, 'test' | 'seed' | 'trace' | 'watch'>,
   state: CrashState,
 ): Promise<Failed | undefined> {
   const { trace } = trial;
   const { after, before } = state;
-  return judge(trial, state.disk(), () => [{ trace, after, before }]);
+  return (await judge(trial, state.disk(), () => [{ trace, after, before }])).failed;
 }

@@ -4,7 +4,7 @@
 //
 // The seed and the steps of the program say which run of the workload it is. `cut 7` leaves everything that was dispatched up to
 // moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead. `then` cuts the power during the
-// recovery that follows, `life` during the recovery and the work that follow.
+// recovery that follows, `life` during the recovery and the work that follow. A last `life` without a cut says that these fail.
 
 import { formatValue, invalid, misuse } from '../../model/index.js';
 import type { Content } from '../device/disk-trace.js';
@@ -28,6 +28,8 @@ export interface Replay {
   /** Indexes in the program, ascending. */
   readonly steps: readonly number[];
   readonly cuts: readonly Cut[];
+  /** The recovery and the work that follow the last cut are to end. */
+  readonly goesOn: boolean;
 }
 
 /** A state as a cut at a moment; that of an untouched disk may be before all others. */
@@ -72,21 +74,21 @@ export function stateOf(
 }
 
 /** The text of a replay. `length`: how many steps the program has; all of them go without saying. */
-export function formatReplay({ seed, steps, cuts }: Replay, length: number): string {
+export function formatReplay({ seed, steps, cuts, goesOn }: Replay, length: number): string {
   const some = steps.length < length ? ` steps ${steps.join()}` : '';
   const all = cuts.map(({ during, time, versions }) => {
     const odd = [...versions].map(([offset, version]) => ` ${offset}:${version}`).join('');
     const words = { workload: '', recovery: ' then', life: ' life' };
     return `${words[during]} cut ${time}${odd}`;
   });
-  return `seed ${seed}${some}${all.join('')}`;
+  return `seed ${seed}${some}${all.join('')}${goesOn ? ' life' : ''}`;
 }
 
 /** A text of this length takes milliseconds to parse. */
 const CHARACTERS_MAX = 1_000_000;
 
 const FORM =
-  /^seed (\d+)(?: steps ((?:\d+(?:,\d+)*)?))?((?:(?: then| life)? cut -?\d+(?:\.\d+)?(?: \d+:\d+)*)+)$/;
+  /^seed (\d+)(?: steps ((?:\d+(?:,\d+)*)?))?((?:(?: then| life)? cut -?\d+(?:\.\d+)?(?:e[+-]\d+)?(?: \d+:\d+)*)+)( life)?$/;
 
 /**
  * Parses a replay.
@@ -97,7 +99,7 @@ const FORM =
 export function parseReplay(text: string, length: number): Replay {
   const parts = typeof text === 'string' && text.length <= CHARACTERS_MAX && FORM.exec(text);
   if (!parts) throw invalid('replay', "'seed N cut N', copied from a report", text);
-  const [, seed = '', list, rest = ''] = parts;
+  const [, seed = '', list, rest = '', end] = parts;
   // A number of more digits is not exact.
   if (Number(seed) >= 2 ** 32) {
     throw misuse(`replay: the seed must be below 2^32, not ${formatValue(seed)}`);
@@ -127,5 +129,5 @@ export function parseReplay(text: string, length: number): Replay {
       "replay: the first cut has no word before it, and each later one has 'then' or 'life'",
     );
   }
-  return { seed: Number(seed), steps, cuts };
+  return { seed: Number(seed), steps, cuts, goesOn: end !== undefined };
 }

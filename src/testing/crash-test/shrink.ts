@@ -35,13 +35,13 @@ const TRIES_MAX = 200;
  */
 export async function smallestChain<A, R>(
   trial: Trial<A, R>,
-  { lives, states }: Chain,
+  { lives, states, goesOn }: Chain,
 ): Promise<Failing | undefined> {
   let best = undefined as Failing | undefined;
-  let tries = lives.length > 1 ? TRIES_MAX : Number.POSITIVE_INFINITY;
+  let tries = lives.length > 1 || goesOn ? TRIES_MAX : Number.POSITIVE_INFINITY;
   const attempt = async (cuts: readonly Cut[]): Promise<boolean> => {
     tries -= 1;
-    const chain = tries < 0 ? undefined : await chainOf(trial, cuts);
+    const chain = tries < 0 ? undefined : await chainOf(trial, { cuts, goesOn });
     const failed = chain && (await judgeChain(trial, chain));
     if (!failed || isHang(failed)) return false;
     best = { chain, failed };
@@ -113,7 +113,7 @@ async function giveBack(
  */
 export async function smallestProgram(
   length: number,
-  run: (steps: readonly number[]) => Promise<CrashReport>,
+  run: (steps: readonly number[]) => Promise<CrashReport | undefined>,
 ): Promise<CrashReport | undefined> {
   let steps: readonly number[] = [...new Array(length).keys()];
   let smallest: CrashReport | undefined;

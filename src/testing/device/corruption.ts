@@ -28,6 +28,18 @@ export function tornContents(
   return [...shorn, { bytes, readable: true }, { bytes, readable: false }];
 }
 
+/**
+ * What a discard leaves of the sector at `offset`; undefined if its old content may stay. Only where the device promises zeroes
+ * it leaves zeroes, because code that counts on them must fail elsewhere.
+ */
+export function discarded(
+  { discard, sectorSize }: Pick<DeviceProfile, 'discard' | 'sectorSize'>,
+  offset: number,
+): Uint8Array | undefined {
+  if (discard === 'old-or-zero') return undefined;
+  return discard === 'zero' ? new Uint8Array(sectorSize) : noise(sectorSize, offset);
+}
+
 /** Bytes that no write put there, the same in every run. */
 export function noise(length: number, salt: number): Uint8Array {
   let state = (salt + 0x9e3779b1) >>> 0;

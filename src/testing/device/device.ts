@@ -35,7 +35,7 @@ import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
 import { isVolatile, keepsTags } from '../space/intervals.js';
 import { enter, leave } from './collections.js';
-import { noise, type Remains, spoiltBy, tornContents } from './corruption.js';
+import { discarded, noise, type Remains, spoiltBy, tornContents } from './corruption.js';
 import { type Content, contentBefore, type DiskRequest, type TracedFault } from './disk-trace.js';
 import type { DeviceProfile } from './profile.js';
 
@@ -159,7 +159,9 @@ export class Device {
     const owned = this.#owned.get(step.command);
     const unit = owned?.pending.get(step.sector);
     invariant(owned !== undefined && unit?.waits === 0, 'device.I1: the unit waits, or is over');
-    if (step.kind === 'land') this.#land(owned, unit);
+    // Where a discard may be ignored, it is.
+    const isIgnored = owned.request.op === 'discard' && this.#profile.discard === 'old-or-zero';
+    if (step.kind === 'land' && !isIgnored) this.#land(owned, unit);
     if (step.kind === 'flush' && !this.#lies('ignoreFlush')) this.#flush();
     this.#end(owned, unit);
     this.#admit();
@@ -335,7 +337,9 @@ export class Device {
     const { sectorSize } = this.#profile;
     const at = sector * sectorSize - request.offset;
     const data = request.data ?? new Uint8Array(request.length);
-    const plain = copyOf(data, at, at + sectorSize);
+    const left =
+      request.op === 'discard' ? discarded(this.#profile, sector * sectorSize) : undefined;
+    const plain = left ?? copyOf(data, at, at + sectorSize);
     return spoiltBy(at === 0 ? fate : undefined, plain, sectorSize, request.offset);
   }
 

@@ -125,6 +125,8 @@ export interface Pace {
   readonly newestFirst: boolean;
   /** How long the disk waits for a timer of the host, in real milliseconds. */
   readonly timersMs: number;
+  /** Reads are answered before the call returns. */
+  readonly readsAtOnce?: boolean;
 }
 
 /** Answers in the order of time, one by one, when the host rests. */
@@ -144,6 +146,11 @@ const PACES: readonly Pace[] = [
 /** The pace of a seed. Every second seed, and every fourth one, go through all paces as well. */
 export function paceOf(seed: number): Pace {
   return PACES[(seed + Math.floor(seed / PACES.length)) % PACES.length] as Pace;
+}
+
+/** The pace for a recovery: that of the workload, but it need not wait for reads, and nothing is answered during a call. */
+export function recoveryPaceOf(seed: number): Pace {
+  return { ...paceOf(seed), within: 0, more: 0, readsAtOnce: true };
 }
 
 /** The maximum number of commands that are answered before an older one. */

@@ -79,8 +79,9 @@ export class VolatileDisk implements Storage {
   declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
   /** When the host rested: see host-rest.ts. @internal */
   readonly rest: HostRest;
-  /** For the crash kit: whether it answers before a call returns. It may change when nothing is unanswered. @internal */
-  answersAtOnce: boolean;
+  /** For the crash kit: when it answers, which differs between a recovery and the work after it. @internal */
+  pace: Pace;
+  readonly #answersAtOnce: boolean;
   readonly #device: Device;
   readonly #recorder: DiskRecorder;
   readonly #random: Random;
@@ -97,7 +98,6 @@ export class VolatileDisk implements Storage {
   #nowUs = 0;
   /** The medium after the power cut. */
   #left: Uint8Array | undefined;
-  readonly #pace: Pace;
   /** How many commands it has answered. */
   #answers = 0;
   /** Who calls: the disk itself, or one of its openers. */
@@ -119,8 +119,8 @@ export class VolatileDisk implements Storage {
     this.#latencyUs = options.latencyUs ?? LATENCY_US;
     // The device aborts together what a host sends together, so it answers nothing before all of it has come.
     const isInTime = options.latencyUs !== undefined || this.profile.onTagError === 'abort-queue';
-    this.#pace = isInTime ? IN_TIME : paceOf(seed);
-    this.rest = new HostRest(this.#pace.timersMs, patient);
+    this.pace = isInTime ? IN_TIME : paceOf(seed);
+    this.rest = new HostRest(this.pace.timersMs, patient);
     this.size = size;
     this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
@@ -131,7 +131,7 @@ export class VolatileDisk implements Storage {
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
-    this.answersAtOnce = answers === 'at-once';
+    this.#answersAtOnce = answers === 'at-once';
     const { writev, discard, writeZeroes } = this.capabilities;
     const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
       this.#command({ op, offset, length, ...PLAIN });
@@ -297,9 +297,9 @@ export class VolatileDisk implements Storage {
   }
 
   #command(request: DiskRequest, into?: Uint8Array): Answer {
-    if (this.#state === 'abandoned' && !this.answersAtOnce) return new Promise<void>(() => {});
+    if (this.#state === 'abandoned' && !this.#answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
-    if (this.answersAtOnce) {
+    if (this.#answersAtOnce || (this.pace.readsAtOnce && request.op === 'read')) {
       const number = this.#dispatch(request, into, UNHEARD);
       while (!this.#device.isDone(number)) this.#step(true);
       const failure = this.#answer(number);
@@ -344,10 +344,10 @@ export class VolatileDisk implements Storage {
     const [least, most] = this.#latencyUs;
     const dueUs = this.#nowUs + Math.round(least + this.#random() * (most - least));
     const state = { failed, spoilt, since: this.#answers };
-    const place = { key: this.#pace.newestFirst ? -number : dueUs, nth: number };
+    const place = { key: this.pace.newestFirst ? -number : dueUs, nth: number };
     const pending = { number, request, dueUs, into, fault, ...state, ...place, ...answers };
     this.#pending.set(number, pending);
-    if (!this.answersAtOnce) this.#order = melded(this.#order, pending);
+    if (!this.#answersAtOnce) this.#order = melded(this.#order, pending);
     return number;
   }
 
@@ -365,7 +365,7 @@ export class VolatileDisk implements Storage {
 
   /** Answers during a call. A host that calls without end must rest now and then, or it would starve everything else. */
   #answerSome(): void {
-    const { within } = this.#pace;
+    const { within } = this.pace;
     while (this.#pending.size > 0 && this.#answers % 1024 !== 1023 && this.#random() < within) {
       if (!this.#answerOne(false)) return;
     }
@@ -376,7 +376,7 @@ export class VolatileDisk implements Storage {
     if (this.#pending.size === 0 && !this.#sleepers) return;
     if (!this.#answerOne(true)) return;
     // A host that never rests gets all answers, because what it waits for might never come otherwise.
-    const more = this.rest.restless ? 1 : this.#pace.more;
+    const more = this.rest.restless ? 1 : this.pace.more;
     // No sleeper wakes before the host has acted on earlier answers.
     while (this.#random() < more && this.#pending.size > 0 && this.#answerOne(false));
     this.rest.answered();
@@ -418,7 +418,7 @@ export class VolatileDisk implements Storage {
 
   /** The command to answer next. */
   #next(): Pending | undefined {
-    const oldest = this.#pace.newestFirst ? this.#oldest : undefined;
+    const oldest = this.pace.newestFirst ? this.#oldest : undefined;
     // With patience each answer takes real time, so the oldest command is delayed for fewer of them.
     const most = PASSED_MAX / (1 + this.rest.patienceMs);
     if (oldest && this.#answers - oldest.since >= most) return oldest;

@@ -19,8 +19,8 @@
 // Source: synthesis of fences (Ferrite); implicit hitting sets (Moreno-Centeno and Karp, 2013).
 
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from '../crash-test/barriers.js';
-import { explored } from '../crash-test/crash-test.js';
 import { judgeState } from '../crash-test/judge.js';
+import { explored } from '../crash-test/one-seed.js';
 import { type Cut, parseReplay, stateOf } from '../crash-test/replay.js';
 import { trialOf } from '../crash-test/trial.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';

@@ -64,6 +64,7 @@ export interface RegionMap {
   /** What was on the medium before the trace. */
   readonly before: Content;
   readonly tear: DeviceProfile['tear'];
+  readonly discard: DeviceProfile['discard'];
   /** The capabilities of the disk of a recovery. */
   readonly offers: Capabilities;
   /** In the order of their offsets. */
@@ -81,7 +82,7 @@ const VERSIONS_MAX = 4_000_000;
  *   which too many writes overlap, and for a trace whose regions have more than 4,000,000 versions
  */
 export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
-  const { sectorSize, tear } = profile;
+  const { sectorSize, tear, discard } = profile;
   const { size, initial, commands, unreadable = [] } = trace;
   if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
   if (initial && initial.length !== size) {
@@ -104,7 +105,7 @@ export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
     total += versions.length;
   }
   return {
-    ...{ sectorSize, size, initial, tear, regions, places },
+    ...{ sectorSize, size, initial, tear, discard, regions, places },
     before: contentBefore(initial, unreadable, sectorSize),
     unreadable: new Set(unreadable),
     offers: capabilitiesOf(profile),

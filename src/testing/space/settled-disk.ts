@@ -2,12 +2,13 @@ import { IoFailedError, unsupported, WriteBarrierError } from '../../model/index
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { rangeFault } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
+import { discarded } from '../device/corruption.js';
 import type { Content } from '../device/disk-trace.js';
 import type { RegionMap } from './regions.js';
 
 /** A disk whose sectors get their content when they are read first, overlaid by what was written since. It answers at once. */
 export class SettledDisk implements Storage {
-  readonly #sectorSize: number;
+  readonly #map: RegionMap;
   readonly #content: Content;
   readonly #overlay = new Map<number, Uint8Array>();
   #ended = false;
@@ -21,24 +22,26 @@ export class SettledDisk implements Storage {
   declare readonly discard?: (offset: number, length: number) => void;
   declare readonly writeZeroes?: (offset: number, length: number) => void;
 
-  constructor({ size, sectorSize, offers }: RegionMap, content: Content) {
-    this.#sectorSize = sectorSize;
+  constructor(map: RegionMap, content: Content) {
+    this.#map = map;
     this.#content = content;
-    this.size = size;
-    this.capabilities = offers;
-    const { writev, discard, writeZeroes } = offers;
+    this.size = map.size;
+    this.capabilities = map.offers;
+    const { writev, discard, writeZeroes } = map.offers;
     if (writev)
       this.writev = (offset, list, flags) => this.write(offset, concatBuffers(list), flags);
-    const zeroed = (offset: number, length: number): void =>
-      this.write(offset, new Uint8Array(length));
-    if (discard) this.discard = zeroed;
-    if (writeZeroes) this.writeZeroes = zeroed;
+    if (discard) {
+      this.discard = (offset, length) => this.#put(offset, length, (at) => discarded(map, at));
+    }
+    if (writeZeroes) {
+      this.writeZeroes = (offset, length) => this.write(offset, new Uint8Array(length));
+    }
   }
 
   /** @throws `IO_FAILED` for a sector that cannot be read */
   read(offset: number, into: Uint8Array): void {
     this.#check(offset, into.length);
-    const sectorSize = this.#sectorSize;
+    const { sectorSize } = this.#map;
     for (let at = 0; at < into.length; at += sectorSize) {
       const bytes = this.#overlay.get(offset + at) ?? this.#content(offset + at);
       if (!bytes) throw new IoFailedError(`simulated: offset ${offset + at} cannot be read`);
@@ -49,11 +52,8 @@ export class SettledDisk implements Storage {
   /** @throws `EOPNOTSUPP` for flags that the device does not have, because a real one refuses them, too */
   write(offset: number, data: Uint8Array, { tag, fua }: Partial<WriteFlags> = {}): void {
     if (fua && !this.capabilities.fua) throw unsupported('FUA');
-    this.#check(offset, data.length, tag);
-    const sectorSize = this.#sectorSize;
-    for (let at = 0; at < data.length; at += sectorSize) {
-      this.#overlay.set(offset + at, copyOf(data, at, at + sectorSize));
-    }
+    const sector = (at: number): Uint8Array => copyOf(data, at, at + this.#map.sectorSize);
+    this.#put(offset, data.length, (at) => sector(at - offset), tag);
   }
 
   flush({ tag }: Partial<FlushFlags> = {}): void {
@@ -68,10 +68,23 @@ export class SettledDisk implements Storage {
     this.#ended = true;
   }
 
+  #put(
+    offset: number,
+    length: number,
+    content: (offset: number) => Uint8Array | undefined,
+    tag?: FlushFlags['tag'],
+  ): void {
+    this.#check(offset, length, tag);
+    for (let at = offset; at < offset + length; at += this.#map.sectorSize) {
+      const bytes = content(at);
+      if (bytes) this.#overlay.set(at, bytes);
+    }
+  }
+
   #check(offset: number, length: number, tag?: FlushFlags['tag']): void {
     if (this.#ended) throw new WriteBarrierError('CLOSED', 'the recovery on this disk has ended');
     if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
-    const fault = rangeFault({ offset, length }, this.size, this.#sectorSize);
+    const fault = rangeFault({ offset, length }, this.size, this.#map.sectorSize);
     if (fault && length !== 0) throw fault; // a length of undefined is that of what is no buffer
   }
 }
