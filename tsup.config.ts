@@ -8,6 +8,7 @@ export default defineConfig({
     'nbd-browser': 'src/nbd/browser.ts',
     node: 'src/node/index.ts',
     'node-browser': 'src/node/browser.ts',
+    opfs: 'src/opfs/index.ts',
     systems: 'src/systems/index.ts',
     testing: 'src/testing/index.ts',
     'testing-arbitraries': 'src/testing/arbitraries.ts',

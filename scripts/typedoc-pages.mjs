@@ -32,6 +32,7 @@ const NAME_GROUPS = [
   [/\/storage\/(?:faults|latency|slice|wrappers)\./, 'Wrappers'],
   [/src\/storage\//, 'Storages'],
   [/\/node\//, 'Files'],
+  [/\/opfs\//, 'Files in a browser'],
   [/\/nbd\/server\//, 'Server'],
   [/\/nbd\//, 'Client'],
   [/\/systems\/virtio\//, 'virtio-blk'],

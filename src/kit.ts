@@ -41,3 +41,4 @@ export {
   totalLength,
   wrap,
 } from './storage/index.js';
+export { settleSize } from './storage/settle-size.js';

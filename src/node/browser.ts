@@ -9,7 +9,7 @@ function refuse(): never {
   throw new WriteBarrierError(
     'EOPNOTSUPP',
     'write-barrier/node does not work in a browser, because a browser has no files and block devices that can be opened by ' +
-      'their path. Use MemoryStorage of write-barrier, or implement Storage over what the browser has ' +
+      'their path. Use OpfsStorage of write-barrier/opfs, or implement Storage over what the browser has ' +
       '(docs/how-to/implement-a-storage.md in the package)',
   );
 }

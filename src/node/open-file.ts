@@ -15,10 +15,10 @@ import * as fs from 'node:fs';
 import { realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { IoFailedError, WriteBarrierError } from 'write-barrier';
-import { formatValue, misuse } from 'write-barrier/kit';
+import { formatValue, misuse, settleSize } from 'write-barrier/kit';
 import { asking, codeOf, doing, type FileCalls, ioError } from './calls.js';
 import { FileLock, loadPlatformLock, Retry, registerInode, replaced } from './file-lock.js';
-import { checkFileStorageOptions, type FileStorageOptions, pathOf, settleSize } from './options.js';
+import { checkFileStorageOptions, type FileStorageOptions, pathOf } from './options.js';
 import { blockDevice } from './platform.js';
 import { breakTicket, locked } from './tickets.js';
 

@@ -8,6 +8,9 @@ import { fileURLToPath } from 'node:url';
 /** The root of the repository, with a slash at its end. */
 export const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 
+/** The page whose code needs a browser; the tests of the browser run it. */
+export const BROWSER_PAGE = 'docs/how-to/store-in-a-browser.md';
+
 /** A fenced block of a page. */
 export interface Block {
   /** The word behind the fence; empty where there is none. */

@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Block, blocksOf, pages, ROOT, read } from '../docs/pages.js';
+import { type Block, BROWSER_PAGE, blocksOf, pages, ROOT, read } from '../docs/pages.js';
 
 const LANGUAGES = ['console', 'js', 'json', 'text', 'ts'];
 /** Printed between two blocks. */
@@ -36,7 +36,7 @@ const modules = books.flatMap(({ path, blocks }) => {
   });
 });
 const programs = modules
-  .filter(({ blocks }) => blocks.some(isCode))
+  .filter(({ path, blocks }) => path !== BROWSER_PAGE && blocks.some(isCode))
   .map(({ path, blocks }) => ({
     path,
     blocks,

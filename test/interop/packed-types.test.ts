@@ -50,6 +50,11 @@ const DOORS = {
     // @ts-expect-error there is no such system
     export const wrong: door.SystemName = 'vms';
   `,
+  './opfs': `
+    export const file: Promise<door.OpfsStorage> = door.OpfsStorage.open('file', { size: 4096 });
+    // @ts-expect-error a path is no number
+    door.OpfsStorage.open(4);
+  `,
   './node': `
     export const file: Promise<door.FileStorage> = door.FileStorage.open('file', { size: 4096 });
     // @ts-expect-error a path is no boolean
@@ -80,6 +85,7 @@ const WITHOUT_NODE: readonly Door[] = [
   './testing/arbitraries',
   './testing/lab',
   './kit',
+  './opfs',
   './systems',
 ];
 const ALL = Object.keys(DOORS) as readonly Door[];

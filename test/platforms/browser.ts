@@ -20,17 +20,22 @@ const TYPES: Readonly<Record<string, string>> = {
 const PAGE_MS = 120_000;
 const FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--no-first-run'];
 
-/** What the page sends, as JSON. */
+/**
+ * What the page sends, as JSON.
+ *
+ * @param at the port of the server, which is a part of the page's origin
+ */
 export async function opened(
   browser: string,
   folder: string,
   page: string,
+  at = 0,
 ): Promise<Readonly<Record<string, string>>> {
   let answer: (found: string) => void = () => {};
   const found = new Promise<string>((resolve) => {
     answer = resolve;
   });
-  const server = await served(folder, answer);
+  const server = await served(folder, at, answer);
   const { port } = server.address() as AddressInfo;
   const profile = `--user-data-dir=${join(folder, 'profile')}`;
   const address = `http://127.0.0.1:${port}/${page}`;
@@ -59,7 +64,11 @@ export async function opened(
 }
 
 /** Serves a folder, and passes on what is posted. */
-async function served(folder: string, answer: (found: string) => void): Promise<Server> {
+async function served(
+  folder: string,
+  at: number,
+  answer: (found: string) => void,
+): Promise<Server> {
   const server = createServer(async (request, response) => {
     if (request.method === 'POST') {
       answer(await text(request));
@@ -72,6 +81,6 @@ async function served(folder: string, answer: (found: string) => void): Promise<
     if (bytes === undefined || type === undefined) response.writeHead(404).end();
     else response.writeHead(200, { 'content-type': type }).end(bytes);
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(at, '127.0.0.1', resolve));
   return server;
 }
