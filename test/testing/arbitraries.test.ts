@@ -3,7 +3,12 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { formatProgram, IoScheduler, type Request } from 'write-barrier';
-import { checkTrace, VolatileDisk, type VolatileDiskOptions } from 'write-barrier/testing';
+import {
+  checkTrace,
+  DEVICE_PROFILES,
+  VolatileDisk,
+  type VolatileDiskOptions,
+} from 'write-barrier/testing';
 import { arbitraries } from 'write-barrier/testing/arbitraries';
 import { crashSpace } from 'write-barrier/testing/lab';
 import { share } from '../kit/amount.js';
@@ -94,9 +99,11 @@ test('given model-based commands, when they are run against a scheduler, then it
       fc.commands([request().map(command)], { maxCommands: 30 }),
       completionOrder,
       async (commands, seed) => {
+        // The model has zeroes where a range was discarded.
+        const profile = { ...DEVICE_PROFILES['scsi-tags'], discard: 'zero' } as const;
         const setup = () => ({
           model: { bytes: new Uint8Array(8 * 512), fill: 0 },
-          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed, profile: 'scsi-tags' })),
+          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed, profile })),
         });
         await fc.asyncModelRun(setup, commands);
       },
