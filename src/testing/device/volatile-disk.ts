@@ -32,7 +32,6 @@ import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storag
 import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
-import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, effectOf } from './disk-faults.js';
@@ -50,12 +49,14 @@ import { HostRest } from './host-rest.js';
 import {
   type Answer,
   type Answers,
+  melded,
   type Pending,
   PLAIN,
   powerCut,
   type Sleeper,
   UNHEARD,
   type Vectored,
+  withoutFirst,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
