@@ -2,7 +2,6 @@
 // heap, and the commands that are not answered.
 
 import { WriteBarrierError } from '../../model/index.js';
-import type { WriteFlags } from '../../storage/index.js';
 import type { DiskFault } from './disk-faults.js';
 import type { DiskRequest } from './disk-trace.js';
 
@@ -35,9 +34,6 @@ export interface Sleeper extends Answers, Due<Sleeper> {}
 
 /** What a call returns: nothing at once, or later. */
 export type Answer = void | Promise<void>;
-
-/** A write of several buffers. */
-export type Vectored = (at: number, list: readonly Uint8Array[], flags: WriteFlags) => Answer;
 
 /** The flags of commands that have none. */
 export const PLAIN = { tag: 'simple', fua: false } as const;

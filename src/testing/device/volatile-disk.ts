@@ -55,7 +55,6 @@ import {
   powerCut,
   type Sleeper,
   UNHEARD,
-  type Vectored,
   withoutFirst,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
@@ -73,7 +72,11 @@ export class VolatileDisk implements Storage {
   /** What the device really is. */
   readonly profile: DeviceProfile;
   /** Present if and only if the profile has `writev`. Errors as for `read`. */
-  declare readonly writev?: Vectored;
+  declare readonly writev?: (
+    offset: number,
+    list: readonly Uint8Array[],
+    flags: WriteFlags,
+  ) => void | Promise<void>;
   /** Present if and only if the profile takes discards. Errors as for `read`. */
   declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
