@@ -3,15 +3,9 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import {
-  type Due,
-  enter,
-  leave,
-  melded,
-  withoutFirst,
-} from '../../src/testing/device/collections.js';
 import { Device, type DeviceStep, type Fate } from '../../src/testing/device/device.js';
 import type { DiskRequest } from '../../src/testing/device/disk-trace.js';
+import { type Due, enter, leave, melded, withoutFirst } from '../../src/testing/device/pending.js';
 import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
 import { share } from '../kit/amount.js';
 import { SECTOR, stepText } from './traces.js';

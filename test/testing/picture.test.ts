@@ -254,6 +254,26 @@ describe('given a report', () => {
     expect(svg).toContain('not shown');
   });
 
+  test('when writes to neighbouring sectors are left out, then no lane stands for them', async () => {
+    const filled = (value: number): Uint8Array => new Uint8Array(SECTOR).fill(value);
+    const report = await crashTest({
+      size: 64 * SECTOR,
+      workload: async (disk, journal) => {
+        const flags = { fua: false, tag: 'simple' } as const;
+        await Promise.all(
+          Array.from({ length: 61 }, (_, at) => disk.write(at * SECTOR, filled(at + 1), flags)),
+        );
+        journal.acknowledge('all');
+      },
+      recover: contents,
+      check: ([first], { acknowledged }) => acknowledged.length === 0 || first === 1,
+    });
+    const svg = crashPicture(report);
+    const notes = elementsOf(parseXml(svg), 'text').map(({ text }) => text);
+    expect(notes).toContain('not shown: 53 more commands and acknowledgements');
+    expect(notes.filter((note) => /offset \d+ and \d+ more/.test(note))).toEqual([]);
+  });
+
   test('when it is copied, then the copy has the same picture', async () => {
     const report = await crashTest(acknowledging(lossy));
     const copy: CrashReport = structuredClone(report);

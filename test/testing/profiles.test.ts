@@ -221,3 +221,24 @@ describe('a device that there is not', () => {
     expect(() => crashSpace(trace, profile as 'file')).toThrow(refusal);
   });
 });
+
+test.each([
+  [{ sectorSize: 0 }, 'sectorSize must be a whole number of bytes, at least 1, not 0'],
+  [{ atomicWriteUnit: 700 }, 'atomicWriteUnit must be a multiple of sectorSize, 512, not 700'],
+  [{ tear: 'torn' }, "tear must be 'sector', 'shorn' or 'garbage', not 'torn'"],
+  [{ flush: 1 }, 'flush must be a boolean, not 1'],
+  [{ lies: 'ignoreFlush' }, "lies must be a list, not 'ignoreFlush'"],
+  [
+    { lies: ['ignore'] },
+    "a lie must be 'ignoreFlush', 'ignoreFua', 'ignoreTags' or 'claimWriteThrough', not 'ignore'",
+  ],
+  [{ fastZeroes: true }, 'fastZeroes needs writeZeroes'],
+])(
+  'given a profile with %j, then it is refused in words that say what is allowed',
+  (fields, words) => {
+    const message = `invalid device profile: ${words}`;
+    expect(() => deviceProfile(fields as Partial<DeviceProfile>)).toThrow(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT', message }),
+    );
+  },
+);

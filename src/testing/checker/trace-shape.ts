@@ -74,6 +74,7 @@ function areDistinct(value: unknown): boolean {
 
 const isFlag = isMaybe('boolean');
 
+/* @__NO_SIDE_EFFECTS__ */
 function isMaybe(type: 'boolean' | 'number' | 'string'): (value: unknown) => boolean {
   return (value) => value === undefined || typeof value === type;
 }

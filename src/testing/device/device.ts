@@ -34,9 +34,9 @@
 import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
 import { isVolatile, keepsTags } from '../space/intervals.js';
-import { enter, leave } from './collections.js';
 import { discarded, noise, type Remains, spoiltBy, tornContents } from './corruption.js';
 import { type Content, contentBefore, type DiskRequest, type TracedFault } from './disk-trace.js';
+import { enter, leave } from './pending.js';
 import type { DeviceProfile } from './profile.js';
 
 /** A step that the device may take next; `sector` is the first one of a command's unit. */

@@ -32,7 +32,6 @@ import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storag
 import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
 import { CallSites } from './call-site.js';
-import { melded, withoutFirst } from './collections.js';
 import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, effectOf } from './disk-faults.js';
@@ -50,12 +49,13 @@ import { HostRest } from './host-rest.js';
 import {
   type Answer,
   type Answers,
+  melded,
   type Pending,
   PLAIN,
   powerCut,
   type Sleeper,
   UNHEARD,
-  type Vectored,
+  withoutFirst,
 } from './pending.js';
 import { capabilitiesOf, type DeviceProfile } from './profile.js';
 
@@ -72,7 +72,11 @@ export class VolatileDisk implements Storage {
   /** What the device really is. */
   readonly profile: DeviceProfile;
   /** Present if and only if the profile has `writev`. Errors as for `read`. */
-  declare readonly writev?: Vectored;
+  declare readonly writev?: (
+    offset: number,
+    list: readonly Uint8Array[],
+    flags: WriteFlags,
+  ) => void | Promise<void>;
   /** Present if and only if the profile takes discards. Errors as for `read`. */
   declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
