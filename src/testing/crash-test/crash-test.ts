@@ -12,11 +12,7 @@
 //
 // One crash state may be left at several moments, with a different journal at each. All of them are judged (judge.J1).
 //
-// A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
-// shrunk, because each try would take as long.
-//
-// A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
-// loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
+// What is made of one run of the workload is in one-seed.ts.
 
 import { checkOptions } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';

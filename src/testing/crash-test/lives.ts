@@ -1,6 +1,7 @@
 // Lives: what a power cut ends. The first one is the workload; after it comes a recovery, or a recovery and further work.
 //
-// A later life runs on a disk that has decided nothing yet, is recorded like the workload, and has a crash space of its own.
+// A later life runs on a disk that has decided nothing yet, is recorded like the workload, and has a crash space of its own. If its
+// recovery or its work throws or hangs, the power cuts before it are what the code does not survive.
 //
 // A chain is one crash state for each life, with everything decided. Failures are shrunk, described and repeated as chains.
 

@@ -1,5 +1,11 @@
 // A crash test under one seed: the workload runs once, every power cut is searched, and the first failure is made small.
 //
+// A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
+// loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
+//
+// A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
+// shrunk, because each try would take as long.
+//
 //   C1  A report without a failure whose warnings are not empty is never `proved`.
 //   C2  No report covers more crash states than there are.
 

@@ -1,4 +1,9 @@
-// The search for a power cut that the code does not survive: the first one, those during recoveries (`nested`), those in later lives (`lives`).
+// The search for a power cut that the code does not survive: the first one, those during recoveries (`nested`), and those in later
+// lives (`lives`).
+//
+// After each power cut comes a recovery, which is judged. If it is right, the search goes on from there: the power is cut at every
+// moment of that recovery, then it lives on, and the power is cut at every moment of that. Each of these cuts is followed in the
+// same way, as long as there may be more.
 //
 // The recovery of a later cut reads what the life before has left, and below that what the power cuts before have left. It
 // decides both when it reads them (decisions.ts), so its runs cover all crash states of all lives together, each once.
