@@ -7,6 +7,7 @@
 // If that shows after the disk has answered (host-rest.ts), the workload runs again on a disk with more patience. If that
 // would take too long, or does not help, the run has a doubt, and nothing is proved by it.
 
+import type { CallSites } from '../device/call-site.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import type { VolatileDiskOptions } from '../device/disk-options.js';
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
@@ -43,10 +44,8 @@ export interface Executed {
   readonly unfinished?: string;
   /** Says that the disk may have answered too early to find every mistake. */
   readonly doubt?: string;
-  /** The call that a command came from. */
-  siteOf(command: number): string | undefined;
-  /** Why that call is not known, where the user can remove the reason. */
-  whyNoSite(command: number): string | undefined;
+  /** The calls that the commands came from, where that is known. */
+  readonly sites?: CallSites;
 }
 
 /**
@@ -113,10 +112,8 @@ async function attempt(
     const { wantsMs, restless, rests } = disk.rest;
     return {
       ...{ trace, wantsMs, restless, rests },
-      faultsToCome: disk.faultsToCome,
+      ...{ faultsToCome: disk.faultsToCome, sites: disk.sites },
       ...(unfinished && { unfinished }),
-      siteOf: (command) => disk.siteOf(command),
-      whyNoSite: (command) => disk.whyNoSite(command),
     };
   } catch (error) {
     if (error instanceof HangError) error.trace = disk.trace;

@@ -127,12 +127,11 @@ export function copied<T>(value: T): T {
 
 /** @throws `RangeError` for a value that contains itself */
 function isData(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return typeof value !== 'function';
+  if (Object(value) !== value || ArrayBuffer.isView(value)) return true;
   if (value instanceof Map || value instanceof Set) return [...value].every(isData);
-  if (ArrayBuffer.isView(value)) return true;
   const proto: unknown = Object.getPrototypeOf(value);
   const isPlain = proto === Object.prototype || proto === null || Array.isArray(value);
-  return isPlain && Object.values(value).every(isData);
+  return isPlain && Object.values(value as object).every(isData);
 }
 
 /**

@@ -27,21 +27,18 @@ export interface Life extends Omit<Executed, 'faultsToCome'> {
 }
 
 /** The life of the workload. */
-export function firstLife<A, R>({ trace, space, siteOf, whyNoSite }: Trial<A, R>): Life {
-  return { during: 'workload', trace, space, siteOf, whyNoSite };
+export function firstLife<A, R>(trial: Trial<A, R>): Life {
+  return { ...trial, during: 'workload' };
 }
 
-/** A recovery that was cut short; without `sites` it is not known what its commands came from. */
+/** A recovery that was cut short. */
 export function recoveryLife<A, R>(
   { test }: Pick<Trial<A, R>, 'test'>,
   trace: DiskTrace,
   sites?: CallSites,
 ): Life {
-  return {
-    ...{ during: 'recovery', trace, space: crashSpace(trace, test.profile) },
-    siteOf: (command) => sites?.describe(command),
-    whyNoSite: (command) => sites?.whyUnknown(command),
-  };
+  const space = crashSpace(trace, test.profile);
+  return { during: 'recovery', trace, space, ...(sites && { sites }) };
 }
 
 /**
@@ -106,10 +103,14 @@ export interface Found {
   readonly decisions: Decisions;
 }
 
+/** A life, and the crash state that it has left. */
+export interface Link extends Life {
+  readonly state: CrashState;
+}
+
 /** One crash state for each life. */
 export interface Chain {
-  readonly lives: readonly Life[];
-  readonly states: readonly CrashState[];
+  readonly links: readonly Link[];
   /** Another life follows, and its recovery and its work are to end. */
   readonly goesOn: boolean;
 }
@@ -120,31 +121,40 @@ export interface Chain {
  * was read to be missing.
  */
 export function completed({ failed, lives, decisions }: Found, when: 'early' | 'late'): Chain {
-  const states: CrashState[] = [];
-  for (const [n, { space, decided, after, bound }] of levelsOf(decisions).entries()) {
-    const below = states.at(-1);
-    const { map } = space;
+  const links: Link[] = [];
+  for (const [n, { decided, after, bound }] of levelsOf(decisions).entries()) {
+    const life = lives[n] as Life;
+    const { map } = life.space;
     const time = n === failed.life ? Math.max(after, failed.cut) : after;
     const newest = (region: Region): number =>
       when === 'early' && time < bound
         ? newestUntil(region, time, true)
         : newestUntil(region, bound, false);
     const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
-    states.push(new CrashState(map, version, below && ((offset) => below.content(offset))));
+    links.push({ ...life, state: new CrashState(map, version, contentOf(links.at(-1))) });
   }
-  return { lives, states, goesOn: failed.goesOn ?? false };
+  return { links, goesOn: failed.goesOn ?? false };
+}
+
+/** What a life has left of the medium. */
+export function contentOf(link: Link | undefined): Content | undefined {
+  return link && ((offset) => link.state.content(offset));
 }
 
 /** Judges what the last life of a chain has left, and the life that goes on with it. */
 export async function judgeChain<A, R>(
   trial: Trial<A, R>,
-  { lives, states, goesOn }: Chain,
+  { links, goesOn }: Chain,
 ): Promise<Failed | undefined> {
-  const state = states.at(-1) as CrashState;
-  const cuts = (): CutShort[] => cutShort(lives, states);
-  const { failed } = await judge(trial, state.disk(), cuts);
+  const last = links.at(-1) as Link;
+  const cuts = (): CutShort[] =>
+    cutShort(
+      links,
+      links.map(({ state }) => state),
+    );
+  const { failed } = await judge(trial, last.state.disk(), cuts);
   if (failed || !goesOn) return failed;
-  const life = await live(trial, (offset) => state.content(offset), lives);
+  const life = await live(trial, contentOf(last) as Content, links);
   return 'cause' in life ? { ...failedOn(life.cause, cuts()), goesOn } : undefined;
 }
 
@@ -153,19 +163,16 @@ export async function chainOf<A, R>(
   trial: Trial<A, R>,
   { cuts, goesOn }: Pick<Replay, 'cuts' | 'goesOn'>,
 ): Promise<Chain | undefined> {
-  const lives: Life[] = [];
-  const states: CrashState[] = [];
+  const links: Link[] = [];
   for (const cut of cuts) {
-    const below = states.at(-1);
-    const content = below && ((offset: number) => below.content(offset));
-    const life = content ? await lifeAfter(trial, content, cut, lives) : firstLife(trial);
+    const content = contentOf(links.at(-1));
+    const life = content ? await lifeAfter(trial, content, cut, links) : firstLife(trial);
     // While a failure is shrunk, a life may begin on a disk that its recovery or its workload does not survive.
     const state = 'space' in life && stateOf(life.space, cut, content);
     if (!state) return undefined;
-    lives.push(life);
-    states.push(state);
+    links.push({ ...life, state });
   }
-  return { lives, states, goesOn };
+  return { links, goesOn };
 }
 
 async function lifeAfter<A, R>(
@@ -181,5 +188,5 @@ async function lifeAfter<A, R>(
   // What a recovery has done before it throws can be cut short as well.
   await Promise.resolve(recoverOn(test, recovery.disk, watch)).catch(() => undefined);
   recovery.end();
-  return recoveryLife(trial, recovery.trace, sites);
+  return recoveryLife(trial, recovery.recorder.trace, sites);
 }

@@ -30,7 +30,7 @@ export async function trialOf<A, R, P>(
   watch: Watch = new Watch(test.hangMs),
 ): Promise<Trial<A, R>> {
   const run = test.trace
-    ? { trace: test.trace, faultsToCome: [], siteOf: () => undefined, whyNoSite: () => undefined }
+    ? { trace: test.trace, faultsToCome: [] }
     : await executed(test, seed, steps, watch);
   const any = test as unknown as CrashTest<A, R, unknown>;
   return { test: any, space: crashSpace(run.trace, test.profile), seed, steps, watch, ...run };
