@@ -55,7 +55,7 @@ export async function failureOf<A, R>(
     ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
-  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn ?? false };
+  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn };
   const words = inWords(test, replay, failed.cause, 'after this power cut: ', body);
   return { ...words, lost: lost.flat(), cuts, ...(advice && { advice }) };
 }
@@ -77,7 +77,7 @@ export function describeHang(
   // There is no crash state yet. The workload runs first, whichever state the replay names.
   const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
   return {
-    ...inWords(test, { seed, steps, cuts, goesOn: false }, cause, '', () => []),
+    ...inWords(test, { seed, steps, cuts }, cause, '', () => []),
     lost: [],
     cuts: [],
   };

@@ -69,23 +69,19 @@ function goesOn({ failure }: CrashReport): boolean | undefined {
 function together(reports: readonly CrashReport[]): CrashReport {
   const last = reports.at(-1) as CrashReport;
   const orders: Record<string, number> = {};
+  const sums = { images: 0n, covered: 0n, recoveries: 0 };
   for (const report of reports) {
+    sums.images += report.images;
+    sums.covered += report.covered;
+    sums.recoveries += report.recoveries;
     for (const [order, count] of Object.entries(report.orders)) {
       orders[order] = (orders[order] ?? 0) + count;
     }
   }
-  const all = reports.flatMap(({ warnings }) => warnings);
-  const proved = reports.every(({ verdict }) => verdict === 'proved');
-  return {
-    ...last,
-    seeds: last.failure ? 1 : reports.length,
-    verdict: proved ? 'proved' : last.failure ? last.verdict : 'passed',
-    images: reports.reduce((sum, { images }) => sum + images, 0n),
-    covered: reports.reduce((sum, { covered }) => sum + covered, 0n),
-    recoveries: reports.reduce((sum, { recoveries }) => sum + recoveries, 0),
-    orders,
-    warnings: last.failure ? last.warnings : [...new Set(all)],
-  };
+  if (last.failure) return { ...last, ...sums, orders };
+  const warnings = [...new Set(reports.flatMap((report) => report.warnings))];
+  const verdict = reports.every((report) => report.verdict === 'proved') ? 'proved' : 'passed';
+  return { ...last, ...sums, orders, seeds: reports.length, verdict, warnings };
 }
 
 /** What `survives` takes. */

@@ -14,7 +14,7 @@ import { CrashState } from '../space/crash-state.js';
 import type { Decisions } from '../space/decisions.js';
 import { newestUntil, type Region, regionOf } from '../space/regions.js';
 import { SettledDisk } from '../space/settled-disk.js';
-import { type Executed, execute, journalOf, type Tell } from './execute.js';
+import { type Executed, execute, work } from './execute.js';
 import { type CutShort, copied, type Failed, failedOn, judge } from './judge.js';
 import { recorded, recoverOn } from './recovery.js';
 import { type Cut, type Replay, stateOf } from './replay.js';
@@ -52,7 +52,7 @@ export async function live<A, R>(
   content: Content,
   lives: readonly Life[],
 ): Promise<Life | { readonly cause: unknown }> {
-  const { size, profile = {}, answers = 'later', program = [] } = test;
+  const { size, profile = {}, answers = 'later' } = test;
   // A recovery that was cut short is no life of its own.
   const number = 1 + lives.filter(({ during }) => during !== 'recovery').length;
   let broken: unknown;
@@ -65,17 +65,18 @@ export async function live<A, R>(
       return undefined;
     }
   };
-  const work = async (disk: VolatileDisk, tell: Tell): Promise<void> => {
+  const recoverAndWork = async (disk: VolatileDisk): Promise<void> => {
     const { pace } = disk;
     disk.pace = recoveryPaceOf(seed);
     const shown = await test.recover(disk);
     disk.pace = pace;
-    tell({ kind: 'shown', operation: copied(shown) });
-    const taken = steps.map((step) => program[step] as unknown);
-    await test.workload(disk, journalOf<A>(tell), taken, { number, shown });
+    disk.mark({ kind: 'shown', operation: copied(shown) });
+    await work(test, steps, disk, { number, shown });
   };
   const options = { size, profile, answers, seed: (seed + number - 1) % 2 ** 32 };
-  const run = await execute(options, work, watch, guarded).catch((cause: unknown) => ({ cause }));
+  const run = await execute(options, recoverAndWork, watch, guarded).catch((cause: unknown) => ({
+    cause,
+  }));
   if (broken) throw broken;
   if ('cause' in run) return run;
   return { ...run, during: 'life', space: crashSpace(run.trace, profile) };
@@ -112,28 +113,26 @@ export interface Link extends Life {
 export interface Chain {
   readonly links: readonly Link[];
   /** Another life follows, and its recovery and its work are to end. */
-  readonly goesOn: boolean;
+  readonly goesOn?: boolean | undefined;
 }
 
 /**
- * The chain of a failure. What no recovery has read is there as far as it was dispatched. `early`: by the moment of the latest
- * dispatch that was read, or of the failed check if that is later. `late`: by the moment from which something must be there that
- * was read to be missing.
+ * The chain of a failure. What no recovery has read is there as far as it was dispatched: by the moment from which
+ * something must be there that was read to be missing, or, if `isEarly`, by that of the latest dispatch that was read, or of the
+ * failed check if that is later.
  */
-export function completed({ failed, lives, decisions }: Found, when: 'early' | 'late'): Chain {
+export function completed({ failed, lives, decisions }: Found, isEarly: boolean): Chain {
   const links: Link[] = [];
   for (const [n, { decided, after, bound }] of levelsOf(decisions).entries()) {
     const life = lives[n] as Life;
     const { map } = life.space;
     const time = n === failed.life ? Math.max(after, failed.cut) : after;
     const newest = (region: Region): number =>
-      when === 'early' && time < bound
-        ? newestUntil(region, time, true)
-        : newestUntil(region, bound, false);
+      isEarly && time < bound ? newestUntil(region, time, true) : newestUntil(region, bound, false);
     const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
     links.push({ ...life, state: new CrashState(map, version, contentOf(links.at(-1))) });
   }
-  return { links, goesOn: failed.goesOn ?? false };
+  return { links, goesOn: failed.goesOn };
 }
 
 /** What a life has left of the medium. */

@@ -144,10 +144,10 @@ async function failing<A, R>(
 ): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
   const { failed } = found;
   // What no recovery has read is there as far as the failure allows.
-  const early = completed(found, 'early');
+  const early = completed(found, true);
   const smallest = isHang(failed)
     ? undefined
-    : ((await smallestChain(trial, completed(found, 'late'))) ??
+    : ((await smallestChain(trial, completed(found, false))) ??
       (await smallestChain(trial, early)));
   const last = smallest ?? { chain: early, failed };
   const failure = await failureOf(trial, last, advises && smallest !== undefined);

@@ -35,7 +35,7 @@ export interface Replay {
   readonly steps: readonly number[];
   readonly cuts: readonly Cut[];
   /** The recovery and the work that follow the last cut are to end. */
-  readonly goesOn: boolean;
+  readonly goesOn?: boolean | undefined;
 }
 
 /** A state as a cut at a moment; that of an untouched disk may be before all others. */
@@ -114,13 +114,10 @@ export function parseReplay(text: string, length: number): Replay {
   }
   const cuts = [...rest.matchAll(/(?: (then|life))? cut (\S+)((?: \d+:\d+)*)/g)].map(
     ([, how, time, odd = '']): Cut => ({
-      during: how === 'then' ? 'recovery' : how === 'life' ? 'life' : 'workload',
+      during: how === 'then' ? 'recovery' : how === 'life' ? how : 'workload',
       time: Number(time),
       versions: new Map(
-        odd
-          .split(' ')
-          .filter(Boolean)
-          .map((one) => one.split(':').map(Number) as [number, number]),
+        [...odd.matchAll(/(\d+):(\d+)/g)].map(([, at, version]) => [Number(at), Number(version)]),
       ),
     }),
   );
