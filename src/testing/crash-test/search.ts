@@ -97,7 +97,8 @@ async function cutIn<A, R>(
     const cuts = (): CutShort[] => cutShort(lives, levelsOf(run.decisions));
     const { failed, isSilent, recovery } = await judge(trial, run.disk, cuts);
     covered += run.images;
-    if (!below) Object.assign(tally, { covered, reads: tally.reads || run.decided.size > 0 });
+    tally.covered = below ? tally.covered : covered;
+    tally.reads ||= !below && run.decided.size > 0;
     tally.silence ||= isSilent;
     const found = failed
       ? { failed, lives, decisions: run.decisions }
