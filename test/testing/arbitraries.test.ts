@@ -74,6 +74,8 @@ test("given fast-check's scheduler, when it decides which command is answered ne
   );
 });
 
+const ZEROING = { ...DEVICE_PROFILES['scsi-tags'], discard: 'zero' } as const;
+
 test('given model-based commands, when they are run against a scheduler, then it holds what the model does', async () => {
   interface Model {
     bytes: Uint8Array;
@@ -99,11 +101,10 @@ test('given model-based commands, when they are run against a scheduler, then it
       fc.commands([request().map(command)], { maxCommands: 30 }),
       completionOrder,
       async (commands, seed) => {
-        // The model has zeroes where a range was discarded.
-        const profile = { ...DEVICE_PROFILES['scsi-tags'], discard: 'zero' } as const;
         const setup = () => ({
           model: { bytes: new Uint8Array(8 * 512), fill: 0 },
-          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed, profile })),
+          // The model takes a discard for zeroes.
+          real: new IoScheduler(new VolatileDisk({ size: 8 * 512, seed, profile: ZEROING })),
         });
         await fc.asyncModelRun(setup, commands);
       },

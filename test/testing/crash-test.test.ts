@@ -717,6 +717,39 @@ describe('given what once was judged wrongly', () => {
     expect(report).toMatchObject({ verdict: 'proved' });
   });
 
+  test('when a check accepts less with more begun, then each beginning is a moment as well', async () => {
+    const report = await crashTest<number, number>({
+      size: SECTOR,
+      workload: async (disk, journal) => {
+        journal.begin(1);
+        await disk.write(0, new Uint8Array(SECTOR).fill(1));
+        journal.begin(2);
+        await disk.flush();
+      },
+      recover: (disk) => {
+        const bytes = new Uint8Array(SECTOR);
+        disk.read(0, bytes);
+        return bytes[0] as number;
+      },
+      check: (found, { begun }) => found === 1 || begun.length < 2,
+    });
+    expect(report).toMatchObject({ verdict: 'failed', warnings: [] });
+  });
+
+  test('when the check reads from the disk of the recovery, then it is told, because the moments were known before', async () => {
+    const report = await crashTest<number, Storage>({
+      size: SECTOR,
+      workload: async (disk, journal) => {
+        await disk.write(0, new Uint8Array(SECTOR).fill(1));
+        await disk.flush();
+        journal.acknowledge(1);
+      },
+      recover: (disk) => disk,
+      check: (disk) => disk.read(0, new Uint8Array(SECTOR)) === undefined,
+    });
+    expect(report.failure?.message).toBe('the recovery on this disk has ended');
+  });
+
   test('when an operation changes nothing, then no moment expects what had not begun', async () => {
     const report = await crashTest<number, number>({
       size: SECTOR,

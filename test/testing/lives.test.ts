@@ -395,6 +395,16 @@ describe('given two lives', () => {
     },
   );
 
+  test('when the budget has no end, then it is proved', async () => {
+    const test = log({ generations: true, flushesGeneration: true }, [1]);
+    const report = await crashTest({
+      ...test,
+      nested: true,
+      recoveriesMax: Number.POSITIVE_INFINITY,
+    });
+    expect(report).toMatchObject({ verdict: 'proved' });
+  });
+
   test('when the budget ends, then nothing is proved, and the report says why', async () => {
     const report = await crashTest({
       ...log({ generations: true, flushesGeneration: true }, [2, 2]),
@@ -634,7 +644,7 @@ describe('given later lives', () => {
   test('when the second one waits for more than the disk, then nothing is proved', async () => {
     const report = await crashTest({
       ...plain,
-      hangMs: 200,
+      hangMs: 600,
       workload: async (disk, journal, program, life) => {
         const written = disk.write(0, filled(1), PLAIN);
         for (let n = 0; life.number === 2 && n < 30; n += 1) {

@@ -2,11 +2,10 @@
 // the same crash state is judged again.
 
 import { crashSpace } from '../space/crash-space.js';
-import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/regions.js';
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
-import { type Chain, judgeChain, type Life } from './lives.js';
+import { type Chain, contentOf, judgeChain, type Life, type Link } from './lives.js';
 import { type Gone, isSound, lossesOf } from './scene.js';
 import { type Failing, momentOf } from './shrink.js';
 import type { Trial } from './trial.js';
@@ -27,11 +26,9 @@ export async function adviceFor<A, R>(
   { chain, failed }: Failing,
 ): Promise<Advice> {
   let none: Advice | undefined;
-  for (let n = chain.lives.length - 1; n >= 0; n -= 1) {
-    const { space } = chain.lives[n] as Life;
-    const state = chain.states[n] as CrashState;
-    const cut = momentOf(chain, n, failed);
-    const lost = lossesOf(space, state, cut);
+  for (const [n, link] of [...chain.links.entries()].reverse()) {
+    const cut = momentOf(link, n, failed);
+    const lost = lossesOf(link.space, link.state, cut);
     if (lost.length === 0) continue;
     const advice = await adviceIn(trial, chain, n, cut, lost);
     if (advice.before !== undefined) return { ...advice, cut: n };
@@ -50,11 +47,9 @@ async function adviceIn<A, R>(
   cut: number,
   lost: readonly Gone[],
 ): Promise<Advice> {
-  const { lives, states } = chain;
-  const life = lives[n] as Life;
-  const state = states[n] as CrashState;
-  const below = states[n - 1];
-  const { space, trace } = life;
+  const { links } = chain;
+  const link = links[n] as Link;
+  const { space, trace, state } = link;
   if (!space.profile.flush) {
     return { text: 'no barrier would have prevented it: the disk has no flush' };
   }
@@ -62,13 +57,13 @@ async function adviceIn<A, R>(
   const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
   for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
     const repaired = crashSpace(withBarriers(trace, [gap], []), space.profile);
-    const same = sameState(space, state, repaired, below && ((offset) => below.content(offset)));
-    const again = same && { ...chain, states: states.map((one, m) => (m === n ? same : one)) };
-    if (again && (await judgeChain(trial, again))) continue;
-    const where = lives.length > 1 && n === 0 ? ' of the workload' : '';
-    return { ...wordsFor(gap, life, where), before: gap.time };
+    const same = sameState(space, state, repaired, contentOf(links[n - 1]));
+    const again = same && links.map((one, m) => (m === n ? { ...one, state: same } : one));
+    if (again && (await judgeChain(trial, { ...chain, links: again }))) continue;
+    const where = links.length > 1 && n === 0 ? ' of the workload' : '';
+    return { ...wordsFor(gap, link, where), before: gap.time };
   }
-  const torn = lost.find(({ command }) => isThere(state, life, command));
+  const torn = lost.find(({ command }) => isThere(link, command));
   if (!torn && gaps.length > GAPS_MAX) {
     const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
     return { text };
@@ -82,7 +77,7 @@ async function adviceIn<A, R>(
 /** Reads leave nothing, so the place is named by the writes and flushes around it. */
 function wordsFor(
   { behind, before, time }: Gap,
-  { trace, siteOf }: Life,
+  { trace, sites }: Life,
   where: string,
 ): Required<Pick<Advice, 'text' | 'missing'>> {
   const { commands, marks } = trace;
@@ -95,15 +90,15 @@ function wordsFor(
     const missing = `a flush after #${after}${where}`;
     return { missing, text: `${missing} would have kept it: wait for the flush before ${then}` };
   }
-  const site = siteOf(next);
+  const site = sites?.describe(next);
   const from = site === undefined ? '' : `, which was called from ${site},`;
   const missing = `a barrier between #${after} and #${next}${where}`;
   return { missing, text: `${missing}${from} would have prevented it` };
 }
 
 /** Whether some of the data of a command is there. */
-function isThere({ versions }: CrashState, { space }: Life, command: number): boolean {
-  return versions.some(
+function isThere({ space, state }: Link, command: number): boolean {
+  return state.versions.some(
     (version, place) => versionAt(regionOf(space.map, place), version).command === command,
   );
 }

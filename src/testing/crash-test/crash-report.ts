@@ -12,7 +12,6 @@ import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
-import type { CrashState } from '../space/crash-state.js';
 import { type Advice, adviceFor } from './advice.js';
 import type { Told } from './execute.js';
 import {
@@ -41,25 +40,22 @@ export async function failureOf<A, R>(
 ): Promise<CrashFailure> {
   const { test, seed, steps } = trial;
   const { chain, failed } = failing;
-  const { lives, states } = chain;
+  const { links } = chain;
   // Trying a barrier would take as long as the hang.
   const advice = advises && !isHang(failed) ? await adviceFor(trial, failing) : undefined;
-  const cuts = lives.map((life, n): Scene => {
-    const scene = sceneOf(test, life, states[n] as CrashState, momentOf(chain, n, failed));
-    return { ...scene, during: life.during };
-  });
-  const lost = lives.map((life, n) => lostIn(life, n, cuts[n] as Scene));
+  const cuts = links.map((link, n) => sceneOf(test, link, momentOf(link, n, failed)));
+  const lost = links.map((link, n) => lostIn(link, n, cuts[n] as Scene));
   const body = (full: boolean): string[] => [
     ...comparison(failed, full),
     ...cuts.flatMap((scene, n) => [
       ...(n > 0 ? [laterLife(scene.during, n, advice)] : []),
       ...picture(test, scene, full),
-      ...lostLines(test, lives[n] as Life, lost[n] ?? [], full),
+      ...lostLines(test, links[n] as Life, lost[n] ?? [], full),
     ]),
     ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
-  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn ?? false };
+  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn };
   const words = inWords(test, replay, failed.cause, 'after this power cut: ', body);
   return { ...words, lost: lost.flat(), cuts, ...(advice && { advice }) };
 }
@@ -81,7 +77,7 @@ export function describeHang(
   // There is no crash state yet. The workload runs first, whichever state the replay names.
   const cuts = [{ during: 'workload', time: -1, versions: new Map() }] as const;
   return {
-    ...inWords(test, { seed, steps, cuts, goesOn: false }, cause, '', () => []),
+    ...inWords(test, { seed, steps, cuts }, cause, '', () => []),
     lost: [],
     cuts: [],
   };
@@ -150,13 +146,13 @@ const LOST_MAX = 8;
 
 function lostLines(
   test: Pick<CrashTest<never, never>, 'label'>,
-  { whyNoSite }: Life,
+  { sites }: Life,
   lost: readonly Loss[],
   full: boolean,
 ): string[] {
   const [first] = lost;
   const isKnown = first === undefined || lost.some(({ site }) => site !== undefined);
-  const why = isKnown ? undefined : whyNoSite(first.command);
+  const why = isKnown ? undefined : sites?.whyUnknown(first.command);
   const most = full ? lost.length : LOST_MAX;
   const more = lost.length - most;
   const lines = lost.slice(0, most).map(({ offset, command, site }) => {
@@ -175,11 +171,11 @@ export function wordOf({ kind }: Told<unknown>): string {
   return kind === 'begin' ? 'begun' : kind === 'shown' ? 'shown by the recovery' : 'acknowledged';
 }
 
-function lostIn({ siteOf }: Life, cut: number, { regions }: Scene): Loss[] {
+function lostIn({ sites }: Life, cut: number, { regions }: Scene): Loss[] {
   return regions.flatMap(({ offset, lost }): Loss[] => {
     const command = lost.at(-1);
     if (command === undefined) return [];
-    const site = siteOf(command);
+    const site = sites?.describe(command);
     return [{ offset, command, cut, ...(site !== undefined && { site }) }];
   });
 }

@@ -12,11 +12,7 @@
 //
 // One crash state may be left at several moments, with a different journal at each. All of them are judged (judge.J1).
 //
-// A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
-// shrunk, because each try would take as long.
-//
-// A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
-// loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
+// What is made of one run of the workload is in one-seed.ts.
 
 import { checkOptions } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
@@ -73,23 +69,19 @@ function goesOn({ failure }: CrashReport): boolean | undefined {
 function together(reports: readonly CrashReport[]): CrashReport {
   const last = reports.at(-1) as CrashReport;
   const orders: Record<string, number> = {};
+  const sums = { images: 0n, covered: 0n, recoveries: 0 };
   for (const report of reports) {
+    sums.images += report.images;
+    sums.covered += report.covered;
+    sums.recoveries += report.recoveries;
     for (const [order, count] of Object.entries(report.orders)) {
       orders[order] = (orders[order] ?? 0) + count;
     }
   }
-  const all = reports.flatMap(({ warnings }) => warnings);
-  const proved = reports.every(({ verdict }) => verdict === 'proved');
-  return {
-    ...last,
-    seeds: last.failure ? 1 : reports.length,
-    verdict: proved ? 'proved' : last.failure ? last.verdict : 'passed',
-    images: reports.reduce((sum, { images }) => sum + images, 0n),
-    covered: reports.reduce((sum, { covered }) => sum + covered, 0n),
-    recoveries: reports.reduce((sum, { recoveries }) => sum + recoveries, 0),
-    orders,
-    warnings: last.failure ? last.warnings : [...new Set(all)],
-  };
+  if (last.failure) return { ...last, ...sums, orders };
+  const warnings = [...new Set(reports.flatMap((report) => report.warnings))];
+  const verdict = reports.every((report) => report.verdict === 'proved') ? 'proved' : 'passed';
+  return { ...last, ...sums, orders, seeds: reports.length, verdict, warnings };
 }
 
 /** What `survives` takes. */

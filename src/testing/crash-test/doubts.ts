@@ -47,10 +47,10 @@ export async function doubtsOf<A, R>(
   warn(covered < count, PARTLY(covered, count));
   if (recoveries > 0) {
     const acknowledged = acknowledgedIn(trial);
-    const eye = await eyesight(trial, acknowledged);
-    const mayBeBlind = eye === 'unknown' && acknowledged === 0 && reads && count > 1n;
-    warn(eye === 'blind', BLIND(acknowledged));
-    warn(eye === 'unknown' && silence, SILENT);
+    const sees = await seesLoss(trial, acknowledged);
+    const mayBeBlind = sees === undefined && acknowledged === 0 && reads && count > 1n;
+    warn(sees === false, BLIND(acknowledged));
+    warn(sees === undefined && silence, SILENT);
     warn(mayBeBlind && !silence && !(await seesDamage(trial)), REJECTS_NOTHING);
   }
   warn(!isWhole, NOT_ALL_LATER);
@@ -58,13 +58,13 @@ export async function doubtsOf<A, R>(
   return warnings;
 }
 
-/** Whether the check rejects a disk from which everything is gone, although it should not be. */
-async function eyesight<A, R>(
+/** Whether the check rejects a disk from which everything is gone; undefined if it need not. */
+async function seesLoss<A, R>(
   trial: Trial<A, R>,
   acknowledged: number,
-): Promise<'sees' | 'blind' | 'unknown'> {
+): Promise<boolean | undefined> {
   const { test, space, watch } = trial;
-  if (acknowledged === 0 || space.count === 1n) return 'unknown';
+  if (acknowledged === 0 || space.count === 1n) return undefined;
   const told = async (state: CrashState): Promise<string> => {
     try {
       return shown(await recoverOn(test, state.disk(), watch), true);
@@ -74,8 +74,8 @@ async function eyesight<A, R>(
   };
   // Where the operations undo each other, the final state equals the initial one.
   const untouched = space.at(0n);
-  if ((await told(untouched)) === (await told(space.inOrder(NEVER)))) return 'unknown';
-  return (await rejects(trial, untouched.disk())) ? 'sees' : 'blind';
+  if ((await told(untouched)) === (await told(space.inOrder(NEVER)))) return undefined;
+  return rejects(trial, untouched.disk());
 }
 
 const NEVER = Number.POSITIVE_INFINITY;

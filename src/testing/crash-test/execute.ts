@@ -7,6 +7,7 @@
 // If that shows after the disk has answered (host-rest.ts), the workload runs again on a disk with more patience. If that
 // would take too long, or does not help, the run has a doubt, and nothing is proved by it.
 
+import type { CallSites } from '../device/call-site.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import type { VolatileDiskOptions } from '../device/disk-options.js';
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
@@ -14,7 +15,7 @@ import { delay, hold, nextTurn, release } from '../device/event-loop.js';
 import type { HostRest } from '../device/host-rest.js';
 import { VolatileDisk } from '../device/volatile-disk.js';
 import { shortCommand, shortList } from './in-short.js';
-import type { Journal } from './types.js';
+import type { CrashTest } from './types.js';
 import { HangError, NO_DISK, type Watch } from './watch.js';
 
 /** An entry of the journal, as a mark of the trace; `shown` is what a recovery returned at the beginning of a later life. */
@@ -23,15 +24,18 @@ export interface Told<A> {
   readonly operation: A;
 }
 
-/** Adds an entry of the journal to the trace. */
-export type Tell = (told: Told<unknown>) => void;
-
-/** A journal that writes into the trace. */
-export function journalOf<A>(tell: Tell): Journal<A> {
-  return {
-    begin: (operation) => tell({ kind: 'begin', operation }),
-    acknowledge: (operation) => tell({ kind: 'acknowledge', operation }),
-  };
+/** Works in a life, with the steps of the program that are to run and a journal that writes into the trace. */
+export function work<A, R, P>(
+  test: Pick<CrashTest<A, R, P>, 'workload' | 'program'>,
+  steps: readonly number[],
+  disk: VolatileDisk,
+  life: { readonly number: number; readonly shown?: R },
+): void | Promise<void> {
+  const { program = [] } = test;
+  const tell = (kind: Told<A>['kind']) => (operation: A) => disk.mark({ kind, operation });
+  const journal = { begin: tell('begin'), acknowledge: tell('acknowledge') };
+  const taken = steps.map((step) => program[step] as P);
+  return test.workload(disk, journal, taken, life);
 }
 
 /** A run of a workload. */
@@ -43,10 +47,8 @@ export interface Executed {
   readonly unfinished?: string;
   /** Says that the disk may have answered too early to find every mistake. */
   readonly doubt?: string;
-  /** The call that a command came from. */
-  siteOf(command: number): string | undefined;
-  /** Why that call is not known, where the user can remove the reason. */
-  whyNoSite(command: number): string | undefined;
+  /** The calls that the commands came from, where that is known. */
+  readonly sites?: CallSites;
 }
 
 /**
@@ -55,7 +57,7 @@ export interface Executed {
  */
 export async function execute(
   options: VolatileDiskOptions,
-  workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
+  workload: (disk: VolatileDisk) => void | Promise<void>,
   watch: Watch,
   before?: Content,
 ): Promise<Executed> {
@@ -93,13 +95,13 @@ const PATIENCE_MAX_MS = 1000;
 
 async function attempt(
   options: VolatileDiskOptions,
-  workload: (disk: VolatileDisk, tell: Tell) => void | Promise<void>,
+  workload: (disk: VolatileDisk) => void | Promise<void>,
   watch: Watch,
   before: Content | undefined,
 ): Promise<Executed & Pick<HostRest, 'wantsMs' | 'restless' | 'rests'>> {
   const disk = new VolatileDisk(options, before);
   try {
-    const start = (): void | Promise<void> => workload(disk, (told) => disk.mark(told));
+    const start = (): void | Promise<void> => workload(disk);
     // The patience of the disk is not the fault of the workload.
     const delayedMs = (): number => disk.rest.delayedMs;
     await watch.run('workload', start, () => waitsFor(disk), delayedMs);
@@ -113,10 +115,8 @@ async function attempt(
     const { wantsMs, restless, rests } = disk.rest;
     return {
       ...{ trace, wantsMs, restless, rests },
-      faultsToCome: disk.faultsToCome,
+      ...{ faultsToCome: disk.faultsToCome, sites: disk.sites },
       ...(unfinished && { unfinished }),
-      siteOf: (command) => disk.siteOf(command),
-      whyNoSite: (command) => disk.whyNoSite(command),
     };
   } catch (error) {
     if (error instanceof HangError) error.trace = disk.trace;

@@ -4,7 +4,7 @@
 // the functions of this file.
 //
 //   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
-//       later acknowledgement, because at each of them more must be there.
+//       later entry of the journal, because at each of them more must be there, or more may be.
 //   J2  What a recovery has returned in a later life is shown to a user from then on. A cut before that is judged by what the
 //       life before had acknowledged, because that is all that anybody was told.
 
@@ -74,10 +74,7 @@ export function* momentsOf<A, R>(lives: readonly CutShort[]): Generator<Moment<A
   yield* momentsIn(marks.slice(at + 1), { ...last, after }, life, { shown: value });
 }
 
-/**
- * The first moment, and each acknowledgement. Between these moments only `begin` marks occur. A check that accepts the state at
- * one of them must accept it until the next, since `begun` only grows.
- */
+/** The first moment, and each entry of the journal. */
 function* momentsIn<A, R>(
   marks: readonly Mark[],
   { after, before }: Omit<CutShort, 'trace'>,
@@ -98,7 +95,7 @@ function* momentsIn<A, R>(
     if (time > after && isFirst) yield at(after);
     const { kind, operation } = value as Told<A>;
     (kind === 'begin' ? begun : acknowledged).push(operation);
-    if (time > after && kind === 'acknowledge') yield at(time);
+    if (time > after) yield at(time);
   }
   if (isFirst) yield at(after);
 }
@@ -127,12 +124,11 @@ export function copied<T>(value: T): T {
 
 /** @throws `RangeError` for a value that contains itself */
 function isData(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return typeof value !== 'function';
+  if (Object(value) !== value || ArrayBuffer.isView(value)) return true;
   if (value instanceof Map || value instanceof Set) return [...value].every(isData);
-  if (ArrayBuffer.isView(value)) return true;
   const proto: unknown = Object.getPrototypeOf(value);
   const isPlain = proto === Object.prototype || proto === null || Array.isArray(value);
-  return isPlain && Object.values(value).every(isData);
+  return isPlain && Object.values(value as object).every(isData);
 }
 
 /**
@@ -143,7 +139,7 @@ function isData(value: unknown): boolean {
  */
 export async function judge<A, R>(
   trial: Pick<Trial<A, R>, 'test' | 'seed' | 'watch'>,
-  disk: Storage,
+  disk: Storage & { end?(): void },
   lives: () => readonly CutShort[],
 ): Promise<Judged> {
   const { test, watch } = trial;
@@ -157,6 +153,7 @@ export async function judge<A, R>(
     return { failed: failedOn(cause, lives()), isSilent, recovery };
   } finally {
     recovery?.end();
+    disk.end?.();
   }
   for (const { time, life, expected } of momentsOf<A, R>(lives())) {
     const at = { cut: time, life, recovered: { value: recovered }, expected };

@@ -1,6 +1,7 @@
 // Lives: what a power cut ends. The first one is the workload; after it comes a recovery, or a recovery and further work.
 //
-// A later life runs on a disk that has decided nothing yet, is recorded like the workload, and has a crash space of its own.
+// A later life runs on a disk that has decided nothing yet, is recorded like the workload, and has a crash space of its own. If its
+// recovery or its work throws or hangs, the power cuts before it are what the code does not survive.
 //
 // A chain is one crash state for each life, with everything decided. Failures are shrunk, described and repeated as chains.
 
@@ -13,7 +14,7 @@ import { CrashState } from '../space/crash-state.js';
 import type { Decisions } from '../space/decisions.js';
 import { newestUntil, type Region, regionOf } from '../space/regions.js';
 import { SettledDisk } from '../space/settled-disk.js';
-import { type Executed, execute, journalOf, type Tell } from './execute.js';
+import { type Executed, execute, work } from './execute.js';
 import { type CutShort, copied, type Failed, failedOn, judge } from './judge.js';
 import { recorded, recoverOn } from './recovery.js';
 import { type Cut, type Replay, stateOf } from './replay.js';
@@ -26,21 +27,18 @@ export interface Life extends Omit<Executed, 'faultsToCome'> {
 }
 
 /** The life of the workload. */
-export function firstLife<A, R>({ trace, space, siteOf, whyNoSite }: Trial<A, R>): Life {
-  return { during: 'workload', trace, space, siteOf, whyNoSite };
+export function firstLife<A, R>(trial: Trial<A, R>): Life {
+  return { ...trial, during: 'workload' };
 }
 
-/** A recovery that was cut short; without `sites` it is not known what its commands came from. */
+/** A recovery that was cut short. */
 export function recoveryLife<A, R>(
   { test }: Pick<Trial<A, R>, 'test'>,
   trace: DiskTrace,
   sites?: CallSites,
 ): Life {
-  return {
-    ...{ during: 'recovery', trace, space: crashSpace(trace, test.profile) },
-    siteOf: (command) => sites?.describe(command),
-    whyNoSite: (command) => sites?.whyUnknown(command),
-  };
+  const space = crashSpace(trace, test.profile);
+  return { during: 'recovery', trace, space, ...(sites && { sites }) };
 }
 
 /**
@@ -54,7 +52,7 @@ export async function live<A, R>(
   content: Content,
   lives: readonly Life[],
 ): Promise<Life | { readonly cause: unknown }> {
-  const { size, profile = {}, answers = 'later', program = [] } = test;
+  const { size, profile = {}, answers = 'later' } = test;
   // A recovery that was cut short is no life of its own.
   const number = 1 + lives.filter(({ during }) => during !== 'recovery').length;
   let broken: unknown;
@@ -67,17 +65,18 @@ export async function live<A, R>(
       return undefined;
     }
   };
-  const work = async (disk: VolatileDisk, tell: Tell): Promise<void> => {
+  const recoverAndWork = async (disk: VolatileDisk): Promise<void> => {
     const { pace } = disk;
     disk.pace = recoveryPaceOf(seed);
     const shown = await test.recover(disk);
     disk.pace = pace;
-    tell({ kind: 'shown', operation: copied(shown) });
-    const taken = steps.map((step) => program[step] as unknown);
-    await test.workload(disk, journalOf<A>(tell), taken, { number, shown });
+    disk.mark({ kind: 'shown', operation: copied(shown) });
+    await work(test, steps, disk, { number, shown });
   };
   const options = { size, profile, answers, seed: (seed + number - 1) % 2 ** 32 };
-  const run = await execute(options, work, watch, guarded).catch((cause: unknown) => ({ cause }));
+  const run = await execute(options, recoverAndWork, watch, guarded).catch((cause: unknown) => ({
+    cause,
+  }));
   if (broken) throw broken;
   if ('cause' in run) return run;
   return { ...run, during: 'life', space: crashSpace(run.trace, profile) };
@@ -105,45 +104,56 @@ export interface Found {
   readonly decisions: Decisions;
 }
 
+/** A life, and the crash state that it has left. */
+export interface Link extends Life {
+  readonly state: CrashState;
+}
+
 /** One crash state for each life. */
 export interface Chain {
-  readonly lives: readonly Life[];
-  readonly states: readonly CrashState[];
+  readonly links: readonly Link[];
   /** Another life follows, and its recovery and its work are to end. */
-  readonly goesOn: boolean;
+  readonly goesOn?: boolean | undefined;
 }
 
 /**
- * The chain of a failure. What no recovery has read is there as far as it was dispatched. `early`: by the moment of the latest
- * dispatch that was read, or of the failed check if that is later. `late`: by the moment from which something must be there that
- * was read to be missing.
+ * The chain of a failure. What no recovery has read is there as far as it was dispatched: by the moment from which
+ * something must be there that was read to be missing, or, if `isEarly`, by that of the latest dispatch that was read, or of the
+ * failed check if that is later.
  */
-export function completed({ failed, lives, decisions }: Found, when: 'early' | 'late'): Chain {
-  const states: CrashState[] = [];
-  for (const [n, { space, decided, after, bound }] of levelsOf(decisions).entries()) {
-    const below = states.at(-1);
-    const { map } = space;
+export function completed({ failed, lives, decisions }: Found, isEarly: boolean): Chain {
+  const links: Link[] = [];
+  for (const [n, { decided, after, bound }] of levelsOf(decisions).entries()) {
+    const life = lives[n] as Life;
+    const { map } = life.space;
     const time = n === failed.life ? Math.max(after, failed.cut) : after;
     const newest = (region: Region): number =>
-      when === 'early' && time < bound
-        ? newestUntil(region, time, true)
-        : newestUntil(region, bound, false);
+      isEarly && time < bound ? newestUntil(region, time, true) : newestUntil(region, bound, false);
     const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
-    states.push(new CrashState(map, version, below && ((offset) => below.content(offset))));
+    links.push({ ...life, state: new CrashState(map, version, contentOf(links.at(-1))) });
   }
-  return { lives, states, goesOn: failed.goesOn ?? false };
+  return { links, goesOn: failed.goesOn };
+}
+
+/** What a life has left of the medium. */
+export function contentOf(link: Link | undefined): Content | undefined {
+  return link && ((offset) => link.state.content(offset));
 }
 
 /** Judges what the last life of a chain has left, and the life that goes on with it. */
 export async function judgeChain<A, R>(
   trial: Trial<A, R>,
-  { lives, states, goesOn }: Chain,
+  { links, goesOn }: Chain,
 ): Promise<Failed | undefined> {
-  const state = states.at(-1) as CrashState;
-  const cuts = (): CutShort[] => cutShort(lives, states);
-  const { failed } = await judge(trial, state.disk(), cuts);
+  const last = links.at(-1) as Link;
+  const cuts = (): CutShort[] =>
+    cutShort(
+      links,
+      links.map(({ state }) => state),
+    );
+  const { failed } = await judge(trial, last.state.disk(), cuts);
   if (failed || !goesOn) return failed;
-  const life = await live(trial, (offset) => state.content(offset), lives);
+  const life = await live(trial, contentOf(last) as Content, links);
   return 'cause' in life ? { ...failedOn(life.cause, cuts()), goesOn } : undefined;
 }
 
@@ -152,19 +162,16 @@ export async function chainOf<A, R>(
   trial: Trial<A, R>,
   { cuts, goesOn }: Pick<Replay, 'cuts' | 'goesOn'>,
 ): Promise<Chain | undefined> {
-  const lives: Life[] = [];
-  const states: CrashState[] = [];
+  const links: Link[] = [];
   for (const cut of cuts) {
-    const below = states.at(-1);
-    const content = below && ((offset: number) => below.content(offset));
-    const life = content ? await lifeAfter(trial, content, cut, lives) : firstLife(trial);
+    const content = contentOf(links.at(-1));
+    const life = content ? await lifeAfter(trial, content, cut, links) : firstLife(trial);
     // While a failure is shrunk, a life may begin on a disk that its recovery or its workload does not survive.
     const state = 'space' in life && stateOf(life.space, cut, content);
     if (!state) return undefined;
-    lives.push(life);
-    states.push(state);
+    links.push({ ...life, state });
   }
-  return { lives, states, goesOn };
+  return { links, goesOn };
 }
 
 async function lifeAfter<A, R>(
@@ -180,5 +187,5 @@ async function lifeAfter<A, R>(
   // What a recovery has done before it throws can be cut short as well.
   await Promise.resolve(recoverOn(test, recovery.disk, watch)).catch(() => undefined);
   recovery.end();
-  return recoveryLife(trial, recovery.trace, sites);
+  return recoveryLife(trial, recovery.recorder.trace, sites);
 }

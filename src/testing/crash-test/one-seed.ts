@@ -1,5 +1,11 @@
 // A crash test under one seed: the workload runs once, every power cut is searched, and the first failure is made small.
 //
+// A failure is shrunk (shrink.ts): power cuts and steps of the program that it does not need are left out, and lost sectors whose
+// loss it does not need are restored. The report names its power cuts, and `replay` repeats them.
+//
+// A workload, recovery or check that does not end in time (watch.ts) is `hung`: neither proved nor failed. A hang is not
+// shrunk, because each try would take as long.
+//
 //   C1  A report without a failure whose warnings are not empty is never `proved`.
 //   C2  No report covers more crash states than there are.
 
@@ -138,10 +144,10 @@ async function failing<A, R>(
 ): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
   const { failed } = found;
   // What no recovery has read is there as far as the failure allows.
-  const early = completed(found, 'early');
+  const early = completed(found, true);
   const smallest = isHang(failed)
     ? undefined
-    : ((await smallestChain(trial, completed(found, 'late'))) ??
+    : ((await smallestChain(trial, completed(found, false))) ??
       (await smallestChain(trial, early)));
   const last = smallest ?? { chain: early, failed };
   const failure = await failureOf(trial, last, advises && smallest !== undefined);

@@ -10,7 +10,7 @@
 import { type Storage, wrap } from '../../storage/index.js';
 import { overheard } from '../../storage/wrappers.js';
 import { recoveryPaceOf } from '../device/disk-options.js';
-import { DiskRecorder, type DiskTrace } from '../device/disk-trace.js';
+import { DiskRecorder } from '../device/disk-trace.js';
 import { HostRest } from '../device/host-rest.js';
 import type { CrashTest } from './types.js';
 import type { Watch } from './watch.js';
@@ -32,8 +32,8 @@ export function recoverOn<R>(
 export interface Recorded {
   readonly disk: Storage;
   readonly rest: HostRest;
-  /** What it has done so far. */
-  readonly trace: DiskTrace;
+  /** Records what it does. */
+  readonly recorder: DiskRecorder;
   /** Answers nothing more, because the recovery is over. */
   end(): void;
 }
@@ -82,10 +82,7 @@ export function recorded(
     });
   });
   return {
-    ...{ disk: slow, rest },
-    get trace() {
-      return recorder.trace;
-    },
+    ...{ disk: slow, rest, recorder },
     end: () => {
       isOver = true;
     },

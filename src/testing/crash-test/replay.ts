@@ -22,6 +22,12 @@ export interface Cut {
   readonly versions: ReadonlyMap<number, number>;
 }
 
+/** A power cut: what it ended, and what it left of that. */
+interface Left extends Pick<Cut, 'during'> {
+  readonly space: CrashSpace;
+  readonly state: CrashState;
+}
+
 /** A replay: a seed, the steps of the program that ran, and the power cuts. */
 export interface Replay {
   readonly seed: number;
@@ -29,23 +35,19 @@ export interface Replay {
   readonly steps: readonly number[];
   readonly cuts: readonly Cut[];
   /** The recovery and the work that follow the last cut are to end. */
-  readonly goesOn: boolean;
+  readonly goesOn?: boolean | undefined;
 }
 
 /** A state as a cut at a moment; that of an untouched disk may be before all others. */
-export function cutOf(
-  { map, moments }: CrashSpace,
-  { versions }: CrashState,
-  during: Cut['during'],
-  moment: number,
-): Cut {
+export function cutOf({ space, state, during }: Left, moment: number): Cut {
+  const { map, moments } = space;
   const first = Math.min(0, ...moments.slice(0, 1)) - 1;
   const time = moment > Number.NEGATIVE_INFINITY ? moment : first;
   const odd = new Map<number, number>();
   for (const region of map.regions) {
     const newest = newestUntil(region, time, true);
     for (let place = region.first; place < region.first + region.count; place += 1) {
-      const version = versions[place] as number;
+      const version = state.versions[place] as number;
       if (version !== newest) odd.set(offsetOf(region, place), version);
     }
   }
@@ -58,18 +60,16 @@ export function stateOf(
   { time, versions }: Cut,
   below?: Content,
 ): CrashState | undefined {
-  const odd = new Map<number, number>();
   for (const [offset, version] of versions) {
     const region = regionAt(map, offset);
-    const place = region && region.first + (offset - region.offset) / region.step;
-    if (!region || !Number.isInteger(place) || version >= region.versions.length) return undefined;
-    odd.set(place as number, version);
+    const isPlace = region && (offset - region.offset) % region.step === 0;
+    if (!isPlace || version >= region.versions.length) return undefined;
   }
-  const state = new CrashState(
-    map,
-    (place) => odd.get(place) ?? newestUntil(regionOf(map, place), time, true),
-    below,
-  );
+  const versionOf = (place: number): number => {
+    const region = regionOf(map, place);
+    return versions.get(offsetOf(region, place)) ?? newestUntil(region, time, true);
+  };
+  const state = new CrashState(map, versionOf, below);
   return state.isPossible ? state : undefined;
 }
 
@@ -114,13 +114,10 @@ export function parseReplay(text: string, length: number): Replay {
   }
   const cuts = [...rest.matchAll(/(?: (then|life))? cut (\S+)((?: \d+:\d+)*)/g)].map(
     ([, how, time, odd = '']): Cut => ({
-      during: how === 'then' ? 'recovery' : how === 'life' ? 'life' : 'workload',
+      during: how === 'then' ? 'recovery' : how === 'life' ? how : 'workload',
       time: Number(time),
       versions: new Map(
-        odd
-          .split(' ')
-          .filter(Boolean)
-          .map((one) => one.split(':').map(Number) as [number, number]),
+        [...odd.matchAll(/(\d+):(\d+)/g)].map(([, at, version]) => [Number(at), Number(version)]),
       ),
     }),
   );

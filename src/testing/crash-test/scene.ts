@@ -14,6 +14,7 @@ import { countUpTo } from '../space/intervals.js';
 import { newestUntil, offsetOf, placeAt, regionAt, regionOf, versionAt } from '../space/regions.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
+import type { Link } from './lives.js';
 import type { CrashFailure } from './types.js';
 
 /** A power cut as data. */
@@ -45,10 +46,9 @@ const ITEMS_MAX = 20;
 /** What a power cut has left of a run. */
 export function sceneOf(
   test: { label?(offset: number): string },
-  { space, trace }: { readonly space: CrashSpace; readonly trace: DiskTrace },
-  state: CrashState,
+  { space, trace, state, during }: Link,
   time: number,
-): Omit<Scene, 'during'> {
+): Scene {
   const losses = lossesOf(space, state, time);
   const lost = new Map(losses.map(({ place, gone }) => [place, gone]));
   const { from, end, later } = around(trace, time, [...lost.values()].flat());
@@ -68,7 +68,7 @@ export function sceneOf(
   for (const { offset, length } of nowhere) {
     regions.push({ offset, length, label: labelOf(test, offset), there: -1, lost: [] });
   }
-  return { trace, time, regions: regions.sort((a, b) => a.offset - b.offset) };
+  return { during, trace, time, regions: regions.sort((a, b) => a.offset - b.offset) };
 }
 
 /** Whether the command changes the medium. */

@@ -1,4 +1,9 @@
-// The search for a power cut that the code does not survive: the first one, those during recoveries (`nested`), those in later lives (`lives`).
+// The search for a power cut that the code does not survive: the first one, those during recoveries (`nested`), and those in later
+// lives (`lives`).
+//
+// After each power cut comes a recovery, which is judged. If it is right, the search goes on from there: the power is cut at every
+// moment of that recovery, then it lives on, and the power is cut at every moment of that. Each of these cuts is followed in the
+// same way, as long as there may be more.
 //
 // The recovery of a later cut reads what the life before has left, and below that what the power cuts before have left. It
 // decides both when it reads them (decisions.ts), so its runs cover all crash states of all lives together, each once.
@@ -41,14 +46,6 @@ export interface Tally {
   doubt: string | undefined;
 }
 
-/** How many more power cuts may come. */
-interface Limits {
-  /** During recoveries. */
-  readonly nested: number;
-  /** In lives with further work. */
-  readonly lives: number;
-}
-
 /** One life tries so many recoveries, or this share of those that are left, so that the first lives do not take all. */
 const LIFE_MIN = 1000;
 const LIFE_SHARE = 1 / 16;
@@ -64,16 +61,22 @@ export async function search<A, R>(
     ...{ recoveries: 0, recoveriesMax, covered: 0n, orders: {}, doubt: undefined },
     ...{ reads: false, silence: false, isWhole: true },
   };
-  const limits = { nested: Number(nested), lives: lives - 1 };
-  return { found: await cutIn(trial, [firstLife(trial)], undefined, limits, tally), tally };
+  const first = [firstLife(trial)];
+  return { found: await cutIn(trial, first, undefined, Number(nested), lives - 1, tally), tally };
 }
 
-/** Cuts the power at every moment of the last life, and recovers. */
+/**
+ * Cuts the power at every moment of the last life, and recovers.
+ *
+ * @param nested how many more power cuts may come during recoveries
+ * @param more how many more lives may come
+ */
 async function cutIn<A, R>(
   trial: Trial<A, R>,
   lives: readonly Life[],
   below: Decisions | undefined,
-  limits: Limits,
+  nested: number,
+  more: number,
   tally: Tally,
 ): Promise<Found | undefined> {
   const { space } = lives.at(-1) as Life;
@@ -94,11 +97,12 @@ async function cutIn<A, R>(
     const cuts = (): CutShort[] => cutShort(lives, levelsOf(run.decisions));
     const { failed, isSilent, recovery } = await judge(trial, run.disk, cuts);
     covered += run.images;
-    if (!below) Object.assign(tally, { covered, reads: tally.reads || run.decided.size > 0 });
+    tally.covered = below ? tally.covered : covered;
+    tally.reads ||= !below && run.decided.size > 0;
     tally.silence ||= isSilent;
     const found = failed
       ? { failed, lives, decisions: run.decisions }
-      : await goOn(trial, lives, run, recovery, limits, tally);
+      : await goOn(trial, lives, run, recovery, nested, more, tally);
     if (found) return found;
   }
   if (below && covered < all) tally.isWhole = false;
@@ -111,24 +115,18 @@ async function goOn<A, R>(
   lives: readonly Life[],
   { decisions }: Run,
   recovery: Recorded | undefined,
-  limits: Limits,
+  nested: number,
+  more: number,
   tally: Tally,
 ): Promise<Found | undefined> {
-  const trace = limits.nested > 0 ? recovery?.trace : undefined;
+  const trace = nested > 0 ? recovery?.recorder.trace : undefined;
   if (trace?.commands.some(isWrite)) {
     tally.doubt ??= recovery && doubtOf('recovery', recovery.rest);
-    const fewer = { ...limits, nested: limits.nested - 1 };
-    const found = await cutIn(
-      trial,
-      [...lives, recoveryLife(trial, trace)],
-      decisions,
-      fewer,
-      tally,
-    );
+    const all = [...lives, recoveryLife(trial, trace)];
+    const found = await cutIn(trial, all, decisions, nested - 1, more, tally);
     if (found) return found;
   }
-  if (limits.lives === 0) return undefined;
-  const fewer = { ...limits, lives: limits.lives - 1 };
+  if (more === 0) return undefined;
   for (const run of continued(decisions)) {
     if (tally.recoveries >= tally.recoveriesMax) {
       tally.isWhole = false;
@@ -141,7 +139,7 @@ async function goOn<A, R>(
       return { failed: { ...failed, goesOn: true }, lives, decisions: run.decisions };
     }
     tally.doubt ??= life.doubt;
-    const found = await cutIn(trial, [...lives, life], run.decisions, fewer, tally);
+    const found = await cutIn(trial, [...lives, life], run.decisions, nested, more - 1, tally);
     if (found) return found;
     // A failure comes first: a command that was not waited for may be the mistake in question.
     if (life.unfinished !== undefined) throw misuse(life.unfinished);

@@ -6,10 +6,9 @@
 //
 // The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
-import type { CrashState } from '../space/crash-state.js';
 import { newestUntil, regionOf, versionAt } from '../space/regions.js';
 import { type Failed, isHang } from './judge.js';
-import { type Chain, chainOf, judgeChain, type Life } from './lives.js';
+import { type Chain, chainOf, judgeChain, type Link } from './lives.js';
 import { type Cut, cutOf } from './replay.js';
 import { lossesOf } from './scene.js';
 import type { Trial } from './trial.js';
@@ -35,10 +34,10 @@ const TRIES_MAX = 200;
  */
 export async function smallestChain<A, R>(
   trial: Trial<A, R>,
-  { lives, states, goesOn }: Chain,
+  { links, goesOn }: Chain,
 ): Promise<Failing | undefined> {
   let best = undefined as Failing | undefined;
-  let tries = lives.length > 1 || goesOn ? TRIES_MAX : Number.POSITIVE_INFINITY;
+  let tries = links.length > 1 || goesOn ? TRIES_MAX : Number.POSITIVE_INFINITY;
   const attempt = async (cuts: readonly Cut[]): Promise<boolean> => {
     tries -= 1;
     const chain = tries < 0 ? undefined : await chainOf(trial, { cuts, goesOn });
@@ -47,15 +46,12 @@ export async function smallestChain<A, R>(
     best = { chain, failed };
     return true;
   };
-  const first = states.map((state, n) => {
-    const { space, during } = lives[n] as Life;
-    return cutOf(space, state, during, state.after);
-  });
+  const first = links.map((link) => cutOf(link, link.state.after));
   await attempt(first);
   for (let n = first.length - 1; best && n > 0; n -= 1) {
     await attempt(cutsOf(best).filter((_, m) => m !== n));
   }
-  for (let n = (best?.chain.lives.length ?? 0) - 1; best && n >= 0; n -= 1) {
+  for (let n = (best?.chain.links.length ?? 0) - 1; best && n >= 0; n -= 1) {
     await giveBack(best, n, () => best as Failing, attempt);
   }
   return best;
@@ -63,15 +59,12 @@ export async function smallestChain<A, R>(
 
 /** The power cuts of a chain, at the moments that its failure has them. */
 export function cutsOf({ chain, failed }: Failing): Cut[] {
-  return chain.states.map((state, n) => {
-    const { space, during } = chain.lives[n] as Life;
-    return cutOf(space, state, during, momentOf(chain, n, failed));
-  });
+  return chain.links.map((link, n) => cutOf(link, momentOf(link, n, failed)));
 }
 
 /** The moment of the power cut in a life. */
-export function momentOf({ states }: Chain, life: number, failed: Failed): number {
-  return life === failed.life ? failed.cut : (states[life] as CrashState).after;
+export function momentOf({ state }: Link, life: number, failed: Failed): number {
+  return life === failed.life ? failed.cut : state.after;
 }
 
 /** Tries newer content for what is lost in one life. */
@@ -81,23 +74,19 @@ async function giveBack(
   best: () => Failing,
   attempt: (cuts: readonly Cut[]) => Promise<boolean>,
 ): Promise<void> {
-  const { space } = chain.lives[n] as Life;
-  const withVersions = (change: (versions: Map<number, number>) => void): Cut[] => {
-    const cuts = cutsOf(best());
-    const { versions, ...cut } = cuts[n] as Cut;
-    const changed = new Map(versions);
-    change(changed);
-    return cuts.map((one, m) => (m === n ? { ...cut, versions: changed } : one));
-  };
-  if (await attempt(withVersions((versions) => versions.clear()))) return;
-  const cut = momentOf(chain, n, failed);
-  for (const { offset, place } of lossesOf(space, chain.states[n] as CrashState, cut)) {
+  const link = chain.links[n] as Link;
+  const { space, state } = link;
+  const withVersions = (change: (versions: Cut['versions']) => Cut['versions']): Cut[] =>
+    cutsOf(best()).map((cut, m) => (m === n ? { ...cut, versions: change(cut.versions) } : cut));
+  if (await attempt(withVersions(() => new Map()))) return;
+  const cut = momentOf(link, n, failed);
+  for (const { offset, place } of lossesOf(space, state, cut)) {
     const region = regionOf(space.map, place);
     const newest = newestUntil(region, cut, true);
-    const there = chain.states[n]?.versions[place] as number;
+    const there = state.versions[place] as number;
     for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
       if (!versionAt(region, version).intact) continue;
-      if (await attempt(withVersions((versions) => versions.set(offset, version)))) break;
+      if (await attempt(withVersions((all) => new Map(all).set(offset, version)))) break;
     }
   }
 }

@@ -4,9 +4,8 @@
 // states. The journal is in the trace, as marks, so for every power cut it is known what had begun and what had been
 // acknowledged.
 
-import type { VolatileDisk } from '../device/volatile-disk.js';
 import { type CrashSpace, crashSpace } from '../space/crash-space.js';
-import { type Executed, execute, journalOf, type Tell } from './execute.js';
+import { type Executed, execute, work } from './execute.js';
 import type { CrashTest } from './types.js';
 import { Watch } from './watch.js';
 
@@ -29,24 +28,11 @@ export async function trialOf<A, R, P>(
   steps: readonly number[],
   watch: Watch = new Watch(test.hangMs),
 ): Promise<Trial<A, R>> {
-  const run = test.trace
-    ? { trace: test.trace, faultsToCome: [], siteOf: () => undefined, whyNoSite: () => undefined }
-    : await executed(test, seed, steps, watch);
+  const { size, profile = {}, answers = 'later', faults = [], initial, trace } = test;
+  const disk = { size, profile, seed, answers, faults, ...(initial && { initial }) };
+  const run = trace
+    ? { trace, faultsToCome: [] }
+    : await execute(disk, (it) => work(test, steps, it, { number: 1 }), watch);
   const any = test as unknown as CrashTest<A, R, unknown>;
   return { test: any, space: crashSpace(run.trace, test.profile), seed, steps, watch, ...run };
-}
-
-function executed<A, R, P>(
-  test: CrashTest<A, R, P>,
-  seed: number,
-  steps: readonly number[],
-  watch: Watch,
-): Promise<Executed> {
-  const { size, profile = {}, answers = 'later', faults = [], initial, program = [] } = test;
-  const disk = { size, profile, seed, answers, faults, ...(initial && { initial }) };
-  const taken = steps.map((step) => program[step] as P);
-  const run = (it: VolatileDisk, tell: Tell): void | Promise<void> => {
-    return test.workload(it, journalOf(tell), taken, { number: 1 });
-  };
-  return execute(disk, run, watch);
 }

@@ -29,7 +29,7 @@ export interface Expected<A, R = unknown> {
   readonly begun: readonly A[];
   /**
    * With `lives`, in a later life: what the recovery at its beginning returned. It must still be there, and `acknowledged` and
-   * `begun` are about what this life has added.
+   * `begun` are about what this life has added. Data is copied; an instance of a class is the same object as `life.shown`.
    */
   readonly shown?: R;
 }
@@ -52,8 +52,8 @@ export interface CrashTest<A, R, P = unknown> {
    * Uses the disk. When it returns, all of its commands must have been answered.
    *
    * With `lives` it runs again on the disk that a power cut left: `life.number` is 1 in the first life, and from the second
-   * on `life.shown` is what the recovery before it returned. It is the same object as `expected.shown`, so copy it before you
-   * change it. What the workload throws in a later life ends the test as it does in the first.
+   * on `life.shown` is what the recovery before it returned. What the workload throws in the first life ends the test; in a
+   * later life it is a failure, because the code cannot go on with what a power cut left.
    */
   workload(
     disk: VolatileDisk,
@@ -69,11 +69,11 @@ export interface CrashTest<A, R, P = unknown> {
   /** A trace to use instead of a run of the workload, for example that of a report, or a changed one. */
   readonly trace?: DiskTrace;
   /**
-   * Recovers from the disk that the power cut left; that disk answers at once. On equal disks it must make the same reads,
-   * and it must be done with the disk when it returns.
+   * Recovers from the disk that the power cut left. On equal disks it must make the same reads, and it must be done with the
+   * disk when it returns.
    *
-   * Because the disk answers at once, commands that a recovery sends together count as sent one after the other, also with
-   * `nested` and `lives`: a flush that does not wait for a write before it is not found there.
+   * Reads are answered before the call returns. With `nested`, and in the later lives of `lives`, writes and flushes are answered
+   * when the recovery rests, so a flush covers only the writes that the recovery has waited for.
    */
   recover(disk: Storage): R | Promise<R>;
   /**
@@ -92,7 +92,7 @@ export interface CrashTest<A, R, P = unknown> {
   readonly seed?: number;
   /** How many seeds are tried, starting with `seed`. @defaultValue 1 */
   readonly seeds?: number;
-  /** `at-once`: the disk answers before a call returns, for workloads that cannot wait. @defaultValue `'later'` */
+  /** `at-once`: the disk answers before a call returns, for code that cannot wait. @defaultValue `'later'` */
   readonly answers?: 'later' | 'at-once';
   /** Maximum number of recoveries for each seed, including those of `nested`. @defaultValue 100,000 */
   readonly recoveriesMax?: number;

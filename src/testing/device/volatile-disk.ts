@@ -204,9 +204,9 @@ export class VolatileDisk implements Storage {
     return this.#sites.describe(command);
   }
 
-  /** Why `siteOf` does not know the call, where there is a reason that the user can remove. @internal */
-  whyNoSite(command: number): string | undefined {
-    return this.#sites.whyUnknown(command);
+  /** The calls that the commands came from. @internal */
+  get sites(): CallSites {
+    return this.#sites;
   }
 
   /** Adds a mark to the trace: something that the host knows at this moment. */

@@ -1,6 +1,6 @@
 import { IoFailedError, unsupported, WriteBarrierError } from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
-import { rangeFault } from '../../storage/checks.js';
+import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { discarded } from '../device/corruption.js';
 import type { Content } from '../device/disk-trace.js';
@@ -52,8 +52,7 @@ export class SettledDisk implements Storage {
   /** @throws `EOPNOTSUPP` for flags that the device does not have, because a real one refuses them, too */
   write(offset: number, data: Uint8Array, { tag, fua }: Partial<WriteFlags> = {}): void {
     if (fua && !this.capabilities.fua) throw unsupported('FUA');
-    const sector = (at: number): Uint8Array => copyOf(data, at, at + this.#map.sectorSize);
-    this.#put(offset, data.length, (at) => sector(at - offset), tag);
+    this.#put(offset, data.length, (at, end) => copyOf(data, at - offset, end - offset), tag);
   }
 
   flush({ tag }: Partial<FlushFlags> = {}): void {
@@ -71,12 +70,13 @@ export class SettledDisk implements Storage {
   #put(
     offset: number,
     length: number,
-    content: (offset: number) => Uint8Array | undefined,
+    content: (start: number, end: number) => Uint8Array | undefined,
     tag?: FlushFlags['tag'],
   ): void {
     this.#check(offset, length, tag);
-    for (let at = offset; at < offset + length; at += this.#map.sectorSize) {
-      const bytes = content(at);
+    const { sectorSize } = this.#map;
+    for (let at = offset; at < offset + length; at += sectorSize) {
+      const bytes = content(at, at + sectorSize);
       if (bytes) this.#overlay.set(at, bytes);
     }
   }
@@ -84,7 +84,6 @@ export class SettledDisk implements Storage {
   #check(offset: number, length: number, tag?: FlushFlags['tag']): void {
     if (this.#ended) throw new WriteBarrierError('CLOSED', 'the recovery on this disk has ended');
     if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
-    const fault = rangeFault({ offset, length }, this.size, this.#map.sectorSize);
-    if (fault && length !== 0) throw fault; // a length of undefined is that of what is no buffer
+    if (length !== 0) checkRange(this, offset, length); // undefined is the length of what is no buffer
   }
 }
