@@ -7,7 +7,7 @@ import {
   DiskRecorder,
   type DiskTrace,
 } from '../../src/testing/device/disk-trace.js';
-import { deviceProfile } from '../../src/testing/device/profile.js';
+import { type DeviceProfile, deviceProfile } from '../../src/testing/device/profile.js';
 import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
 import { share } from '../kit/amount.js';
@@ -429,5 +429,61 @@ describe('given a write across atomic units over one within a unit', () => {
       expect(state.isPossible).toBe(true);
       expect(state.after).toBeLessThan(time);
     }
+  });
+});
+
+describe('given writes whose order of landing is open', () => {
+  type Event =
+    | readonly [op: 'write' | 'discard', first: number, sectors: number, fua?: boolean]
+    | readonly [answerTo: number];
+
+  /** What may be left once all of it has happened: the numbers of the commands that are seen, from 1. */
+  const leftAfter = (events: readonly Event[], profile: Partial<DeviceProfile>): Set<string> => {
+    const recorder = new DiskRecorder(2 * SECTOR, new Uint8Array(2 * SECTOR).fill(9));
+    let number = 0;
+    for (const event of events) {
+      if (event.length === 1) {
+        recorder.complete(event[0]);
+        continue;
+      }
+      const [op, first, sectors, fua = false] = event;
+      const [offset, length] = [first * SECTOR, sectors * SECTOR];
+      const data = op === 'write' ? new Uint8Array(length).fill(++number) : undefined;
+      recorder.dispatch({ op, offset, length, tag: 'simple', fua }, data);
+    }
+    const end = events.length - 1;
+    const possible = [...crashSpace(recorder.trace, { sectorSize: SECTOR, ...profile })].filter(
+      ({ after, before }) => after <= end && end < before,
+    );
+    return new Set(possible.map((state) => textOf(state.image())));
+  };
+  const seen = (...bytes: number[]): string =>
+    textOf(Uint8Array.from({ length: 2 * SECTOR }, (_, i) => bytes[i < SECTOR ? 0 : 1] as number));
+  const racy = { sameLba: 'racy', atomicWriteUnit: 2 * SECTOR } as const;
+
+  test('when a unit may have landed above a newer write, then a third one breaks it also where it lies above', () => {
+    // The first write lands last of the two, and the third one replaces its second sector in the cache.
+    const left = leftAfter([['write', 0, 2], ['write', 0, 1], [0], [1], ['write', 1, 1]], racy);
+    expect(left).toContain(seen(1, 9));
+    expect(left).toContain(seen(2, 1));
+  });
+
+  test('when a write races with the third one, then it may lie above it, whatever the second one is', () => {
+    const second: Event = ['write', 0, 1, true];
+    const third: Event = ['write', 0, 2, true];
+    expect(leftAfter([['write', 1, 1], second, [1], third, [2]], racy)).toEqual(
+      new Set([seen(3, 1), seen(3, 3)]),
+    );
+  });
+
+  test('when a discard that the device may ignore was answered, then the write below it may still be torn', () => {
+    const half = Uint8Array.from({ length: 2 * SECTOR }, (_, i) => (i < SECTOR / 2 ? 1 : 9));
+    const tears = (discard: DeviceProfile['discard']): boolean =>
+      leftAfter([['write', 0, 1], [0], ['discard', 0, 1], [1]], { discard, tear: 'shorn' }).has(
+        textOf(half),
+      );
+    expect(tears('old-or-zero')).toBe(true);
+    expect(tears('arbitrary')).toBe(true);
+    expect(tears('zero')).toBe(false);
   });
 });

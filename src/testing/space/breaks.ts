@@ -11,7 +11,7 @@
 //   - a later unit q has landed above a part of p, but not above its visible part; q itself need not be visible;
 //   - there is no unit between p and q that must have landed before q, above the visible part of p. A unit must have
 //     landed before q if it was answered before q was sent, if tags order it before q, or if it overlaps q or another such
-//     unit;
+//     unit. One that races with p may have landed below it, and then it is no obstacle;
 //   - q was dispatched before the end of every flush that gave up p (the fault `drop`), because after that end no part of p
 //     is in the cache.
 // If p is visible nowhere, because all of it was overwritten, nothing needs an explanation.
@@ -122,7 +122,7 @@ export class Breaks {
     return this.units.some(
       (other, n) =>
         n !== index &&
-        this.#comesAbove(n, index) &&
+        this.#mayCover(n, index) &&
         (mine & ~this.extentOf(n)) !== 0n &&
         (n < index || other.write.interval.dispatched < interval.ordered),
     );
@@ -142,7 +142,7 @@ export class Breaks {
     for (const [n, { write }] of this.units.entries()) {
       const { dispatched } = write.interval;
       if (n === index || dispatched >= until || dispatched >= (least ?? until)) continue;
-      if (!this.#comesAbove(n, index) || !this.#meet(n, index)) continue;
+      if (!this.#mayCover(n, index) || !this.#meet(n, index)) continue;
       if (this.#breaks(n, index, sectors, seen)) least = dispatched;
     }
     return least;
@@ -153,7 +153,7 @@ export class Breaks {
     for (const [n, { write }] of this.units.entries()) {
       if (((landed >> BigInt(n)) & 1n) === 0n) continue;
       const extent = this.extentOf(n);
-      if ((n > index || n === by) && (extent & sectors) !== 0n) return false;
+      if ((n === by || !this.#mayCover(index, n)) && (extent & sectors) !== 0n) return false;
       // A forced unit is there as soon as it has landed.
       if (write.forced && seen && seen.partOf(n) !== extent && !this.#isSpare(n, by)) return false;
     }
@@ -169,8 +169,9 @@ export class Breaks {
     );
   }
 
-  #comesAbove(upper: number, lower: number): boolean {
-    if (upper > lower) return true;
+  /** Whether the first of two units may have landed above the second one, or is it. */
+  #mayCover(upper: number, lower: number): boolean {
+    if (upper >= lower) return true;
     return this.#races(this.units[upper] as Unit, this.units[lower] as Unit);
   }
 

@@ -269,7 +269,7 @@ function onTop(landed: Landed, layer: Layer, layers: readonly Layer[]): Landed {
   const named = choice === 0 ? landed.variant : `${landed.variant};${index}=${choice}`;
   return {
     ...landed,
-    sources: over(landed.sources, layer),
+    sources: covered(landed.sources, layer),
     after: Math.max(landed.after, dispatched),
     ordered: isWhole ? landed.ordered : Math.min(landed.ordered, ordered),
     durable: isWhole ? landed.durable : Math.min(landed.durable, durable),
@@ -282,28 +282,41 @@ function onTop(landed: Landed, layer: Layer, layers: readonly Layer[]): Landed {
   };
 }
 
-/** The same at every place among the layers where it may have landed: below those that it races with. */
+/** The same with every set of layers that may have landed above it, because it races with them. */
 function placed(landed: Landed, layer: Layer, races: Races, sectors: number): Landed[] {
-  const { layers } = landed;
-  const first = onTop(landed, layer, [...layers, layer]);
-  const all = [first];
-  for (let below = layers.length - 1; below >= 0; below--) {
-    const other = (layers[below] as Layer).unit;
-    if (!meet(other, layer.unit)) continue;
-    if (!races(other, layer.unit)) break;
-    const order = [...layers.slice(0, below), layer, ...layers.slice(below)];
-    all.push({
+  const first = onTop(landed, layer, [...landed.layers, layer]);
+  return parted(landed.layers, layer.unit, races).map(([below, above]) => {
+    if (!above.some(({ unit }) => meet(unit, layer.unit))) return first;
+    const layers = [...below, layer, ...above];
+    return {
       ...first,
-      sources: order.reduce<readonly Source[]>(over, untouched(sectors).sources),
-      ...{ layers: order, top: (order.at(-1) as Layer).index, intact: false },
-      variant: `${first.variant};${layer.index}<${below}`,
-    });
-  }
-  return all;
+      sources: layers.reduce<readonly Source[]>(covered, untouched(sectors).sources),
+      ...{ layers, top: (layers.at(-1) as Layer).index, intact: false },
+      variant: `${first.variant};${layers.map(({ index }) => index)}`,
+    };
+  });
+}
+
+type Parted = readonly [below: readonly Layer[], above: readonly Layer[]];
+
+/** The layers below and above a unit, in every way: above it with a layer all that cover that one, and none that it must cover. */
+function parted(layers: readonly Layer[], unit: Unit, races: Races): Parted[] {
+  return layers.reduceRight<Parted[]>(
+    (all, other) =>
+      all.flatMap(([below, above]) => {
+        const under: Parted = [[other, ...below], above];
+        const over: Parted = [below, [other, ...above]];
+        if (below.some((one) => meet(one.unit, other.unit))) return [under];
+        // Where they do not meet, either order is the same.
+        if (!meet(other.unit, unit)) return [over];
+        return races(other.unit, unit) ? [under, over] : [under];
+      }),
+    [[[], []]],
+  );
 }
 
 /** The content with a layer over it. */
-function over(sources: readonly Source[], { index, choice, part }: Layer): readonly Source[] {
+function covered(sources: readonly Source[], { index, choice, part }: Layer): readonly Source[] {
   const source = 2 * index + choice;
   return sources.map((one, sector) => (((part >> BigInt(sector)) & 1n) === 1n ? source : one));
 }
@@ -472,7 +485,10 @@ function until(
     ((breaks?.extentOf(n) ?? 1n) & (1n << BigInt(sector))) !== 0n;
   const missing = units
     .filter((_, n) => isHere(n) && !isAt(above, n, sector))
-    .map((other) => other.write.landing);
+    .map((other) => other.write)
+    // A discard may be ignored, and then it proves nothing about what is below it.
+    .filter(({ spareFrom }) => spareFrom > -NEVER)
+    .map(({ landing }) => landing);
   // A unit that a flush has given up is no longer on its way.
   const gone = drops
     .filter(({ dispatched }) => write.landing.durable <= dispatched)
