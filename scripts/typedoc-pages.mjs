@@ -31,6 +31,7 @@ const NAME_GROUPS = [
   [/\/machine\//, 'Machines and drivers'],
   [/\/storage\/(?:faults|latency|slice|wrappers)\./, 'Wrappers'],
   [/src\/storage\//, 'Storages'],
+  [/\/testing\/files\//, 'Crash tests'],
   [/\/node\//, 'Files'],
   [/\/opfs\//, 'Files in a browser'],
   [/\/nbd\/server\//, 'Server'],

@@ -2,11 +2,12 @@
 //
 // Blocks with the same history are a run, so that a file of gigabytes has as many runs as it has different writes. The bytes of a
 // block after a change are those that a reader of the running system saw then, because a file system writes its blocks from
-// memory. So they are put together from the changes of the block up to that one, the last that covers it first.
+// memory. So they are put together from the changes of the block up to that one, beginning with the last that covers it.
+//
+// A version refers to its changes, and a change to its operation, so that no payload is copied before it is read.
 
-import type { Change } from './cells.js';
 import type { FileModel } from './models.js';
-import { blocksOf, type Promises, type Step } from './promises.js';
+import { blocksOf, type Change, type Promises, type Step } from './promises.js';
 import type { FileOperation, FilesTrace } from './trace.js';
 
 type Write = Extract<FileOperation, { op: 'write' }>;

@@ -19,7 +19,7 @@ import { ClockCounts, type ClockVersion, pointsAt } from '../space/clocks.js';
 import type { PlaceMap, Places } from '../space/places.js';
 import { blockRuns, type FileHistory, historiesOf, sizeChanges } from './blocks.js';
 import type { FileModel } from './models.js';
-import { Promises, type Step } from './promises.js';
+import { type Change, Promises, type Step } from './promises.js';
 import type { FileOperation, FilesTrace } from './trace.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
@@ -35,20 +35,6 @@ export interface Cell extends Places<CellVersion> {
   readonly changes: readonly Change[];
   /** The number of the first block of a run; 0 for other cells. */
   readonly block: number;
-}
-
-/** A change of a cell. */
-export interface Change {
-  /** The number of the operation in the trace. */
-  readonly operation: number;
-  /** The inode of an entry, undefined if the entry is gone; the size of a file. */
-  readonly value?: number | undefined;
-  /** The step that it is; undefined if it is free. */
-  readonly step: Step | undefined;
-  /** From when on it must be there if it is free. */
-  readonly durable: number;
-  /** The directory of an entry. */
-  readonly directory?: number;
 }
 
 /** The cells of a trace. */

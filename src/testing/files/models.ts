@@ -33,7 +33,7 @@ export interface FileModel {
    */
   readonly size: 'free' | 'with-data';
   /**
-   * What an fsync that was answered has made durable, besides the content and the size of the file. `journal`: the last
+   * What an fsync that was answered has made durable, apart from the content and the size of the file. `journal`: the last
    * operation on the file, and all operations before it. `log`: the file, its names, and new directories above it, and
    * nothing else. `file`: nothing; names need an fsync of their directory. An fdatasync is taken for an fsync.
    *

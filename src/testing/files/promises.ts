@@ -24,7 +24,21 @@ export interface Step {
   readonly committed: number;
 }
 
-type Change = FileOperation & FileChange;
+/** A change of a cell. */
+export interface Change {
+  /** The number of the operation in the trace. */
+  readonly operation: number;
+  /** The inode of an entry, undefined if the entry is gone; the size of a file. */
+  readonly value?: number | undefined;
+  /** The step that it is; undefined if it is free. */
+  readonly step: Step | undefined;
+  /** From when on it must be there if it is free. */
+  readonly durable: number;
+  /** The directory of an entry. */
+  readonly directory?: number;
+}
+
+type Made = FileOperation & FileChange;
 type Sync = FileOperation & FileSync;
 
 /** The steps, syncs and clocks of a trace under a model. */
@@ -87,7 +101,7 @@ export class Promises {
 
   /** The first sync of the log that brings a step. A lying device commits its log as well, only not when it says so. */
   #logged(operation: number, directory: number | undefined): number {
-    const change = this.#operations[operation] as Change;
+    const change = this.#operations[operation] as Made;
     const first = this.#all.findIndex((sync) => {
       if (sync.begin < change.begin) return false;
       if (sync.op === 'sync') return true;
@@ -98,13 +112,13 @@ export class Promises {
   }
 
   /** Whether the operation made or moved a directory above a file that is synced. */
-  #isAbove({ op, inode }: Change, sync: Sync, synced: number): boolean {
+  #isAbove({ op, inode }: Made, sync: Sync, synced: number): boolean {
     if (op !== 'mkdir' && op !== 'rename') return false;
     const seen = new Set<number>();
     for (let at = synced; !seen.has(at); ) {
       seen.add(at);
       const last = (this.#parents.get(at) ?? [])
-        .filter(({ operation }) => (this.#operations[operation] as Change).begin < sync.begin)
+        .filter(({ operation }) => (this.#operations[operation] as Made).begin < sync.begin)
         .at(-1);
       if (!last) return false;
       at = last.parent;
