@@ -56,7 +56,7 @@ export type FileOperation = (FileChange | FileSync) & {
   readonly begin: number;
   /** Infinity if it was not answered. */
   readonly end: number;
-  /** Where the program called it: `file:line:column`. */
+  /** The call that it came from and the one around it, as `name (file:line), from name (file:line)`, if known. */
   readonly site?: string | undefined;
 };
 
@@ -70,4 +70,9 @@ export interface FilesTrace {
   readonly marks: readonly { readonly time: number; readonly value: unknown }[];
   /** The moment after the last event. */
   readonly end: number;
+  /**
+   * What the record lacks, a sentence each: changes that got past the recorder, or that it does not follow. With any of them a
+   * crash state may be missing, so nothing is proved.
+   */
+  readonly gaps?: readonly string[];
 }
