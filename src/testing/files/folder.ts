@@ -1,0 +1,189 @@
+// A real folder as inodes, and what a trace makes of a tree: the two that are compared when a recording ends.
+//
+// What got past a recorder (native code, another process, a worker, a mapping) has changed the folder, and the trace does not have
+// it. So at the end the tree that the trace makes is compared with the one that is there. A change that was undone again is
+// not seen.
+
+import { join } from 'node:path';
+import { quietly, real } from './originals.js';
+import { ROOT, type ShadowTree } from './shadow.js';
+import type { FileNode, FilesTrace } from './trace.js';
+
+/** A directory whose entries can be changed. */
+type MutableNode =
+  | Exclude<FileNode, { readonly kind: 'directory' }>
+  | { readonly kind: 'directory'; readonly entries: Map<string, number> };
+
+/**
+ * What is in a folder. A name that the shadow has keeps its inode, because descriptors of it may be open.
+ *
+ * @param gap called with a sentence for what is neither file nor directory nor link
+ */
+export function initialOf(
+  root: string,
+  shadow: ShadowTree,
+  gap: (sentence: string) => void,
+): Map<number, FileNode> {
+  const nodes = new Map<number, MutableNode>();
+  /** Files with several names, by the inode of the system. */
+  const linked = new Map<string, number>();
+  const walk = (path: string, inode: number): void => {
+    const entries = new Map<string, number>();
+    nodes.set(inode, { kind: 'directory', entries });
+    for (const name of real.readdirSync(path).sort()) {
+      const full = join(path, name);
+      const status = real.lstatSync(full);
+      const known = shadow.entry(inode, name);
+      const isTaken = known === undefined || nodes.has(known);
+      const key = `${status.dev}:${status.ino}`;
+      const number = linked.get(key) ?? (isTaken ? shadow.newInode() : known);
+      const isNew = !nodes.has(number);
+      if (status.isDirectory()) walk(full, number);
+      else if (status.isSymbolicLink())
+        nodes.set(number, { kind: 'symlink', target: real.readlinkSync(full) });
+      else if (!status.isFile()) {
+        gap(`${full} is neither a file nor a directory nor a symbolic link`);
+        continue;
+      } else if (isNew) {
+        nodes.set(number, { kind: 'file', data: bytesOf(full) });
+        if (status.nlink > 1) linked.set(key, number);
+      }
+      entries.set(name, number);
+    }
+  };
+  walk(root, ROOT);
+  return nodes;
+}
+
+/** The tree after all operations of a trace. */
+export function finalTree({ initial, operations }: FilesTrace): ReadonlyMap<number, FileNode> {
+  const nodes = new Map<number, MutableNode>();
+  for (const [inode, node] of initial) {
+    nodes.set(
+      inode,
+      node.kind === 'directory' ? { ...node, entries: new Map(node.entries) } : node,
+    );
+  }
+  const enter = (directory: number, name: string, inode: number | undefined): void => {
+    const node = nodes.get(directory);
+    if (node?.kind !== 'directory') return;
+    if (inode === undefined) node.entries.delete(name);
+    else node.entries.set(name, inode);
+  };
+  const contents = new Map<number, GrowingBytes>();
+  const contentOf = (inode: number): GrowingBytes => {
+    let content = contents.get(inode);
+    if (!content) {
+      const node = nodes.get(inode);
+      content = new GrowingBytes(node?.kind === 'file' ? node.data : new Uint8Array());
+      contents.set(inode, content);
+    }
+    return content;
+  };
+  for (const operation of operations) {
+    switch (operation.op) {
+      case 'create':
+        nodes.set(operation.inode, { kind: 'file', data: new Uint8Array() });
+        enter(operation.directory, operation.name, operation.inode);
+        break;
+      case 'mkdir':
+        nodes.set(operation.inode, { kind: 'directory', entries: new Map() });
+        enter(operation.directory, operation.name, operation.inode);
+        break;
+      case 'symlink':
+        nodes.set(operation.inode, { kind: 'symlink', target: operation.target });
+        enter(operation.directory, operation.name, operation.inode);
+        break;
+      case 'link':
+        enter(operation.directory, operation.name, operation.inode);
+        break;
+      case 'unlink':
+      case 'rmdir':
+        enter(operation.directory, operation.name, undefined);
+        break;
+      case 'rename':
+        enter(operation.from.directory, operation.from.name, undefined);
+        enter(operation.to.directory, operation.to.name, operation.inode);
+        break;
+      case 'write':
+        contentOf(operation.inode).write(operation.offset, operation.data);
+        break;
+      case 'truncate':
+        contentOf(operation.inode).truncate(operation.size);
+        break;
+      default:
+    }
+  }
+  for (const [inode, content] of contents) nodes.set(inode, { kind: 'file', data: content.bytes });
+  return nodes;
+}
+
+/** Bytes to which others are added, in time that is linear in what is added. */
+class GrowingBytes {
+  #buffer: Uint8Array;
+  #size: number;
+
+  constructor(bytes: Uint8Array) {
+    this.#buffer = Uint8Array.from(bytes);
+    this.#size = bytes.length;
+  }
+
+  get bytes(): Uint8Array {
+    return this.#buffer.subarray(0, this.#size);
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    this.#reserve(offset + data.length);
+    this.#buffer.set(data, offset);
+    this.#size = Math.max(this.#size, offset + data.length);
+  }
+
+  truncate(size: number): void {
+    this.#reserve(size);
+    // What lies behind the end reads as zeroes when the file grows again.
+    this.#buffer.fill(0, Math.min(size, this.#size), this.#size);
+    this.#size = size;
+  }
+
+  #reserve(size: number): void {
+    if (size <= this.#buffer.length) return;
+    const larger = new Uint8Array(Math.max(size, this.#buffer.length * 2));
+    larger.set(this.#buffer.subarray(0, this.#size));
+    this.#buffer = larger;
+  }
+}
+
+/** The paths in a folder that are not as the trace says. */
+export function differences(root: string, trace: FilesTrace): string[] {
+  const nodes = finalTree(trace);
+  const found: string[] = [];
+  const walk = (path: string, shown: string, inode: number): void => {
+    const node = nodes.get(inode);
+    const entries = node?.kind === 'directory' ? node.entries : new Map<string, number>();
+    for (const name of new Set([...real.readdirSync(path), ...entries.keys()])) {
+      const number = entries.get(name);
+      const expected = number === undefined ? undefined : nodes.get(number);
+      const full = join(path, name);
+      if (!isAsExpected(full, expected)) found.push(`${shown}/${name}`);
+      else if (number !== undefined && expected?.kind === 'directory')
+        walk(full, `${shown}/${name}`, number);
+    }
+  };
+  walk(root, '', ROOT);
+  return found;
+}
+
+function isAsExpected(path: string, node: FileNode | undefined): boolean {
+  const status = real.lstatSync(path, { throwIfNoEntry: false });
+  if (!status || !node) return !status && !node;
+  if (node.kind === 'directory') return status.isDirectory();
+  if (node.kind === 'symlink')
+    return status.isSymbolicLink() && real.readlinkSync(path) === node.target;
+  return (
+    status.isFile() &&
+    status.size === node.data.length &&
+    Buffer.compare(bytesOf(path), node.data) === 0
+  );
+}
+
+const bytesOf = (path: string): Uint8Array => quietly(() => real.readFileSync(path));
