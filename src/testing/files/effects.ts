@@ -226,7 +226,7 @@ function linkSync(session: Session, args: Arguments): void {
   else session.shadow?.link(source.inode, place);
 }
 
-function symlinkSync(session: Session, args: Arguments): void {
+export function symlinkSync(session: Session, args: Arguments): void {
   const [, path] = args;
   session.touch(path, 'name', false);
   const place = session.place(path, false);

@@ -7,7 +7,7 @@
 import { join } from 'node:path';
 import { quietly, real } from './originals.js';
 import { ROOT, type ShadowTree } from './shadow.js';
-import type { FileNode, FilesTrace } from './trace.js';
+import type { Entry, FileChange, FileNode, FileOperation, FileSync, FilesTrace } from './trace.js';
 
 /** A directory whose entries can be changed. */
 type MutableNode =
@@ -64,58 +64,69 @@ export function finalTree({ initial, operations }: FilesTrace): ReadonlyMap<numb
       node.kind === 'directory' ? { ...node, entries: new Map(node.entries) } : node,
     );
   }
-  const enter = (directory: number, name: string, inode: number | undefined): void => {
+  const contents = new Contents(initial);
+  for (const operation of operations) {
+    contents.apply(operation);
+    applyNames(nodes, operation);
+  }
+  for (const [inode, data] of contents.all()) nodes.set(inode, { kind: 'file', data });
+  return nodes;
+}
+
+function applyNames(nodes: Map<number, MutableNode>, change: FileOperation): void {
+  const enter = ({ directory, name }: Entry, inode: number | undefined): void => {
     const node = nodes.get(directory);
     if (node?.kind !== 'directory') return;
     if (inode === undefined) node.entries.delete(name);
     else node.entries.set(name, inode);
   };
-  const contents = new Map<number, GrowingBytes>();
-  const contentOf = (inode: number): GrowingBytes => {
-    let content = contents.get(inode);
-    if (!content) {
-      const node = nodes.get(inode);
-      content = new GrowingBytes(node?.kind === 'file' ? node.data : new Uint8Array());
-      contents.set(inode, content);
-    }
-    return content;
-  };
-  for (const operation of operations) {
-    switch (operation.op) {
-      case 'create':
-        nodes.set(operation.inode, { kind: 'file', data: new Uint8Array() });
-        enter(operation.directory, operation.name, operation.inode);
-        break;
-      case 'mkdir':
-        nodes.set(operation.inode, { kind: 'directory', entries: new Map() });
-        enter(operation.directory, operation.name, operation.inode);
-        break;
-      case 'symlink':
-        nodes.set(operation.inode, { kind: 'symlink', target: operation.target });
-        enter(operation.directory, operation.name, operation.inode);
-        break;
-      case 'link':
-        enter(operation.directory, operation.name, operation.inode);
-        break;
-      case 'unlink':
-      case 'rmdir':
-        enter(operation.directory, operation.name, undefined);
-        break;
-      case 'rename':
-        enter(operation.from.directory, operation.from.name, undefined);
-        enter(operation.to.directory, operation.to.name, operation.inode);
-        break;
-      case 'write':
-        contentOf(operation.inode).write(operation.offset, operation.data);
-        break;
-      case 'truncate':
-        contentOf(operation.inode).truncate(operation.size);
-        break;
-      default:
-    }
+  if (change.op === 'mkdir') nodes.set(change.inode, { kind: 'directory', entries: new Map() });
+  if (change.op === 'symlink') nodes.set(change.inode, { kind: 'symlink', target: change.target });
+  if (change.op === 'create') nodes.set(change.inode, { kind: 'file', data: new Uint8Array() });
+  if (change.op === 'rename') {
+    enter(change.from, undefined);
+    enter(change.to, change.inode);
+  } else if ('directory' in change) {
+    enter(change, change.op === 'unlink' || change.op === 'rmdir' ? undefined : change.inode);
   }
-  for (const [inode, content] of contents) nodes.set(inode, { kind: 'file', data: content.bytes });
-  return nodes;
+}
+
+/** What the files of a tree contain while operations are applied, in the order of a trace. */
+export class Contents {
+  readonly #initial: ReadonlyMap<number, FileNode>;
+  /** Of the files that were changed. */
+  readonly #changed = new Map<number, GrowingBytes>();
+
+  constructor(initial: ReadonlyMap<number, FileNode>) {
+    this.#initial = initial;
+  }
+
+  apply(change: FileChange | FileSync): void {
+    if (change.op === 'write') this.#of(change.inode).write(change.offset, change.data);
+    else if (change.op === 'truncate') this.#of(change.inode).truncate(change.size);
+  }
+
+  /** A view, which later changes may change. */
+  of(inode: number): Uint8Array {
+    const node = this.#initial.get(inode);
+    return (
+      this.#changed.get(inode)?.bytes ?? (node?.kind === 'file' ? node.data : new Uint8Array())
+    );
+  }
+
+  /** The files that were changed. */
+  *all(): Generator<readonly [inode: number, data: Uint8Array], void> {
+    for (const [inode, { bytes }] of this.#changed) yield [inode, bytes];
+  }
+
+  #of(inode: number): GrowingBytes {
+    let bytes = this.#changed.get(inode);
+    if (!bytes) {
+      bytes = new GrowingBytes(this.of(inode));
+      this.#changed.set(inode, bytes);
+    }
+    return bytes;
+  }
 }
 
 /** Bytes to which others are added, in time that is linear in what is added. */

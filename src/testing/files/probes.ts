@@ -63,3 +63,9 @@ export const copiesInPlace: () => boolean = once(() => {
     real.rmSync(folder, { recursive: true, force: true });
   }
 });
+
+/**
+ * Whether `rmSync` takes the entries of a folder in the order of the system: it does since it is written in C++, in Node 24.
+ * Before, it reads them as `readdirSync` does, which sorts. Nothing that it leaves behind tells, but its text does.
+ */
+export const removesUnsorted: () => boolean = once(() => /\bbinding\b/.test(String(real.rmSync)));

@@ -81,7 +81,7 @@ async function attempt(
 /** How many paths a sentence names. */
 const PATHS_MAX = 5;
 
-function unseenText(paths: readonly string[]): string {
+export function unseenText(paths: readonly string[]): string {
   const named = paths.slice(0, PATHS_MAX).join(', ');
   const more = paths.length > PATHS_MAX ? ` and ${paths.length - PATHS_MAX} more` : '';
   return `${named}${more}: not as the recorded calls have left it, because something else has changed it: native code, another process, a worker, or code that had taken its functions out of node:fs before`;

@@ -99,7 +99,7 @@ export type Begun = (FileChange | FileSync) & { readonly begin: number; end: num
 interface ShadowFile {
   readonly kind: 'file';
   size: number;
-  /** Whether it was changed by what is not synchronous since it was last synced. */
+  /** Whether it was written without O_SYNC and O_DSYNC since it was last synced. */
   isDirty: boolean;
 }
 type ShadowNode =
@@ -199,6 +199,11 @@ export class ShadowTree implements Tree {
     return resolveIn(this, this.root, path, follow);
   }
 
+  /** The operations up to now. */
+  get begun(): readonly Begun[] {
+    return this.#operations;
+  }
+
   /** Says that something is missing in the trace. */
   gap(sentence: string): void {
     this.#gaps.add(sentence);
@@ -231,7 +236,7 @@ export class ShadowTree implements Tree {
   }
 
   create({ directory, name }: Entry): number {
-    const inode = this.#add({ kind: 'file', size: 0, isDirty: true });
+    const inode = this.#add({ kind: 'file', size: 0, isDirty: false });
     this.#enter(directory, name, inode);
     this.#begin({ op: 'create', directory, name, inode });
     return inode;
@@ -298,7 +303,6 @@ export class ShadowTree implements Tree {
     const node = this.#file(inode);
     if (!node || node.size === size) return;
     node.size = size;
-    node.isDirty = true;
     this.#begin({ op: 'truncate', inode, size });
   }
 
@@ -315,7 +319,7 @@ export class ShadowTree implements Tree {
   syncAfterWrite(inode: number, op: 'fsync' | 'fdatasync'): void {
     if (this.#file(inode)?.isDirty)
       this.gap(
-        'a file was changed both with O_SYNC or O_DSYNC and without, and the record takes a synchronous write for a sync of the whole file',
+        'a file was written both with O_SYNC or O_DSYNC and without, and the record takes a synchronous write for a sync of the whole file',
       );
     this.sync(inode, op);
   }

@@ -12,14 +12,14 @@ import {
   type Arguments,
   call,
   copyFileSync,
-  EFFECTS,
   type Effect,
   makeDirectory,
   rmdirSync,
+  symlinkSync,
   unlinkSync,
 } from './effects.js';
 import { real } from './originals.js';
-import { copiesInPlace } from './probes.js';
+import { copiesInPlace, removesUnsorted } from './probes.js';
 import type { Session } from './session.js';
 
 /** A path as text; Node has checked it, or will. */
@@ -67,7 +67,7 @@ function remove(session: Session, path: string, status: Stats | undefined): void
     unlinkSync(session, [path]);
     return;
   }
-  for (const name of real.readdirSync(path)) {
+  for (const name of removesUnsorted() ? namesIn(path) : real.readdirSync(path)) {
     const inner = join(path, name);
     remove(session, inner, statusOf(inner));
   }
@@ -127,9 +127,22 @@ function* copyDirectory(
   mode: number,
 ): Copying {
   if (isNew) makeDirectory(copy.session, [target]);
-  for (const name of real.readdirSync(source))
+  for (const name of namesIn(source))
     yield* copyEntry(copy, join(source, name), join(target, name));
   if (isNew) real.chmodSync(target, mode);
+}
+
+/** In the order of the system, which `readdirSync` sorts. */
+function namesIn(path: string): string[] {
+  const directory = real.opendirSync(path);
+  try {
+    const names: string[] = [];
+    for (let entry = directory.readSync(); entry; entry = directory.readSync())
+      names.push(entry.name);
+    return names;
+  } finally {
+    directory.closeSync();
+  }
 }
 
 function copyLink(
@@ -141,7 +154,7 @@ function copyLink(
   const text = real.readlinkSync(source);
   const isKept = options.verbatimSymlinks || isAbsolute(text);
   if (to) unlinkSync(session, [target]);
-  EFFECTS['symlinkSync']?.(session, [isKept ? text : resolve(dirname(source), text), target]);
+  symlinkSync(session, [isKept ? text : resolve(dirname(source), text), target]);
 }
 
 function copyFile(
