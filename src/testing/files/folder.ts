@@ -2,7 +2,10 @@
 //
 // What got past a recorder (native code, another process, a worker, a mapping) has changed the folder, and the trace does not have
 // it. So at the end the tree that the trace makes is compared with the one that is there. A change that was undone again is
-// not seen.
+// not seen. Times, modes and owners are not compared, because no trace has them.
+//
+// A file with several names is one inode. The system's own numbers say so, and for nothing else they are used, because it gives
+// a number again when a file is gone.
 
 import { join } from 'node:path';
 import { quietly, real } from './originals.js';
@@ -197,4 +200,7 @@ function isAsExpected(path: string, node: FileNode | undefined): boolean {
   );
 }
 
-const bytesOf = (path: string): Uint8Array => quietly(() => real.readFileSync(path));
+function bytesOf(path: string): Uint8Array {
+  const { buffer, byteOffset, byteLength } = quietly(() => real.readFileSync(path));
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}

@@ -123,7 +123,7 @@ function whole(name: string, args: Arguments): Arguments {
   return [args[0], buffer, options];
 }
 
-/** Calls with what a callback is told besides the result: the buffer that it was about. */
+/** Calls with what a callback is told after the result: the buffer that it was about. */
 const WITH_BUFFER = new Set(['read', 'write', 'readv', 'writev']);
 
 function answerOf(

@@ -93,7 +93,7 @@ export class Session {
   /**
    * An asynchronous call: its effect at once (N1), its answer when it is its turn (N2).
    *
-   * @param effect may return a promise of what the system has to do besides, which the answer waits for
+   * @param effect may return a promise of what the system does later, and then the answer waits for that
    * @throws what Node throws at once: that arguments are not of their type
    */
   later<T>(effect: () => T | Promise<T>, answer: (outcome: Outcome<T>) => void): void {
