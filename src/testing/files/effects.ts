@@ -54,7 +54,11 @@ function openSync(session: Session, args: Arguments): number {
   // O_EXCL does not follow a link, but where there is one it fails.
   const place = session.place(path, follow);
   const descriptor = call('openSync', args) as number;
-  if (!shadow) return descriptor;
+  if (isTruncating) session.changed(path, 'emptied');
+  if (!shadow) {
+    session.files.set(descriptor, UNKNOWN);
+    return descriptor;
+  }
   if (!place) {
     session.files.delete(descriptor);
     return descriptor;
@@ -72,6 +76,9 @@ function openSync(session: Session, args: Arguments): number {
   session.files.set(descriptor, { inode, isAppending, sync, at: 0 });
   return descriptor;
 }
+
+/** The file of a recovery: only that its descriptor is one of the session counts. */
+const UNKNOWN: OpenFile = { inode: 0, isAppending: false, sync: undefined, at: 0 };
 
 function closeSync(session: Session, args: Arguments): unknown {
   session.files.delete(args[0] as number);
@@ -193,6 +200,7 @@ function renameSync(session: Session, args: Arguments): void {
   const source = session.place(from, false);
   const target = session.place(to, false);
   call('renameSync', args);
+  session.moved(from, to);
   const { shadow } = session;
   if (!shadow) return;
   if (source && target) shadow.rename(source, target);
@@ -240,6 +248,7 @@ export function unlinkSync(session: Session, args: Arguments): void {
   session.touch(path, 'name', false);
   const place = session.place(path, false);
   call('unlinkSync', args);
+  session.changed(path, 'removed');
   if (place) session.shadow?.remove(place);
 }
 
@@ -249,6 +258,7 @@ export function rmdirSync(session: Session, args: Arguments): void {
   session.touch(path, 'names', false);
   const place = session.place(path, false);
   real.rmdirSync(path as PathLike, args[1] as RmDirOptions);
+  session.changed(path, 'removed');
   if (place) session.shadow?.remove(place);
 }
 
@@ -280,6 +290,7 @@ export function copyFileSync(session: Session, args: Arguments): void {
   const place = session.place(to, true);
   const source = session.place(from, true);
   call('copyFileSync', args);
+  session.changed(to, 'emptied');
   const { shadow } = session;
   if (!shadow || !place) return;
   // A file onto itself: nothing happens.
@@ -315,7 +326,7 @@ const looks =
 
 function readdirSync(session: Session, args: Arguments): unknown {
   const isRecursive = (args[1] as { readonly recursive?: boolean } | undefined)?.recursive;
-  session.touch(args[0], isRecursive ? 'tree' : 'names');
+  session.touch(args[0], isRecursive ? 'shape' : 'names');
   return call('readdirSync', args);
 }
 

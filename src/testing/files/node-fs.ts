@@ -213,7 +213,7 @@ function mkdtempDisposableSync(original: AnyFunction): AnyFunction {
 function globbing(original: AnyFunction): AnyFunction {
   return (...args) => {
     const { cwd = process.cwd() } = (args[1] ?? {}) as { readonly cwd?: unknown };
-    sessionOf(cwd)?.touch(cwd, 'tree');
+    sessionOf(cwd)?.touch(cwd, 'shape');
     return original(...args);
   };
 }

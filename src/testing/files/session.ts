@@ -13,13 +13,20 @@ import { fileURLToPath } from 'node:url';
 import { real, shared } from './originals.js';
 import { insideOf, type Place, type ShadowTree } from './shadow.js';
 
-/** How much of a path a call needs; each level includes those before. */
-export type Need = 'name' | 'size' | 'data' | 'names' | 'tree';
+/**
+ * How much of a path a call needs: that it is there; its size, too; its bytes, too. Of a folder: the names in it; all names below
+ * it; all names and bytes.
+ */
+export type Need = 'name' | 'size' | 'data' | 'names' | 'shape' | 'tree';
 
-/** Lays down what a recovery looks at, before it looks. */
+/** Lays down what a recovery looks at, before it looks. Paths are those of the folder, `/` for the folder itself. */
 export interface Landing {
-  /** @param path in the folder, `/` for the folder itself */
   touch(path: string, need: Need, follow: boolean): void;
+  /** A name was removed, or what it stood for was replaced. */
+  removed(path: string): void;
+  moved(from: string, to: string): void;
+  /** The file has no bytes of the crash state any more. */
+  emptied(path: string): void;
 }
 
 /** What is known of an open descriptor. */
@@ -67,6 +74,19 @@ export class Session {
   touch(path: unknown, need: Need, follow = true): void {
     const inside = this.inside(path);
     if (inside !== undefined) this.landing?.touch(inside, need, follow);
+  }
+
+  /** After a call has removed or replaced a name, or emptied a file. */
+  changed(path: unknown, how: 'removed' | 'emptied'): void {
+    const inside = this.inside(path);
+    if (inside !== undefined) this.landing?.[how](inside);
+  }
+
+  /** After a rename. */
+  moved(from: unknown, to: unknown): void {
+    const [source, target] = [this.inside(from), this.inside(to)];
+    if (source !== undefined && target !== undefined) this.landing?.moved(source, target);
+    else this.changed(source === undefined ? to : from, 'removed');
   }
 
   /** Where a path leads to in the shadow; undefined without one, and for a path that leads out. */

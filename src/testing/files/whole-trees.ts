@@ -43,7 +43,7 @@ function mkdirSync(session: Session, args: Arguments): unknown {
 
 function rmSync(session: Session, args: Arguments): unknown {
   const [path, options] = args;
-  session.touch(path, 'tree', false);
+  session.touch(path, 'shape', false);
   const status = statusOf(path);
   const { recursive } = (options ?? {}) as RmOptions;
   if (!status || (status.isDirectory() && !recursive)) return call('rmSync', args);
@@ -55,7 +55,7 @@ function removeDirectory(session: Session, args: Arguments): unknown {
   const [path, options] = args;
   const { recursive } = (options ?? {}) as { readonly recursive?: boolean };
   if (!recursive) return rmdirSync(session, args);
-  session.touch(path, 'tree', false);
+  session.touch(path, 'shape', false);
   const status = statusOf(path);
   if (!status?.isDirectory()) return call('rmdirSync', args);
   remove(session, textOf(path), status);
@@ -179,7 +179,7 @@ function copying(session: Session, args: Arguments, isSync: boolean): Copying {
   const [source, target] = [textOf(args[0]), textOf(args[1])];
   const options = (args[2] ?? {}) as CopySyncOptions;
   session.touch(source, 'tree');
-  session.touch(target, 'tree');
+  session.touch(target, 'shape');
   const isWhole = isSync && !options.filter && real.statSync(source).isDirectory();
   const isInPlace = isWhole && copiesInPlace();
   return copyEntry({ session, options, isInPlace }, source, target);
