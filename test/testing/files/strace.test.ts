@@ -57,7 +57,7 @@ describe('a log becomes operations:', () => {
         'creat("/r/b", 0666) = 6</r/b>',
         'openat2(AT_FDCWD</home>, "/r/c", {flags=O_WRONLY|O_CREAT, mode=0666, resolve=0}, 24) = 8</r/c>',
       ],
-      ['create /a', 'truncate /old 0', 'create /b', 'create /c'],
+      ['create /a', 'truncate /old to 0', 'create /b', 'create /c'],
     ],
     [
       'writes at positions and without',
@@ -126,7 +126,13 @@ describe('a log becomes operations:', () => {
         'fallocate(3</r/a>, FALLOC_FL_KEEP_SIZE, 0, 100) = 0',
         'fallocate(3</r/a>, FALLOC_FL_KEEP_SIZE|FALLOC_FL_PUNCH_HOLE, 10, 100) = 0',
       ],
-      ['create /a', 'truncate /a 10', 'truncate /old 1', 'truncate /a 15', 'write /a 10..15'],
+      [
+        'create /a',
+        'truncate /a to 10',
+        'truncate /old to 1',
+        'truncate /a to 15',
+        'write /a 10..15',
+      ],
     ],
     [
       'names, from folders of descriptors and of the process',
