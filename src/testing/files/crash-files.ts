@@ -88,7 +88,9 @@ async function judged<A, R>(trial: FilesTrial<A, R>): Promise<FilesReport> {
   for (const model of test.models ?? DEFAULT_MODELS) {
     const { verdict, failure } = await judgeModel(trial, model, tally);
     models.push(verdict);
-    if (failure) return { ...(await failing(trial, failure)), models, warnings: [], trace };
+    // A record with a gap may show a failure that there is not.
+    const warnings = [...(trace.gaps ?? [])];
+    if (failure) return { ...(await failing(trial, failure)), models, warnings, trace };
   }
   const warnings = await doubtsOf(trial, models, tally);
   return { verdict: warnings.length === 0 ? 'proved' : 'passed', models, warnings, trace };
@@ -100,24 +102,33 @@ async function failing<A, R>(
   failure: FilesFailure,
 ): Promise<Pick<FilesReport, 'verdict'> & { readonly failure: FilesFailure }> {
   if (failure.cause instanceof HangError) return { verdict: 'hung', failure };
-  const passes = (trace: FilesTrace): Promise<boolean> => passesWith({ ...trial, trace });
+  let left = ADVICE_RECOVERIES;
+  const passes = async (trace: FilesTrace): Promise<boolean> => {
+    const tried = await passesWith({ ...trial, trace }, left);
+    left -= tried.recoveries;
+    return tried.passes;
+  };
   const advice = await adviceFor(trial.trace, failure.time, passes);
   return { verdict: 'failed', failure: { ...failure, advice } };
 }
 
-/** So many recoveries are enough to see whether advice helps. */
-const ADVICE_RECOVERIES = 1000;
+/** So many recoveries are spent on advice. */
+const ADVICE_RECOVERIES = 2000;
 
 /** Whether every state of every model passes. */
-async function passesWith<A, R>(trial: FilesTrial<A, R>): Promise<boolean> {
-  const { recoveriesMax = ADVICE_RECOVERIES, models = DEFAULT_MODELS } = trial.test;
-  const test = { ...trial.test, recoveriesMax: Math.min(recoveriesMax, ADVICE_RECOVERIES) };
-  for (const model of models) {
+async function passesWith<A, R>(
+  trial: FilesTrial<A, R>,
+  recoveriesMax: number,
+): Promise<{ readonly passes: boolean; readonly recoveries: number }> {
+  let recoveries = 0;
+  for (const model of trial.test.models ?? DEFAULT_MODELS) {
+    const test = { ...trial.test, recoveriesMax: recoveriesMax - recoveries };
     const tally = { hasLooked: false, isSilent: false };
     const { verdict, failure } = await judgeModel({ ...trial, test }, model, tally);
-    if (failure || verdict.covered < verdict.states) return false;
+    recoveries += verdict.recoveries;
+    if (failure || verdict.covered < verdict.states) return { passes: false, recoveries };
   }
-  return true;
+  return { passes: true, recoveries };
 }
 
 /** A power cut with what was decided, which its class has and its type does not say. */

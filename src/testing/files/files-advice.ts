@@ -1,7 +1,7 @@
 // The syncs that would have prevented a failure, found by trying: one more fsync after an operation, then two.
 //
-// A line of a program that runs several times needs its fsync each time. So operations of one kind and one call site are one
-// place, and an fsync is tried after all of them at once.
+// A line of a program that runs several times needs its fsync each time. So operations of one kind and one call site, or one path
+// where call sites are not known, are one place, and an fsync is tried after all of them at once.
 //
 // Not tried: another order of the calls, and a sync of anything but the file or the directory that was just changed.
 
@@ -43,14 +43,16 @@ export async function adviceFor(
   return [];
 }
 
-function placesIn({ operations }: FilesTrace, until: number): Place[] {
+function placesIn(trace: FilesTrace, until: number): Place[] {
+  const { operations } = trace;
+  const names = new Names(trace);
   const groups = new Map<string, number[]>();
   for (const [number, operation] of operations.entries()) {
-    const { op, site, begin, end } = operation;
+    const { op, site, end } = operation;
+    const path = names.describe(operation).replace(/ \d+\.\.\d+$| to \d+$/, '');
     if (op === 'sync' || op === 'fsync' || op === 'fdatasync') continue;
-    if (begin > until && site === undefined) continue;
     if (end === Number.POSITIVE_INFINITY) continue;
-    const key = site === undefined ? `${number}` : `${op} ${site}`;
+    const key = site === undefined ? path : `${op} ${site}`;
     groups.set(key, [...(groups.get(key) ?? []), number]);
   }
   return [...groups.values()].flatMap((numbers) => {

@@ -105,8 +105,11 @@ export class Replay {
 
   /** What was done up to now is durable. */
   start(): void {
-    const nodes = finalTree(this.shadow.trace());
+    const trace = this.shadow.trace();
+    const nodes = finalTree(trace);
     this.shadow.seal(nodes);
+    // A mapping that was made before is there, and what was not followed may have left other bytes.
+    for (const gap of trace.gaps ?? []) this.shadow.gap(gap);
     this.#contents = new Contents(nodes);
     this.#applied = 0;
   }
