@@ -15,13 +15,13 @@
 // Not here: the words of a failure (scene.ts), the syncs that would have prevented it (files-advice.ts).
 
 import { checkOptions, formatValue, invariant, messageOf, misuse } from '../../model/index.js';
-import { journalOf, type Told } from '../crash-test/execute.js';
+import type { Told } from '../crash-test/execute.js';
 import { formatCount, formatShare, shortText, shown } from '../crash-test/in-short.js';
 import { momentsOf } from '../crash-test/judge.js';
-import type { Expected } from '../crash-test/types.js';
+import type { Expected, Journal } from '../crash-test/types.js';
 import { HangError, Watch } from '../crash-test/watch.js';
 import type { DiskTrace } from '../device/disk-trace.js';
-import { UnsteadyRecoveryError } from '../space/explore.js';
+import { UnsteadyRecoveryError } from '../space/walks.js';
 import { adviceFor } from './files-advice.js';
 import type { CrashFilesTest, FilesFailure, FilesReport, FilesVerdict } from './files-test.js';
 import { finalTree } from './folder.js';
@@ -77,8 +77,16 @@ function recorded<A, R>(
   return recordFiles({
     root,
     ...(before && { before }),
-    run: (folder, mark) => watch.run('workload', () => workload(folder, journalOf<A>(mark))),
+    run: (folder, mark) => watch.run('workload', () => workload(folder, journalOf(mark))),
   });
+}
+
+/** A journal whose entries are marks. That of a disk would bring the simulated disk with it. */
+function journalOf<A>(mark: (told: Told<A>) => void): Journal<A> {
+  return {
+    begin: (operation) => mark({ kind: 'begin', operation }),
+    acknowledge: (operation) => mark({ kind: 'acknowledge', operation }),
+  };
 }
 
 async function judged<A, R>(trial: FilesTrial<A, R>): Promise<FilesReport> {
