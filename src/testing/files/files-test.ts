@@ -82,6 +82,7 @@ export interface FilesReport {
   readonly verdict: 'proved' | 'passed' | 'failed' | 'hung';
   /** One for each file system that was tried, in their order. */
   readonly models: readonly FilesVerdict[];
+  /** With the verdict `failed` the first failure; with `hung` what hangs. */
   readonly failure?: FilesFailure;
   /** What the verdict does not cover, a sentence each. */
   readonly warnings: readonly string[];

@@ -7,7 +7,6 @@
  * @module write-barrier/testing/files
  */
 
-export type { Expected, Journal } from '../crash-test/types.js';
 export { crashFiles, formatFilesReport } from './crash-files.js';
 export type { CrashFilesTest, FilesFailure, FilesReport, FilesVerdict } from './files-test.js';
 export { FILE_MODELS, type FileModel, type FileModelName } from './models.js';
