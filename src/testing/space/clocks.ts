@@ -20,6 +20,7 @@
 // By K2 each of them but the largest has a larger neighbour among them, and if there are several, their maximum is one as
 // well. So the points can be taken away one by one, smallest first, without changing the sum, and the sum is 1.
 
+import { misuse } from '../../model/index.js';
 import { Counts } from './counts.js';
 import type { DecidedPlaces } from './decisions.js';
 import { countUpTo } from './intervals.js';
@@ -123,8 +124,12 @@ export class ClockCut implements Cut {
   }
 }
 
+/** Whether one clock at least has come to its value. Loops, because long traces ask this hundreds of millions of times. */
 function isReached(floor: readonly number[], values: readonly number[]): boolean {
-  return floor.some((value, n) => value <= (values[n] as number));
+  for (let n = 0; n < floor.length; n += 1) {
+    if ((floor[n] as number) <= (values[n] as number)) return true;
+  }
+  return false;
 }
 
 /** The lower limits without those that follow from another one. */
@@ -164,11 +169,12 @@ class ClockSlice implements Slice {
   }
 
   has({ when }: ClockVersion): boolean {
-    if (!when) return true;
-    return (
-      isReached(when.from, this.low) &&
-      when.until.every((value, n) => (this.high[n] as number) < value)
-    );
+    return !when || (isReached(when.from, this.low) && !isReached(when.until, this.high));
+  }
+
+  /** How many clocks have two values in it. */
+  get edges(): number {
+    return this.low.filter((value, n) => value !== this.high[n]).length;
   }
 }
 
@@ -206,18 +212,33 @@ export function* pointsAt(clocks: readonly Clock[], time: number): Generator<Sli
   }
 }
 
+/** So many looks at runs of places take about ten seconds. */
+const LOOKS_MAX = 100_000_000;
+
+function tooLong(): Error {
+  return misuse(
+    'the trace is too long: too many operations wait for the journal at the same time; take a part of it that ends with a sync',
+  );
+}
+
 /** The numbers of crash states of a medium with further clocks. */
 export class ClockCounts {
   readonly start: Cut;
   readonly #slices: readonly { readonly slice: ClockSlice; readonly counts: Counts }[];
 
+  /** @throws `INVALID_ARGUMENT` for clocks with so many values at the same time that counting takes too long */
   constructor(map: PlaceMap<Places<ClockVersion>>, clocks: readonly Clock[]) {
     this.start = new ClockCut(clocks);
-    this.#slices = [...slicesOf(clocks)]
-      // Most edges have no choice: what an operation changes is before it or after it.
-      .filter((slice) =>
-        map.regions.every(({ versions }) => versions.some((one) => slice.has(one))),
-      )
+    const slices: ClockSlice[] = [];
+    for (const slice of slicesOf(clocks)) {
+      slices.push(slice);
+      if (slices.length * map.regions.length > LOOKS_MAX) throw tooLong();
+    }
+    const mayHave = (slice: ClockSlice): boolean =>
+      map.regions.every(({ versions }) => versions.some((one) => slice.has(one)));
+    this.#slices = slices
+      // Most edges have no choice: what an operation changes is before it or after it. A point has one by K3.
+      .filter((slice) => slice.edges === 0 || mayHave(slice))
       .map((slice) => ({ slice, counts: new Counts(map, slice) }));
   }
 
@@ -229,8 +250,7 @@ export class ClockCounts {
       const after = Math.max(cut.after, slice.start);
       const bound = cut.bound < slice.end ? cut.bound : NEVER;
       const states = counts.within({ after, bound }, decided);
-      const edges = slice.low.filter((value, n) => value !== slice.high[n]).length;
-      count += edges % 2 === 0 ? states : -states;
+      count += slice.edges % 2 === 0 ? states : -states;
     }
     return count;
   }

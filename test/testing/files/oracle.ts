@@ -19,12 +19,12 @@ interface Cell<V> {
   readonly changes: Change<V>[];
 }
 
-/** All trees, as text; undefined if there are too many to look at each. */
+/** The trees of each moment, as text; undefined if there are too many to look at each. */
 export function treesByHand(
   trace: FilesTrace,
   model: FileModel,
   { lies = false, most = 20_000 }: { lies?: boolean; most?: number } = {},
-): Set<string> | undefined {
+): Map<number, Set<string>> | undefined {
   const { operations, initial } = trace;
   const at = (n: number): FileOperation => operations[n] as FileOperation;
   const isSync = ({ op }: FileOperation): boolean => ['fsync', 'fdatasync', 'sync'].includes(op);
@@ -172,12 +172,14 @@ export function treesByHand(
       return covers && sync.begin > at(change.operation).begin && sync.end <= time;
     });
 
-  const trees = new Set<string>();
+  const byMoment = new Map<number, Set<string>>();
   const moments = [-1, ...operations.flatMap(({ begin, end }) => [begin, end])].filter(
     Number.isFinite,
   );
   let work = 0;
   for (const time of [...new Set(moments)].sort((a, b) => a - b)) {
+    const trees = new Set<string>();
+    byMoment.set(time, trees);
     const begun = steps.slice(1).filter((operation) => at(operation).begin <= time).length;
     const logs = ordered && model.fsync === 'log';
     const logMax = logs ? syncs.filter(({ begin }) => begin <= time).length : 0;
@@ -214,7 +216,7 @@ export function treesByHand(
       }
     }
   }
-  return trees;
+  return byMoment;
 
   function textOf(chosen: ReadonlyMap<string, number | undefined>): string {
     const found: Record<string, unknown> = {};

@@ -59,15 +59,22 @@ const traces: fc.Arbitrary<FilesTrace> = fc
   );
 
 describe.each(MODELS)('given any small trace of files on %s', (_, model) => {
-  test('the trees are those that brute force finds', () => {
+  test('the trees of each moment are those that brute force finds', () => {
     fc.assert(
       fc.property(traces, fc.boolean(), (trace, lies) => {
-        const trees = treesByHand(trace, model, { lies });
-        fc.pre(trees !== undefined);
-        const found = new Set<string>();
+        const byMoment = treesByHand(trace, model, { lies });
+        fc.pre(byMoment !== undefined);
         const space = fileSpace(trace, model, lies ? { lies: ['ignoreFlush'] } : {});
-        for (const { files } of space.explore()) found.add(textOf(files.tree()));
-        expect([...found].sort()).toEqual([...(trees ?? [])].sort());
+        const found: { tree: string; after: number; before: number }[] = [];
+        for (const crash of space.explore()) {
+          const tree = textOf(crash.files.tree());
+          found.push({ tree, after: crash.after, before: crash.before });
+        }
+        for (const [time, trees] of byMoment ?? []) {
+          const then = found.filter(({ after, before }) => after <= time && time < before);
+          const met = new Set(then.map(({ tree }) => tree));
+          expect([time, ...[...met].sort()]).toEqual([time, ...[...trees].sort()]);
+        }
       }),
       { numRuns: share(1500, 150) },
     );
@@ -333,6 +340,14 @@ describe('given what cannot be', () => {
     const [first, second] = trace.operations;
     const backwards = { ...trace, operations: [second, first] } as FilesTrace;
     expect(() => fileSpace(backwards, 'ext4')).toThrow(/operation 1 begins before/);
+  });
+
+  test('a trace whose journal has too much to commit at the same time is refused, with what helps', () => {
+    const names = Array.from({ length: 8000 }, (_, n) => `/f${n}`);
+    const calls = names.map((at): Call => ['create', at]);
+    expect(() => fileSpace(traceOf({ before: [], calls }), 'xfs')).toThrow(
+      /too long.*ends with a sync/,
+    );
   });
 
   test('an inode that the trace does not have is refused, and so is the target of what is no link', () => {
