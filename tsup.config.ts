@@ -12,6 +12,8 @@ export default defineConfig({
     systems: 'src/systems/index.ts',
     testing: 'src/testing/index.ts',
     'testing-arbitraries': 'src/testing/arbitraries.ts',
+    'testing-files': 'src/testing/files/index.ts',
+    'testing-files-register': 'src/testing/files/register.ts',
     'testing-lab': 'src/testing/lab/index.ts',
   },
   format: ['esm', 'cjs'],

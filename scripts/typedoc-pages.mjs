@@ -41,6 +41,7 @@ const NAME_GROUPS = [
   [/\/systems\/blktap\//, 'Plain files'],
   [/\/systems\/(?:linux|qemu)\//, 'Linux and QEMU'],
   [/\/systems\//, 'All systems'],
+  [/\/testing\/files\//, 'Crash tests of files'],
   [/\/(?:analyses|prefix|synthesis|barriers)\./, 'Analyses'],
   [/\/(?:crash-test|picture)\//, 'Crash tests'],
   [/\/(?:device\/|choices\.)/, 'Simulated disks'],

@@ -39,6 +39,11 @@ const DOORS = {
     // @ts-expect-error a trace is no number
     door.crashSpace(4);
   `,
+  './testing/files': `
+    export const name: door.FileModelName = 'ext4';
+    // @ts-expect-error a space is of a trace
+    door.fileSpace(4, name);
+  `,
   './kit': `
     export const length: number = door.totalLength([new Uint8Array(4)]);
     // @ts-expect-error a list holds buffers

@@ -19,9 +19,22 @@ import type { FilesTrace } from './trace.js';
 
 /** What a path of a tree holds. */
 export type TreeNode =
-  | { readonly kind: 'file'; readonly data: Uint8Array }
-  | { readonly kind: 'directory' }
-  | { readonly kind: 'symlink'; readonly target: string };
+  | {
+      /** A file with bytes. */
+      readonly kind: 'file';
+      /** All of its bytes. */
+      readonly data: Uint8Array;
+    }
+  | {
+      /** A folder. */
+      readonly kind: 'directory';
+    }
+  | {
+      /** A symbolic link. */
+      readonly kind: 'symlink';
+      /** Where it points to. */
+      readonly target: string;
+    };
 
 /** How a tree of files is laid out on a device. */
 export interface FileSpaceOptions {

@@ -8,39 +8,81 @@
 
 /** What an inode is before a trace. All of it is durable. */
 export type FileNode =
-  | { readonly kind: 'file'; readonly data: Uint8Array }
-  | { readonly kind: 'directory'; readonly entries: ReadonlyMap<string, number> }
-  | { readonly kind: 'symlink'; readonly target: string };
+  | {
+      /** A file with bytes. */
+      readonly kind: 'file';
+      /** All of its bytes. */
+      readonly data: Uint8Array;
+    }
+  | {
+      /** A folder. */
+      readonly kind: 'directory';
+      /** The inodes by name. */
+      readonly entries: ReadonlyMap<string, number>;
+    }
+  | {
+      /** A symbolic link. */
+      readonly kind: 'symlink';
+      /** Where it points to. */
+      readonly target: string;
+    };
 
 /** A name in a directory. */
 export interface Entry {
   /** The inode of the directory. */
   readonly directory: number;
+  /** Without a slash. */
   readonly name: string;
 }
 
 /** What an operation changed. */
 export type FileChange =
-  | (Entry & { readonly op: 'create' | 'mkdir' | 'link'; readonly inode: number })
-  | (Entry & { readonly op: 'symlink'; readonly inode: number; readonly target: string })
-  | (Entry & { readonly op: 'unlink' | 'rmdir'; readonly inode: number })
-  | {
-      readonly op: 'rename';
+  | (Entry & {
+      /** A new name, of a new file or folder, or of a file that has one. */
+      readonly op: 'create' | 'mkdir' | 'link';
+      /** What has the name from now on. */
       readonly inode: number;
+    })
+  | (Entry & {
+      /** A new symbolic link. */
+      readonly op: 'symlink';
+      /** The link. */
+      readonly inode: number;
+      /** Where it points to. */
+      readonly target: string;
+    })
+  | (Entry & {
+      /** A name is gone. */
+      readonly op: 'unlink' | 'rmdir';
+      /** What had the name. */
+      readonly inode: number;
+    })
+  | {
+      /** Another name, in place of the one before. */
+      readonly op: 'rename';
+      /** What has the name. */
+      readonly inode: number;
+      /** The name before. */
       readonly from: Entry;
+      /** The name from now on. */
       readonly to: Entry;
       /** The inode that had the new name before. */
       readonly replaced?: number | undefined;
     }
   | {
+      /** Bytes of a file. */
       readonly op: 'write';
+      /** The file. */
       readonly inode: number;
       /** In bytes from the start of the file. */
       readonly offset: number;
+      /** The bytes. */
       readonly data: Uint8Array;
     }
   | {
+      /** Another size of a file. */
       readonly op: 'truncate';
+      /** The file. */
       readonly inode: number;
       /** The new size in bytes; it may be larger than the old one. */
       readonly size: number;
@@ -48,15 +90,24 @@ export type FileChange =
 
 /** What an operation asked to be durable; `sync` means all files. */
 export type FileSync =
-  | { readonly op: 'fsync' | 'fdatasync'; readonly inode: number }
-  | { readonly op: 'sync' };
+  | {
+      /** One file or folder; fdatasync leaves out times. */
+      readonly op: 'fsync' | 'fdatasync';
+      /** The file or folder. */
+      readonly inode: number;
+    }
+  | {
+      /** All files. */
+      readonly op: 'sync';
+    };
 
 /** One operation of a program. */
 export type FileOperation = (FileChange | FileSync) & {
+  /** The moment from which on others see it. */
   readonly begin: number;
-  /** Infinity if it was not answered. */
+  /** The moment of its answer; Infinity if it was not answered. */
   readonly end: number;
-  /** Where the program called it: `file:line:column`. */
+  /** The call that it came from and the one around it, as `name (file:line), from name (file:line)`, if known. */
   readonly site?: string | undefined;
 };
 
@@ -67,7 +118,17 @@ export interface FilesTrace {
   /** In the order of their `begin`. */
   readonly operations: readonly FileOperation[];
   /** What a journal noted, in the order of time. */
-  readonly marks: readonly { readonly time: number; readonly value: unknown }[];
+  readonly marks: readonly {
+    /** The moment. */
+    readonly time: number;
+    /** What was noted. */
+    readonly value: unknown;
+  }[];
   /** The moment after the last event. */
   readonly end: number;
+  /**
+   * What the record lacks, a sentence each: changes that got past the recorder, or that it does not follow. With any of them a
+   * crash state may be missing, so nothing is proved.
+   */
+  readonly gaps?: readonly string[];
 }
