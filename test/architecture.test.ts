@@ -18,7 +18,10 @@ const FACE = /^write-barrier(?:\/kit)?$/;
 const NODE = /^node:/;
 const FAST_CHECK = /^fast-check$/;
 
-/** The folder '' is src itself: the public face. A folder without a rule may not exist. */
+/**
+ * The folder '' is src itself: the public face. A folder without a rule may not exist. A folder within another may have a rule
+ * of its own; then the outer one must name it like any other.
+ */
 const RULES: Readonly<Record<string, FolderRule>> = {
   '': { folders: ['machine', 'model', 'scheduler', 'storage', 'trace'], packages: [] },
   model: { folders: [], packages: [] },
@@ -29,6 +32,11 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   testing: {
     folders: ['machine', 'model', 'scheduler', 'storage', 'trace'],
     packages: [FAST_CHECK],
+  },
+  // Files are Node's, so the crash kit for blocks does without this.
+  'testing/files': {
+    folders: ['machine', 'model', 'scheduler', 'storage', 'testing', 'trace'],
+    packages: [NODE],
   },
   // Outsiders import the public doors, as a stranger would.
   node: { folders: [], packages: [FACE, NODE] },
@@ -45,7 +53,10 @@ const ESSAY = { overLines: 120, lines: 6 };
 /** Source text by path inside src, with `/` between folders. */
 type Sources = ReadonlyMap<string, string>;
 
-const folderOf = (path: string): string => (path.includes('/') ? (path.split('/')[0] ?? '') : '');
+const folderOf = (path: string): string => {
+  const [outer = '', inner] = path.split('/').slice(0, -1);
+  return RULES[`${outer}/${inner}`] ? `${outer}/${inner}` : outer;
+};
 const linesOf = (text: string): number => text.split('\n').length - (text.endsWith('\n') ? 1 : 0);
 /** Every specifier of import, export from, import() and import types. */
 const specifiersOf = (text: string): string[] =>
@@ -219,6 +230,18 @@ describe('the checker', () => {
       'node/file.ts: imports model/a.ts',
       'opfs/file.ts: imports the package node:fs',
       'helpers/h.ts: the folder has no rule',
+    ]);
+  });
+
+  test('finds what reaches from a folder into one within it that has a rule of its own', () => {
+    const sources = files({
+      'testing/a.ts': "import './files/b.js';\nimport './space/c.js';",
+      'testing/files/b.ts': "import '../a.js';\nimport 'node:fs';",
+      'testing/space/c.ts': "import 'node:fs';",
+    });
+    expect(importViolations(sources)).toEqual([
+      'testing/a.ts: imports testing/files/b.ts',
+      'testing/space/c.ts: imports the package node:fs',
     ]);
   });
 

@@ -111,3 +111,10 @@ export function randomAt(seed: number, n: number): number {
   bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
   return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
 }
+
+/** The nth of numbers in [0, 1) that are spread evenly, however many are taken: the multiples of the golden ratio. */
+export function evenly(n: number): number {
+  return (n * GOLDEN) % 1;
+}
+
+const GOLDEN = (Math.sqrt(5) - 1) / 2;

@@ -11,18 +11,19 @@
 //
 // Source: exact counting on interval orders.
 
-import { possibleAt, type Region, type RegionMap } from './regions.js';
+import type { DecidedPlaces } from './decisions.js';
+import { type Cut, type PlaceMap, type Places, possibleAt, type Slice, TimeCut } from './places.js';
 
 /** The number of places with each number of choices. */
 export type Histogram = ReadonlyMap<number, number>;
 
 /** A moment at which versions begin. */
-export interface Beginning {
+export interface Beginning<R extends Places> {
   readonly time: number;
   /** The last moment before at which others began. */
   readonly previous: number;
   /** The regions in which versions begin, ascending. */
-  readonly regions: readonly Region[];
+  readonly regions: readonly R[];
   /** The choices before this moment; undefined if no version has ended since `previous`. */
   readonly ending: Histogram | undefined;
   /** Without the versions that have ended. It changes when the next one is asked for. */
@@ -31,28 +32,43 @@ export interface Beginning {
   readonly choices: Histogram;
 }
 
-/** Follows the number of choices through all moments at which versions begin, ascending. */
-export function* beginnings({ regions, places }: RegionMap): Generator<Beginning, void> {
-  const begins: { readonly at: number; readonly region: Region }[] = [];
-  const ends: { readonly at: number; readonly region: Region }[] = [];
+/**
+ * Follows the number of choices through all moments at which versions begin, ascending.
+ *
+ * @param slice the part of further clocks that is looked at
+ * @param choices receives the choices at the current moment
+ */
+export function* beginnings<R extends Places>(
+  { regions }: PlaceMap<R>,
+  slice?: Slice,
+  choices: Map<number, number> = new Map(),
+): Generator<Beginning<R>, void> {
+  const { start, end } = slice ?? ALWAYS;
+  const begins: { readonly at: number; readonly region: R }[] = [];
+  const ends: { readonly at: number; readonly region: R }[] = [];
+  const of = new Map<R, number>();
   for (const region of regions) {
-    for (const [n, { after, ordered }] of region.versions.entries()) {
-      if (n > 0) begins.push({ at: after, region });
-      if (ordered < Number.POSITIVE_INFINITY) ends.push({ at: ordered, region });
+    let begun = 0;
+    for (const version of region.versions) {
+      const { after, ordered } = version;
+      if (after >= end || ordered <= start || slice?.has(version) === false) continue;
+      if (after <= start) begun += 1;
+      else begins.push({ at: after, region });
+      if (ordered < NEVER) ends.push({ at: ordered, region });
     }
+    of.set(region, begun);
+    choices.set(begun, (choices.get(begun) ?? 0) + region.count);
   }
   // Sorting is stable, so the regions of one moment stay in their order.
   begins.sort((a, b) => a.at - b.at);
   ends.sort((a, b) => a.at - b.at);
-  const of = new Map<Region, number>();
-  const choices = new Map<number, number>([[1, places]]);
-  const change = (region: Region, by: number): void => {
-    const before = of.get(region) ?? 1;
+  const change = (region: R, by: number): void => {
+    const before = of.get(region) as number;
     of.set(region, before + by);
     choices.set(before, (choices.get(before) as number) - region.count);
     choices.set(before + by, (choices.get(before + by) ?? 0) + region.count);
   };
-  let previous = Number.NEGATIVE_INFINITY;
+  let previous = start;
   let ended = 0;
   for (let next = 0; next < begins.length; ) {
     const { at: time } = begins[next] as { at: number };
@@ -63,7 +79,7 @@ export function* beginnings({ regions, places }: RegionMap): Generator<Beginning
       change(end.region, -1);
     }
     const without = new Map(choices);
-    const begun = new Set<Region>();
+    const begun = new Set<R>();
     for (let begin = begins[next]; begin?.at === time; begin = begins[++next]) {
       change(begin.region, 1);
       begun.add(begin.region);
@@ -77,7 +93,7 @@ export function* beginnings({ regions, places }: RegionMap): Generator<Beginning
 export function productOf(choices: Histogram): bigint {
   const powers: bigint[] = [];
   for (const [of, places] of choices) {
-    if (of > 1 && places > 0) powers.push(BigInt(of) ** BigInt(places));
+    if (of !== 1 && places > 0) powers.push(BigInt(of) ** BigInt(places));
   }
   // The smallest first, because multiplication takes longer the larger the numbers are.
   powers.sort((a, b) => (a < b ? -1 : 1));
@@ -91,19 +107,19 @@ export function logarithmOf(choices: Histogram): number {
   return sum;
 }
 
+const NEVER = Number.POSITIVE_INFINITY;
+const ALWAYS = { start: -NEVER, end: NEVER };
+
 /** A product of choices that is multiplied out when it is needed. */
-class Product {
-  readonly #choices: Histogram;
-  #value: bigint | undefined;
+type Product = () => bigint;
 
-  constructor(choices: Histogram) {
-    this.#choices = new Map(choices);
-  }
-
-  get value(): bigint {
-    this.#value ??= productOf(this.#choices);
-    return this.#value;
-  }
+function productLater(choices: Histogram): Product {
+  const kept = new Map(choices);
+  let value: bigint | undefined;
+  return () => {
+    value ??= productOf(kept);
+    return value;
+  };
 }
 
 /** A moment at which versions begin, after others have ended. */
@@ -114,67 +130,60 @@ interface Break {
   readonly without: Product;
 }
 
-/** The places that a recovery has read, as their number for each region. */
-export type DecidedPlaces = ReadonlyMap<Region, number>;
-
-const NONE: DecidedPlaces = new Map();
-const NEVER = Number.POSITIVE_INFINITY;
-
-/** A map with the numbers of its crash states. */
-export interface Counted {
-  readonly map: RegionMap;
-  readonly counts: Counts;
-}
-
 /** The numbers of crash states of a map. */
 export class Counts {
+  readonly start: Cut = new TimeCut();
+  readonly #slice: Slice | undefined;
   readonly #breaks: readonly Break[];
   readonly #last: { readonly time: number; readonly choices: Product };
 
-  constructor(map: RegionMap) {
+  /** @param slice the part of further clocks that is counted */
+  constructor(map: PlaceMap, slice?: Slice) {
     const breaks: Break[] = [];
-    let time = Number.NEGATIVE_INFINITY;
-    let last: Histogram = new Map();
-    for (const { time: at, previous, ending, without, choices } of beginnings(map)) {
+    let { start: time } = slice ?? ALWAYS;
+    const choices = new Map<number, number>();
+    for (const { time: at, previous, ending, without } of beginnings(map, slice, choices)) {
       time = at;
-      last = choices;
       if (!ending) continue;
-      breaks.push({
-        ...{ time, previous, ending: new Product(ending), without: new Product(without) },
-      });
+      const [before, rest] = [ending, without].map(productLater) as [Product, Product];
+      breaks.push({ time, previous, ending: before, without: rest });
     }
+    this.#slice = slice;
     this.#breaks = breaks;
-    this.#last = { time, choices: new Product(last) };
+    this.#last = { time, choices: productLater(choices) };
   }
 
   /** All crash states. */
   get all(): bigint {
-    return this.within(Number.NEGATIVE_INFINITY, NEVER, NONE);
+    return this.within(this.start, new Map());
   }
 
-  /**
-   * Those that agree with a recovery.
-   *
-   * @param after the latest dispatch that it has seen
-   * @param bound nothing from here on can be visible: the `ordered` of a version, or Infinity
-   */
-  within(after: number, bound: number, decided: DecidedPlaces): bigint {
+  /** Those that agree with a recovery: the `bound` of its cut is the `ordered` of a version, or later than all of them. */
+  within({ after, bound }: Pick<Cut, 'after' | 'bound'>, decided: DecidedPlaces): bigint {
+    const product = (begun: number, ended: number): bigint => {
+      let all = 1n;
+      for (const [region, places] of decided) {
+        const of = possibleAt(region, begun, ended, this.#slice).length;
+        if (of > 1) all *= BigInt(of) ** BigInt(places);
+      }
+      return all;
+    };
     let count: bigint;
     let end = this.#breaks.length;
     if (bound > this.#last.time) {
       const { time, choices } = this.#last;
-      count = choices.value / product(decided, time, time);
+      count = choices() / product(time, time);
     } else {
       end = this.#countBefore(bound);
       // Where versions end at the bound, the choices before that moment are known.
       const { ending, previous } = this.#breaks[end] as Break;
-      count = ending.value / product(decided, previous, previous);
+      count = ending() / product(previous, previous);
     }
     for (let n = this.#countBefore(after); n < end; n += 1) {
       const { time, previous, ending, without } = this.#breaks[n] as Break;
       if (time === after) continue;
-      count += ending.value / product(decided, previous, previous);
-      count -= without.value / product(decided, previous, time);
+      count += ending() / product(previous, previous);
+      count -= without() / product(previous, time);
     }
     return count;
   }
@@ -190,22 +199,4 @@ export class Counts {
     }
     return low;
   }
-}
-
-/** The choices of the decided places among versions that have begun by one moment and have not ended by another. */
-function product(decided: DecidedPlaces, begun: number, ended: number): bigint {
-  let all = 1n;
-  for (const [region, places] of decided) {
-    const of = choicesOf(region, begun, ended).length;
-    if (of > 1) all *= BigInt(of) ** BigInt(places);
-  }
-  return all;
-}
-
-/** The versions of a region that have begun by one moment and have not ended by another. */
-function choicesOf(region: Region, begun: number, ended: number): number[] {
-  if (begun === ended) return possibleAt(region, begun);
-  return possibleAt(region, begun).filter(
-    (version) => (region.versions[version]?.ordered ?? 0) > ended,
-  );
 }

@@ -20,16 +20,8 @@ import { CrashState } from './crash-state.js';
 import { cutsOf } from './cuts.js';
 import { type Crash, crashesOf } from './explore.js';
 import { countUpTo } from './intervals.js';
-import {
-  momentsOf,
-  newestUntil,
-  possibleAt,
-  type Region,
-  type RegionMap,
-  regionOf,
-  regionsOf,
-  versionAt,
-} from './regions.js';
+import { momentsOf, newestUntil, possibleAt, regionOf, versionAt } from './places.js';
+import { type Region, type RegionMap, regionsOf } from './regions.js';
 
 const EXPLORE_OPTIONS = { recoveriesMax: 0, label: 0 };
 
@@ -345,8 +337,8 @@ function choicesBeside(
 }
 
 /** The versions of a region that begin at a moment. */
-function begunAt({ versions }: Region, time: number): number[] {
-  return [...versions.keys()].filter((version) => version > 0 && versions[version]?.after === time);
+function begunAt(region: Region, time: number): number[] {
+  return possibleAt(region, time).filter((one) => versionAt(region, one).after === time);
 }
 
 /** The last versions of a moment, each with the number of states under it and under those before it. */

@@ -2,7 +2,8 @@ import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
 import { noise } from '../device/corruption.js';
 import type { Content } from '../device/disk-trace.js';
-import { contentOf, placeAt, type RegionMap, regionAt, versionAt } from './regions.js';
+import { versionAt } from './places.js';
+import { contentOf, placeAt, type RegionMap, regionAt } from './regions.js';
 import { SettledDisk } from './settled-disk.js';
 import type { Version } from './versions.js';
 

@@ -6,18 +6,14 @@
 //
 // What passes here is not proved: it says that these states pass, and nothing about the others.
 
-import { randomAt, seededRandom } from '../choices.js';
+import { evenly, type Random, seededRandom } from '../choices.js';
 import { CrashState } from './crash-state.js';
-import { newestUntil, possibleAt, type RegionMap, regionOf } from './regions.js';
-
-/** The fractional parts of its multiples are spread evenly, however many are taken. */
-const GOLDEN = (Math.sqrt(5) - 1) / 2;
+import type { RegionMap } from './regions.js';
+import { byChance } from './strategies/random.js';
+import { type Doubt, doubtAt, type Target } from './strategies/strategy.js';
 
 /** After so many draws that leave the same as earlier ones there is hardly anything new. */
 const REPEATS_MAX = 1000;
-
-/** One version of those that a place may have; the newest is the last but for torn ones, and is given. */
-type Choose = (versions: readonly number[], newest: number, place: number) => number;
 
 /** No two of the states are the same. */
 export function* cutsOf(
@@ -28,15 +24,11 @@ export function* cutsOf(
   const events = eventsOf(map);
   const seen = new Set<number>();
   for (let draw = 0, repeats = 0; repeats < REPEATS_MAX; draw += 1) {
-    const next = Math.floor(((draw * GOLDEN) % 1) * (events.length + 1));
+    const next = Math.floor(evenly(draw) * (events.length + 1));
     // The power is cut between two events.
     const earlier = events[next - 1] ?? (events[next] ?? 0) - 1;
     const time = (earlier + (events[next] ?? earlier + 1)) / 2;
-    const choose = chooserOf(map, draw, time, random);
-    const state = new CrashState(map, (place) => {
-      const region = regionOf(map, place);
-      return choose(possibleAt(region, time), newestUntil(region, time, false), place);
-    });
+    const state = new CrashState(map, targetOf(doubtAt(map, time), draw, random));
     const key = digestOf(state.versions);
     repeats = seen.has(key) ? repeats + 1 : 0;
     if (repeats > 0) continue;
@@ -54,28 +46,24 @@ function eventsOf({ regions }: RegionMap): number[] {
   return [...events].filter(Number.isFinite).sort((a, b) => a - b);
 }
 
-function chooserOf(map: RegionMap, draw: number, time: number, random: () => number): Choose {
-  const one = openPlace(map, time, random());
-  const kept = random();
-  const seed = Math.floor(random() * 2 ** 32);
-  const kinds: readonly Choose[] = [
-    ([oldest]) => oldest as number,
-    (_, newest) => newest,
-    ([oldest], newest, place) => (place === one ? (oldest as number) : newest),
-    ([oldest], newest, place) => (place === one ? newest : (oldest as number)),
+function targetOf(doubt: Doubt, draw: number, random: Random): Target {
+  const { newest, oldest } = doubt;
+  const one = openPlace(doubt, random());
+  const some = byChance(doubt, random);
+  const kinds: readonly Target[] = [
+    oldest,
+    newest,
+    (place) => (place === one ? oldest : newest)(place),
+    (place) => (place === one ? newest : oldest)(place),
   ];
-  const some: Choose = (list, last, place) =>
-    randomAt(seed, 2 * place) < kept
-      ? last
-      : (list[Math.floor(randomAt(seed, 2 * place + 1) * list.length)] as number);
   return kinds[draw % (2 * kinds.length)] ?? some;
 }
 
-/** One of the places in doubt at a moment; -1 if there are none. */
-function openPlace({ regions }: RegionMap, time: number, share: number): number {
-  const open = regions.filter((region) => possibleAt(region, time).length > 1);
-  let nth = Math.floor(share * open.reduce((sum, { count }) => sum + count, 0));
-  for (const { first, count } of open) {
+/** One of the places in doubt; -1 if there are none. */
+function openPlace({ open }: Doubt, share: number): number {
+  let nth = Math.floor(share * open.reduce((sum, { region }) => sum + region.count, 0));
+  for (const { region } of open) {
+    const { first, count } = region;
     if (nth < count) return first + nth;
     nth -= count;
   }

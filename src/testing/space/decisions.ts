@@ -7,74 +7,86 @@
 //   X1  A place is decided once, for one of the versions that the earlier decisions allow.
 
 import { invariant } from '../../model/error.js';
-import type { Content } from '../device/disk-trace.js';
-import type { Counted } from './counts.js';
-import { contentOf, placeAt, possible, type Region, regionAt, versionAt } from './regions.js';
+import type { Cut, PlaceMap, Places } from './places.js';
+import type { RegionMap } from './regions.js';
+
+/** What the search needs of a crash space. */
+export interface Counted<M extends PlaceMap = PlaceMap> {
+  readonly map: M;
+  readonly counts: {
+    /** The cut of which nothing is decided. */
+    readonly start: Cut;
+    /** How many crash states agree with a cut and with the places that it comes from. */
+    within(cut: Cut, decided: DecidedPlaces): bigint;
+  };
+}
+
+/** The places that a recovery has read, as their number for each run. */
+export type DecidedPlaces = ReadonlyMap<Places, number>;
 
 /** Chooses one of the versions that a place of a level may have, by its index in the list. */
-export type Choose = (level: Decisions, place: number, candidates: readonly number[]) => number;
+export type Choose = (depth: number, place: number, candidates: readonly number[]) => number;
 
 /** The decisions of one level, and of those below it. */
-export class Decisions {
-  readonly space: Counted;
-  readonly below: Decisions | undefined;
+export class Decisions<M extends PlaceMap = RegionMap> {
+  readonly space: Counted<M>;
+  readonly below: Decisions<M> | undefined;
   /** The number of levels below. */
   readonly depth: number;
   /** The versions that were read, by the number of their place. */
-  readonly decided: Map<number, number> = new Map();
-  readonly #places = new Map<Region, number>();
-  /** The power was cut after this moment. */
-  after: number = Number.NEGATIVE_INFINITY;
-  /** The power was cut before this moment. */
-  before: number = Number.POSITIVE_INFINITY;
-  /** Nothing dispatched from here on can be visible. */
-  bound: number = Number.POSITIVE_INFINITY;
+  readonly decided: Map<number, number>;
+  readonly #places: Map<Places, number>;
+  #cut: Cut;
 
-  constructor(space: Counted, below?: Decisions) {
+  /** @param from the decisions that this is a copy of */
+  constructor(space: Counted<M>, below?: Decisions<M>, from?: Decisions<M>) {
     this.space = space;
     this.below = below;
     this.depth = below ? below.depth + 1 : 0;
+    this.decided = new Map(from ? from.decided : []);
+    this.#places = new Map(from ? from.#places : []);
+    this.#cut = from ? from.#cut : space.counts.start;
   }
 
   /** A copy, with copies of all levels below. */
-  copy(): Decisions {
-    const copy = new Decisions(this.space, this.below?.copy());
-    for (const [place, version] of this.decided) copy.decided.set(place, version);
-    for (const [region, places] of this.#places) copy.#places.set(region, places);
-    copy.after = this.after;
-    copy.before = this.before;
-    copy.bound = this.bound;
-    return copy;
+  copy(): Decisions<M> {
+    return new Decisions(this.space, this.below?.copy(), this);
+  }
+
+  /** The power was cut after this moment. */
+  get after(): number {
+    return this.#cut.after;
+  }
+
+  /** The power was cut before this moment. */
+  get before(): number {
+    return this.#cut.before;
+  }
+
+  /** Nothing that began from here on can be visible. */
+  get bound(): number {
+    return this.#cut.bound;
   }
 
   /** How many crash states agree with the decisions, of all levels together. */
   get states(): bigint {
-    const here = this.space.counts.within(this.after, this.bound, this.#places);
+    const here = this.space.counts.within(this.#cut, this.#places);
     return this.below ? here * this.below.states : here;
   }
 
-  /** The content of a sector, decided now if it was not; undefined if it cannot be read. */
-  content(offset: number, choose: Choose): Uint8Array | undefined {
-    const { map } = this.space;
-    const { below } = this;
-    const region = regionAt(map, offset);
-    const under: Content = below ? (at) => below.content(at, choose) : map.before;
-    if (!region) return under(offset);
-    const place = placeAt(region, offset);
-    const version = this.decided.get(place) ?? this.#decide(region, place, choose);
-    return contentOf(map, region, versionAt(region, version), offset, under);
-  }
-
-  #decide(region: Region, place: number, choose: Choose): number {
-    const candidates = possible(region, this.after, this.bound);
-    const version = candidates[candidates.length > 1 ? choose(this, place, candidates) : 0];
+  /** The version of a place, decided now if it was not. */
+  versionOf(region: Places, place: number, choose: Choose): number {
+    const known = this.decided.get(place);
+    if (known !== undefined) return known;
+    const candidates: number[] = [];
+    for (const [version, one] of region.versions.entries()) {
+      if (this.#cut.allows(one)) candidates.push(version);
+    }
+    const version = candidates[candidates.length > 1 ? choose(this.depth, place, candidates) : 0];
     invariant(version !== undefined, 'decisions.X1: the earlier decisions allow no version');
-    const { after, ordered, durable } = versionAt(region, version);
     this.decided.set(place, version);
     this.#places.set(region, (this.#places.get(region) ?? 0) + 1);
-    this.after = Math.max(this.after, after);
-    this.before = Math.min(this.before, durable);
-    this.bound = Math.min(this.bound, ordered);
+    this.#cut = this.#cut.having(region.versions[version] as Places['versions'][number]);
     return version;
   }
 }

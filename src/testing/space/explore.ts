@@ -1,39 +1,16 @@
-// Exploration: every outcome of a power cut that a recovery can tell apart.
-//
-// The recovery runs on an undecided disk (decisions.ts). Every partial choice can be completed, so there is one run for each
-// outcome that the recovery can tell apart, and a place that is not read is never split. Each run covers a counted number of
-// crash states; the runs of a whole exploration cover all of them, each once.
-//
-// The choices form a tree. It is walked depth first, early power cuts before late ones. With a budget, after a quarter of it
-// every second walk is guided (strategies/): the guide chooses, and the outcome counts if no walk has ended in it before. Walks
-// are compared by their choices alone, because after the same choices a recovery reads the same place next; a recovery that
-// does not is refused.
+// Exploration of a disk: walks through the choices of a recovery (walks.ts), each with the disk for it.
 //
 // The writes of the recovery itself overlay the disk and are never lost.
 
-import { WriteBarrierError } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
-import { Chooser } from '../choices.js';
 import type { Content } from '../device/disk-trace.js';
-import type { Counted } from './counts.js';
-import { Decisions } from './decisions.js';
+import { type Counted, Decisions } from './decisions.js';
+import { versionAt } from './places.js';
+import { contentOf, offsetOf, placeAt, type Region, type RegionMap, regionAt } from './regions.js';
 import { SettledDisk } from './settled-disk.js';
-import { guidesOf } from './strategies/index.js';
-import type { Guide } from './strategies/strategy.js';
+import { type Walk, walksOf } from './walks.js';
 
-/** The recovery is not deterministic, so its outcomes prove nothing. */
-export class UnsteadyRecoveryError extends WriteBarrierError {
-  override get name(): 'UnsteadyRecoveryError' {
-    return 'UnsteadyRecoveryError';
-  }
-
-  constructor() {
-    super(
-      'INVALID_ARGUMENT',
-      'the recovery is not deterministic: its reads differ from those of an earlier run on an equal disk',
-    );
-  }
-}
+export { UnsteadyRecoveryError } from './walks.js';
 
 /** The limits of an exploration. */
 export interface ExploreOptions {
@@ -59,97 +36,53 @@ export interface Crash {
   readonly order: string;
 }
 
-/** The share of the budget for the depth-first walk alone. */
-const DEPTH_FIRST_SHARE = 1 / 4;
-
-const DEPTH_FIRST: Guide = { order: 'depth first', choose: () => 0 };
+/** A power cut with its disk, as the crash test sees it. */
+export type Run = Crash & {
+  readonly decisions: Decisions;
+  /** The content of a sector, without what the recovery has written. */
+  readonly content: Content;
+};
 
 /**
  * All outcomes that a recovery can tell apart, within the budget.
  *
  * @param below what the levels below have decided already: each walk goes on from there
  */
-export function* crashesOf(
-  space: Counted,
-  options: ExploreOptions,
+export function crashesOf(
+  space: Counted<RegionMap>,
+  { recoveriesMax, label }: ExploreOptions,
   below?: Decisions,
 ): Generator<Run, void> {
-  const { recoveriesMax = Number.POSITIVE_INFINITY } = options;
-  const inOrder = new Chooser(unsteady);
-  const elsewhere = new Set<string>();
-  const guides = guidesOf(space.map, options);
-  for (let recoveries = 0; recoveries < recoveriesMax; recoveries++) {
-    const guided = recoveries >= recoveriesMax * DEPTH_FIRST_SHARE && recoveries % 2 === 1;
-    const guide: Guide = guided ? guides.next().value : DEPTH_FIRST;
-    const chooser = guided ? new Chooser(unsteady) : inOrder;
-    const isKnown = (): boolean =>
-      elsewhere.has(chooser.answers) || (guided && chooser.isBefore(inOrder));
-    const run = new Run(new Decisions(space, below?.copy()), chooser, guide, isKnown);
-    yield run;
-    run.end();
-    if (guided) elsewhere.add(chooser.answers);
-    else if (!inOrder.advance()) return;
-  }
+  const named = label && ((region: Region, place: number) => label(offsetOf(region, place)));
+  return onDisks(walksOf(new Decisions(space, below), { recoveriesMax, label: named }));
 }
 
 /** All outcomes of going on with a disk that is decided in part. */
-export function* continued(decisions: Decisions): Generator<Run, void> {
-  const chooser = new Chooser(unsteady);
-  do {
-    const run = new Run(decisions.copy(), chooser, DEPTH_FIRST, () => false);
-    yield run;
-    run.end();
-  } while (chooser.advance());
+export function continued(decisions: Decisions): Generator<Run, void> {
+  return onDisks(walksOf(decisions));
 }
 
-const unsteady = (): Error => new UnsteadyRecoveryError();
-
-/** Tells the places of different levels apart. */
-const LEVEL = 2 ** 32;
-
-/** One walk through the choices. */
-export class Run implements Crash {
-  readonly decisions: Decisions;
-  readonly disk: SettledDisk;
-  /** The content of a sector, without what the recovery has written. */
-  readonly content: Content;
-  readonly order: string;
-  readonly #chooser: Chooser;
-  readonly #isKnown: () => boolean;
-
-  constructor(decisions: Decisions, chooser: Chooser, guide: Guide, isKnown: () => boolean) {
-    this.decisions = decisions;
-    this.order = guide.order;
-    this.#chooser = chooser;
-    this.#isKnown = isKnown;
-    const choose = (level: Decisions, place: number, candidates: readonly number[]): number =>
-      chooser.choose(candidates.length, level.depth * LEVEL + place, () =>
-        // A guide knows the highest level alone.
-        level === decisions ? guide.choose(place, candidates) : 0,
-      );
-    this.content = (offset) => decisions.content(offset, choose);
-    this.disk = new SettledDisk(decisions.space.map, this.content);
+function* onDisks(walks: Iterable<Walk<RegionMap>>): Generator<Run, void> {
+  for (const walk of walks) {
+    const { decisions } = walk;
+    const content: Content = (offset) => contentIn(decisions, offset, walk);
+    const disk = new SettledDisk(decisions.space.map, content);
+    yield Object.assign(walk, { disk, content });
+    disk.end();
   }
+}
 
-  get decided(): ReadonlyMap<number, number> {
-    return this.decisions.decided;
-  }
-
-  get after(): number {
-    return this.decisions.after;
-  }
-
-  get before(): number {
-    return this.decisions.before;
-  }
-
-  get images(): bigint {
-    return this.#isKnown() ? 0n : this.decisions.states;
-  }
-
-  /** Ends the run: all reads of an earlier run on the same path must have been repeated. */
-  end(): void {
-    this.disk.end();
-    this.#chooser.end();
-  }
+/** The content of a sector, decided now if it was not; undefined if it cannot be read. */
+function contentIn(
+  level: Decisions,
+  offset: number,
+  walk: Walk<RegionMap>,
+): Uint8Array | undefined {
+  const { below, space } = level;
+  const { map } = space;
+  const under: Content = below ? (at) => contentIn(below, at, walk) : map.before;
+  const region = regionAt(map, offset);
+  if (!region) return under(offset);
+  const version = level.versionOf(region, placeAt(region, offset), walk.choose);
+  return contentOf(map, region, versionAt(region, version), offset, under);
 }

@@ -6,18 +6,8 @@
 // Only where an atomic unit of several sectors ties sectors together, the whole region has one version. Either way a
 // place is what gets a version. Payloads are not copied: a version refers to the commands whose bytes it shows.
 //
-// A version is possible in a span of time:
-//
-//   after     the latest dispatch among the units that are persisted
-//   ordered   the earliest moment from which a unit that is missing must be there if anything dispatched later is there
-//   durable   the earliest moment at which the host knows that one of the missing units is persisted
-//
-// The last two are the minima of `ordered` and `durable` of the intervals (intervals.ts). Let T be the moment of the latest
-// dispatch of a persisted unit, anywhere. A version is possible if after <= T and T < ordered. So a version for each place is a
-// crash state if and only if the latest `after` is less than the earliest `ordered`. A partial choice is described by
-// these two numbers, and can always be completed, because at every moment each place has a version. The power was cut after
-// the latest `after`, and not after the earliest `durable`, because from then on the application may have confirmed the
-// missing unit to its users.
+// The `after` of a version is the latest dispatch among the units that are persisted. Its `ordered` and `durable` are the minima of
+// those of the missing units (intervals.ts). What follows from them is in places.ts.
 //
 // How the versions of a region are found is in versions.ts.
 
@@ -33,28 +23,25 @@ import {
 import { capabilitiesOf, type DeviceProfile } from '../device/profile.js';
 import type { Races, Unit, Write } from './breaks.js';
 import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './intervals.js';
+import type { PlaceMap, Places } from './places.js';
 import { type Source, type Version, versionsOf } from './versions.js';
 
+export { newestUntil, regionOf, versionAt } from './places.js';
+
 /** A run of sectors with the same history. */
-export interface Region {
+export interface Region extends Places<Version> {
   /** In bytes from the start of the disk. */
   readonly offset: number;
   /** In bytes. */
   readonly length: number;
   /** The bytes of a place: a sector, or the whole region where an atomic unit ties its sectors together. */
   readonly step: number;
-  /** The number of its first place, among those of all regions. */
-  readonly first: number;
-  /** The number of its places. */
-  readonly count: number;
-  /** In the order of their `after`; the first is the content before the trace. */
-  readonly versions: readonly Version[];
   /** The writes that the versions show, by the index of their unit. */
   readonly writes: readonly Write[];
 }
 
-/** All regions that a trace writes. */
-export interface RegionMap {
+/** All regions that a trace writes, in the order of their offsets. */
+export interface RegionMap extends PlaceMap<Region> {
   /** In bytes. */
   readonly sectorSize: number;
   readonly size: number;
@@ -66,10 +53,6 @@ export interface RegionMap {
   readonly tear: DeviceProfile['tear'];
   /** The capabilities of the disk of a recovery. */
   readonly offers: Capabilities;
-  /** In the order of their offsets. */
-  readonly regions: readonly Region[];
-  /** The number of places of all regions. */
-  readonly places: number;
 }
 
 /** So many versions of all regions together take about a gigabyte of memory. */
@@ -124,18 +107,6 @@ export function regionAt({ regions }: RegionMap, offset: number): Region | undef
   return region && offset < region.offset + region.length ? region : undefined;
 }
 
-/** The region that contains the place. */
-export function regionOf({ regions }: RegionMap, place: number): Region {
-  let low = 0;
-  let high = regions.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if ((regions[middle] as Region).first > place) high = middle - 1;
-    else low = middle;
-  }
-  return regions[low] as Region;
-}
-
 /** Where a place begins, in bytes from the start of the disk. */
 export function offsetOf({ offset, first, step }: Region, place: number): number {
   return offset + (place - first) * step;
@@ -144,39 +115,6 @@ export function offsetOf({ offset, first, step }: Region, place: number): number
 /** The place that contains an offset of the region. */
 export function placeAt({ offset, first, step }: Region, at: number): number {
   return first + Math.floor((at - offset) / step);
-}
-
-/** A version of a region, by its index. */
-export function versionAt({ versions }: Region, version: number): Version {
-  return versions[version] as Version;
-}
-
-/** The newest intact version from before `time`; with `at` also from `time` itself. */
-export function newestUntil({ versions }: Region, time: number, at: boolean): number {
-  let version = versions.length - 1;
-  for (; version > 0; version -= 1) {
-    const { after, intact } = versions[version] as Version;
-    if (intact && (after < time || (at && after === time))) break;
-  }
-  return version;
-}
-
-/** The versions that are possible together with a dispatch at `after`, and with nothing from `bound` on. */
-export function possible({ versions }: Region, after: number, bound: number): number[] {
-  const found: number[] = [];
-  for (const [version, { after: from, ordered: to }] of versions.entries()) {
-    if (Math.max(from, after) < Math.min(to, bound)) found.push(version);
-  }
-  return found;
-}
-
-/** The versions that are possible at a moment. */
-export function possibleAt({ versions }: Region, time: number): number[] {
-  const found: number[] = [];
-  for (const [version, { after, ordered }] of versions.entries()) {
-    if (after <= time && time < ordered) found.push(version);
-  }
-  return found;
 }
 
 /** A sector of a version; `below` is what was there before the trace. */
@@ -217,12 +155,6 @@ function writtenBy(
   const bytes = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
   if (offset !== start || !spoilt) return bytes;
   return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
-}
-
-/** The moments at which a version becomes possible, ascending. */
-export function momentsOf({ regions }: RegionMap): number[] {
-  const all = regions.flatMap(({ versions }) => versions.slice(1).map(({ after }) => after));
-  return [...new Set(all)].sort((a, b) => a - b);
 }
 
 function checkTimes(commands: readonly DiskCommand[]): void {

@@ -21,6 +21,7 @@ import type { DiskCommand } from '../device/disk-trace.js';
 import type { DeviceProfile } from '../device/profile.js';
 import { Breaks, partsOf, type Races, type Seen, type Unit } from './breaks.js';
 import { suffixMin } from './intervals.js';
+import type { PlaceVersion } from './places.js';
 
 /**
  * The content of a sector: -1 for that before the trace, 2 * n for that of unit n, 2 * n + 1 for arbitrary bytes instead of it;
@@ -30,20 +31,10 @@ export type Source =
   | number
   | { readonly below: Source; readonly above: Source; readonly which: number };
 
-/** A possible content of a place. */
-export interface Version {
+/** A possible content of a place of a disk. */
+export interface Version extends PlaceVersion {
   /** Of each sector of the place; only one where all of them have the same. */
   readonly sources: readonly Source[];
-  /** The number of the last command that contributed to it; -1 for the content before the trace. */
-  readonly command: number;
-  /** The latest dispatch among the units that are there. */
-  readonly after: number;
-  /** The earliest `ordered` among the units that are not there. */
-  readonly ordered: number;
-  /** The earliest `durable` among the units that are not there. */
-  readonly durable: number;
-  /** A device that carries out everything in order and whole could leave it. */
-  readonly intact: boolean;
   /** The same key in any trace with the same writes is the same version. */
   readonly key: string;
 }

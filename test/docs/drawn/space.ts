@@ -5,7 +5,7 @@ import type { DiskCommand, DiskTrace } from '../../../src/testing/device/disk-tr
 import { deviceProfile } from '../../../src/testing/device/profile.js';
 import { crashesOf } from '../../../src/testing/space/explore.js';
 import { intervalsOf } from '../../../src/testing/space/intervals.js';
-import { possibleAt } from '../../../src/testing/space/regions.js';
+import { possibleAt } from '../../../src/testing/space/places.js';
 import { line, picture, rect, type Shape, words } from '../../../src/trace/svg.js';
 
 const SECTOR = 512;

@@ -10,54 +10,57 @@
 //
 // Source: measurements of strategies on traces of SQLite; small deviations first as in Chipmunk.
 
-import { momentsOf, type RegionMap } from '../regions.js';
-import { inOrder } from './in-order.js';
+import { evenly } from '../../choices.js';
+import { momentsOf, type PlaceMap, type Places } from '../places.js';
 import { changed } from './one-or-two.js';
 import { randomChoices, randomMoments } from './random.js';
-import type { Guide, Strategy, Target } from './strategy.js';
+import { type Doubt, doubtsAt, type Guide, type Label, type Target } from './strategy.js';
 import { fileLost, requestLost } from './together.js';
 
 /** All guides, without end. */
-export function* guidesOf(
-  map: RegionMap,
-  { label }: { label?(offset: number): string },
+export function* guidesOf<R extends Places>(
+  map: PlaceMap<R>,
+  label: Label<R> | undefined,
 ): Generator<Guide, never> {
   const moments = spread(momentsOf(map));
-  const strategies: Strategy[] = [
-    inOrder(map, moments),
-    changed(map, moments, 'newest', 1),
-    changed(map, moments, 'oldest', 1),
-    requestLost(map, moments),
-    changed(map, moments, 'newest', 2),
-    changed(map, moments, 'oldest', 2),
-    ...(label ? [fileLost(map, moments, label)] : []),
-    randomMoments(map, moments),
+  const doubts: Iterable<Doubt<R>> = {
+    *[Symbol.iterator]() {
+      for (const time of moments) yield* doubtsAt(map, time);
+    },
+  };
+  const strategies: [order: string, targets: Iterator<Target, void>][] = [
+    ['in order', inOrder(doubts)],
+    ['one lost', changed(doubts, 'newest', 1)],
+    ['one kept', changed(doubts, 'oldest', 1)],
+    ['request lost', requestLost(map, doubts)],
+    ['two lost', changed(doubts, 'newest', 2)],
+    ['two kept', changed(doubts, 'oldest', 2)],
+    ...(label
+      ? [['file lost', fileLost(map, doubts, label)] as [string, Iterator<Target, void>]]
+      : []),
+    ['random moment', randomMoments(map, moments)],
   ];
   const choices = randomChoices();
   for (;;) {
     for (const strategy of [...strategies]) {
-      const { value } = strategy.targets.next();
-      if (value) yield towards(strategy.order, value);
-      else strategies.splice(strategies.indexOf(strategy), 1);
+      const [order, targets] = strategy;
+      const { value: target } = targets.next();
+      if (!target) strategies.splice(strategies.indexOf(strategy), 1);
+      else yield { order, choose: (place, all) => Math.max(0, all.indexOf(target(place))) };
     }
     yield choices;
   }
 }
 
-function towards(order: string, target: Target): Guide {
-  return {
-    order,
-    choose: (place, candidates) => Math.max(0, candidates.indexOf(target(place))),
-  };
+/** A cut at every moment: everything that had begun by then, and nothing else. */
+function* inOrder(doubts: Iterable<Doubt>): Generator<Target, void> {
+  for (const { newest } of doubts) yield newest;
 }
 
 /** The same values in an order in which every prefix is spread evenly. */
 function spread(values: readonly number[]): number[] {
   return values
-    .map((value, i) => ({ value, at: (i * GOLDEN) % 1 }))
+    .map((value, i) => ({ value, at: evenly(i) }))
     .sort((a, b) => a.at - b.at)
     .map(({ value }) => value);
 }
-
-/** The fractional parts of its multiples are spread evenly, however many are taken. */
-const GOLDEN = (Math.sqrt(5) - 1) / 2;

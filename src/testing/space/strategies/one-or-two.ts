@@ -1,27 +1,20 @@
-import type { RegionMap } from '../regions.js';
-import { type Doubt, doubtsAt } from './doubt.js';
-import type { Strategy, Target } from './strategy.js';
+import type { Doubt, Target } from './strategy.js';
 
 /**
  * One place or two differ from the rest at a moment. `newest`: they lack their newest content. `oldest`: all others have only
  * what is certain.
  */
-export function changed(
-  map: RegionMap,
-  moments: readonly number[],
+export function* changed(
+  doubts: Iterable<Doubt>,
   from: 'newest' | 'oldest',
   count: 1 | 2,
-): Strategy {
-  function* targets(): Generator<Target, void> {
-    for (const doubt of doubtsAt(map, moments)) {
-      for (const [first, target] of otherwise(doubt, doubt[from], -1)) {
-        if (count === 1) yield target;
-        else for (const [, both] of otherwise(doubt, target, first)) yield both;
-      }
+): Generator<Target, void> {
+  for (const doubt of doubts) {
+    for (const [first, target] of otherwise(doubt, doubt[from], -1)) {
+      if (count === 1) yield target;
+      else for (const [, both] of otherwise(doubt, target, first)) yield both;
     }
   }
-  const number = count === 1 ? 'one' : 'two';
-  return { order: `${number} ${from === 'newest' ? 'lost' : 'kept'}`, targets: targets() };
 }
 
 /** The same, except one of the places behind `place`. */

@@ -1,6 +1,6 @@
-import { randomAt, seededRandom } from '../../choices.js';
-import { newestUntil, possibleAt, type RegionMap, regionOf } from '../regions.js';
-import type { Guide, Strategy, Target } from './strategy.js';
+import { type Random, randomAt, seededRandom } from '../../choices.js';
+import type { PlaceMap } from '../places.js';
+import { type Doubt, doubtsAt, type Guide, type Target } from './strategy.js';
 
 /** Each choice of the recovery by chance. */
 export function randomChoices(): Guide {
@@ -12,20 +12,21 @@ export function randomChoices(): Guide {
 }
 
 /** Some chance of loss for every place in doubt at a moment. */
-export function randomMoments(map: RegionMap, moments: readonly number[]): Strategy {
+export function* randomMoments(map: PlaceMap, moments: readonly number[]): Generator<Target, void> {
   const random = seededRandom(2);
-  function* targets(): Generator<Target, void> {
-    for (;;) {
-      const time = moments[Math.floor(random() * moments.length)] ?? Number.NEGATIVE_INFINITY;
-      const loss = random();
-      const seed = Math.floor(random() * 2 ** 32);
-      yield (place) => {
-        const region = regionOf(map, place);
-        const versions = possibleAt(region, time);
-        if (randomAt(seed, 2 * place) >= loss) return newestUntil(region, time, true);
-        return versions[Math.floor(randomAt(seed, 2 * place + 1) * versions.length)] as number;
-      };
-    }
+  for (;;) {
+    const time = moments[Math.floor(random() * moments.length)] ?? Number.NEGATIVE_INFINITY;
+    for (const doubt of doubtsAt(map, time)) yield byChance(doubt, random);
   }
-  return { order: 'random moment', targets: targets() };
+}
+
+/** Each place loses its newest content with a chance that is drawn for all of them. */
+export function byChance({ newest, versions }: Doubt, random: Random): Target {
+  const loss = random();
+  const seed = Math.floor(random() * 2 ** 32);
+  return (place) => {
+    if (randomAt(seed, 2 * place) >= loss) return newest(place);
+    const all = versions(place);
+    return all[Math.floor(randomAt(seed, 2 * place + 1) * all.length)] as number;
+  };
 }

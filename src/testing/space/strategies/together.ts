@@ -1,36 +1,34 @@
-import { offsetOf, type Region, type RegionMap, regionOf, versionAt } from '../regions.js';
-import { type Doubt, doubtsAt } from './doubt.js';
-import type { Strategy, Target } from './strategy.js';
+import { type PlaceMap, type Places, regionOf, versionAt } from '../places.js';
+import type { Doubt, Label, Target } from './strategy.js';
 
-/** Everything dispatched up to a moment, except one request, as far as it is in doubt. */
-export function requestLost(map: RegionMap, moments: readonly number[]): Strategy {
-  const commandOf = (region: Region, place: number, { newest }: Doubt): number =>
+/** Everything that had begun by a moment, except one request, as far as it is in doubt. */
+export function requestLost<R extends Places>(
+  map: PlaceMap<R>,
+  doubts: Iterable<Doubt<R>>,
+): Generator<Target, void> {
+  const commandOf = (region: R, place: number, { newest }: Doubt): number =>
     versionAt(region, newest(place)).command;
-  // All places of a region have the same history.
-  return { order: 'request lost', targets: lostTogether(map, moments, commandOf, () => 1) };
+  // All places of a run have the same history.
+  return lostTogether(map, doubts, commandOf, () => 1);
 }
 
 /** The same for everything with one name of the user's. */
-export function fileLost(
-  map: RegionMap,
-  moments: readonly number[],
-  label: (offset: number) => string,
-): Strategy {
-  const named = (region: Region, place: number): string => label(offsetOf(region, place));
-  return {
-    order: 'file lost',
-    targets: lostTogether(map, moments, named, ({ count }) => count),
-  };
+export function fileLost<R extends Places>(
+  map: PlaceMap<R>,
+  doubts: Iterable<Doubt<R>>,
+  label: Label<R>,
+): Generator<Target, void> {
+  return lostTogether(map, doubts, label, ({ count }) => count);
 }
 
-/** All places in doubt with the same key have their oldest versions; the first places of a region have all of its keys. */
-function* lostTogether(
-  map: RegionMap,
-  moments: readonly number[],
-  keyOf: (region: Region, place: number, doubt: Doubt) => unknown,
-  first: (region: Region) => number,
+/** All places in doubt with the same key have their oldest versions; the first places of a run have all of its keys. */
+function* lostTogether<R extends Places>(
+  map: PlaceMap<R>,
+  doubts: Iterable<Doubt<R>>,
+  keyOf: (region: R, place: number, doubt: Doubt<R>) => unknown,
+  first: (region: R) => number,
 ): Generator<Target, void> {
-  for (const doubt of doubtsAt(map, moments)) {
+  for (const doubt of doubts) {
     const { newest, oldest, open } = doubt;
     const seen = new Set<unknown>();
     for (const { region } of open) {

@@ -1,0 +1,307 @@
+// The space of a trace of files: all trees that a power cut during it may leave under a model of a file system.
+//
+// A state is a version for each cell (cells.ts), all of them possible at one point of the clocks (space/clocks.ts). It is counted and
+// explored by what does that for disks. A state that is explored is undecided: a cell gets its version when it is looked at. So
+// one recovery covers all states that it cannot tell apart.
+
+import { checkOptions, misuse, WriteBarrierError } from '../../model/index.js';
+import type { Random } from '../choices.js';
+import { type Counted, Decisions } from '../space/decisions.js';
+import { versionAt } from '../space/places.js';
+import { walksOf } from '../space/walks.js';
+import { blockAfter, type FileHistory, sizeAsked } from './blocks.js';
+import { type Cell, type CellMap, type CellVersion, cellsOf, entryKey } from './cells.js';
+import { FILE_MODELS, type FileModel, type FileModelName } from './models.js';
+import type { FilesTrace } from './trace.js';
+
+/** What a path of a tree holds. */
+export type TreeNode =
+  | { readonly kind: 'file'; readonly data: Uint8Array }
+  | { readonly kind: 'directory' }
+  | { readonly kind: 'symlink'; readonly target: string };
+
+/** How a tree of files is laid out on a device. */
+export interface FileSpaceOptions {
+  /**
+   * `ignoreFlush`: the device says that a flush is done, and does nothing. Then no sync promises anything. The order of the
+   * journal is kept here; a real file system may not survive such a device at all.
+   *
+   * @defaultValue none
+   */
+  readonly lies?: readonly 'ignoreFlush'[];
+}
+
+/** A power cut, decided as far as the recovery has looked. */
+export interface FileCrash {
+  /** What the power cut has left. Each look at it decides something. */
+  readonly files: FileState;
+  /** The power was cut after this moment. */
+  readonly after: number;
+  /** The power was cut before this moment. What was acknowledged by then must be there. */
+  readonly before: number;
+  /** How many states this outcome covers, given what was looked at; 0 if an earlier one covered them. */
+  readonly images: bigint;
+  /** The strategy that picked it: `depth first`, or the name of a guide. */
+  readonly order: string;
+}
+
+/** A tree of files that a power cut has left. Inode 1 is its root. */
+export class FileState {
+  readonly #map: CellMap;
+  readonly #versionOf: (cell: Cell, place: number) => number;
+  readonly #kinds: ReadonlyMap<number, Kind>;
+
+  /** @internal */
+  constructor(
+    map: CellMap,
+    kinds: ReadonlyMap<number, Kind>,
+    versionOf: (cell: Cell, place: number) => number,
+  ) {
+    this.#map = map;
+    this.#kinds = kinds;
+    this.#versionOf = versionOf;
+  }
+
+  /** The inode of an entry; undefined if there is none. */
+  entry(directory: number, name: string): number | undefined {
+    const { entries, trace } = this.#map;
+    const before = trace.initial.get(directory);
+    const known = before?.kind === 'directory' ? before.entries.get(name) : undefined;
+    const cell = entries.get(entryKey(directory, name));
+    return cell ? this.#valueOf(cell, known) : known;
+  }
+
+  /** The names in a directory, sorted. Each name that was ever there is looked at. */
+  names(directory: number): string[] {
+    const names = this.#map.names.get(directory) ?? [];
+    return names.filter((name) => this.entry(directory, name) !== undefined);
+  }
+
+  /**
+   * What an inode is.
+   *
+   * @throws `INVALID_ARGUMENT` for an inode that the trace does not know
+   */
+  kind(inode: number): TreeNode['kind'] {
+    return this.#kindOf(inode).kind;
+  }
+
+  /**
+   * Where a symbolic link points.
+   *
+   * @throws `INVALID_ARGUMENT` for an inode that is none
+   */
+  target(inode: number): string {
+    const kind = this.#kindOf(inode);
+    if (kind.kind === 'symlink') return kind.target;
+    throw misuse(`inode ${inode} is a ${kind.kind}, not a symbolic link`);
+  }
+
+  /** The size of a file in bytes. */
+  size(inode: number): number {
+    const { sizes, blocks, histories, trace, model } = this.#map;
+    const before = trace.initial.get(inode);
+    const known = before?.kind === 'file' ? before.data.length : 0;
+    const cell = sizes.get(inode);
+    const size = (cell && this.#valueOf(cell, known)) ?? known;
+    if (model.size === 'free') return size;
+    // What was written before the last truncation says nothing of the size.
+    const since = cell ? this.#version(cell).command : -1;
+    const history = histories.get(inode) as FileHistory;
+    for (const run of [...(blocks.get(inode) ?? [])].reverse()) {
+      for (let n = run.count - 1; n >= 0; n -= 1) {
+        // What lies before cannot ask for more.
+        if ((run.block + n + 1) * model.block <= size) return size;
+        const { change, command } = this.#version(run, n);
+        const made = command > since ? run.changes[change] : undefined;
+        const asked = made ? sizeAsked(history, made, run.block + n, model.block) : 0;
+        if (asked > 0) return Math.max(size, asked);
+      }
+    }
+    return size;
+  }
+
+  /** A new array with the bytes of a file. */
+  data(inode: number): Uint8Array {
+    const { blocks, histories, trace, model } = this.#map;
+    const bytes = new Uint8Array(this.size(inode));
+    const before = trace.initial.get(inode);
+    if (before?.kind === 'file') bytes.set(before.data.subarray(0, bytes.length));
+    for (const run of blocks.get(inode) ?? []) {
+      for (let n = 0; n < run.count; n += 1) {
+        const at = (run.block + n) * model.block;
+        if (at >= bytes.length) return bytes;
+        const changes = run.changes.slice(0, this.#version(run, n).change + 1);
+        const history = histories.get(inode) as FileHistory;
+        const block = blockAfter(history, changes, run.block + n, model.block);
+        bytes.set(block.subarray(0, bytes.length - at), at);
+      }
+    }
+    return bytes;
+  }
+
+  /** Everything below the root, by its path without a leading `/`. A directory in itself is left out. */
+  tree(): Map<string, TreeNode> {
+    const found = new Map<string, TreeNode>();
+    const walk = (directory: number, prefix: string, above: readonly number[]): void => {
+      // Where names are independent, a directory may have been moved into itself.
+      if (above.includes(directory)) return;
+      for (const name of this.names(directory)) {
+        const inode = this.entry(directory, name) as number;
+        const path = `${prefix}${name}`;
+        const kind = this.#kindOf(inode);
+        found.set(path, kind.kind === 'file' ? { ...kind, data: this.data(inode) } : kind);
+        if (kind.kind === 'directory') walk(inode, `${path}/`, [...above, directory]);
+      }
+    };
+    walk(1, '', []);
+    return found;
+  }
+
+  #kindOf(inode: number): Kind {
+    const kind = this.#kinds.get(inode);
+    if (kind) return kind;
+    throw misuse(`the trace has no inode ${inode}`);
+  }
+
+  #version(cell: Cell, n = 0): CellVersion {
+    return versionAt(cell, this.#versionOf(cell, cell.first + n));
+  }
+
+  #valueOf(cell: Cell, before: number | undefined): number | undefined {
+    const { change } = this.#version(cell);
+    return change < 0 ? before : cell.changes[change]?.value;
+  }
+}
+
+type Kind =
+  | { readonly kind: 'file' }
+  | { readonly kind: 'directory' }
+  | { readonly kind: 'symlink'; readonly target: string };
+
+/** All trees that a power cut during a trace may leave. */
+export class FileSpace {
+  /** @internal */
+  readonly map: CellMap;
+  /** The assumed file system. */
+  readonly model: FileModel;
+  readonly #kinds: ReadonlyMap<number, Kind>;
+  #count: bigint | undefined;
+
+  /** @internal */
+  constructor(map: CellMap) {
+    this.map = map;
+    this.model = map.model;
+    this.#kinds = kindsOf(map.trace);
+  }
+
+  /** The number of states. States with different versions are different, even if their bytes happen to be equal. */
+  get count(): bigint {
+    this.#count ??= new Decisions(this.#searched).states;
+    return this.#count;
+  }
+
+  /**
+   * State number k. They are numbered by the versions of their cells, the oldest first; number 0 has the tree before the trace,
+   * as far as nothing is certain.
+   *
+   * @throws `OUT_OF_RANGE` if k is not from 0 to count - 1
+   */
+  at(k: bigint): FileState {
+    if (k < 0n || k >= this.count) {
+      throw new WriteBarrierError(
+        'OUT_OF_RANGE',
+        `state ${k} is out of range: this space has states 0 to ${this.count - 1n}`,
+      );
+    }
+    let rest = k;
+    const decisions = new Decisions(this.#searched);
+    for (const cell of this.map.regions) {
+      for (let place = cell.first; place < cell.first + cell.count; place += 1) {
+        decisions.versionOf(cell, place, (_, __, candidates) => {
+          for (const choice of candidates.keys()) {
+            const copy = decisions.copy();
+            copy.versionOf(cell, place, () => choice);
+            const { states } = copy;
+            if (rest < states) return choice;
+            rest -= states;
+          }
+          return candidates.length;
+        });
+      }
+    }
+    return new FileState(
+      this.map,
+      this.#kinds,
+      (_, place) => decisions.decided.get(place) as number,
+    );
+  }
+
+  /** Draws a state; all are equally likely, as far as the numbers can tell. */
+  sample(random: Random): FileState {
+    const { count } = this;
+    let [drawn, of] = [0n, 1n];
+    // Some bits more than the count has, so that the rest does not matter.
+    while (of < count << 32n) {
+      drawn = (drawn << 32n) | BigInt(Math.floor(random() * 2 ** 32));
+      of <<= 32n;
+    }
+    return this.at((drawn * count) / of);
+  }
+
+  /**
+   * Every outcome that a recovery can tell apart, once: a tree whose cells get their content when they are looked at first.
+   * Finish with each tree before you take the next; you may await in between.
+   *
+   * @param options `recoveriesMax`: the maximum number of trees, by default all
+   * @throws `INVALID_ARGUMENT` if a recovery looks at other cells than an earlier one did on an equal tree
+   */
+  *explore(options: { readonly recoveriesMax?: number } = {}): Generator<FileCrash, void> {
+    checkOptions(options, { recoveriesMax: 0 }, 'explore');
+    for (const walk of walksOf(new Decisions(this.#searched), options)) {
+      const { choose, decisions } = walk;
+      const files = new FileState(this.map, this.#kinds, (cell, place) =>
+        decisions.versionOf(cell, place, choose),
+      );
+      yield Object.assign(walk, { files });
+    }
+  }
+
+  get #searched(): Counted<CellMap> {
+    const { map } = this;
+    return { map, counts: map.counts };
+  }
+}
+
+/**
+ * The space of a trace of files: all trees that a power cut during it may leave.
+ *
+ * @param model a file system of `FILE_MODELS`, or a model of your own
+ * @throws `INVALID_ARGUMENT` for an unknown file system, and for a trace whose moments are not ascending
+ */
+export function fileSpace(
+  trace: FilesTrace,
+  model: FileModelName | FileModel,
+  options: FileSpaceOptions = {},
+): FileSpace {
+  checkOptions(options, { lies: 0 }, 'fileSpace');
+  const known = typeof model === 'string' ? FILE_MODELS[model] : model;
+  if (!known) {
+    throw misuse(`unknown file system ${model}; known are ${Object.keys(FILE_MODELS).join(', ')}`);
+  }
+  return new FileSpace(cellsOf(trace, known, options.lies?.includes('ignoreFlush') ?? false));
+}
+
+function kindsOf({ initial, operations }: FilesTrace): Map<number, Kind> {
+  const kinds = new Map<number, Kind>([[1, { kind: 'directory' }]]);
+  for (const [inode, node] of initial) {
+    const { kind } = node;
+    kinds.set(inode, kind === 'symlink' ? { kind, target: node.target } : { kind });
+  }
+  for (const one of operations) {
+    if (one.op === 'create') kinds.set(one.inode, { kind: 'file' });
+    if (one.op === 'mkdir') kinds.set(one.inode, { kind: 'directory' });
+    if (one.op === 'symlink') kinds.set(one.inode, { kind: 'symlink', target: one.target });
+  }
+  return kinds;
+}
