@@ -4,7 +4,7 @@
 // explored by what does that for disks. A state that is explored is undecided: a cell gets its version when it is looked at. So
 // one recovery covers all states that it cannot tell apart.
 
-import { checkOptions, misuse, WriteBarrierError } from '../../model/index.js';
+import { checkOptions, formatValue, misuse, WriteBarrierError } from '../../model/index.js';
 import type { Random } from '../choices.js';
 import { type Counted, Decisions } from '../space/decisions.js';
 import { versionAt } from '../space/places.js';
@@ -287,7 +287,9 @@ export function fileSpace(
   checkOptions(options, { lies: 0 }, 'fileSpace');
   const known = typeof model === 'string' ? FILE_MODELS[model] : model;
   if (!known) {
-    throw misuse(`unknown file system ${model}; known are ${Object.keys(FILE_MODELS).join(', ')}`);
+    throw misuse(
+      `unknown file system ${formatValue(model)}; known are ${Object.keys(FILE_MODELS).join(', ')}`,
+    );
   }
   return new FileSpace(cellsOf(trace, known, options.lies?.includes('ignoreFlush') ?? false));
 }

@@ -193,7 +193,7 @@ function* slicesOf(clocks: readonly Clock[]): Generator<ClockSlice, void> {
   yield* grown([], []);
 }
 
-/** The points at a moment at which each clock has its largest or its smallest value, as strategies look at them. */
+/** The points at a moment at which each clock has its largest or its smallest value; the first has all of the largest. */
 export function* pointsAt(clocks: readonly Clock[], time: number): Generator<Slice, void> {
   const seen = new Set<string>();
   for (let bits = 0; bits < 2 ** clocks.length; bits += 1) {

@@ -47,7 +47,7 @@ export interface PlaceMap<R extends Places = Places> {
   readonly regions: readonly R[];
   /** The number of places of all of them. */
   readonly places: number;
-  /** The moments of a medium with further clocks that are worth a look: values of all clocks at a time. */
+  /** The points of further clocks at a time that are worth a look; the first has everything that had begun. */
   readonly pointsAt?: (time: number) => Iterable<Slice>;
 }
 

@@ -28,7 +28,9 @@ type Node =
 
 /** A tree of files, and the operations on it. */
 export class Shadow {
-  readonly inodes = new Map<number, Node>([[1, { kind: 'directory', entries: new Map() }]]);
+  readonly inodes: Map<number, Node> = new Map<number, Node>([
+    [1, { kind: 'directory', entries: new Map() }],
+  ]);
   #next = 2;
 
   /** The inode at a path; undefined if there is none. */
@@ -334,6 +336,13 @@ export const PROGRAMS: Readonly<Record<string, Program>> = {
     ],
   },
   'truncate and write': {
+    before: one,
+    calls: [
+      ['truncate', '/a', 0],
+      ['write', '/a', 0, 'new!'],
+    ],
+  },
+  'open with O_TRUNC and write': {
     before: one,
     calls: [
       ['truncate', '/a', 0],

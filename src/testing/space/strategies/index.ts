@@ -25,7 +25,13 @@ export function* guidesOf<R extends Places>(
   const moments = spread(momentsOf(map));
   const doubts: Iterable<Doubt<R>> = {
     *[Symbol.iterator]() {
-      for (const time of moments) yield* doubtsAt(map, time);
+      // The first point of a moment has everything that had begun, so it comes first at all moments.
+      for (const isFirst of [true, false]) {
+        for (const time of moments) {
+          const points = [...doubtsAt(map, time)];
+          yield* isFirst ? points.slice(0, 1) : points.slice(1);
+        }
+      }
     },
   };
   const strategies: [order: string, targets: Iterator<Target, void>][] = [
