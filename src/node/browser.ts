@@ -16,4 +16,10 @@ function refuse(): never {
 
 const refused: never = refuse();
 
-export { refused as FileStorage, refused as StorageLockedError };
+export {
+  refused as appendRecord,
+  refused as FileStorage,
+  refused as readRecords,
+  refused as replaceFile,
+  refused as StorageLockedError,
+};

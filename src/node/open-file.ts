@@ -57,7 +57,7 @@ const OPENINGS_MAX = 16;
 /** Errors of file systems without O_DSYNC. */
 const NO_FORCED: readonly unknown[] = ['EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS'];
 /** Errors of platforms that cannot open or sync directories (Windows, some network file systems). */
-const NO_DIRECTORY_SYNC: readonly unknown[] = ['EISDIR', 'EPERM', 'EINVAL', 'ENOTSUP'];
+export const NO_DIRECTORY_SYNC: readonly unknown[] = ['EISDIR', 'EPERM', 'EINVAL', 'ENOTSUP'];
 
 /** What `FileStorage.open` does. */
 export async function openFile(path: string | URL, given: FileStorageOptions): Promise<OpenFile> {
