@@ -6,8 +6,9 @@
 // member that floods waits for the time that it has used.
 //
 //   Q1  No waiting member has a tag below the group's, and the group's never decreases.
-//   Q2  Of equal tags the one that waits longer is first. So from the moment when a light member asks until it is served, at
-//       most one command of each other member is, and none of a member that came later.
+//   Q2  From the moment when a light member asks until it is served, at most one command of each other member is: of those whose
+//       tag is the group's, too. Of equal tags the least cost is first, because members that flood with commands of one size
+//       have equal tags, and a small command would wait for all of them. Of equal costs the first to wait is first.
 //   Q3  While two members wait all the time, what they are served differs by at most a command of each, in units of their
 //       weights.
 //
@@ -24,9 +25,11 @@ export class Turn {
   readonly weight: number;
   /** What it has been served, in bytes divided by its weight. */
   tag = 0;
+  /** What its next command costs, in the same unit. */
+  cost = 0;
   /** Its place in the heap; -1 while it does not wait. */
   place = -1;
-  /** When it began to wait: of equal tags the first is served first. */
+  /** When its next command began to wait. */
   since = 0;
 
   constructor(weight: number) {
@@ -46,10 +49,10 @@ export class FairQueue<T extends Turn> {
     return this.#heap[0];
   }
 
-  /** A member begins to wait. */
-  add(turn: T): void {
+  /** A member begins to wait, with a command of this cost. */
+  add(turn: T, cost: number): void {
     turn.tag = this.#startOf(turn);
-    turn.since = this.#arrivals++;
+    this.#wait(turn, cost);
     turn.place = this.#heap.length;
     this.#heap.push(turn);
     this.#up(turn);
@@ -66,10 +69,17 @@ export class FairQueue<T extends Turn> {
     this.#down(last);
   }
 
-  /** The member whose turn it is has been served: its tag becomes that of the group (Q1), and it pays. */
-  serve(turn: T, cost: number): void {
+  /** The command of the member whose turn it is has been served: the group's tag becomes that of the member (Q1), which pays. */
+  serve(turn: T): void {
     this.pass(turn.tag);
-    this.charge(turn, cost);
+    turn.tag += turn.cost;
+  }
+
+  /** A waiting member waits on, with another command, of this cost. */
+  again(turn: T, cost: number): void {
+    this.#wait(turn, cost);
+    this.#up(turn);
+    this.#down(turn);
   }
 
   /**
@@ -80,16 +90,18 @@ export class FairQueue<T extends Turn> {
   charge(turn: T, cost: number): number {
     const start = this.#startOf(turn);
     turn.tag = start + cost / turn.weight;
-    if (turn.place >= 0) {
-      turn.since = this.#arrivals++;
-      this.#down(turn);
-    }
+    if (turn.place >= 0) this.#down(turn);
     return start;
   }
 
   /** Something that took no turn has been served, from a member whose tag was `start`. */
   pass(start: number): void {
     this.#now = Math.max(this.#now, start);
+  }
+
+  #wait(turn: T, cost: number): void {
+    turn.cost = cost / turn.weight;
+    turn.since = this.#arrivals++;
   }
 
   #startOf({ tag }: T): number {
@@ -128,5 +140,6 @@ export class FairQueue<T extends Turn> {
 }
 
 function isBefore(a: Turn, b: Turn): boolean {
-  return a.tag < b.tag || (a.tag === b.tag && a.since < b.since);
+  if (a.tag !== b.tag) return a.tag < b.tag;
+  return a.cost === b.cost ? a.since < b.since : a.cost < b.cost;
 }

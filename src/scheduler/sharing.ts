@@ -243,7 +243,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   complete(command: GroupCommand<K>, error?: unknown): void {
     const { what, entry, served } = command;
     this.inFlight -= 1;
-    this.bytesInFlight -= this.#movedBy(what);
+    this.bytesInFlight -= this.#movedBy(what.op, what.length);
     if (!entry) {
       this.#flushEnded(served, error);
       return;
@@ -307,19 +307,31 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   #schedule(member: Member<K>): void {
     if (this.#mayGo(member) === member.place >= 0) return;
     if (member.place >= 0) this.#fair.remove(member);
-    else this.#fair.add(member);
+    else this.#fair.add(member, this.#costOfNext(member));
+  }
+
+  /** The head of the queue of a member is another one now. */
+  #goOn(member: Member<K>): void {
+    if (member.place >= 0 && this.#mayGo(member))
+      this.#fair.again(member, this.#costOfNext(member));
+    else this.#schedule(member);
+  }
+
+  #costOfNext({ queue: { head } }: Member<K>): number {
+    if (!head || head.request.kind === 'flush') return COMMAND_COST;
+    return COMMAND_COST + this.#movedBy(head.request.kind, this.#nextLength(head));
   }
 
   /** G4. */
   #hasRoom(what: StagedCommand): boolean {
-    const moved = this.#movedBy(what);
+    const moved = this.#movedBy(what.op, what.length);
     if (moved === 0 || this.bytesInFlight === 0) return true;
     return this.bytesInFlight + moved <= this.#options.depthBytes;
   }
 
   #issue(member: Member<K>, entry: Entry<K>, what: StagedCommand): GroupCommand<K> {
-    const moved = this.#movedBy(what);
-    this.#fair.serve(member, COMMAND_COST + moved);
+    const moved = this.#movedBy(what.op, what.length);
+    this.#fair.serve(member);
     if (entry.at === entry.start) this.#begin(member, entry);
     entry.at += what.length;
     entry.outstanding += 1;
@@ -329,7 +341,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
     this.bytesInFlight += moved;
     this.commands[what.op] += 1;
     if (entry.at === entry.end) this.#dequeue(member, entry);
-    this.#schedule(member);
+    this.#goOn(member);
     return new GroupCommand(what, entry, NONE);
   }
 
@@ -351,7 +363,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
     entry.error ??= error;
     if (entry.isIssued) return;
     this.#dequeue(entry.client.member, entry);
-    this.#schedule(entry.client.member);
+    this.#goOn(entry.client.member);
   }
 
   #ended(entry: Entry<K>): void {
@@ -440,7 +452,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
     this.#dequeue(member, entry);
     if (isOrdered(entry)) member.isFenced = true;
     this.#flush(entry);
-    this.#schedule(member);
+    this.#goOn(member);
   }
 
   #flush(entry: Entry<K>): void {
@@ -530,16 +542,21 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   // Commands
 
   #commandOf(entry: Entry<K>): StagedCommand {
-    const { request, at, end } = entry;
+    const { request, at } = entry;
     const op = request.kind as Operation;
-    const isCut = op === 'read' || (op === 'writeZeroes' && !this.#options.fastZeroes);
-    const length = isCut ? Math.min(end - at, this.#pieceMax) : end - at;
     const fua = request.kind === 'write' && request.fua === true;
+    const length = this.#nextLength(entry);
     return { kind: 'command', op, offset: at, length, tag: 'simple', fua, stage: 'plain' };
   }
 
-  #movedBy({ op, length }: StagedCommand): number {
-    if (op === 'discard' || (op === 'writeZeroes' && this.#options.fastZeroes)) return 0;
+  /** How many bytes its next command is for. */
+  #nextLength({ request: { kind }, at, end }: Entry<K>): number {
+    const isCut = kind === 'read' || (kind === 'writeZeroes' && !this.#options.fastZeroes);
+    return isCut ? Math.min(end - at, this.#pieceMax) : end - at;
+  }
+
+  #movedBy(kind: Request['kind'], length: number): number {
+    if (kind === 'discard' || (kind === 'writeZeroes' && this.#options.fastZeroes)) return 0;
     return length;
   }
 
