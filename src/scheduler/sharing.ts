@@ -173,7 +173,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   readonly members: Set<Member<K>> = new Set();
   readonly #fair = new FairQueue<Member<K>>();
   /** What is at the storage or stands in line for it, oldest first (G3). */
-  readonly #claims = new Set<Entry<K>>();
+  readonly #claims: Entry<K>[] = [];
   /** How many of those wait for an earlier one. */
   #held = 0;
   readonly #settled = new List<Entry<K>>();
@@ -406,7 +406,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   /** Puts an entry in line; false if it must wait there for an earlier one. */
   #claim(member: Member<K>, entry: Entry<K>): boolean {
     entry.blocker = this.#blockerOf(entry);
-    this.#claims.add(entry);
+    this.#claims.push(entry);
     entry.hasClaim = entry.blocker === undefined;
     if (entry.hasClaim) return true;
     this.#held += 1;
@@ -426,7 +426,9 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
 
   /** Takes an entry out of the line, and lets those go on that wait for it. */
   #release(entry: Entry<K>): void {
-    if (!this.#claims.delete(entry)) return;
+    const place = this.#claims.indexOf(entry);
+    if (place < 0) return;
+    this.#claims.splice(place, 1);
     if (entry.blocker) this.#unhold(entry);
     if (this.#held === 0) return;
     for (const other of this.#claims) {
