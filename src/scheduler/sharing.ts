@@ -185,9 +185,10 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   queued = 0;
   queuedBytes = 0;
 
-  /** Flushes that wait for the next flush of the storage, and the least tag that one of them had. */
+  /** Flushes that wait for the next flush of the storage, when the first of them starts, and what it costs (fair-queue.ts). */
   #waiting: Entry<K>[] = [];
-  #waitingTag = 0;
+  #start = 0;
+  #cost = 0;
   #isFlushing = false;
   /** Flushes of the storage are numbered from 1. The last one that was issued, and the last one that succeeded. */
   #flushes = 0;
@@ -472,8 +473,10 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
       return;
     }
     const start = this.#fair.charge(member, COMMAND_COST);
-    const isFirst = this.#waiting.length === 0;
-    this.#waitingTag = isFirst ? start : Math.min(this.#waitingTag, start);
+    if (this.#waiting.length === 0 || start < this.#start) {
+      this.#start = start;
+      this.#cost = COMMAND_COST / member.weight;
+    }
     this.#waiting.push(entry);
     this.queued += 1;
     member.flushes += 1;
@@ -487,14 +490,13 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   /** The flush has its turn with the first of those that wait for it. */
   #mayFlush(member: Member<K> | undefined): boolean {
     if (this.#isFlushing || this.#waiting.length === 0) return false;
-    return !member || this.#waitingTag <= member.tag;
+    return !member || this.#fair.isNext(this.#start, this.#cost, member);
   }
 
   #issueFlush(): GroupCommand<K> {
     const served = this.#takeWaiting(all);
     this.#isFlushing = true;
     this.#flushes += 1;
-    this.#fair.pass(this.#waitingTag);
     this.flushesShared += served.length - 1;
     this.inFlight += 1;
     this.commands.flush += 1;

@@ -57,10 +57,10 @@ describe('what the page says', () => {
     },
   );
 
-  test('on the spindle it waits for a third at most of what it waits for elsewhere', () => {
+  test('on the spindle it waits for less than half of what it waits for elsewhere', () => {
     const [most] = worst('spindle', 'group').sort((a, b) => b - a);
     for (const way of ['shared', 'own']) {
-      for (const us of worst('spindle', way)) expect(us).toBeGreaterThan(3 * (most as number));
+      for (const us of worst('spindle', way)) expect(us).toBeGreaterThan(2 * (most as number));
     }
   });
 
@@ -78,7 +78,7 @@ describe('what the page says', () => {
     const { code, stdout, stderr } = await runExample(['neighbours']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     for (const [name] of DISKS) expect(stdout).toContain(`${name}, in virtual microseconds`);
-    expect(stdout).toContain(`${rowsOf.spindle?.[0]?.worstReadUs}`);
+    expect(stdout).toContain(`${rowsOf['spindle']?.[0]?.worstReadUs}`);
   });
 });
 
@@ -155,15 +155,16 @@ describe('in virtual time, beside 8 members that flood', () => {
   };
 
   test.each(Object.entries(FLOODS))(
-    'a read waits for what is at the disk and for a flush, while they %s',
+    'a read waits for what is at the disk, a flush, and one command of the others, while they %s',
     async (_, flood) => {
       const depthBytes = 1024 * 1024;
       const clock = new VirtualClock();
       const group = new SchedulerGroup(newDisk(clock), { depth: 8, depthBytes });
       const worst = await worstRead(() => group.member(), clock, flood);
-      // What is at the disk, by its lanes, and the read itself; a flush before it, and what that flush waited for.
-      const ahead = Math.max(depthBytes, flood.largest) / TIMES.bytesPerUs + 8 * TIMES.commandUs;
-      const bound = ahead + TIMES.flushUs + TIMES.commandUs + BLOCK / TIMES.bytesPerUs;
+      const moves = (bytes: number): number => TIMES.commandUs + bytes / TIMES.bytesPerUs;
+      // As if the disk did one thing after the other; it has four lanes.
+      const atDisk = 8 * TIMES.commandUs + Math.max(depthBytes, flood.largest) / TIMES.bytesPerUs;
+      const bound = atDisk + TIMES.flushUs + moves(flood.largest) + moves(BLOCK);
       expect(worst).toBeLessThanOrEqual(bound);
     },
   );
