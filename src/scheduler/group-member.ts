@@ -14,7 +14,7 @@ import { type Request, type Tag, unsupported, WriteBarrierError } from '../model
 import { type Payload, totalLength } from '../storage/buffers.js';
 import { checkRange } from '../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, Transfer, WriteFlags } from '../storage/index.js';
-import type { Member } from './sharing.js';
+import type { Member } from './group-entry.js';
 
 /** What a member needs of its group. */
 export interface GroupCore {

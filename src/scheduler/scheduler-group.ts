@@ -28,10 +28,11 @@ import type { Payload } from '../storage/buffers.js';
 import { checkStorage } from '../storage/checks.js';
 import type { Storage } from '../storage/index.js';
 import { performWhole } from '../storage/perform.js';
+import { type Entry, type GroupCommand, Member } from './group-entry.js';
 import { type GroupCall, type GroupCore, GroupMember } from './group-member.js';
 import { claim, type Ownership, ownershipOf } from './ownership.js';
 import { payloadOf } from './queue.js';
-import { type Entry, type GroupCommand, Member, Sharing } from './sharing.js';
+import { Sharing } from './sharing.js';
 
 /** Options of a group. */
 export interface SchedulerGroupOptions {

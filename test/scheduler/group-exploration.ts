@@ -4,7 +4,8 @@
 // A program is text: `w0 f | ^w1 r0`, the commands of one member and then those of the next; `^` is an ordered tag.
 
 import { parseProgram, type Request, type Tag, WriteBarrierError } from 'write-barrier';
-import { type Caller, type GroupCommand, Member, Sharing } from '../../src/scheduler/sharing.js';
+import { type Caller, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
+import { Sharing } from '../../src/scheduler/sharing.js';
 import { type Chooser, everyWay, memoized, type Tell } from '../kit/explore.js';
 import { type GroupSetting, GroupSpecification } from './group-specification.js';
 import { Violation } from './specification.js';

@@ -5,7 +5,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Request, Tag } from 'write-barrier';
-import { COMMAND_COST, type GroupCommand, Member, Sharing } from '../../src/scheduler/sharing.js';
+import { type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
+import { COMMAND_COST, Sharing } from '../../src/scheduler/sharing.js';
 import { share } from '../kit/amount.js';
 
 const BLOCK = 4096;

@@ -15,14 +15,14 @@ import {
   WriteBarrierError,
 } from 'write-barrier';
 import type { Command } from '../../src/scheduler/entry.js';
-import { Ordering } from '../../src/scheduler/ordering.js';
 import {
   type Caller,
   type Entry,
   type GroupCommand,
   Member,
-  Sharing,
-} from '../../src/scheduler/sharing.js';
+} from '../../src/scheduler/group-entry.js';
+import { Ordering } from '../../src/scheduler/ordering.js';
+import { Sharing } from '../../src/scheduler/sharing.js';
 import { sampled, share } from '../kit/amount.js';
 import { type Chooser, everyWay, type Tell, wordsOf } from '../kit/explore.js';
 import { Specification, Violation } from './specification.js';
