@@ -121,6 +121,7 @@ export const ARRANGEMENTS = Object.freeze([
  * @param {Storage} disk
  * @param {number} guests
  * @param {(storage: Storage) => Storage} [across] what a guest's disk passes through on its way to the backend
+ * @param {() => Storage} [partOf] the disk as the backend of one guest sees it, if each has its own
  * @returns {Stack}
  */
 export function stackOf(
@@ -128,6 +129,7 @@ export function stackOf(
   disk,
   guests,
   across = (storage) => storage,
+  partOf = () => disk,
 ) {
   const { blockSize } = disk.capabilities;
   const size = Math.floor(disk.size / guests / blockSize) * blockSize;
@@ -141,7 +143,9 @@ export function stackOf(
   };
   const shared = queue === 'shared' ? backendOver(disk) : undefined;
   const schedulers = Array.from({ length: guests }, (_, n) => {
-    const part = shared ? slice(shared, n * size, size) : backendOver(slice(disk, n * size, size));
+    const part = shared
+      ? slice(shared, n * size, size)
+      : backendOver(slice(partOf(), n * size, size));
     const crossing = across(TRANSPORTS[transport](part));
     return new IoScheduler(crossing, { ...ERA, mode: guest, allowUnsafe: true });
   });

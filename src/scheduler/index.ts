@@ -5,6 +5,7 @@ export {
   SchedulerFailedError,
   UnsafeModeError,
 } from './errors.js';
+export type { GroupMember } from './group-member.js';
 export { IoScheduler } from './io-scheduler.js';
 export type {
   RequestOptions,
@@ -12,3 +13,8 @@ export type {
   SchedulerStats,
   WriteOptions,
 } from './options.js';
+export {
+  SchedulerGroup,
+  type SchedulerGroupOptions,
+  type SchedulerGroupStats,
+} from './scheduler-group.js';

@@ -27,7 +27,7 @@ export function claim(ownership: Ownership, isBusy: () => boolean): void {
   if (ownership.isBusy !== isBusy && ownership.isBusy?.()) {
     throw new WriteBarrierError(
       'STORAGE_IN_USE',
-      'another scheduler has unanswered requests at this storage; share one scheduler, or stack on its asStorage()',
+      'another scheduler has unanswered requests at this storage; share one, its asStorage() or a SchedulerGroup',
     );
   }
   ownership.isBusy = isBusy;

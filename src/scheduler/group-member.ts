@@ -1,0 +1,173 @@
+// A member of a group: the face of the shared storage that one guest, database or connection sees, and itself a storage.
+//
+//   P1  A member keeps the clauses of the contract (storage.S1 to S11). Its commands are refused at once, with nothing queued,
+//       for a range or a flag that the storage does not have, after its end, and if there is no room.
+//   P2  A storage that answers synchronously still does, if the command has its turn at once.
+//   P3  The end of a member is its own: what it has in the queue is never issued, and what is at the storage ends there. The
+//       storage is closed by the group.
+//   P4  A member at rest has no closure and no promise, because there may be thousands.
+//
+// Not here: when a command has its turn (sharing.ts), and the storage (scheduler-group.ts).
+
+import type { Call } from '../machine/index.js';
+import { type Request, type Tag, unsupported, WriteBarrierError } from '../model/index.js';
+import { type Payload, totalLength } from '../storage/buffers.js';
+import { checkRange } from '../storage/checks.js';
+import type { Capabilities, FlushFlags, Storage, Transfer, WriteFlags } from '../storage/index.js';
+import type { Member } from './group-entry.js';
+
+/** What a member needs of its group. */
+export interface GroupCore {
+  readonly size: number;
+  readonly capabilities: Capabilities;
+  /** Submits a command, or throws. */
+  submit(call: GroupCall): void;
+  /** Ends a member; settles when none of its commands is under way. */
+  end(member: Member<GroupCall>): void | Promise<void>;
+  /** Settles when the member has room for so many bytes. */
+  room(member: Member<GroupCall>, bytes: number): Promise<void>;
+}
+
+/** A command of a member with its caller, who gets a promise only if the answer does not come at once. */
+export class GroupCall implements Call {
+  number = 0;
+  readonly request: Request;
+  data: Payload | undefined;
+  readonly member: Member<GroupCall>;
+  readonly tag: Tag;
+  #state: 'waiting' | 'done' | 'failed' = 'waiting';
+  #error: unknown;
+  #promised:
+    | { readonly resolve: () => void; readonly reject: (error: unknown) => void }
+    | undefined;
+
+  constructor(
+    member: Member<GroupCall>,
+    request: Request,
+    data: Payload | undefined,
+    tag: Tag = 'simple',
+  ) {
+    this.member = member;
+    this.request = request;
+    this.data = data;
+    this.tag = tag;
+  }
+
+  resolve(): void {
+    this.#state = 'done';
+    this.#promised?.resolve();
+  }
+
+  reject(error: unknown): void {
+    this.#state = 'failed';
+    this.#error = error;
+    this.#promised?.reject(error);
+  }
+
+  /** The answer for the caller (P2). */
+  answer(): void | Promise<void> {
+    if (this.#state === 'done') return undefined;
+    if (this.#state === 'failed') throw this.#error;
+    return new Promise((resolve, reject) => {
+      this.#promised = { resolve, reject };
+    });
+  }
+}
+
+/**
+ * A member of a group: its face of the shared storage, and itself a storage. Ordered tags are kept by the group, which waits
+ * for commands of this member; the shared storage gets simple tags only, because an ordered one would hold up every member there.
+ *
+ * Every method refuses at once, with nothing queued: `OUT_OF_RANGE`, `UNALIGNED`; `EOPNOTSUPP` for a flush or a flag that the
+ * storage does not have; `CLOSED`; `QUEUE_FULL` if there is no room; `STORAGE_IN_USE` while a scheduler outside of the group has
+ * unanswered requests at the storage.
+ */
+export class GroupMember implements Storage {
+  readonly size: number;
+  readonly capabilities: Capabilities;
+  declare readonly writev?: (
+    offset: number,
+    data: readonly Uint8Array[],
+    flags: WriteFlags,
+  ) => Transfer;
+  declare readonly discard?: (offset: number, length: number) => void | Promise<void>;
+  declare readonly writeZeroes?: (offset: number, length: number) => void | Promise<void>;
+  readonly #core: GroupCore;
+  readonly #member: Member<GroupCall>;
+  #isClosed = false;
+
+  /** Call `member()` of a group instead. */
+  constructor(core: GroupCore, member: Member<GroupCall>) {
+    const { size, capabilities } = core;
+    this.size = size;
+    this.capabilities = capabilities;
+    this.#core = core;
+    this.#member = member;
+    // The methods themselves and not closures (P4).
+    if (capabilities.writev) this.writev = this.#writev;
+    if (capabilities.discard) this.discard = this.#discard;
+    if (capabilities.writeZeroes) this.writeZeroes = this.#writeZeroes;
+  }
+
+  read(offset: number, into: Uint8Array): Transfer {
+    return this.#ranged({ kind: 'read', offset, length: into.byteLength }, into);
+  }
+
+  write(offset: number, data: Uint8Array, flags: WriteFlags): Transfer {
+    return this.#write(offset, data.byteLength, data, flags);
+  }
+
+  /** Covers every write of every member that has been answered, because the storage that they share has one cache. */
+  flush({ tag }: FlushFlags): void | Promise<void> {
+    if (!this.capabilities.flush) throw unsupported('a flush');
+    return this.#submit({ kind: 'flush' }, undefined, tag);
+  }
+
+  /** Ends the member. Commands in its queue fail with `CLOSED`. The shared storage stays open. */
+  close(): void | Promise<void> {
+    this.#isClosed = true;
+    return this.#core.end(this.#member);
+  }
+
+  /**
+   * Settles when there is room for so many bytes more. Wait for it before each command if the group has `maxQueuedBytes`; another
+   * member may have taken the room since, so be ready for `QUEUE_FULL` nevertheless.
+   */
+  ready(bytes = 0): Promise<void> {
+    return this.#core.room(this.#member, bytes);
+  }
+
+  #writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Transfer {
+    return this.#write(offset, totalLength(data), data, flags);
+  }
+
+  #discard(offset: number, length: number): void | Promise<void> {
+    return this.#ranged({ kind: 'discard', offset, length });
+  }
+
+  #writeZeroes(offset: number, length: number): void | Promise<void> {
+    return this.#ranged({ kind: 'writeZeroes', offset, length });
+  }
+
+  #write(offset: number, length: number, data: Payload, { fua, tag }: WriteFlags): Transfer {
+    if (fua && !this.capabilities.fua) throw unsupported('a forced write');
+    return this.#ranged({ kind: 'write', offset, length, fua }, data, tag);
+  }
+
+  #ranged(
+    request: Exclude<Request, { readonly kind: 'flush' | 'barrier' }>,
+    data?: Payload,
+    tag?: Tag,
+  ): void | Promise<void> {
+    checkRange(this, request.offset, request.length);
+    return this.#submit(request, data, tag);
+  }
+
+  #submit(request: Request, data?: Payload, tag?: Tag): void | Promise<void> {
+    if (this.#isClosed) throw new WriteBarrierError('CLOSED', 'the member is closed');
+    if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
+    const call = new GroupCall(this.#member, request, data, tag);
+    this.#core.submit(call);
+    return call.answer();
+  }
+}
