@@ -9,7 +9,6 @@ import {
   decodeChunk,
   decodeInfo,
   EXPORT_FACTS,
-  encodeChunk,
   encodeExportNameReply,
   encodeInfo,
   encodeOption,
@@ -25,6 +24,7 @@ import {
   SIMPLE_REPLY,
 } from '../../src/nbd/wire/index.js';
 import { share } from '../kit/amount.js';
+import { encodeChunk } from './support.js';
 
 const uint16 = fc.nat(0xffff);
 const uint32 = fc.nat(0xffffffff);
