@@ -365,20 +365,26 @@ class ErrorCursor {
   }
 }
 
-/** A call of the system that took longer holds up the program, so the next ones are left to the thread pool ... */
+/** A write that took longer was held up, by the medium or by another program. */
 const SLOW_MS = 1;
-/** ... for this many times as long as the slow one took. */
+/** A write that took longer waited for the medium, because a system gives a processor back sooner. */
+const STALL_MS = 50;
+/** How long no write is tried, in times of what the last one took. */
 const REST_FACTOR = 10;
 
 /**
  * F5: writes on the calling thread, as long as they are quick, because handing bytes to the page cache costs less than waking
  * another thread. Node cannot ask the system for a write that does not wait (RWF_NOWAIT), and now and then one does wait: for
- * dirty pages, for a journal in the middle of a commit, for a part of a page that must be read first. So each write is timed,
- * and after a slow one there is none for ten times as long as it took. Slow writes hold up the program one at a time, and for
- * at most a tenth of the time altogether.
+ * dirty pages, for a journal in the middle of a commit, for a part of a page that must be read first. So each write is timed.
+ * After two slow ones in a row, or a stall, there is none for ten times as long as the last one took.
+ *
+ * One slow write by itself is no reason to rest: on a busy machine it is one during which another program ran. A process that
+ * has got its processor back has it for hundreds of quick writes, so these do not come in a row. The price: a medium that holds
+ * up one write in many, and none for longer than a stall, holds up the program each time, as `fs.writeSync` in a loop would.
  */
 class InlineWrites {
   readonly #max: number;
+  #wasSlow = false;
   /** No write is tried before this point in time, in milliseconds. */
   #restsUntil = 0;
 
@@ -399,7 +405,12 @@ class InlineWrites {
       // The pool makes the write again, and reports what the system says then.
     }
     const end = performance.now();
-    if (end - start > SLOW_MS) this.#restsUntil = end + (end - start) * REST_FACTOR;
+    const tookMs = end - start;
+    const isSlow = tookMs > SLOW_MS;
+    if (tookMs > STALL_MS || (isSlow && this.#wasSlow)) {
+      this.#restsUntil = end + tookMs * REST_FACTOR;
+    }
+    this.#wasSlow = isSlow;
     return taken === length;
   }
 }
