@@ -26,7 +26,7 @@
 
 import type { Socket } from 'node:net';
 import { ByteWriter, COMMAND } from '../wire/index.js';
-import { costOf, execute, type Outcome, type SessionRequest, type Work } from './commands.js';
+import { costOf, Execution, type Outcome, type SessionRequest, type Work } from './commands.js';
 import type { Export, Exports, Limits } from './options.js';
 import { type ServerEvent, ServerSession } from './session.js';
 import type { Upgrade } from './tls.js';
@@ -88,6 +88,8 @@ export class Connection {
   #socket: Socket;
   #detach: () => void = () => {};
   #work: Work | undefined;
+  /** Those that execute nothing now; at most as many as requests were in flight at once. */
+  readonly #executions: Execution[] = [];
   /** K4: the replies of this turn, and whether they are about to leave. */
   readonly #out = new ByteWriter();
   #sending = false;
@@ -365,7 +367,8 @@ export class Connection {
   #start(request: SessionRequest, work: Work): void {
     this.#requests += 1;
     this.#bytes += costOf(request);
-    execute(request, work);
+    const execution = this.#executions.pop() ?? new Execution(work, this.#executions);
+    execution.begin(request);
   }
 
   #ended(request: SessionRequest, outcome: Outcome): void {

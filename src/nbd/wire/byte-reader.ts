@@ -111,8 +111,11 @@ export class ByteReader {
   /** As `take`, in as many pieces as they came in, without a copy. */
   takeParts(length: number): readonly Uint8Array[] | undefined {
     if (length > this.#length) return undefined;
-    const parts: Uint8Array[] = [];
-    for (let missing = length; missing > 0; ) {
+    if (length === 0) return [];
+    // Mostly one, and a list of one takes less memory than a list that may grow.
+    const first = this.#takeSome(length);
+    const parts = [first];
+    for (let missing = length - first.length; missing > 0; ) {
       const part = this.#takeSome(missing);
       parts.push(part);
       missing -= part.length;
