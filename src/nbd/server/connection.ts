@@ -447,7 +447,8 @@ export class Connection {
   /** Reports what has ended. */
   #settle(): void {
     if (this.#requests > 0) return;
-    for (const resolve of this.#drained.splice(0)) resolve();
+    // Looked at first, because the last request of a turn comes here, and a list is made otherwise.
+    if (this.#drained.length > 0) for (const resolve of this.#drained.splice(0)) resolve();
     if (this.#finishing && !this.#closed) this.#close();
     if (!this.#closed) return;
     this.#stopClocks();

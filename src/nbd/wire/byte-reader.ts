@@ -196,7 +196,8 @@ export class ByteReader {
     this.#at += length;
     this.#length -= length;
     if (this.#length === 0) {
-      this.#chunks.length = 0;
+      // Not by its length, because V8 would then make a new store for the next chunk.
+      while (this.#chunks.length > 0) this.#chunks.pop();
       this.#first = 0;
       this.#at = 0;
       this.#input = undefined;
