@@ -71,7 +71,7 @@ export class ByteWriter {
   /** W2: what is in the block becomes a piece, and what comes is written behind it. */
   #cut(): void {
     if (this.#start === this.#used) return;
-    this.#pieces.push(this.#block.subarray(this.#start, this.#used));
+    this.#pieces.push(new Uint8Array(this.#block.buffer, this.#start, this.#used - this.#start));
     this.#start = this.#used;
   }
 }
