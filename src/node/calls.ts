@@ -104,16 +104,16 @@ type Start<T> = (callback: (error: NodeJS.ErrnoException | null, value: T) => vo
 /** P5: makes a call, and passes its first answer, or its exception, to `answered`. */
 export function guarded<T>(start: Start<T>, answered: Answered<T>): void {
   let isAnswered = false;
-  const once = (error: unknown, value: T | undefined): void => {
+  const once = (error: unknown, value?: T): void => {
     if (isAnswered) return;
     isAnswered = true;
-    answered(error, value);
+    // Functions pass `null` or `undefined` for no error, or no argument at all.
+    answered(error ?? undefined, value);
   };
   try {
-    // Some functions pass `undefined` for no error, or no argument at all.
-    start((error, value) => once(error ?? undefined, value));
+    start(once);
   } catch (error) {
-    once(error ?? new Error('the call threw nothing'), undefined);
+    once(error ?? new Error('the call threw nothing'));
   }
 }
 
@@ -126,17 +126,7 @@ export function transfer(
   position: number,
   end: End,
 ): void {
-  const length = buffer.byteLength;
-  const isIntact = (): boolean => buffer.byteLength === length;
-  const subject: Subject = {
-    name,
-    length,
-    position,
-    isIntact,
-    next: (done) => (isIntact() ? Math.min(length - done, CALL_BYTES_MAX) : undefined),
-    call: (done, asked, moved) => call(fd, buffer, done, asked, position + done, moved),
-  };
-  run(subject, end);
+  new Run(new OneBuffer(name, call, fd, buffer, position), end).loop();
 }
 
 /** Writes all of `buffers`, one after another: `length` bytes. */
@@ -148,93 +138,171 @@ export function transferList(
   position: number,
   end: End,
 ): void {
-  const list = buffers.filter(isNotEmpty);
-  const lengths = list.map(lengthOf);
-  const isIntact = (): boolean => list.every((buffer, i) => buffer.byteLength === lengths[i]);
-  // The first buffer that is not completely written, and the offset of its first byte in the list.
-  let index = 0;
-  let begin = 0;
-  let some: readonly Uint8Array[] = list;
-  const subject: Subject = {
-    name: 'write',
-    length,
-    position,
-    isIntact,
-    next: (done) => {
-      for (; begin + (lengths[index] ?? Infinity) <= done; index += 1) begin += lengths[index] ?? 0;
-      // Only the buffers of this call, because checking all of a long list at each of its calls would take too long.
-      some = list.slice(index, index + CALL_BUFFERS_MAX);
-      if (some.some(({ byteLength }, i) => byteLength !== lengths[index + i])) return undefined;
-      const skip = done - begin;
-      if (skip > 0 || length > CALL_BYTES_MAX) {
-        some = sliceBuffers(some, skip, skip + CALL_BYTES_MAX);
-      }
-      return totalLength(some);
-    },
-    call: (done, _, moved) => call(fd, some, position + done, moved),
-  };
-  run(subject, end);
+  new Run(new BufferList(call, fd, buffers, length, position), end).loop();
 }
 
-const isNotEmpty = ({ byteLength }: Uint8Array): boolean => byteLength > 0;
-const lengthOf = ({ byteLength }: Uint8Array): number => byteLength;
-
-/** A transfer, and the calls that make it. */
+/**
+ * A transfer, and the calls that make it. Classes and not functions around the arguments of `transfer`, because those would be
+ * a kilobyte for each read and write.
+ */
 interface Subject {
   readonly name: 'read' | 'write';
   readonly length: number;
   readonly position: number;
   /** P7. */
-  readonly isIntact: () => boolean;
+  isIntact(): boolean;
   /** How many bytes the next call is to move; undefined if a buffer has changed (P7). */
-  readonly next: (done: number) => number | undefined;
-  readonly call: (done: number, asked: number, moved: Moved) => void;
+  next(done: number): number | undefined;
+  call(done: number, asked: number, moved: Moved): void;
 }
+
+class OneBuffer implements Subject {
+  readonly name: 'read' | 'write';
+  readonly length: number;
+  readonly position: number;
+  readonly #call: PositionalCall;
+  readonly #fd: number;
+  readonly #buffer: Uint8Array;
+
+  constructor(
+    name: 'read' | 'write',
+    call: PositionalCall,
+    fd: number,
+    buffer: Uint8Array,
+    position: number,
+  ) {
+    this.name = name;
+    this.length = buffer.byteLength;
+    this.position = position;
+    this.#call = call;
+    this.#fd = fd;
+    this.#buffer = buffer;
+  }
+
+  isIntact(): boolean {
+    return this.#buffer.byteLength === this.length;
+  }
+
+  next(done: number): number | undefined {
+    return this.isIntact() ? Math.min(this.length - done, CALL_BYTES_MAX) : undefined;
+  }
+
+  call(done: number, asked: number, moved: Moved): void {
+    const call = this.#call; // not as a method: the caller's function would get this object as its `this`
+    call(this.#fd, this.#buffer, done, asked, this.position + done, moved);
+  }
+}
+
+class BufferList implements Subject {
+  readonly name = 'write';
+  readonly length: number;
+  readonly position: number;
+  readonly #call: FileCalls['writev'];
+  readonly #fd: number;
+  readonly #list: readonly Uint8Array[];
+  readonly #lengths: readonly number[];
+  /** The first buffer that is not completely written, and the offset of its first byte in the list. */
+  #index = 0;
+  #begin = 0;
+  /** The buffers of the next call. */
+  #some: readonly Uint8Array[] = [];
+
+  constructor(
+    call: FileCalls['writev'],
+    fd: number,
+    buffers: readonly Uint8Array[],
+    length: number,
+    position: number,
+  ) {
+    this.length = length;
+    this.position = position;
+    this.#call = call;
+    this.#fd = fd;
+    this.#list = buffers.filter(isNotEmpty);
+    this.#lengths = this.#list.map(lengthOf);
+  }
+
+  isIntact(): boolean {
+    return this.#list.every((buffer, i) => buffer.byteLength === this.#lengths[i]);
+  }
+
+  next(done: number): number | undefined {
+    const lengths = this.#lengths;
+    while (this.#begin + (lengths[this.#index] ?? Infinity) <= done) {
+      this.#begin += lengths[this.#index] ?? 0;
+      this.#index += 1;
+    }
+    // Only the buffers of this call, because checking all of a long list at each of its calls would take too long.
+    const some = this.#list.slice(this.#index, this.#index + CALL_BUFFERS_MAX);
+    if (some.some(({ byteLength }, i) => byteLength !== lengths[this.#index + i])) return undefined;
+    const skip = done - this.#begin;
+    const whole = skip === 0 && this.length <= CALL_BYTES_MAX;
+    this.#some = whole ? some : sliceBuffers(some, skip, skip + CALL_BYTES_MAX);
+    return totalLength(this.#some);
+  }
+
+  call(done: number, _: number, moved: Moved): void {
+    const call = this.#call;
+    call(this.#fd, this.#some, this.position + done, moved);
+  }
+}
+
+const isNotEmpty = ({ byteLength }: Uint8Array): boolean => byteLength > 0;
+const lengthOf = ({ byteLength }: Uint8Array): number => byteLength;
 
 /**
  * P1, P5: makes calls until all bytes are moved or a call fails. If a call answers before it returns, the loop makes the next
  * one, because thousands of nested calls would overflow the stack.
  */
-function run(subject: Subject, end: End): void {
-  let done = 0;
-  let retries = 0;
-  let isRunning = false;
-  let isDue = subject.length > 0;
-  if (!isDue) end(null);
+class Run {
+  readonly #subject: Subject;
+  readonly #end: End;
+  #done = 0;
+  #retries = 0;
+  #isRunning = false;
+  #isDue: boolean;
 
-  const took = (asked: number, error: unknown, bytes: unknown): void => {
-    if (error !== undefined || bytes !== asked) {
-      const stop = verdict(subject, asked, error, bytes, retries);
-      if (stop) {
-        end(stop);
-        return;
-      }
-    }
-    retries = error === undefined ? 0 : retries + 1;
-    done += error === undefined ? (bytes as number) : 0; // which the verdict has checked
-    invariant(done <= subject.length, 'calls.P1: no more is moved than was asked for');
-    if (done === subject.length) end(subject.isIntact() ? null : tampered(subject));
-    else {
-      isDue = true;
-      if (!isRunning) loop();
-    }
-  };
-  const loop = (): void => {
-    isRunning = true;
-    while (isDue) {
-      isDue = false;
-      const asked = subject.next(done);
-      if (asked === undefined) end(tampered(subject));
+  constructor(subject: Subject, end: End) {
+    this.#subject = subject;
+    this.#end = end;
+    this.#isDue = subject.length > 0;
+    if (!this.#isDue) end(null);
+  }
+
+  loop(): void {
+    this.#isRunning = true;
+    while (this.#isDue) {
+      this.#isDue = false;
+      const asked = this.#subject.next(this.#done);
+      if (asked === undefined) this.#end(tampered(this.#subject));
       else {
         guarded<number>(
-          (moved) => subject.call(done, asked, moved),
-          (error, bytes) => took(asked, error, bytes),
+          (moved) => this.#subject.call(this.#done, asked, moved),
+          (error, bytes) => this.#took(asked, error, bytes),
         );
       }
     }
-    isRunning = false;
-  };
-  loop();
+    this.#isRunning = false;
+  }
+
+  #took(asked: number, error: unknown, bytes: unknown): void {
+    const subject = this.#subject;
+    if (error !== undefined || bytes !== asked) {
+      const stop = verdict(subject, asked, error, bytes, this.#retries);
+      if (stop) {
+        this.#end(stop);
+        return;
+      }
+    }
+    this.#retries = error === undefined ? 0 : this.#retries + 1;
+    this.#done += error === undefined ? (bytes as number) : 0; // which the verdict has checked
+    invariant(this.#done <= subject.length, 'calls.P1: no more is moved than was asked for');
+    if (this.#done === subject.length) this.#end(subject.isIntact() ? null : tampered(subject));
+    else {
+      this.#isDue = true;
+      if (!this.#isRunning) this.loop();
+    }
+  }
 }
 
 /** The failure of a call of the system: `opening /disk.img failed: EACCES, ...`. */

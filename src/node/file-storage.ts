@@ -50,9 +50,12 @@ import {
   unsupported,
   withText,
 } from 'write-barrier/kit';
-import { type End, guarded, ioError, transfer, transferList } from './calls.js';
+import { type End, type FileCalls, guarded, ioError, transfer, transferList } from './calls.js';
 import { breakLock, type LockKind, type OpenFile, openFile } from './open-file.js';
 import type { FileStorageOptions } from './options.js';
+
+/** What a write takes: one buffer, or several. */
+type Payload = Uint8Array | readonly Uint8Array[];
 
 const SIMPLE: FlushFlags = Object.freeze({ tag: 'simple' });
 const PLAIN: WriteFlags = Object.freeze({ fua: false, tag: 'simple' });
@@ -144,11 +147,12 @@ export class FileStorage implements Storage, AsyncDisposable {
    * @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`; `SHORT_TRANSFER` if the file was truncated; `IO_FAILED`
    */
   read(offset: number, into: Uint8Array): Promise<void> {
-    const refusal = refusalOf(() => {
+    try {
       checkArgument('into', into, BYTES);
       this.#check(offset, into.byteLength);
-    });
-    if (refusal !== undefined) return Promise.reject(refusal);
+    } catch (cause) {
+      return Promise.reject(refusalOf(cause));
+    }
     const { calls, fd } = this.#file;
     return this.#command((end) => transfer('read', calls.read, fd, into, offset, end));
   }
@@ -161,37 +165,27 @@ export class FileStorage implements Storage, AsyncDisposable {
    *   full disk
    */
   write(offset: number, data: Uint8Array, flags: WriteFlags): Promise<void> {
-    const refusal = refusalOf(() => {
+    try {
       checkArgument('data', data, BYTES);
       this.#checkWrite(offset, data.byteLength, flags);
-    });
-    if (refusal !== undefined) return Promise.reject(refusal);
-    const { calls, fd, fuaFd } = this.#file;
-    const length = data.byteLength;
-    const write = (to: number): Promise<void> =>
-      this.#command((end) => transfer('write', calls.write, to, data, offset, end));
-    if (flags?.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
-    const inline = (): number => calls.writeSync(fd, data, 0, length, offset);
-    return this.#inlineWrites.attempt(length, inline) ? DONE : write(fd);
+    } catch (cause) {
+      return Promise.reject(refusalOf(cause));
+    }
+    return this.#put(data, data.byteLength, offset, flags);
   }
 
   /** As `write`, from several buffers. */
   writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Promise<void> {
     let length = 0;
-    const refusal = refusalOf(() => {
+    try {
       checkArgument('data', data, LIST);
       for (const buffer of data) checkArgument('each buffer of data', buffer, BYTES);
       length = totalLength(data);
       this.#checkWrite(offset, length, flags);
-    });
-    if (refusal !== undefined) return Promise.reject(refusal);
-    const { calls, fd, fuaFd } = this.#file;
-    if (length === 0) return Promise.resolve();
-    const write = (to: number): Promise<void> =>
-      this.#command((end) => transferList(calls.writev, to, data, length, offset, end));
-    if (flags?.fua && fuaFd !== undefined) return this.#forced.run(() => write(fuaFd));
-    const inline = (): number => calls.writevSync(fd, data, offset);
-    return this.#inlineWrites.attempt(length, inline) ? DONE : write(fd);
+    } catch (cause) {
+      return Promise.reject(refusalOf(cause));
+    }
+    return length === 0 ? DONE : this.#put(data, length, offset, flags);
   }
 
   /**
@@ -201,8 +195,11 @@ export class FileStorage implements Storage, AsyncDisposable {
    *   that, until the file is closed and opened again
    */
   async flush(flags: FlushFlags): Promise<void> {
-    const refusal = refusalOf(() => this.#check(0, 0, flags));
-    if (refusal !== undefined) throw refusal;
+    try {
+      this.#check(0, 0, flags);
+    } catch (cause) {
+      throw refusalOf(cause);
+    }
     const { calls, fd, readOnly } = this.#file;
     if (readOnly) return;
     if (this.#poison) throw stillPoisoned(this.path, this.#poison.cause);
@@ -246,6 +243,27 @@ export class FileStorage implements Storage, AsyncDisposable {
       `FileStorage { ${formatValue(this.path)}, ${describeStorage(this)}${access}, ` +
       `lock: ${this.lock}, ${state}, in flight: ${this.#inFlight} }`
     );
+  }
+
+  /** Writes what was checked. */
+  #put(data: Payload, length: number, offset: number, flags: WriteFlags): Promise<void> {
+    const { calls, fd, fuaFd } = this.#file;
+    if (flags?.fua && fuaFd !== undefined) {
+      return this.#forced.run(this.#writing(fuaFd, data, length, offset));
+    }
+    if (this.#inlineWrites.attempt(calls, fd, data, length, offset)) return DONE;
+    return this.#writing(fd, data, length, offset)();
+  }
+
+  /** A write by the thread pool. By itself, because a quick write would otherwise pay for what the functions here hold. */
+  #writing(to: number, data: Payload, length: number, offset: number): () => Promise<void> {
+    const { calls } = this.#file;
+    return () =>
+      this.#command((end) =>
+        isBytes(data)
+          ? transfer('write', calls.write, to, data, offset, end)
+          : transferList(calls.writev, to, data, length, offset, end),
+      );
   }
 
   /** F6: runs a command, and counts it as in flight until it ends. */
@@ -293,18 +311,10 @@ export class FileStorage implements Storage, AsyncDisposable {
   }
 }
 
-/**
- * The error that `check` throws, if any, because the methods here reject. Arguments may throw when they are read: getters,
- * proxies.
- */
-function refusalOf(check: () => void): WriteBarrierError | undefined {
-  try {
-    check();
-    return undefined;
-  } catch (cause) {
-    if (WriteBarrierError.is(cause)) return cause;
-    return misuse(`an argument cannot be read: ${messageOf(cause)}`, { cause });
-  }
+/** The error of a check. Arguments may throw when they are read: getters, proxies. */
+function refusalOf(cause: unknown): WriteBarrierError {
+  if (WriteBarrierError.is(cause)) return cause;
+  return misuse(`an argument cannot be read: ${messageOf(cause)}`, { cause });
 }
 
 function flushError(path: string, cause: unknown): FlushFailedError {
@@ -365,20 +375,26 @@ class ErrorCursor {
   }
 }
 
-/** A call of the system that took longer holds up the program, so the next ones are left to the thread pool ... */
+/** A write that took longer was held up, by the medium or by another program. */
 const SLOW_MS = 1;
-/** ... for this many times as long as the slow one took. */
+/** A write that took longer waited for the medium, because a system gives a processor back sooner. */
+const STALL_MS = 50;
+/** How long no write is tried, in times of what the last one took. */
 const REST_FACTOR = 10;
 
 /**
  * F5: writes on the calling thread, as long as they are quick, because handing bytes to the page cache costs less than waking
  * another thread. Node cannot ask the system for a write that does not wait (RWF_NOWAIT), and now and then one does wait: for
- * dirty pages, for a journal in the middle of a commit, for a part of a page that must be read first. So each write is timed,
- * and after a slow one there is none for ten times as long as it took. Slow writes hold up the program one at a time, and for
- * at most a tenth of the time altogether.
+ * dirty pages, for a journal in the middle of a commit, for a part of a page that must be read first. So each write is timed.
+ * After two slow ones in a row, or a stall, there is none for ten times as long as the last one took.
+ *
+ * One slow write by itself is no reason to rest: on a busy machine it is one during which another program ran. A process that
+ * has got its processor back has it for hundreds of quick writes, so these do not come in a row. The price: a medium that holds
+ * up one write in many, and none for longer than a stall, holds up the program each time, as `fs.writeSync` in a loop would.
  */
 class InlineWrites {
   readonly #max: number;
+  #wasSlow = false;
   /** No write is tried before this point in time, in milliseconds. */
   #restsUntil = 0;
 
@@ -388,18 +404,25 @@ class InlineWrites {
   }
 
   /** True where the system took all `length` bytes; otherwise the write is still to be made, all of it. */
-  attempt(length: number, write: () => number): boolean {
+  attempt(calls: FileCalls, fd: number, data: Payload, length: number, offset: number): boolean {
     if (length > this.#max) return false;
     const start = performance.now();
     if (start < this.#restsUntil) return false;
     let taken = 0;
     try {
-      taken = write();
+      taken = isBytes(data)
+        ? calls.writeSync(fd, data, 0, length, offset)
+        : calls.writevSync(fd, data, offset);
     } catch {
       // The pool makes the write again, and reports what the system says then.
     }
     const end = performance.now();
-    if (end - start > SLOW_MS) this.#restsUntil = end + (end - start) * REST_FACTOR;
+    const tookMs = end - start;
+    const isSlow = tookMs > SLOW_MS;
+    if (tookMs > STALL_MS || (isSlow && this.#wasSlow)) {
+      this.#restsUntil = end + tookMs * REST_FACTOR;
+    }
+    this.#wasSlow = isSlow;
     return taken === length;
   }
 }

@@ -62,10 +62,12 @@ export interface FileStorageOptions {
    * Writes of up to this many bytes are made on the calling thread, because handing bytes to the page cache costs less than
    * waking another thread. Reads, flushes and FUA writes are never made there.
    *
-   * Such a write blocks the whole program while the system makes it wait. After a write of more than 1 ms the next ones go to
-   * the thread pool, for ten times as long as it took. But a write that never returns, for example to a dead network server or
-   * to a file system that this program itself serves, blocks the program for good. For a program that does little else than
-   * write this file, as a server does, 65536 is a good value.
+   * Such a write blocks the whole program while the system makes it wait. After one of more than 50 ms, or two in a row of more
+   * than 1 ms, the next ones go to the thread pool, for ten times as long as the last one took. A single one of 1 to 50 ms
+   * changes nothing, because on a busy machine it was another program that ran meanwhile; so a disk that holds up one write in
+   * many holds up the program each time. And a write that never returns, for example to a dead network server or to a file
+   * system that this program itself serves, blocks the program for good. For a program that does little else than write this
+   * file, as a server does, 65536 is a good value.
    *
    * @defaultValue 0: no write is made on the calling thread
    */

@@ -6,11 +6,12 @@ import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { ClientEvent } from '../../src/nbd/client/session.js';
 import { type NbdEvent, NbdStorage, type NbdStorageOptions } from '../../src/nbd/index.js';
-import { COMMAND, encodeChunk, SIMPLE_REPLY } from '../../src/nbd/wire/index.js';
+import { COMMAND, SIMPLE_REPLY } from '../../src/nbd/wire/index.js';
 import { share } from '../kit/amount.js';
 import { errorThrown } from '../storage/contract.js';
 import { bytesOf, hear, read, ready } from './client-fuzz.js';
 import { MemoryServer } from './client-server.js';
+import { encodeChunk } from './support.js';
 
 const PLAIN = { fua: false, tag: 'simple' } as const;
 const SIMPLE = { tag: 'simple' } as const;

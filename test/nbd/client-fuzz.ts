@@ -7,7 +7,6 @@ import { expect } from 'vitest';
 import { type ClientEvent, ClientSession } from '../../src/nbd/client/session.js';
 import {
   COMMAND,
-  encodeChunk,
   encodeInfo,
   encodeOptionReply,
   OPTION,
@@ -15,6 +14,7 @@ import {
   SERVER_GREETING,
   SIMPLE_REPLY,
 } from '../../src/nbd/wire/index.js';
+import { encodeChunk } from './support.js';
 
 export const GREETING: Uint8Array = SERVER_GREETING.encode({ flags: 3 });
 export const FACTS: { readonly size: number; readonly flags: number } = { size: 1 << 20, flags: 1 };

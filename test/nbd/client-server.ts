@@ -8,7 +8,6 @@ import {
   CLIENT_FLAGS,
   COMMAND,
   COMMAND_FLAG,
-  encodeChunk,
   encodeInfo,
   encodeOptionReply,
   TRANSMISSION_FLAG as FLAG,
@@ -23,6 +22,7 @@ import {
   SERVER_GREETING,
   SIMPLE_REPLY,
 } from '../../src/nbd/wire/index.js';
+import { encodeChunk } from './support.js';
 
 export interface MemoryServerOptions {
   readonly size: number;

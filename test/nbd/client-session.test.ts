@@ -7,7 +7,6 @@ import { type ClientEvent, ClientSession } from '../../src/nbd/client/session.js
 import {
   type Chunk,
   COMMAND,
-  encodeChunk,
   encodeExportNameReply,
   encodeInfo,
   encodeOptionReply,
@@ -34,6 +33,7 @@ import {
   read,
   ready,
 } from './client-fuzz.js';
+import { encodeChunk } from './support.js';
 
 function kindsOf(events: readonly ClientEvent[]): string[] {
   return events.map((event) => (event.kind === 'end' ? (event.reason?.code ?? 'end') : event.kind));

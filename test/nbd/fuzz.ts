@@ -18,7 +18,16 @@ import {
   OPTION,
 } from '../../src/nbd/wire/index.js';
 import { seededRandom } from '../../src/testing/index.js';
-import { Answers, bytes, FLAGS, go, request, STRUCTURED, setContexts } from './support.js';
+import {
+  Answers,
+  answered,
+  bytes,
+  FLAGS,
+  go,
+  request,
+  STRUCTURED,
+  setContexts,
+} from './support.js';
 
 /** Of the export, in bytes; around it lie as many that nobody may touch. */
 export const SIZE: number = 64 * 1024;
@@ -166,7 +175,7 @@ export function bear(stream: Uint8Array, { storage, exports }: Guarded, random: 
   const answerOne = (): void => {
     const [request] = pending.splice(random(pending.length), 1);
     if (!request) return;
-    const parts = session.answer(request, performed(request, storage));
+    const parts = answered(session, request, performed(request, storage));
     expect(cookieOf(parts)).toBe(request.cookie);
     replied.push(request.cookie);
   };

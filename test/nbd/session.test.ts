@@ -25,6 +25,7 @@ import {
 import { share } from '../kit/amount.js';
 import {
   Answers,
+  answered,
   BOTH,
   bytes,
   FLAGS,
@@ -71,7 +72,7 @@ function converse(
     for (let event = session.dialogue.next(); event; event = session.dialogue.next()) {
       events.push(event);
       if (event.kind === 'send') push(event.parts);
-      if (event.kind === 'request' && !hold) push(session.answer(event.request, outcome(event)));
+      if (event.kind === 'request' && !hold) push(answered(session, event.request, outcome(event)));
     }
   };
   pump();
@@ -545,7 +546,7 @@ describe('a request', () => {
     expect(errorOf(talk, request(WRITE, 2, { data: new Uint8Array(512) }))).toBe(ESHUTDOWN);
     const event = talk.events.find(({ kind }) => kind === 'request');
     if (event?.kind !== 'request') throw new Error('no request');
-    expect(talk.session.answer(event.request, {})).toHaveLength(1);
+    expect(answered(talk.session, event.request, {})).toHaveLength(1);
   });
 
   test('nbd-server-session.N1: is answered once', () => {
@@ -553,8 +554,8 @@ describe('a request', () => {
     talk.say(request(FLUSH, 1));
     const event = talk.events.at(-1);
     if (event?.kind !== 'request') throw new Error('no request');
-    talk.session.answer(event.request, {});
-    expect(() => talk.session.answer(event.request, {})).toThrow('N1');
+    answered(talk.session, event.request, {});
+    expect(() => answered(talk.session, event.request, {})).toThrow('N1');
   });
 
   test('DISC ends the session without an answer, and whatever follows is not heard', () => {

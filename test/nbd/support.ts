@@ -4,8 +4,11 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Outcome, SessionRequest } from '../../src/nbd/server/commands.js';
+import type { ServerSession } from '../../src/nbd/server/session.js';
 import {
   ByteReader,
+  ByteWriter,
   CHUNK_HEADER,
   type Chunk,
   type ChunkHeader,
@@ -23,12 +26,31 @@ import {
   OPTION_REPLY,
   OPTION_REPLY_HEADER,
   type OptionReplyHeader,
+  putChunk,
   REQUEST,
   SERVER_GREETING,
   SIMPLE_REPLY,
   SIMPLE_REPLY_MAGIC,
   type SimpleReply,
 } from '../../src/nbd/wire/index.js';
+
+/** The bytes of a chunk with its payload. */
+export function encodeChunk(cookie: bigint, done: boolean, chunk: Chunk): readonly Uint8Array[] {
+  const out = new ByteWriter();
+  putChunk(out, cookie, done, chunk);
+  return out.take();
+}
+
+/** The bytes that a session answers a request with. */
+export function answered(
+  session: ServerSession,
+  request: SessionRequest,
+  outcome: Outcome,
+): readonly Uint8Array[] {
+  const out = new ByteWriter();
+  session.answer(request, outcome, out);
+  return out.take();
+}
 
 export const BOTH = { flags: 3 };
 export const FLAGS: Uint8Array = CLIENT_FLAGS.encode(BOTH);

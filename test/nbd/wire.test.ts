@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
   ByteReader,
+  ByteWriter,
   CHUNK_HEADER,
   type Chunk,
   CLIENT_FLAGS,
@@ -9,7 +10,6 @@ import {
   decodeChunk,
   decodeInfo,
   EXPORT_FACTS,
-  encodeChunk,
   encodeExportNameReply,
   encodeInfo,
   encodeOption,
@@ -25,6 +25,7 @@ import {
   SIMPLE_REPLY,
 } from '../../src/nbd/wire/index.js';
 import { share } from '../kit/amount.js';
+import { encodeChunk } from './support.js';
 
 const uint16 = fc.nat(0xffff);
 const uint32 = fc.nat(0xffffffff);
@@ -415,4 +416,49 @@ describe('a reader of bytes', () => {
     expect(early).toBe(0);
     expect(reader.takeParts(2 ** 23)?.length).toBe(2 ** 23 / (16 * 1024));
   }, 20_000);
+});
+
+describe('a writer of bytes', () => {
+  // Method: messages and data, short and long, taken now and then; the pieces are looked at in the end, when all else has
+  // been written.
+  test('byte-writer.W1, byte-writer.W2: gives out what was added, in order, and leaves it alone afterwards', () => {
+    const size = fc.oneof(fc.nat(40), fc.nat(9000), fc.nat(40_000));
+    const operation = fc.record({ how: fc.constantFrom('put', 'push', 'take'), size });
+    fc.assert(
+      fc.property(fc.array(operation, { maxLength: 60 }), (operations) => {
+        const writer = new ByteWriter();
+        const [added, pieces]: [Uint8Array[], Uint8Array[]] = [[], []];
+        const length = (all: readonly Uint8Array[]): number =>
+          all.reduce((sum, bytes) => sum + bytes.length, 0);
+        for (const [i, { how, size }] of operations.entries()) {
+          if (how === 'take') {
+            pieces.push(...writer.take());
+          } else if (how === 'push') {
+            const data = new Uint8Array(size).fill(i);
+            added.push(data.slice());
+            writer.push(data);
+          } else {
+            const value = { id: i, name: 'x'.repeat(size) };
+            added.push(META_CONTEXT.encode(value));
+            writer.put(META_CONTEXT, value);
+          }
+          expect(writer.length).toBe(length(added) - length(pieces));
+        }
+        pieces.push(...writer.take());
+        expect(Buffer.compare(join(pieces), join(added))).toBe(0);
+      }),
+    );
+  });
+
+  test('makes one piece of short messages, and does not copy long data', () => {
+    const writer = new ByteWriter();
+    for (let cookie = 0n; cookie < 100n; cookie += 1n)
+      writer.put(SIMPLE_REPLY, { cookie, error: 0 });
+    expect(writer.take().map(({ length }) => length)).toEqual([1600]);
+    const data = new Uint8Array(4096);
+    writer.push(data);
+    expect(writer.take()).toEqual([data]);
+    writer.push(data);
+    expect(writer.take()[0]).toBe(data);
+  });
 });

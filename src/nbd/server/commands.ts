@@ -20,7 +20,13 @@
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Request types", "Command flags", "Ordering of messages and writes",
 // "Error values"; for FUA on reads NetworkBlockDevice/nbd issue 45.
 
-import { FlushFailedError, type IoScheduler, WriteBarrierError } from 'write-barrier';
+import {
+  FlushFailedError,
+  type IoScheduler,
+  WriteBarrierError,
+  type WriteOptions,
+} from 'write-barrier';
+import { invariant } from 'write-barrier/kit';
 import {
   COMMAND,
   COMMAND_FLAG,
@@ -36,6 +42,8 @@ import { canFlush, type Export, type ExportInfo } from './options.js';
 export interface SessionRequest extends NbdRequest {
   /** The payload of a WRITE; empty for others. */
   readonly data: readonly Uint8Array[];
+  /** The session has taken its outcome (nbd-server-session.N1). */
+  answered: boolean;
 }
 
 /** A refusal: one of `NBD_ERROR`, and a message for people. */
@@ -55,10 +63,16 @@ export interface Work extends Export {
   abandoned(): boolean;
   /** The server is closing: a request in several pieces ends (C6). */
   closing(): boolean;
+  /** A request has ended. Called once for each. */
+  ended(request: SessionRequest, outcome: Outcome): void;
 }
 
+/** What a command answers with when it succeeds: a read with its bytes, BLOCK_STATUS with extents, others with nothing. */
+type Result = Uint8Array | readonly Extent[] | void;
+
 interface CommandRule {
-  readonly run: (request: SessionRequest, target: Work) => Promise<Outcome>;
+  /** May reject with QUEUE_FULL if it has done nothing yet. */
+  readonly run: (request: SessionRequest, target: Work) => Promise<Result>;
   /** Flags that it allows in addition to FUA. */
   readonly flags: number;
   /** The transmission flag that offers it; 0 if it is always offered. */
@@ -102,6 +116,7 @@ const PIECE = 1024 * 1024;
 const ZEROES_PIECE = 64 * 1024 * 1024;
 
 const DONE: Outcome = Object.freeze({});
+const FORCED: WriteOptions = Object.freeze({ fua: true });
 
 // Which requests are legal
 
@@ -201,12 +216,63 @@ export function costOf({ command, length }: SessionRequest): number {
   return pieces ? Math.min(length, PIECE) : 0;
 }
 
-/** Executes a legal request. Rejects with the error of the scheduler. */
-export function execute(request: SessionRequest, target: Work): Promise<Outcome> {
-  const rule = RULES.get(request.command);
-  if (rule) return rule.run(request, target);
-  const what = `nbd-server-session.N2: command ${request.command} was handed out`;
-  return Promise.reject(new Error(what));
+/**
+ * Executes a legal request, and passes its outcome to `target.ended`.
+ *
+ * An object for a request in flight, which is used again for a later one: its two functions, and the frame of an async
+ * function instead of them, would be a third of the memory that a request takes between the socket and the scheduler.
+ */
+export class Execution {
+  readonly #target: Work;
+  readonly #free: Execution[];
+  #request: SessionRequest | undefined;
+
+  /** @param free where it waits for its next request */
+  constructor(target: Work, free: Execution[]) {
+    this.#target = target;
+    this.#free = free;
+  }
+
+  begin(request: SessionRequest): void {
+    this.#request = request;
+    const rule = RULES.get(request.command);
+    invariant(rule !== undefined, 'nbd-server-session.N2: an unknown command was handed out');
+    const result = this.#target.abandoned()
+      ? Promise.reject(clientGone())
+      : rule.run(request, this.#target);
+    result.then(this.#done, this.#failed);
+  }
+
+  readonly #done = (result: Result): void => this.#end(outcomeOf(result));
+
+  readonly #failed = (error: unknown): void => {
+    if (isFull(error)) this.#target.scheduler.ready().then(this.#again, this.#failed);
+    else this.#end(refusalFor(error));
+  };
+
+  /** C4 */
+  readonly #again = (): void => this.begin(this.#request as SessionRequest);
+
+  #end(outcome: Outcome): void {
+    const request = this.#request as SessionRequest;
+    this.#request = undefined;
+    this.#free.push(this);
+    this.#target.ended(request, outcome);
+  }
+}
+
+function clientGone(): WriteBarrierError {
+  return new WriteBarrierError('CLOSED', 'the client is gone');
+}
+
+function outcomeOf(result: Result): Outcome {
+  if (result === undefined) return DONE;
+  return result instanceof Uint8Array ? { data: result } : { extents: result };
+}
+
+/** C4 */
+function isFull(error: unknown): boolean {
+  return WriteBarrierError.is(error) && error.code === 'QUEUE_FULL';
 }
 
 /** Settles when everything that was written before is durable (C1). @throws `FLUSH_FAILED`, `FAILED` */
@@ -225,31 +291,28 @@ export function refusalFor(error: unknown): Refusal {
   return { error: errorNumber(error), message };
 }
 
-function read({ offset, length }: SessionRequest, target: Work): Promise<Outcome> {
-  return submit(target, () => target.scheduler.read(offset, length)).then((data) => ({ data }));
+function read({ offset, length }: SessionRequest, { scheduler }: Work): Promise<Uint8Array> {
+  return scheduler.read(offset, length);
 }
 
-function write({ offset, data, flags }: SessionRequest, target: Work): Promise<Outcome> {
-  const fua = isFua(flags);
+function write({ offset, data, flags }: SessionRequest, { scheduler }: Work): Promise<void> {
   const [only] = data;
   const payload = only && data.length === 1 ? only : data;
-  return submit(target, () => target.scheduler.write(offset, payload, { fua })).then(() => DONE);
+  return scheduler.write(offset, payload, isFua(flags) ? FORCED : undefined);
 }
 
-async function flush(_: SessionRequest, target: Work): Promise<Outcome> {
-  await submit(target, () => flushed(target.scheduler));
-  return DONE;
+function flush(_: SessionRequest, { scheduler }: Work): Promise<void> {
+  return flushed(scheduler);
 }
 
-async function trim({ offset, length, flags }: SessionRequest, target: Work): Promise<Outcome> {
+async function trim({ offset, length, flags }: SessionRequest, target: Work): Promise<void> {
   const { scheduler } = target;
-  if (isForced(flags, target)) return DONE;
+  if (isForced(flags, target)) return;
   await submit(target, () => scheduler.discard(offset, length));
   if (isFua(flags)) await submit(target, () => scheduler.flush());
-  return DONE;
 }
 
-async function writeZeroes(request: SessionRequest, target: Work): Promise<Outcome> {
+async function writeZeroes(request: SessionRequest, target: Work): Promise<void> {
   const { offset, length, flags } = request;
   const { scheduler } = target;
   const forced = isForced(flags, target);
@@ -264,20 +327,18 @@ async function writeZeroes(request: SessionRequest, target: Work): Promise<Outco
     await inPieces(target, length, piece, (at, size) => scheduler.writeZeroes(offset + at, size));
   }
   if (isFua(flags) && !forced) await submit(target, () => scheduler.flush());
-  return DONE;
 }
 
-async function fill({ offset, length }: SessionRequest, target: Work): Promise<Outcome> {
+async function fill({ offset, length }: SessionRequest, target: Work): Promise<void> {
   const into = new Uint8Array(Math.min(length, PIECE));
   await inPieces(target, length, PIECE, (at, size) =>
     target.scheduler.read(offset + at, into.subarray(0, size)),
   );
-  return DONE;
 }
 
 /** Storages do not say what they have allocated, and "allocated, with data" is always a legal answer. */
-async function status({ length }: SessionRequest): Promise<Outcome> {
-  return { extents: [{ length, flags: 0 }] };
+async function status({ length }: SessionRequest): Promise<readonly Extent[]> {
+  return [{ length, flags: 0 }];
 }
 
 /** C6 */
@@ -293,16 +354,17 @@ async function inPieces(
   }
 }
 
-/** C4 */
-function submit<T>(target: Work, call: () => Promise<T>): Promise<T> {
-  if (target.abandoned()) {
-    return Promise.reject(new WriteBarrierError('CLOSED', 'the client is gone'));
-  }
-  return call().catch(async (error) => {
-    if (!WriteBarrierError.is(error) || error.code !== 'QUEUE_FULL') throw error;
+/** C4, for a command of several requests: an `Execution` would begin it again. */
+async function submit<T>(target: Work, call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    if (target.abandoned()) throw clientGone();
+    try {
+      return await call();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+    }
     await target.scheduler.ready();
-    return submit(target, call);
-  });
+  }
 }
 
 const NUMBERS: ReadonlyMap<string, number> = new Map([

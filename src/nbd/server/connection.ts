@@ -25,15 +25,8 @@
 // the other side has PROBE_MS to say that it takes none; until then no request is begun.
 
 import type { Socket } from 'node:net';
-import { COMMAND } from '../wire/index.js';
-import {
-  costOf,
-  execute,
-  type Outcome,
-  refusalFor,
-  type SessionRequest,
-  type Work,
-} from './commands.js';
+import { ByteWriter, COMMAND } from '../wire/index.js';
+import { costOf, Execution, type Outcome, type SessionRequest, type Work } from './commands.js';
 import type { Export, Exports, Limits } from './options.js';
 import { type ServerEvent, ServerSession } from './session.js';
 import type { Upgrade } from './tls.js';
@@ -95,6 +88,11 @@ export class Connection {
   #socket: Socket;
   #detach: () => void = () => {};
   #work: Work | undefined;
+  /** Those that execute nothing now; at most as many as requests were in flight at once. */
+  readonly #executions: Execution[] = [];
+  /** K4: the replies of this turn, and whether they are about to leave. */
+  readonly #out = new ByteWriter();
+  #sending = false;
   /** Requests at the scheduler, and their buffers in bytes. */
   #requests = 0;
   #bytes = 0;
@@ -212,7 +210,7 @@ export class Connection {
       this.#starved ||
       this.#requests >= requestsInFlight ||
       this.#bytes >= bytesInFlight ||
-      this.#socket.writableLength >= UNSENT_MAX
+      this.#out.length + this.#socket.writableLength >= UNSENT_MAX
     );
   }
 
@@ -234,7 +232,8 @@ export class Connection {
         this.#spend(Math.floor((event.parts[0]?.length ?? 0) / ANSWER_UNIT));
         if (event.refuses === 'request') this.#context.counters.refusedRequests += 1;
         if (event.refuses === 'option') this.#context.counters.refusedOptions += 1;
-        this.#send(event.parts);
+        for (const part of event.parts) this.#out.push(part);
+        this.#sendSoon();
         break;
       case 'startTls':
         this.#startTls();
@@ -245,6 +244,7 @@ export class Connection {
           ...(this.#context.exports.get(event.name) as Export),
           abandoned: () => this.#abandoned(),
           closing: () => this.#closing,
+          ended: (request, outcome) => this.#ended(request, outcome),
         };
         this.#watch();
         this.#context.onOpen(event.name, this.#session.tls);
@@ -313,7 +313,7 @@ export class Connection {
     const raw = this.#raw;
     raw.pause();
     this.#detach();
-    this.#uncork();
+    this.#send();
     raw.write('', () => {
       if (this.ending) return;
       this.#context.upgrade?.secure(raw).then(
@@ -365,39 +365,43 @@ export class Connection {
   // Requests
 
   #start(request: SessionRequest, work: Work): void {
-    const cost = costOf(request);
     this.#requests += 1;
-    this.#bytes += cost;
-    const ended = (outcome: Outcome): void => {
-      this.#requests -= 1;
-      this.#bytes -= cost;
-      count(this.#context.counters, request, outcome);
-      this.#context.onEnded(work);
-      this.#send(this.#session.answer(request, outcome));
-      if (this.#requests === 0) this.#settle();
-      this.#pump();
-    };
-    execute(request, work).then(ended, (error) => ended(refusalFor(error)));
+    this.#bytes += costOf(request);
+    const execution = this.#executions.pop() ?? new Execution(work, this.#executions);
+    execution.begin(request);
+  }
+
+  #ended(request: SessionRequest, outcome: Outcome): void {
+    this.#requests -= 1;
+    this.#bytes -= costOf(request);
+    count(this.#context.counters, request, outcome);
+    this.#context.onEnded(this.#work as Work);
+    this.#session.answer(request, outcome, this.#out);
+    this.#sendSoon();
+    if (this.#requests === 0) this.#settle();
+    this.#pump();
   }
 
   // Bytes out
 
-  #send(parts: readonly Uint8Array[]): void {
-    const socket = this.#socket;
-    if (this.#closed || this.#doomed || socket.destroyed || socket.writableEnded) return;
-    if (socket.writableCorked === 0) {
-      socket.cork(); // K4
-      process.nextTick(() => this.#uncork());
-    }
-    for (const part of parts) socket.write(part);
+  /** K4 */
+  #sendSoon(): void {
+    if (this.#sending) return;
+    this.#sending = true;
+    process.nextTick(this.#send);
   }
 
-  #uncork(): void {
-    if (this.#socket.writableCorked === 0) return;
-    this.#socket.uncork();
-    // Corked bytes count as unsent, and there is no event if the system takes them at once.
-    if (!this.ending && this.#socket.isPaused()) this.#pump();
-  }
+  readonly #send = (): void => {
+    this.#sending = false;
+    const socket = this.#socket;
+    const pieces = this.#out.take();
+    if (this.#closed || this.#doomed || socket.destroyed || socket.writableEnded) return;
+    if (pieces.length > 1) socket.cork();
+    for (const piece of pieces) socket.write(piece);
+    if (pieces.length > 1) socket.uncork();
+    // What was collected counts as unsent, and there is no event if the system takes it at once.
+    if (!this.ending && socket.isPaused()) this.#pump();
+  };
 
   // The end
 
@@ -443,7 +447,8 @@ export class Connection {
   /** Reports what has ended. */
   #settle(): void {
     if (this.#requests > 0) return;
-    for (const resolve of this.#drained.splice(0)) resolve();
+    // Looked at first, because the last request of a turn comes here, and a list is made otherwise.
+    if (this.#drained.length > 0) for (const resolve of this.#drained.splice(0)) resolve();
     if (this.#finishing && !this.#closed) this.#close();
     if (!this.#closed) return;
     this.#stopClocks();
@@ -459,7 +464,7 @@ export class Connection {
       this.#destroy(this.#why);
     }, this.#lingerMs);
     if (this.#socket.writableEnded) return;
-    this.#uncork();
+    this.#send();
     this.#socket.end(() => this.#socket.destroySoon());
   }
 }

@@ -32,10 +32,9 @@ import { refused } from '../report.js';
 import { Dialogue, type SharedEvent } from '../session.js';
 import {
   type ByteReader,
-  type Chunk,
+  ByteWriter,
   CLIENT_FLAGS,
   COMMAND,
-  encodeChunk,
   encodeOptionReply,
   HANDSHAKE_FLAG,
   NBD_ERROR,
@@ -45,6 +44,7 @@ import {
   OPTION_REPLY,
   OPTION_REPLY_HEADER,
   type OptionHeader,
+  putChunk,
   REQUEST,
   SERVER_GREETING,
   SIMPLE_REPLY,
@@ -94,7 +94,6 @@ export class ServerSession {
   #closing = false;
   #options = 0;
   #answered = 0;
-  readonly #handedOut = new Set<SessionRequest>();
 
   /** @param requestBytes the longest payload of any export */
   constructor(offer: Offer, requestBytes: number) {
@@ -124,10 +123,11 @@ export class ServerSession {
     this.#closing = true;
   }
 
-  /** The bytes to send for a request that was handed out. */
-  answer(request: SessionRequest, outcome: Outcome): readonly Uint8Array[] {
-    invariant(this.#handedOut.delete(request), 'N1: an answer to no request');
-    return this.#reply(request, outcome);
+  /** Adds to `out` the bytes to send for a request that was handed out. */
+  answer(request: SessionRequest, outcome: Outcome, out: ByteWriter): void {
+    invariant(!request.answered, 'N1: a second answer to a request');
+    request.answered = true;
+    this.#reply(request, outcome, out);
   }
 
   /** Takes one message out of what has come; false where not enough has. */
@@ -260,35 +260,40 @@ export class ServerSession {
   }
 
   #refuse(request: NbdRequest, refusal: Refusal): void {
-    this.#send(this.#reply(request, refusal), 'request');
+    const out = new ByteWriter();
+    this.#reply(request, refusal, out);
+    this.#send(out.take(), 'request');
   }
 
   #handOut(request: NbdRequest, data: readonly Uint8Array[]): void {
     const { flags, command, cookie, offset, length } = request;
     // Not by spreading, because V8 gives each such object a shape of its own, and reading it is slow then.
-    const handed: SessionRequest = { flags, command, cookie, offset, length, data };
-    this.#handedOut.add(handed);
+    const handed = { flags, command, cookie, offset, length, data, answered: false };
     this.dialogue.emit({ kind: 'request', request: handed });
   }
 
-  #reply({ command, cookie, offset, length }: NbdRequest, outcome: Outcome): readonly Uint8Array[] {
+  #reply({ command, cookie, offset, length }: NbdRequest, outcome: Outcome, out: ByteWriter): void {
     const { structured } = this.#agreement;
     if ('error' in outcome) {
       const { error, message } = outcome;
-      return structured
-        ? encodeChunk(cookie, true, { kind: 'error', error, message })
-        : [SIMPLE_REPLY.encode({ cookie, error })];
+      if (structured) putChunk(out, cookie, true, { kind: 'error', error, message });
+      else out.put(SIMPLE_REPLY, { cookie, error });
+      return;
     }
     const { data, extents } = outcome;
     if (extents) {
-      const status: Chunk = { kind: 'status', context: ALLOCATION_ID, extents };
-      return encodeChunk(cookie, true, status);
+      putChunk(out, cookie, true, { kind: 'status', context: ALLOCATION_ID, extents });
+    } else if (command !== COMMAND.READ || !data) {
+      out.put(SIMPLE_REPLY, { cookie, error: 0 });
+    } else {
+      invariant(data.length === length, 'N1: an answer of another length');
+      if (structured) {
+        putChunk(out, cookie, true, { kind: 'data', offset, data });
+      } else {
+        out.put(SIMPLE_REPLY, { cookie, error: 0 });
+        out.push(data);
+      }
     }
-    if (command !== COMMAND.READ || !data) return [SIMPLE_REPLY.encode({ cookie, error: 0 })];
-    invariant(data.length === length, 'N1: an answer of another length');
-    return structured
-      ? encodeChunk(cookie, true, { kind: 'data', offset, data })
-      : [SIMPLE_REPLY.encode({ cookie, error: 0 }), data];
   }
 
   #skip(left: number, next: State, after: () => void): void {

@@ -2,22 +2,23 @@
 //
 // A reader keeps the chunks that it is fed, in order, and gives them out by number of bytes. Bytes of one chunk are given out
 // without a copy; bytes of several are copied once (`take`), not at all (`takeParts`), or straight into a buffer of the
-// caller (`takeInto`). So nothing costs more than its length, however the stream was cut.
+// caller (`takeInto`). So nothing costs more than its length, however the stream was cut. A value that lies in one chunk is
+// decoded where it lies (`takeValue`), because every request does, and a view of its bytes costs more than their decoding.
 //
 // Single bytes would cost a chunk each. Small chunks are therefore copied together into blocks of 16 KiB, so that the memory
 // of the reader stays within a small factor of its length. A block is filled before the next one is made, even if long
-// chunks come in between.
+// chunks come in between. A small chunk waits with its copy for the next chunk, because most are taken before that.
 //
 // Invariants, tested under these numbers:
 //   B1  The bytes taken are the bytes pushed, in order, wherever the stream was cut.
 //   B2  `take(n)` returns exactly n bytes, or undefined, and then nothing has changed.
 //   B3  The reader never writes to bytes that it has given out.
 //   B4  The reader never holds more than its capacity: a push beyond it throws and adds nothing.
-//   B5  Its memory is at most its length, a block, and a view for each chunk of 4 KiB or more and for each run of
-//       shorter ones.
+//   B5  Its memory is at most its length, a block, the buffer of one small chunk, and a view for each chunk of 4 KiB or more
+//       and for each run of shorter ones.
 
 import { WriteBarrierError } from 'write-barrier';
-import type { Layout } from './layout.js';
+import { Input, type Layout } from './layout.js';
 
 const BLOCK = 16 * 1024;
 /** Shorter chunks are copied together. */
@@ -36,6 +37,10 @@ export class ByteReader {
   #block: Uint8Array | undefined;
   #start = 0;
   #used = 0;
+  /** The only chunk is small, and not copied yet. */
+  #loose = false;
+  /** Decodes values in the first chunk. */
+  #input: Input | undefined;
 
   constructor(capacity: number) {
     this.capacity = capacity;
@@ -47,7 +52,7 @@ export class ByteReader {
   }
 
   /**
-   * Adds bytes at the end. A chunk of 4 KiB or more is not copied, so it must not be changed from now on.
+   * Adds bytes at the end. They must not be changed from now on, because not all of them are copied.
    *
    * @throws `QUEUE_FULL` beyond the capacity; nothing has been added
    */
@@ -59,7 +64,14 @@ export class ByteReader {
         `${this.#length + chunk.length} bytes would be unread; at most ${this.capacity} are allowed`,
       );
     }
+    const isFirst = this.#length === 0;
     this.#length += chunk.length;
+    if (isFirst) {
+      this.#chunks.push(chunk);
+      this.#loose = chunk.length < SMALL;
+      return;
+    }
+    if (this.#loose) this.#copyLoose();
     if (chunk.length < SMALL) {
       this.#pushSmall(chunk);
     } else {
@@ -80,22 +92,30 @@ export class ByteReader {
       this.takeInto(bytes);
       return bytes;
     }
-    const bytes = head.subarray(this.#at, end);
-    this.#spend(head, length);
-    return bytes;
+    return this.#spent(head, length);
   }
 
   /** As `take`, for a value of a fixed size. */
-  takeValue<T>({ bytes, decode }: Layout<T>): T | undefined {
-    const taken = this.take(bytes);
-    return taken && decode(taken);
+  takeValue<T>(layout: Layout<T>): T | undefined {
+    const { bytes } = layout;
+    if (bytes > this.#length) return undefined;
+    const head = this.#chunks[this.#first] as Uint8Array;
+    if (this.#at + bytes > head.length) return layout.decode(this.take(bytes) as Uint8Array);
+    if (this.#input?.bytes !== head) this.#input = new Input(head);
+    this.#input.seek(this.#at);
+    const value = layout.take(this.#input);
+    this.#spend(head, bytes);
+    return value;
   }
 
   /** As `take`, in as many pieces as they came in, without a copy. */
   takeParts(length: number): readonly Uint8Array[] | undefined {
     if (length > this.#length) return undefined;
-    const parts: Uint8Array[] = [];
-    for (let missing = length; missing > 0; ) {
+    if (length === 0) return [];
+    // Mostly one, and a list of one takes less memory than a list that may grow.
+    const first = this.#takeSome(length);
+    const parts = [first];
+    for (let missing = length - first.length; missing > 0; ) {
       const part = this.#takeSome(missing);
       parts.push(part);
       missing -= part.length;
@@ -135,6 +155,15 @@ export class ByteReader {
     return value;
   }
 
+  /** B5: copies what is left of a small chunk into the block. */
+  #copyLoose(): void {
+    const rest = this.#chunks.pop() as Uint8Array;
+    this.#loose = false;
+    this.#start = this.#used;
+    this.#pushSmall(rest.subarray(this.#at));
+    this.#at = 0;
+  }
+
   #pushSmall(chunk: Uint8Array): void {
     let block = this.#block;
     if (!block || this.#used + chunk.length > block.length) {
@@ -153,18 +182,25 @@ export class ByteReader {
   /** Up to `length` bytes, as many as lie in one chunk. The reader must not be empty. */
   #takeSome(length: number): Uint8Array {
     const head = this.#chunks[this.#first] as Uint8Array;
-    const part = head.subarray(this.#at, this.#at + length);
-    this.#spend(head, part.length);
-    return part;
+    return this.#spent(head, Math.min(length, head.length - this.#at));
+  }
+
+  /** A view of the next `length` bytes, which lie in `head`. Not by `subarray`, because that of a `Buffer` is slow. */
+  #spent(head: Uint8Array, length: number): Uint8Array {
+    const bytes = new Uint8Array(head.buffer, head.byteOffset + this.#at, length);
+    this.#spend(head, length);
+    return bytes;
   }
 
   #spend(head: Uint8Array, length: number): void {
     this.#at += length;
     this.#length -= length;
     if (this.#length === 0) {
-      this.#chunks.length = 0;
+      // Not by its length, because V8 would then make a new store for the next chunk.
+      while (this.#chunks.length > 0) this.#chunks.pop();
       this.#first = 0;
       this.#at = 0;
+      this.#input = undefined;
       // The rest of the block can still be used, after what was given out (B3).
       this.#start = this.#used;
       return;

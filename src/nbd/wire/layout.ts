@@ -45,6 +45,11 @@ export class Input {
     return this.bytes.length - this.#at;
   }
 
+  /** Goes to a place, for the next message in the same bytes. */
+  seek(at: number): void {
+    this.#at = at;
+  }
+
   /** Goes over `length` bytes; answers where they begin. */
   advance(length: number): number {
     const at = this.#at;

@@ -9,8 +9,8 @@
 //                  server  chunks, each with its payload; a structured reply is one or more of them, the last with DONE
 //
 // A header says how much data follows, and a decoder accepts only data of exactly that length. A value that is legal and
-// unknown (an option, a command, a piece of information) comes out as its number. Data is never copied: a chunk is encoded
-// as a list of pieces, and decoded into views of what it was given. Replies are told apart by their first four bytes.
+// unknown (an option, a command, a piece of information) comes out as its number. Data is decoded into views of
+// what a decoder was given. Replies are told apart by their first four bytes.
 //
 // The names of numbers are those of the protocol text without their prefixes; flags are given as masks, not as bit numbers.
 // Numbers that are not spoken (PEEK_EXPORT, EXTENDED_HEADERS, RESIZE, PAYLOAD_LEN) are here to be refused by name.
@@ -20,6 +20,7 @@
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Values", "Handshake", "Option types", "Option reply types",
 // "Transmission", "Request message", "Simple reply message", "Structured reply chunk message", "Structured reply types".
 
+import type { ByteWriter } from './byte-writer.js';
 import {
   constant,
   Input,
@@ -478,16 +479,15 @@ export function decodeInfo(data: Uint8Array): InfoPiece {
   return { kind, ...fields.decode(data.subarray(uint16.bytes)) } as KnownInfo;
 }
 
-/** Header and payload in one or two pieces, which follow each other; data is the second and not copied. */
-export function encodeChunk(cookie: bigint, done: boolean, chunk: Chunk): readonly Uint8Array[] {
+/** Adds header and payload. */
+export function putChunk(out: ByteWriter, cookie: bigint, done: boolean, chunk: Chunk): void {
   const located = chunk.kind === 'error' && chunk.offset !== undefined;
   const [type, fields] = (located ? ERROR_OFFSET : CHUNKS[chunk.kind]) as Row<Chunk>;
   const data = chunk.kind === 'data' ? chunk.data : undefined;
-  const own = sizeOf(fields, chunk);
-  const header = { cookie, done, type, length: own + (data?.length ?? 0) };
-  const bytes = CHUNK_HEADER.encode(header, own);
-  fields.put(viewOf(bytes), CHUNK_HEADER.bytes, chunk);
-  return data ? [bytes, data] : [bytes];
+  const length = sizeOf(fields, chunk) + (data?.length ?? 0);
+  out.put(CHUNK_HEADER, { cookie, done, type, length });
+  out.put(fields, chunk);
+  if (data) out.push(data);
 }
 
 /**
