@@ -283,7 +283,8 @@ export function answerCall({ client, error, cancelled }: Settled<Call>): void {
   else resolve();
 }
 
-function dataOf(clients: readonly Call[]): Payload | undefined {
+/** The data of several callers: their buffers, one after the other. */
+export function dataOf(clients: readonly Call[]): Payload | undefined {
   const [first] = clients;
   if (clients.length <= 1) return first?.data;
   return clients.flatMap(({ data }) => data ?? []) as Uint8Array[];

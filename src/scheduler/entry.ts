@@ -3,7 +3,7 @@
 //
 //   E1  A tombstone takes the place of a cancelled barrier: it orders as the barrier did, carries no data, and no caller
 //       waits for it.
-//   E2  A command serves one request, or the group that shares its flush.
+//   E2  A command serves one request, the group that shares its flush, or the writes that it gathers.
 
 import { isMutation, type Request, type StagedCommand } from '../model/index.js';
 import type { Epoch } from './flush-group.js';
@@ -110,10 +110,11 @@ export function begunTombstoneOf<C>(entry: Entry<C>): Entry<C> {
   return Object.assign(tombstone, { plan, at, outstanding });
 }
 
-/** The command of a stage, with the range of the request. */
+/** The command of a stage, with the range of the request, or up to the end of those that it is gathered with. */
 export function commandOf<C>(
-  { request, start, end }: Entry<C>,
+  { request, start, end: ownEnd }: Entry<C>,
   issues: StagedCommand,
+  end: number = ownEnd,
 ): StagedCommand {
   if (issues.op === 'flush') return issues;
   const { tag, fua, stage } = issues;
@@ -125,10 +126,10 @@ export function commandOf<C>(
 /** A command that the driver is to issue, or has issued. */
 export class Command<C> implements ListNode<Command<C>> {
   readonly what: StagedCommand;
-  /** The request that it serves; undefined for the flush of a group. */
+  /** The request that it serves; undefined if it serves several. */
   readonly entry: Entry<C> | undefined;
-  /** The requests that share the flush of a group. */
-  readonly group: ReadonlySet<Entry<C>> | undefined;
+  /** The requests that share a flush, or the gathered writes in the order of their bytes. */
+  readonly group: Iterable<Entry<C>> | undefined;
   next: Command<C> | undefined;
   previous: Command<C> | undefined;
   isRunning = true;
@@ -136,7 +137,7 @@ export class Command<C> implements ListNode<Command<C>> {
   constructor(
     what: StagedCommand,
     entry: Entry<C> | undefined,
-    group: ReadonlySet<Entry<C>> | undefined,
+    group: Iterable<Entry<C>> | undefined,
   ) {
     this.what = what;
     this.entry = entry;

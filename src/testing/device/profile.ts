@@ -37,8 +37,12 @@ export interface DeviceProfile extends DeviceTraits {
    * device promises that.
    */
   readonly tear: 'sector' | 'shorn' | 'garbage';
+  /** Whether a forced write takes as long as a write and a flush. */
+  readonly slowFua: boolean;
   /** Whether it has `writev`: one write from several buffers. */
   readonly writev: boolean;
+  /** Whether a scheduler gathers writes that follow each other into one `writev`. */
+  readonly gathers: boolean;
   /** Whether it has `writeZeroes`: zeroes without data. */
   readonly writeZeroes: boolean;
   /** Whether `writeZeroes` is much faster than a write of zeroes. */
@@ -60,8 +64,10 @@ const FILE: DeviceProfile = Object.freeze({
   cache: 'volatile',
   flush: true,
   fua: true,
+  slowFua: true,
   orderedTags: false,
   writev: true,
+  gathers: true,
   writeZeroes: false,
   fastZeroes: false,
   sectorSize: 512,
@@ -85,13 +91,14 @@ export type DeviceName =
   | 'write-through';
 
 const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
-  Object.freeze({ ...FILE, ...fields });
+  Object.freeze({ ...FILE, slowFua: false, gathers: false, ...fields });
 
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
  *
  * - `file`: `FileStorage` on Linux, and the default. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
- *   it has no ordered tags and no discards, and zeroes are written as data.
+ *   its FUA takes as long as a flush, so forced writes share flushes; writes that follow each other are gathered; it has no ordered
+ *   tags and no discards, and zeroes are written as data.
  * - `file-without-fua`: `FileStorage` on other systems.
  * - `nvme`: a consumer drive. Commands in flight together are carried out in any order, also in one place; discarded sectors
  *   read as anything, and zeroes are fast.
@@ -105,7 +112,7 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
  */
 export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Object.freeze({
   file: FILE,
-  'file-without-fua': profileWith({ fua: false }),
+  'file-without-fua': profileWith({ fua: false, gathers: true }),
   nvme: profileWith({
     sameLba: 'racy',
     discard: 'arbitrary',
@@ -163,10 +170,11 @@ export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}):
 
 /** The capabilities that the device reports as a storage. */
 export function capabilitiesOf(profile: DeviceProfile): Required<Capabilities> {
-  const { sectorSize, cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes } = profile;
+  const { cache, flush, fua, slowFua, orderedTags } = profile;
+  const { sectorSize, writev, gathers, writeZeroes, fastZeroes } = profile;
   return Object.freeze({
     blockSize: sectorSize,
-    ...{ cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes },
+    ...{ cache, flush, fua, slowFua, orderedTags, writev, gathers, writeZeroes, fastZeroes },
     discard: profile.discard !== 'none',
   });
 }
@@ -200,7 +208,16 @@ const WORDS = {
   onTagError: ['continue', 'abort-queue'],
 } as const satisfies Partial<Record<keyof DeviceProfile, readonly string[]>>;
 
-const SWITCHES = ['flush', 'fua', 'orderedTags', 'writev', 'writeZeroes', 'fastZeroes'] as const;
+const SWITCHES = [
+  'flush',
+  'fua',
+  'slowFua',
+  'orderedTags',
+  'writev',
+  'gathers',
+  'writeZeroes',
+  'fastZeroes',
+] as const;
 
 const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
 
