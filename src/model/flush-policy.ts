@@ -124,7 +124,7 @@ function lower<R extends Request>(
   if (!isFlush && !step.fua) return [step];
   const shares = device.slowFua && device.flush && step.stage === 'plain';
   const { preflush, data, postflush } = flushPolicy(
-    { cache: device.cache, fua: device.fua && !shares },
+    { ...device, fua: device.fua && !shares },
     { data: !isFlush, preflush: isFlush, fua: step.fua },
   );
   // The mode flushes but the device cannot (possible only with `allowUnsafe`): the flush is dropped.

@@ -110,8 +110,7 @@ export function transition<R extends Request>(
   /** What this request has become, in order; empty where there is nothing to do. */
   readonly steps: readonly Step<R>[];
 } {
-  if (isPlain(request)) return { state: after(state, false), steps: [plainCommand(request)] };
-  const steps = isBarrier(request) ? sequence(state, request) : unordered(request);
+  const steps = stepsOf(state, request);
   const last = steps.at(-1);
   // A refusal issues nothing, and a drain that was left out (T3) leaves nothing behind.
   if (!last || last.kind === 'refuse') return { state, steps };
@@ -250,19 +249,17 @@ async function* stepsAsync<R extends Request>(
   }
 }
 
-/** T1, T6, T7. */
-function unordered<R extends Request>(request: R): Step<R>[] {
+/** What a request becomes in this state. */
+function stepsOf<R extends Request>({ mode, drained }: TransformState, request: R): Step<R>[] {
   const { preflush, fua } = flagsOf(request);
-  const data = command(request, 'plain', 'simple', fua);
-  return preflush ? [command(request, 'preflush', 'simple', false), data] : [data];
-}
-
-/** T2 to T5 and T7: one barrier and the ordered sequence that it becomes. */
-function sequence<R extends Request>({ mode, drained }: TransformState, request: R): Step<R>[] {
+  if (!isBarrier(request)) {
+    // T1, T6, T7.
+    const data = command(request, 'plain', 'simple', fua);
+    return preflush ? [command(request, 'preflush', 'simple', false), data] : [data];
+  }
+  // T2 to T5 and T7: the ordered sequence of a barrier.
   if (mode.by === 'none') return [{ kind: 'refuse', code: 'EOPNOTSUPP', request }];
-
   const hasPayload = request.kind === 'write';
-  const { preflush, fua } = flagsOf(request);
   const flushes = mode.cache !== 'through' || preflush;
   const byDrain = mode.by === 'drain' || !(flushes || hasPayload);
   const forced = mode.cache === 'fua' || fua;

@@ -29,7 +29,7 @@ import {
 } from '../model/index.js';
 import { checkStorage } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
-import { isWhole, performWhole } from '../storage/perform.js';
+import { bytesOf, performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
 import { calledAt, callSite, type SchedulerCall, Signals } from './caller.js';
 import type { Command, Entry } from './entry.js';
@@ -72,9 +72,8 @@ export class IoScheduler implements AsyncDisposable {
   readonly #maxQueued: number;
   readonly #maxQueuedBytes: number;
   readonly #stackTraces: boolean;
-  /** The storage gathers, so what is submitted in one turn is issued together. */
-  readonly #gathers: boolean;
-  #isPlugged = false;
+  /** Issues at once; or, if the storage gathers, when this turn has submitted all that it will: there is nothing to gather before. */
+  readonly #issueSoon: () => void;
   #guarantees: Guarantees;
   #closing: Promise<void> | undefined;
 
@@ -91,8 +90,9 @@ export class IoScheduler implements AsyncDisposable {
     this.#maxQueued = options.maxQueued ?? 65_536;
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 256 * 1024 * 1024;
     this.#stackTraces = options.stackTraces ?? false;
-    const { gathers = false, writev = false } = storage.capabilities;
-    this.#gathers = gathers && writev;
+    const { gathers } = storage.capabilities;
+    const issue = (): void => this.#driver.pump();
+    this.#issueSoon = gathers ? () => queueMicrotask(issue) : issue;
     this.#guarantees = this.#acceptable(options.mode ?? 'auto');
     this.#ordering = new Ordering({
       mode: this.#guarantees.mode,
@@ -102,9 +102,7 @@ export class IoScheduler implements AsyncDisposable {
       readsPassBarriers: options.readsPassBarriers ?? true,
       readAtRisk: options.readAtRisk ?? false,
       // Otherwise its own command fails, and no other write may fail with it.
-      mayGather: this.#gathers
-        ? ({ data, request }) => isWhole((request as WriteRequest).length, data)
-        : undefined,
+      mayGather: gathers ? ({ data, request }) => bytesOf(data) === payloadOf(request) : undefined,
       splitsZeroes: !storage.capabilities.writeZeroes,
       releaseData: (call) => {
         call.data = undefined;
@@ -112,9 +110,9 @@ export class IoScheduler implements AsyncDisposable {
     });
     this.#driver = new Driver(this.#ordering, {
       execute: (command, issuer) => {
-        const { what, entry } = command;
-        const isGathered = !entry && what.op === 'write';
-        const data = isGathered ? dataOf(command.clients) : entry?.client.data;
+        const { what, served } = command;
+        // Most commands serve one request, and then no list of its data is made.
+        const data = served.length > 1 ? dataOf(command.clients) : served[0]?.client.data;
         return performWhole(storage, what, data, issuer);
       },
       // The machine settles nothing but its own entries.
@@ -391,21 +389,6 @@ export class IoScheduler implements AsyncDisposable {
     });
   }
 
-  /** At once; or, if the storage gathers, when this turn has submitted all that it will: there is nothing to gather before. */
-  #issueSoon(): void {
-    if (!this.#gathers) {
-      this.#driver.pump();
-    } else if (!this.#isPlugged) {
-      this.#isPlugged = true;
-      queueMicrotask(this.#unplug);
-    }
-  }
-
-  readonly #unplug = (): void => {
-    this.#isPlugged = false;
-    this.#driver.pump();
-  };
-
   #answer(entry: Entry<SchedulerCall>): void {
     const { client, request, error, cancelled } = entry;
     const { resolve, reject, data, signal, site } = client;
@@ -414,6 +397,7 @@ export class IoScheduler implements AsyncDisposable {
       // Clients see the rejection in a microtask. Barriers submitted after it are not tied to this failure.
       queueMicrotask(() => this.#ordering.acknowledge());
     }
+    client.data = undefined; // The driver may keep the request.
     if (cancelled) reject(this.#signals.reason(signal as AbortSignal));
     else if (error !== undefined) reject(site ? calledAt(error, site) : error);
     else if (request.kind === 'read') resolve(data as Uint8Array);

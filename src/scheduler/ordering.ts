@@ -175,11 +175,10 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     invariant(command.isRunning, 'ordering.I1');
     command.isRunning = false;
     this.running.remove(command);
-    const { entry, group, what } = command;
-    if (group && what.op === 'flush') this.#groupFlushed(command, group, cause);
-    else if (group) for (const member of group) this.#dataDone(command, member, cause);
-    else if (what.stage === 'plain') this.#dataDone(command, entry as Entry<C>, cause);
-    else this.#orderedDone(command, cause);
+    const { served, what } = command;
+    if (what.stage !== 'plain') this.#orderedDone(command, cause);
+    else if (what.op === 'flush') this.#groupFlushed(command, cause);
+    else for (const entry of served) this.#dataDone(command, entry, cause);
   }
 
   /** Every client whose barrier failed has seen the rejection. */
@@ -224,7 +223,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     const barrier = this.#barrier?.entry;
     const { head } = this.#queue;
     if (!barrier?.stage && !(head && isBarrier(head.request))) return false;
-    if (barrier && !barrier.hasIssuedData && overlap(barrier, entry)) return false;
+    if (barrier && !barrier.hasIssued('bar') && overlap(barrier, entry)) return false;
     return !this.#inFlight.conflict(entry) && !this.#queue.mayWrite(entry);
   }
 
@@ -234,7 +233,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     if (flush) return flush;
     for (;;) {
       const entry = this.#inFlight.takeReady();
-      const command = entry && this.#pass(entry, entry.stage as PlanStage);
+      const command = entry && this.#pass(entry);
       if (command || !entry) return command;
     }
   }
@@ -245,7 +244,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       const stage = barrier?.stage;
       if (barrier && stage) {
         if (!this.#mayPass(barrier, stage)) return undefined;
-        const command = this.#pass(barrier, stage);
+        const command = this.#pass(barrier);
         if (command) return command;
         continue;
       }
@@ -280,18 +279,17 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   /** I9. Passes a request, with the writes that are gathered. A flush among them only waits for the writes before it. */
   #gather(first: Entry<C>): Command<C> | undefined {
+    const command = this.#pass(first);
     const { mayGather } = this.#options;
-    const stage = first.stage as PlanStage;
-    if (!mayGather || first.request.kind !== 'write') return this.#pass(first, stage);
+    if (command?.what.op !== 'write' || !mayGather?.(first.client)) return command;
     const isFree = (entry: Entry<C>): boolean =>
       mayGather(entry.client) && !this.#inFlight.conflict(entry);
-    const others = mayGather(first.client) ? this.#queue.following(first, isFree) : [];
-    const group = [first, ...others.filter((entry) => this.#enter(entry))];
-    const last = group.at(-1) as Entry<C>;
-    if (last === first) return this.#pass(first, stage);
-    for (const entry of group) this.#advance(entry, 'overlap');
-    const what = commandOf(first, stage.issues as StagedCommand, last.end);
-    return this.#issue(what, undefined, group);
+    for (const entry of this.#queue.following(first, isFree)) {
+      if (!this.#enter(entry)) continue;
+      this.#advance(entry, 'overlap');
+      command.add(entry);
+    }
+    return command;
   }
 
   /** A barrier gets under way, with the plan of these `plans`. */
@@ -321,7 +319,8 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   }
 
   /** Moves a request past a stage. Undefined if the stage issues nothing, or if the request is refused. */
-  #pass(entry: Entry<C>, { waits, issues }: PlanStage): Command<C> | undefined {
+  #pass(entry: Entry<C>): Command<C> | undefined {
+    const { waits, issues } = entry.stage as PlanStage;
     if (waits === 'drain') {
       this.#passDrain(entry);
       return undefined;
@@ -336,7 +335,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       this.#inFlight.enter(entry);
       entry.epoch = this.#group.writeAdmitted();
     }
-    return this.#issue(commandOf(entry, issues), entry);
+    return this.#issue(commandOf(entry, issues), [entry]);
   }
 
   #advance(entry: Entry<C>, waits: PlanStage['waits']): void {
@@ -392,22 +391,22 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     for (let served = this.#group.take(); served; served = this.#group.take()) {
       const { groupFlush } = this.#plans;
       if (groupFlush) {
-        this.counters.flushesCoalesced += served.size - 1;
-        return this.#issue(groupFlush, undefined, served);
+        this.counters.flushesCoalesced += served.length - 1;
+        return this.#issue(groupFlush, served);
       }
       this.#serve(served, undefined);
     }
     return undefined;
   }
 
-  #groupFlushed(command: Command<C>, served: Iterable<Entry<C>>, cause: unknown): void {
+  #groupFlushed(command: Command<C>, cause: unknown): void {
     const error = this.#durability.flushEnded(command, cause);
     // A flush that completes after another one failed may succeed without the bytes that the other one lost.
-    this.#serve(served, error ?? (this.failed ? this.#durability.failure : undefined));
+    this.#serve(command.served, error ?? (this.failed ? this.#durability.failure : undefined));
     if (error && this.#abort) this.#fail(error);
   }
 
-  #serve(served: Iterable<Entry<C>>, error: FlushFailedError | undefined): void {
+  #serve(served: readonly Entry<C>[], error: FlushFailedError | undefined): void {
     this.#group.ended();
     for (const entry of served) {
       if (entry.state === 'settled') continue; // cancelled while its preflush ran
@@ -487,12 +486,12 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   #withdrawBarrier(entry: Entry<C>): boolean {
     if (entry.error !== undefined) return false;
     const { plans } = this.#barrier as { readonly plans: Plans };
-    if (!entry.hasBegun) {
+    if (!entry.hasIssued()) {
       this.#begin(tombstoneOf(entry), plans);
       return true;
     }
     // With `kernel` the failure of its preflush is reported to this barrier only.
-    if (!this.#abort || !entry.mutates || entry.hasIssuedData) return false;
+    if (!this.#abort || !entry.mutates || entry.hasIssued('bar')) return false;
     const tombstone = begunTombstoneOf(entry);
     tombstone.state = 'ordered';
     this.#barrier = { entry: tombstone, plans };
@@ -534,13 +533,13 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     }
     const barrier = this.#barrier?.entry;
     if (!barrier) return;
-    barrier.error ??= barrier.hasBegun ? inDoubt : error;
+    barrier.error ??= barrier.hasIssued() ? inDoubt : error;
     barrier.cutPlan();
     this.#endBarrier(barrier);
   }
 
-  #issue(what: StagedCommand, entry?: Entry<C>, group?: Iterable<Entry<C>>): Command<C> {
-    const command = new Command(what, entry, group);
+  #issue(what: StagedCommand, served: Entry<C>[]): Command<C> {
+    const command = new Command(what, served);
     this.running.push(command);
     this.counters.commands[what.op] += 1;
     if (what.op === 'flush') this.#durability.flushIssued(command);

@@ -23,6 +23,7 @@
 // Not here: the walk through a plan, and when a wait is over (ordering.ts).
 
 import {
+  type ByteRange,
   canHonour,
   type DeviceTraits,
   initialState,
@@ -85,14 +86,17 @@ export class Plans {
  * second begins where the first ends. A barrier has stages of its own, so nothing merges across one.
  */
 export function mayMerge(earlier: Planned, later: Planned): boolean {
-  const [before, after] = [earlier.request, later.request];
-  if (earlier.plan !== later.plan || before.kind !== after.kind) return false;
   const [stage] = earlier.plan;
-  if (stage?.waits !== 'overlap' || stage.issues?.fua) return false;
-  return 'offset' in before && 'offset' in after && before.offset + before.length === after.offset;
+  return (
+    later.plan === earlier.plan &&
+    later.request.kind === earlier.request.kind &&
+    later.start === earlier.end &&
+    stage?.waits === 'overlap' &&
+    !stage.issues?.fua
+  );
 }
 
-interface Planned {
+interface Planned extends ByteRange {
   readonly request: Request;
   readonly plan: Plan;
 }

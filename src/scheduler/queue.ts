@@ -51,19 +51,17 @@ export class Queue<C> {
     if (barrier && !after) this.#entries.insert(tombstoneOf(entry), next);
   }
 
-  /** The writes at the head that go on where `first`, and then each other, end, with the flushes among them. */
-  following(first: Entry<C>, isFree: (entry: Entry<C>) => boolean): readonly Entry<C>[] {
-    const all: Entry<C>[] = [];
+  /** The writes at the head that go on where `first`, and then each other, end, with the flushes among them. Each may be removed. */
+  *following(first: Entry<C>, isFree: (entry: Entry<C>) => boolean): Generator<Entry<C>, void> {
     let last = first;
     for (const entry of this) {
       if (entry.request.kind !== 'flush') {
-        if (!mayMerge(last, entry) || entry.end - first.start > GATHERED_MAX) break;
-        if (!isFree(entry)) break;
+        const fits = mayMerge(last, entry) && entry.end - first.start <= GATHERED_MAX;
+        if (!fits || !isFree(entry)) return;
         last = entry;
       }
-      all.push(entry);
+      yield entry;
     }
-    return all;
   }
 
   /** Whether a queued request may write any of these bytes. In a long queue the answer is yes without a search. */

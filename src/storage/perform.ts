@@ -100,16 +100,13 @@ function isList(data: Payload | undefined): data is readonly Uint8Array[] {
 
 /** P4: the buffer may have been transferred to another thread, or shrunk. */
 function checkUnchanged({ op, length }: DeviceCommand, data: Payload | undefined): void {
-  if (isWhole(length, data)) return;
-  throw misuse(`the buffer of a ${op} of ${length} bytes has ${bytesOf(data)} now`);
+  const bytes = bytesOf(data);
+  if (bytes === length) return;
+  throw misuse(`the buffer of a ${op} of ${length} bytes has ${bytes} now`);
 }
 
-/** Whether the data still has so many bytes. */
-export function isWhole(length: number, data: Payload | undefined): boolean {
-  return bytesOf(data) === length;
-}
-
-function bytesOf(data: Payload | undefined): number {
+/** How many bytes the data of a transfer has. */
+export function bytesOf(data: Payload | undefined): number {
   return isList(data) ? totalLength(data) : (data as Uint8Array).byteLength;
 }
 

@@ -351,6 +351,20 @@ describe('the laws of the transformer', () => {
 });
 
 describe('runs', () => {
+  test('given any program, then the steps of a transformer are those of its transitions, one after the other', () => {
+    fc.assert(
+      fc.property(modeNames, programs, (mode, program) => {
+        let state = initialState(mode);
+        const steps = program.flatMap((request) => {
+          const made = transition(state, request);
+          state = made.state;
+          return made.steps;
+        });
+        expect(run(mode, program)).toEqual(steps);
+      }),
+    );
+  });
+
   test('given a state, when it is used twice, then it gives the same steps and stays as it was', () => {
     fc.assert(
       fc.property(statesOf(modeNames), requests, (state, request) => {

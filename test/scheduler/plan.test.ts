@@ -3,6 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
+  type ByteRange,
   formatProgram,
   isBarrier,
   MODE_NAMES,
@@ -10,7 +11,7 @@ import {
   type Request,
   transformer,
 } from 'write-barrier';
-import { formatPlan, mayMerge, Plans } from '../../src/scheduler/plan.js';
+import { formatPlan, mayMerge, type Plan, Plans } from '../../src/scheduler/plan.js';
 import { programs } from '../model/arbitraries.js';
 
 const VOLATILE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
@@ -76,11 +77,17 @@ describe('a plan', () => {
   );
 });
 
+function rangeOf(request: Request): ByteRange {
+  const { offset: start, length } = { offset: 0, length: 0, ...request };
+  return { start, end: start + length };
+}
+
 describe('merging', () => {
   const mergeable = (plans: Plans, earlier: Request, later: Request): boolean => {
     const [before, after] = [plans.of(earlier), plans.of(later)];
     if (!before || !after) return false;
-    return mayMerge({ request: earlier, plan: before }, { request: later, plan: after });
+    const planned = (request: Request, plan: Plan) => ({ ...rangeOf(request), request, plan });
+    return mayMerge(planned(earlier, before), planned(later, after));
   };
 
   /** The program with all neighbours merged that may be. */

@@ -170,12 +170,14 @@ export function deviceProfile(device: DeviceName | Partial<DeviceProfile> = {}):
 
 /** The capabilities that the device reports as a storage. */
 export function capabilitiesOf(profile: DeviceProfile): Required<Capabilities> {
-  const { cache, flush, fua, slowFua, orderedTags } = profile;
-  const { sectorSize, writev, gathers, writeZeroes, fastZeroes } = profile;
+  const { sectorSize: blockSize, cache } = profile;
+  const switches = Object.fromEntries(SWITCHES.map((name) => [name, profile[name]]));
+  const discard = profile.discard !== 'none';
   return Object.freeze({
-    blockSize: sectorSize,
-    ...{ cache, flush, fua, slowFua, orderedTags, writev, gathers, writeZeroes, fastZeroes },
-    discard: profile.discard !== 'none',
+    ...(switches as unknown as Required<Capabilities>),
+    blockSize,
+    cache,
+    discard,
   });
 }
 
@@ -208,16 +210,8 @@ const WORDS = {
   onTagError: ['continue', 'abort-queue'],
 } as const satisfies Partial<Record<keyof DeviceProfile, readonly string[]>>;
 
-const SWITCHES = [
-  'flush',
-  'fua',
-  'slowFua',
-  'orderedTags',
-  'writev',
-  'gathers',
-  'writeZeroes',
-  'fastZeroes',
-] as const;
+/** The fields that are true or false, all of them capabilities. */
+const SWITCHES = (Object.keys(FILE) as 'flush'[]).filter((name) => typeof FILE[name] === 'boolean');
 
 const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
 
