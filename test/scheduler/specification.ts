@@ -23,9 +23,9 @@
 //       those are issued, and everything settles. (ordering.I8)
 //   R12 At most `depth` commands, at most one shared flush. (flush-group.F2)
 //   R13 When the device has answered everything, every request is settled. (ordering.I1, flush-group.F3)
+//   R14 What may be issued is issued: a plain request whose way is free is at the device. (scheduler-in-flight.W2)
 //   R15 A command for several requests is a write of all their bytes, in their order, and none of them is a barrier.
 //       (ordering.I9, plan.PL3)
-//   R14 What may be issued is issued: a plain request whose way is free is at the device. (scheduler-in-flight.W2)
 
 import type { DeviceCommand, DeviceTraits, ModeName, Request, Stage } from 'write-barrier';
 
