@@ -15,6 +15,7 @@ import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
 import { median, perSecond, ratioOf } from './figures.mjs';
 import { nbd } from './nbd.mjs';
+import { speed } from './speed.mjs';
 
 const BLOCK = 4096;
 const IN_FLIGHT = 32;
@@ -313,6 +314,14 @@ const BENCHMARKS = {
     await rm(folder, { recursive: true });
   },
 
+  /** A request, row by row, beside rivals and limits: see docs/performance.md. */
+  speed() {
+    return speed(
+      wanted.filter((word) => word !== 'speed'),
+      process.argv.includes('--json'),
+    );
+  },
+
   nbd,
 };
 
@@ -335,6 +344,8 @@ async function ladder() {
 }
 
 const wanted = process.argv.slice(2).filter((word) => !word.startsWith('--'));
+// What follows `speed` are rows of it.
+const groups = wanted.includes('speed') ? ['speed'] : wanted;
 for (const [name, run] of Object.entries(BENCHMARKS)) {
-  if (wanted.length === 0 || wanted.includes(name)) await run();
+  if (groups.length === 0 || groups.includes(name)) await run();
 }

@@ -5,6 +5,10 @@
 // and without FUA gets a forced write as a write and then a flush. Nothing is refused here: the scheduler asks canHonour() first, and refuses
 // a request whose flags the device cannot honour at all (a cache without a flush).
 //
+// A forced write of a file (`slowFua`) is treated as if the device had no FUA, because the flush after it can be shared and its own
+// could not: 64 forced writes at once take one fdatasync instead of 64. The barrier's own write is forced
+// by the device, because it is alone at the device: a flush of its own costs a command more, and serves no other write.
+//
 // Source: blk_flush_policy() in Linux block/blk-flush.c and
 // Documentation/block/writeback_cache_control.rst.
 
@@ -16,7 +20,7 @@ import type { CommandStep, Step } from './transform.js';
 export interface FlushPolicyRow {
   /** False without a cache, and with a protected one. */
   readonly volatileCache: boolean;
-  /** Whether the device can force a single write. */
+  /** Whether the device can force a single write, and does not do it slowly (`slowFua`). */
   readonly deviceFua?: boolean;
   /** The flags of the request. */
   readonly request: { readonly preflush?: boolean; readonly fua?: boolean };
@@ -93,7 +97,8 @@ export function canHonour(request: Request, device: DeviceTraits): boolean {
 
 /**
  * The steps as commands that the device has. Without a volatile cache the flushes are left out. On a device without FUA a
- * forced write becomes a write and then a flush with the same tag, except where the mode flushes after it anyway. An empty
+ * forced write becomes a write and then a flush with the same tag, except where the mode flushes after it anyway. The same goes
+ * for a forced write that is no barrier on a device whose FUA is slow. An empty
  * barrier whose only command is left out has nothing to carry its ordered tag, so it drains instead and keeps its place in
  * the order.
  */
@@ -117,11 +122,11 @@ function lower<R extends Request>(
 ): Step<R>[] {
   const isFlush = step.op === 'flush';
   if (!isFlush && !step.fua) return [step];
-  const { preflush, data, postflush } = flushPolicy(device, {
-    data: !isFlush,
-    preflush: isFlush,
-    fua: step.fua,
-  });
+  const shares = device.slowFua && device.flush && step.stage === 'plain';
+  const { preflush, data, postflush } = flushPolicy(
+    { ...device, fua: device.fua && !shares },
+    { data: !isFlush, preflush: isFlush, fua: step.fua },
+  );
   // The mode flushes but the device cannot (possible only with `allowUnsafe`): the flush is dropped.
   if (isFlush && preflush && device.flush) return [step];
   if (isFlush) return carriesOrder(step) ? [{ kind: 'drain' }] : [];

@@ -74,6 +74,13 @@ export interface DeviceTraits {
   readonly flush: boolean;
   /** The device can force a single write to the medium. */
   readonly fua: boolean;
+  /**
+   * A forced write costs as much as a write and a flush, as O_DSYNC does on a file. So forced writes share flushes; only the
+   * barrier's own write is forced by itself, because no other flush could serve it. It needs `flush`.
+   *
+   * @defaultValue false
+   */
+  readonly slowFua?: boolean;
   /** The device executes a command with an ordered tag after all older ones, before all younger. */
   readonly orderedTags: boolean;
 }

@@ -110,14 +110,11 @@ export function transition<R extends Request>(
   /** What this request has become, in order; empty where there is nothing to do. */
   readonly steps: readonly Step<R>[];
 } {
-  const steps: Step<R>[] = [];
-  let { drained } = state;
-  for (const step of isBarrier(request) ? sequence(state.mode, request) : unordered(request)) {
-    if (step.kind === 'drain' && drained) continue; // T3
-    if (step.kind !== 'refuse') drained = step.kind === 'drain';
-    steps.push(step);
-  }
-  return { state: drained === state.drained ? state : { ...state, drained }, steps };
+  const steps = stepsOf(state, request);
+  const last = steps.at(-1);
+  // A refusal issues nothing, and a drain that was left out (T3) leaves nothing behind.
+  if (!last || last.kind === 'refuse') return { state, steps };
+  return { state: after(state, last.kind === 'drain'), steps };
 }
 
 /**
@@ -132,7 +129,9 @@ export function transformer(mode: ModeName | OrderedMode): Transformer {
   function transform<R extends Request>(
     requests: Iterable<R> | AsyncIterable<R>,
   ): Iterable<Step<R>> | AsyncIterable<Step<R>> {
-    return Symbol.asyncIterator in requests ? stepsAsync(start, requests) : steps(start, requests);
+    return Symbol.asyncIterator in requests
+      ? stepsAsync(start, requests)
+      : new Steps(start, requests);
   }
   return transform as Transformer;
 }
@@ -160,15 +159,81 @@ export function plainCommand<R extends Request>(request: R): CommandStep<R> {
   return command(request, 'plain', 'simple', false);
 }
 
-function* steps<R extends Request>(
-  start: TransformState,
-  requests: Iterable<R>,
-): Generator<Step<R>, void> {
-  let state = start;
-  for (const request of requests) {
-    const next = transition(state, request);
-    state = next.state;
-    yield* next.steps;
+/** T1 concerns it: a request without flags that is no barrier, so its mode plays no part. */
+function isPlain(request: Request): boolean {
+  if (request.kind !== 'write') return request.kind !== 'barrier';
+  return !(request.barrier || request.preflush || request.fua);
+}
+
+/** The next state: the same object where nothing changes, because of most requests nothing does. */
+function after(state: TransformState, drained: boolean): TransformState {
+  return drained === state.drained ? state : { mode: state.mode, drained };
+}
+
+/**
+ * What a generator over `transition` would do, by hand: three to four times as fast, because V8 inlines `next` and makes no result
+ * objects, and because a plain request needs no list of steps. As in a generator, the source is opened by the first `next`, and
+ * closed by `return` or when a transition throws.
+ */
+class Steps<R extends Request> implements IterableIterator<Step<R>, void> {
+  readonly #requests: Iterable<R>;
+  #source: Iterator<R> | undefined;
+  #isOver = false;
+  #state: TransformState;
+  /** The steps of the last request, and which of them is next. */
+  #steps: readonly Step<R>[] = [];
+  #at = 0;
+
+  constructor(start: TransformState, requests: Iterable<R>) {
+    this.#state = start;
+    this.#requests = requests;
+  }
+
+  [Symbol.iterator](): this {
+    return this;
+  }
+
+  next(): IteratorResult<Step<R>, void> {
+    while (this.#at === this.#steps.length) {
+      if (this.#isOver) return { done: true, value: undefined };
+      // A source that throws or ends is over by itself, and is not closed.
+      this.#isOver = true;
+      this.#source ??= this.#requests[Symbol.iterator]();
+      const { done, value } = this.#source.next();
+      if (done) return { done: true, value: undefined };
+      this.#isOver = false;
+      try {
+        if (isPlain(value)) {
+          this.#state = after(this.#state, false);
+          return { done: false, value: plainCommand(value) };
+        }
+        const { state, steps } = transition(this.#state, value);
+        this.#state = state;
+        this.#steps = steps;
+        this.#at = 0;
+      } catch (error) {
+        this.#fail(error);
+      }
+    }
+    const value = this.#steps[this.#at] as Step<R>;
+    this.#at += 1;
+    return { done: false, value };
+  }
+
+  return(): IteratorResult<Step<R>, void> {
+    this.#at = this.#steps.length;
+    const source = this.#isOver ? undefined : this.#source;
+    this.#isOver = true;
+    source?.return?.();
+    return { done: true, value: undefined };
+  }
+
+  /** Closes the source. An error of closing it would hide the one that matters. */
+  #fail(error: unknown): never {
+    try {
+      this.return();
+    } catch {}
+    throw error;
   }
 }
 
@@ -184,31 +249,29 @@ async function* stepsAsync<R extends Request>(
   }
 }
 
-/** T1, T6, T7. */
-function unordered<R extends Request>(request: R): Step<R>[] {
+/** What a request becomes in this state. */
+function stepsOf<R extends Request>({ mode, drained }: TransformState, request: R): Step<R>[] {
   const { preflush, fua } = flagsOf(request);
-  const data = command(request, 'plain', 'simple', fua);
-  return preflush ? [command(request, 'preflush', 'simple', false), data] : [data];
-}
-
-/** T2 to T5 and T7: one barrier and the ordered sequence that it becomes. */
-function sequence<R extends Request>(mode: OrderedMode, request: R): Step<R>[] {
+  if (!isBarrier(request)) {
+    // T1, T6, T7.
+    const data = command(request, 'plain', 'simple', fua);
+    return preflush ? [command(request, 'preflush', 'simple', false), data] : [data];
+  }
+  // T2 to T5 and T7: the ordered sequence of a barrier.
   if (mode.by === 'none') return [{ kind: 'refuse', code: 'EOPNOTSUPP', request }];
-
   const hasPayload = request.kind === 'write';
-  const { preflush, fua } = flagsOf(request);
-  const stages: Stage[] = [];
-  if (mode.cache !== 'through' || preflush) stages.push('preflush');
-  if (hasPayload) stages.push('bar');
-  if (hasPayload && mode.cache === 'flush') stages.push('postflush');
-
-  const byDrain = mode.by === 'drain' || stages.length === 0;
+  const flushes = mode.cache !== 'through' || preflush;
+  const byDrain = mode.by === 'drain' || !(flushes || hasPayload);
   const forced = mode.cache === 'fua' || fua;
-  const steps: Step<R>[] = byDrain ? [DRAIN] : [];
-  for (const stage of stages) {
+  // A drain stands after each stage, so only the first one can wait for nothing (T3).
+  const steps: Step<R>[] = byDrain && !drained ? [DRAIN] : [];
+  const add = (stage: Stage): void => {
     steps.push(command(request, stage, byDrain ? 'simple' : 'ordered', forced && stage === 'bar'));
     if (byDrain) steps.push(DRAIN);
-  }
+  };
+  if (flushes) add('preflush');
+  if (hasPayload) add('bar');
+  if (hasPayload && mode.cache === 'flush') add('postflush');
   return steps;
 }
 

@@ -3,9 +3,9 @@
 //
 //   E1  A tombstone takes the place of a cancelled barrier: it orders as the barrier did, carries no data, and no caller
 //       waits for it.
-//   E2  A command serves one request, or the group that shares its flush.
+//   E2  A command serves one request, the group that shares its flush, or the writes that it gathers.
 
-import { isMutation, type Request, type StagedCommand } from '../model/index.js';
+import { isMutation, type Request, type Stage, type StagedCommand } from '../model/index.js';
 import type { Epoch } from './flush-group.js';
 import type { ListNode } from './list.js';
 import type { Plan, PlanStage } from './plan.js';
@@ -69,14 +69,10 @@ export class Entry<C> implements ListNode<Entry<C>> {
     return this.plan[this.at];
   }
 
-  /** A command of its plan has been issued. */
-  get hasBegun(): boolean {
-    return this.plan.slice(0, this.at).some(({ issues }) => issues !== undefined);
-  }
-
-  /** The data of the barrier has been issued. */
-  get hasIssuedData(): boolean {
-    return this.plan.slice(0, this.at).some(({ issues }) => issues?.stage === 'bar');
+  /** A command of its plan has been issued: any, or that of a stage. */
+  hasIssued(stage?: Stage): boolean {
+    const begun = this.plan.slice(0, this.at);
+    return begun.some(({ issues }) => issues && (!stage || issues.stage === stage));
   }
 
   /** It waits for earlier requests to complete before it issues anything, so their failure can stop it. */
@@ -122,34 +118,28 @@ export function commandOf<C>(
   return { kind: 'command', op, offset: start, length: end - start, tag, fua, stage };
 }
 
-/** A command that the driver is to issue, or has issued. */
+/** A command that the driver is to issue, or has issued (E2). */
 export class Command<C> implements ListNode<Command<C>> {
-  readonly what: StagedCommand;
-  /** The request that it serves; undefined for the flush of a group. */
-  readonly entry: Entry<C> | undefined;
-  /** The requests that share the flush of a group. */
-  readonly group: ReadonlySet<Entry<C>> | undefined;
+  what: StagedCommand;
+  /** The requests that it serves; gathered writes in the order of their bytes. */
+  readonly served: Entry<C>[];
   next: Command<C> | undefined;
   previous: Command<C> | undefined;
   isRunning = true;
 
-  constructor(
-    what: StagedCommand,
-    entry: Entry<C> | undefined,
-    group: ReadonlySet<Entry<C>> | undefined,
-  ) {
+  constructor(what: StagedCommand, served: Entry<C>[]) {
     this.what = what;
-    this.entry = entry;
-    this.group = group;
-  }
-
-  /** All requests that it serves. */
-  get served(): readonly Entry<C>[] {
-    return this.entry ? [this.entry] : [...(this.group ?? [])];
+    this.served = served;
   }
 
   /** The callers of those requests. */
   get clients(): readonly C[] {
     return this.served.map(({ client }) => client);
+  }
+
+  /** Gathers a write that goes on where this one ends; the command is not issued yet. */
+  add(entry: Entry<C>): void {
+    this.served.push(entry);
+    this.what = { ...this.what, length: entry.end - this.what.offset };
   }
 }

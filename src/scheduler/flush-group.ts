@@ -30,7 +30,7 @@ export interface Epoch<T> extends ListNode<Epoch<T>> {
 export class FlushGroup<T> {
   /** Oldest first, never empty. */
   readonly #epochs = new List<Epoch<T>>();
-  #ready = new Set<T>();
+  readonly #ready = new Set<T>();
   /** Waiters that are not ready, with their epoch. */
   readonly #early = new Map<T, Epoch<T>>();
   /** Waiters that are not assigned to a device flush yet. */
@@ -84,11 +84,11 @@ export class FlushGroup<T> {
   }
 
   /** The waiters that a flush issued now serves; undefined while one runs or no waiter is ready. */
-  take(): Set<T> | undefined {
+  take(): T[] | undefined {
     if (this.running || this.#ready.size === 0) return undefined;
-    const served = this.#ready;
-    this.#ready = new Set();
-    this.waiting -= served.size;
+    const served = [...this.#ready];
+    this.#ready.clear();
+    this.waiting -= served.length;
     this.running = true;
     return served;
   }
@@ -122,11 +122,14 @@ export class FlushGroup<T> {
     for (;;) {
       const { writes, waiters, next } = this.#epochs.head as Epoch<T>;
       if (writes > 0) return;
-      for (const waiter of waiters) {
-        this.#early.delete(waiter);
-        this.#ready.add(waiter);
+      // To clear a set makes a new table, also if it is empty.
+      if (waiters.size > 0) {
+        for (const waiter of waiters) {
+          this.#early.delete(waiter);
+          this.#ready.add(waiter);
+        }
+        waiters.clear();
       }
-      waiters.clear();
       if (!next) return;
       this.#epochs.shift();
     }

@@ -16,13 +16,15 @@ import { List } from './list.js';
 const CELL_BYTES = 4096;
 const CELLS = 1024;
 const CELLS_MAX = 16;
+/** A mask, because a modulo of numbers beyond 31 bits is a call. */
+const CELL_MASK = CELLS - 1;
 
 /**
  * How many requests touch each cell. Where no request does, there is no overlap; otherwise the set is searched, because two
  * cells may share a counter.
  */
 class Filter {
-  readonly #counts = new Uint32Array(CELLS);
+  readonly #counts = new Int32Array(CELLS);
   #wide = 0;
 
   count(range: ByteRange, by: 1 | -1): void {
@@ -30,7 +32,7 @@ class Filter {
     const last = Math.floor((range.end - 1) / CELL_BYTES);
     if (last - first >= CELLS_MAX) this.#wide += by;
     else {
-      for (let cell = first; cell <= last; cell++) (this.#counts[cell % CELLS] as number) += by;
+      for (let cell = first; cell <= last; cell++) (this.#counts[cell & CELL_MASK] as number) += by;
     }
   }
 
@@ -38,7 +40,8 @@ class Filter {
     const first = Math.floor(range.start / CELL_BYTES);
     const last = Math.floor((range.end - 1) / CELL_BYTES);
     if (this.#wide > 0 || last - first >= CELLS_MAX) return true;
-    for (let cell = first; cell <= last; cell++) if (this.#counts[cell % CELLS] !== 0) return true;
+    for (let cell = first; cell <= last; cell++)
+      if (this.#counts[cell & CELL_MASK] !== 0) return true;
     return false;
   }
 }

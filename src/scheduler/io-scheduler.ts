@@ -10,7 +10,7 @@
 //   N3  One scheduler at a time has unanswered requests at a storage (ownership.ts), because two do not know of each other's
 //       commands, and neither could keep an order.
 
-import { Driver } from '../machine/index.js';
+import { Driver, dataOf } from '../machine/driver.js';
 import {
   type ByteRange,
   checkOptions,
@@ -29,7 +29,7 @@ import {
 } from '../model/index.js';
 import { checkStorage } from '../storage/checks.js';
 import type { Capabilities, Storage } from '../storage/index.js';
-import { performWhole } from '../storage/perform.js';
+import { bytesOf, performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
 import { calledAt, callSite, type SchedulerCall, Signals } from './caller.js';
 import type { Command, Entry } from './entry.js';
@@ -72,6 +72,8 @@ export class IoScheduler implements AsyncDisposable {
   readonly #maxQueued: number;
   readonly #maxQueuedBytes: number;
   readonly #stackTraces: boolean;
+  /** Issues at once; or, if the storage gathers, when this turn has submitted all that it will: there is nothing to gather before. */
+  readonly #issueSoon: () => void;
   #guarantees: Guarantees;
   #closing: Promise<void> | undefined;
 
@@ -88,6 +90,9 @@ export class IoScheduler implements AsyncDisposable {
     this.#maxQueued = options.maxQueued ?? 65_536;
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 256 * 1024 * 1024;
     this.#stackTraces = options.stackTraces ?? false;
+    const { gathers } = storage.capabilities;
+    const issue = (): void => this.#driver.pump();
+    this.#issueSoon = gathers ? () => queueMicrotask(issue) : issue;
     this.#guarantees = this.#acceptable(options.mode ?? 'auto');
     this.#ordering = new Ordering({
       mode: this.#guarantees.mode,
@@ -96,13 +101,20 @@ export class IoScheduler implements AsyncDisposable {
       errorPolicy: options.errorPolicy ?? 'abort',
       readsPassBarriers: options.readsPassBarriers ?? true,
       readAtRisk: options.readAtRisk ?? false,
+      // Otherwise its own command fails, and no other write may fail with it.
+      mayGather: gathers ? ({ data, request }) => bytesOf(data) === payloadOf(request) : undefined,
       splitsZeroes: !storage.capabilities.writeZeroes,
       releaseData: (call) => {
         call.data = undefined;
       },
     });
     this.#driver = new Driver(this.#ordering, {
-      execute: ({ what, entry }, issuer) => performWhole(storage, what, entry?.client.data, issuer),
+      execute: (command, issuer) => {
+        const { what, served } = command;
+        // Most commands serve one request, and then no list of its data is made.
+        const data = served.length > 1 ? dataOf(command.clients) : served[0]?.client.data;
+        return performWhole(storage, what, data, issuer);
+      },
       // The machine settles nothing but its own entries.
       answer: (settled) => this.#answer(settled as Entry<SchedulerCall>),
       observer: options.observer,
@@ -373,7 +385,7 @@ export class IoScheduler implements AsyncDisposable {
       const watched = signal && this.#signals.watch(signal);
       const entry = this.#driver.enter({ number: 0, request, data, resolve, reject, signal, site });
       watched?.add(entry);
-      this.#driver.pump();
+      this.#issueSoon();
     });
   }
 
@@ -385,6 +397,7 @@ export class IoScheduler implements AsyncDisposable {
       // Clients see the rejection in a microtask. Barriers submitted after it are not tied to this failure.
       queueMicrotask(() => this.#ordering.acknowledge());
     }
+    client.data = undefined; // The driver may keep the request.
     if (cancelled) reject(this.#signals.reason(signal as AbortSignal));
     else if (error !== undefined) reject(site ? calledAt(error, site) : error);
     else if (request.kind === 'read') resolve(data as Uint8Array);

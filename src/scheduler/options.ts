@@ -42,6 +42,11 @@ export interface OrderingOptions<C = unknown> {
   readonly readsPassBarriers: boolean;
   /** Serves reads of bytes at risk. Otherwise they are refused. */
   readonly readAtRisk?: boolean;
+  /**
+   * Present if the device gathers: writes that follow each other become one command. Called with the caller of each such
+   * write; false keeps it apart.
+   */
+  readonly mayGather?: ((client: C) => boolean) | undefined;
   /** A writeZeroes is issued in pieces, so the device has all of it only when the last piece has completed. */
   readonly splitsZeroes?: boolean;
   /** Called when the data of a write has completed and only its flush is to come: the buffer is not needed any more. */

@@ -38,6 +38,9 @@
 //       failed barrier waits for the barrier first.
 //   I8  After a failed flush, with `abort`, only reads that touch no byte at risk are issued until recover(), because the cached
 //       content of those bytes may never reach the medium. With `readAtRisk` all reads are issued.
+//   I9  With `mayGather`, plain writes that are next to each other in the queue and on the device (plan.PL3) are one command. Its
+//       failure is the failure of each of them, because the device does not say which bytes it has taken. Nothing is gathered
+//       across a barrier or an overlap, nothing is sorted, and no write waits for others to come.
 //
 // Not here: promises and buffers (io-scheduler.ts), overlaps (in-flight.ts), sharing of flushes (flush-group.ts), which bytes
 // are dirty, at risk or failed (durability.ts).
@@ -135,8 +138,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   /** No command at the device can add bytes at risk. */
   get recoverable(): boolean {
-    for (const { what } of this.running) if (what.op !== 'read') return false;
-    return this.#barrier === undefined;
+    return !this.#barrier && [...this.running].every(({ what }) => what.op === 'read');
   }
 
   // Events
@@ -173,10 +175,10 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     invariant(command.isRunning, 'ordering.I1');
     command.isRunning = false;
     this.running.remove(command);
-    const { entry, group, what } = command;
-    if (group) this.#groupFlushed(command, group, cause);
-    else if (what.stage === 'plain') this.#dataDone(command, entry as Entry<C>, cause);
-    else this.#orderedDone(command, cause);
+    const { served, what } = command;
+    if (what.stage !== 'plain') this.#orderedDone(command, cause);
+    else if (what.op === 'flush') this.#groupFlushed(command, cause);
+    else for (const entry of served) this.#dataDone(command, entry, cause);
   }
 
   /** Every client whose barrier failed has seen the rejection. */
@@ -221,7 +223,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     const barrier = this.#barrier?.entry;
     const { head } = this.#queue;
     if (!barrier?.stage && !(head && isBarrier(head.request))) return false;
-    if (barrier && !barrier.hasIssuedData && overlap(barrier, entry)) return false;
+    if (barrier && !barrier.hasIssued('bar') && overlap(barrier, entry)) return false;
     return !this.#inFlight.conflict(entry) && !this.#queue.mayWrite(entry);
   }
 
@@ -231,7 +233,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     if (flush) return flush;
     for (;;) {
       const entry = this.#inFlight.takeReady();
-      const command = entry && this.#pass(entry, entry.stage as PlanStage);
+      const command = entry && this.#pass(entry);
       if (command || !entry) return command;
     }
   }
@@ -242,7 +244,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       const stage = barrier?.stage;
       if (barrier && stage) {
         if (!this.#mayPass(barrier, stage)) return undefined;
-        const command = this.#pass(barrier, stage);
+        const command = this.#pass(barrier);
         if (command) return command;
         continue;
       }
@@ -256,76 +258,90 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       }
       const hasData = entry.request.kind !== 'flush';
       if (hasData && this.#inFlight.unissued >= this.#options.depth) return undefined;
-      this.#queue.remove(entry);
-      this.#active += 1;
-      const command = this.#enter(entry, entry.stage as PlanStage);
+      const command = this.#enter(entry) ? this.#gather(entry) : this.#issueDue();
       if (command) return command;
     }
   }
 
-  /** Admits a request that is not a barrier to the first stage of its plan, and passes the stage if it need not wait. */
-  #enter(entry: Entry<C>, stage: PlanStage): Command<C> | undefined {
+  /** Admits the head of the queue, which is no barrier. True if the first stage of its plan need not wait. */
+  #enter(entry: Entry<C>): boolean {
+    this.#queue.remove(entry);
+    this.#active += 1;
     entry.state = 'admitted';
-    if (stage.waits === 'group') {
-      if (entry.mutates) this.#inFlight.admitWaiting(entry);
-      this.#group.join(entry);
-      // After the join, because a write's own preflush does not wait for the write.
-      if (entry.mutates) entry.epoch = this.#group.writeAdmitted();
-      return this.#issueDue();
-    }
-    const mayPass = this.#inFlight.admit(entry);
+    const waits = entry.stage?.waits === 'group';
+    if (waits && entry.mutates) this.#inFlight.admitWaiting(entry);
+    // Before the write is counted, because a write's own preflush does not wait for the write.
+    if (waits) this.#group.join(entry);
+    const mayPass = !waits && this.#inFlight.admit(entry);
     if (entry.mutates) entry.epoch = this.#group.writeAdmitted();
-    return mayPass ? this.#pass(entry, stage) : undefined;
+    return mayPass;
+  }
+
+  /** I9. Passes a request, with the writes that are gathered. A flush among them only waits for the writes before it. */
+  #gather(first: Entry<C>): Command<C> | undefined {
+    const command = this.#pass(first);
+    const { mayGather } = this.#options;
+    if (command?.what.op !== 'write' || !mayGather?.(first.client)) return command;
+    const isFree = (entry: Entry<C>): boolean =>
+      mayGather(entry.client) && !this.#inFlight.conflict(entry);
+    for (const entry of this.#queue.following(first, isFree)) {
+      if (!this.#enter(entry)) continue;
+      this.#advance(entry, 'overlap');
+      command.add(entry);
+    }
+    return command;
   }
 
   /** A barrier gets under way, with the plan of these `plans`. */
   #begin(entry: Entry<C>, plans: Plans): void {
     const plan = plans.of(entry.request);
-    if (!plan) {
-      this.#settle(entry, refusalOf(entry.request));
-      return;
+    if (!plan) this.#settle(entry, refusalOf(entry.request));
+    else {
+      entry.plan = plan;
+      entry.state = 'ordered';
+      this.#barrier = { entry, plans };
     }
-    entry.plan = plan;
-    entry.state = 'ordered';
-    this.#barrier = { entry, plans };
   }
 
   // The cursor
 
   /** Whether the wait of a stage is over. */
   #mayPass(entry: Entry<C>, { waits, issues }: PlanStage): boolean {
-    if (waits === 'drain') return this.#isDrained(entry);
+    if (waits === 'drain') {
+      // I2. Reads that bypass the barrier may be at the device; reads that were submitted before it may not.
+      if (this.#active > 0 || this.#group.running || entry.outstanding > 0) return false;
+      return (this.#inFlight.oldest?.ticket ?? Infinity) > entry.ticket;
+    }
     if (waits === 'tag' ? !this.#inFlight.isIssued : entry.outstanding > 0) return false;
     // A device without tags keeps nothing apart, so overlapping writes wait here.
     if (issues?.op === 'flush' || this.#options.device.orderedTags) return true;
     return !this.#inFlight.conflict(entry);
   }
 
-  /** I2. Reads that bypass the barrier may be at the device; reads that were submitted before it may not. */
-  #isDrained(entry: Entry<C>): boolean {
-    if (this.#active > 0 || this.#group.running || entry.outstanding > 0) return false;
-    return (this.#inFlight.oldest?.ticket ?? Infinity) > entry.ticket;
-  }
-
   /** Moves a request past a stage. Undefined if the stage issues nothing, or if the request is refused. */
-  #pass(entry: Entry<C>, { waits, issues }: PlanStage): Command<C> | undefined {
+  #pass(entry: Entry<C>): Command<C> | undefined {
+    const { waits, issues } = entry.stage as PlanStage;
     if (waits === 'drain') {
       this.#passDrain(entry);
       return undefined;
     }
     if (waits === 'overlap' && this.#isRefusedRead(entry)) return undefined;
     invariant(issues !== undefined, 'plan.PL1');
-    entry.at += 1;
-    entry.outstanding += 1;
+    this.#advance(entry, waits);
     if (waits === 'overlap') {
-      entry.state = 'issued';
       const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
       if (splits) this.#inFlight.split(entry);
     } else if (issues.op !== 'flush') {
       this.#inFlight.enter(entry);
       entry.epoch = this.#group.writeAdmitted();
     }
-    return this.#issue(commandOf(entry, issues), entry);
+    return this.#issue(commandOf(entry, issues), [entry]);
+  }
+
+  #advance(entry: Entry<C>, waits: PlanStage['waits']): void {
+    entry.at += 1;
+    entry.outstanding += 1;
+    if (waits === 'overlap') entry.state = 'issued';
   }
 
   #passDrain(entry: Entry<C>): void {
@@ -372,26 +388,25 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   }
 
   #flushGroup(): Command<C> | undefined {
-    for (;;) {
-      const served = this.#group.take();
-      if (!served) return undefined;
+    for (let served = this.#group.take(); served; served = this.#group.take()) {
       const { groupFlush } = this.#plans;
       if (groupFlush) {
-        this.counters.flushesCoalesced += served.size - 1;
-        return this.#issue(groupFlush, undefined, served);
+        this.counters.flushesCoalesced += served.length - 1;
+        return this.#issue(groupFlush, served);
       }
       this.#serve(served, undefined);
     }
+    return undefined;
   }
 
-  #groupFlushed(command: Command<C>, served: ReadonlySet<Entry<C>>, cause: unknown): void {
+  #groupFlushed(command: Command<C>, cause: unknown): void {
     const error = this.#durability.flushEnded(command, cause);
     // A flush that completes after another one failed may succeed without the bytes that the other one lost.
-    this.#serve(served, error ?? (this.failed ? this.#durability.failure : undefined));
+    this.#serve(command.served, error ?? (this.failed ? this.#durability.failure : undefined));
     if (error && this.#abort) this.#fail(error);
   }
 
-  #serve(served: ReadonlySet<Entry<C>>, error: FlushFailedError | undefined): void {
+  #serve(served: readonly Entry<C>[], error: FlushFailedError | undefined): void {
     this.#group.ended();
     for (const entry of served) {
       if (entry.state === 'settled') continue; // cancelled while its preflush ran
@@ -447,22 +462,18 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   /** Takes a request out of the queue, the in-flight set or the flush group; false if it does not wait any more. */
   #withdraw(entry: Entry<C>): boolean {
-    switch (entry.state) {
-      case 'queued':
-        this.#queue.removeCancelled(entry);
-        return true;
-      case 'admitted': {
-        const left = this.#group.leave(entry);
-        const isFlush = entry.request.kind === 'flush';
-        if (isFlush && left) this.#active -= 1;
-        if (!isFlush) this.#withdrawAdmitted(entry);
-        return left || !isFlush;
-      }
-      case 'ordered':
-        return this.#withdrawBarrier(entry);
-      default: // Its outcome is that of the device.
-        return false;
+    if (entry.state === 'queued') {
+      this.#queue.removeCancelled(entry);
+      return true;
     }
+    if (entry.state === 'ordered') return this.#withdrawBarrier(entry);
+    // Otherwise its outcome is that of the device.
+    if (entry.state !== 'admitted') return false;
+    const left = this.#group.leave(entry);
+    const isFlush = entry.request.kind === 'flush';
+    if (isFlush && left) this.#active -= 1;
+    if (!isFlush) this.#withdrawAdmitted(entry);
+    return left || !isFlush;
   }
 
   #withdrawAdmitted(entry: Entry<C>): void {
@@ -475,12 +486,12 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   #withdrawBarrier(entry: Entry<C>): boolean {
     if (entry.error !== undefined) return false;
     const { plans } = this.#barrier as { readonly plans: Plans };
-    if (!entry.hasBegun) {
+    if (!entry.hasIssued()) {
       this.#begin(tombstoneOf(entry), plans);
       return true;
     }
     // With `kernel` the failure of its preflush is reported to this barrier only.
-    if (!this.#abort || !entry.mutates || entry.hasIssuedData) return false;
+    if (!this.#abort || !entry.mutates || entry.hasIssued('bar')) return false;
     const tombstone = begunTombstoneOf(entry);
     tombstone.state = 'ordered';
     this.#barrier = { entry: tombstone, plans };
@@ -522,13 +533,13 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     }
     const barrier = this.#barrier?.entry;
     if (!barrier) return;
-    barrier.error ??= barrier.hasBegun ? inDoubt : error;
+    barrier.error ??= barrier.hasIssued() ? inDoubt : error;
     barrier.cutPlan();
     this.#endBarrier(barrier);
   }
 
-  #issue(what: StagedCommand, entry?: Entry<C>, group?: ReadonlySet<Entry<C>>): Command<C> {
-    const command = new Command(what, entry, group);
+  #issue(what: StagedCommand, served: Entry<C>[]): Command<C> {
+    const command = new Command(what, served);
     this.running.push(command);
     this.counters.commands[what.op] += 1;
     if (what.op === 'flush') this.#durability.flushIssued(command);

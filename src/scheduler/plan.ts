@@ -17,12 +17,13 @@
 //   PL1  A barrier has stages of the kinds drain, tag and own only; any other request has stages of the kinds overlap and
 //        group only. So a barrier needs nothing from the flush group, and no other request waits for a drain.
 //   PL2  A plan that is not refused has a stage.
-//   PL3  Two requests may become one command only where the plan of each is one stage of plain data, and neither has a flag. (On
-//        a device without a cache the plan of a FUA write is plain, but what the client asked for stays apart.)
+//   PL3  Two requests may become one command only where they have the same plan, and it begins with plain data. So they have
+//        the same flags, neither is a barrier, and neither waits for a preflush.
 //
 // Not here: the walk through a plan, and when a wait is over (ordering.ts).
 
 import {
+  type ByteRange,
   canHonour,
   type DeviceTraits,
   initialState,
@@ -81,14 +82,23 @@ export class Plans {
 }
 
 /**
- * Whether two requests that follow each other in the queue may become one command (PL3): both are plain data, of the same
- * kind, and the second begins where the first ends. A barrier has stages of its own, so nothing merges across one.
+ * Whether two requests that follow each other in the queue may become one command (PL3): they are of the same kind, and the
+ * second begins where the first ends. A barrier has stages of its own, so nothing merges across one.
  */
-export function mayMerge(plans: Plans, earlier: Request, later: Request): boolean {
-  if (!isPlainData(plans.of(earlier)) || !isPlainData(plans.of(later))) return false;
-  if (isFlagged(earlier) || isFlagged(later)) return false;
-  if (!('offset' in earlier) || !('offset' in later) || earlier.kind !== later.kind) return false;
-  return earlier.offset + earlier.length === later.offset;
+export function mayMerge(earlier: Planned, later: Planned): boolean {
+  const [stage] = earlier.plan;
+  return (
+    later.plan === earlier.plan &&
+    later.request.kind === earlier.request.kind &&
+    later.start === earlier.end &&
+    stage?.waits === 'overlap' &&
+    !stage.issues?.fua
+  );
+}
+
+interface Planned extends ByteRange {
+  readonly request: Request;
+  readonly plan: Plan;
 }
 
 /** A plan as text: `drain -> own: flush -> drain`. */
@@ -144,12 +154,4 @@ function stagesOf(
     const { kind, op, tag, fua, stage } = step;
     return { waits: waitOf(step), issues: { kind, op, offset: 0, length: 0, tag, fua, stage } };
   });
-}
-
-function isPlainData(plan: Plan | undefined): boolean {
-  return plan?.length === 1 && plan[0]?.waits === 'overlap' && !plan[0].issues?.fua;
-}
-
-function isFlagged(request: Request): boolean {
-  return indexOf(request) !== 0;
 }

@@ -46,6 +46,8 @@ const DEFAULTS: Required<Capabilities> = /* @__PURE__ */ Object.freeze({
   discard: true,
   writeZeroes: true,
   fastZeroes: false,
+  slowFua: false,
+  gathers: false,
 });
 
 const MEMORY_OPTIONS: KnownOptions<MemoryStorageOptions> = { capabilities: true };

@@ -100,9 +100,14 @@ function isList(data: Payload | undefined): data is readonly Uint8Array[] {
 
 /** P4: the buffer may have been transferred to another thread, or shrunk. */
 function checkUnchanged({ op, length }: DeviceCommand, data: Payload | undefined): void {
-  const bytes = isList(data) ? totalLength(data) : (data as Uint8Array).byteLength;
+  const bytes = bytesOf(data);
   if (bytes === length) return;
   throw misuse(`the buffer of a ${op} of ${length} bytes has ${bytes} now`);
+}
+
+/** How many bytes the data of a transfer has. */
+export function bytesOf(data: Payload | undefined): number {
+  return isList(data) ? totalLength(data) : (data as Uint8Array).byteLength;
 }
 
 async function readList(

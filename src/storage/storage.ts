@@ -10,6 +10,13 @@ export interface Capabilities extends DeviceTraits {
   readonly blockSize: number;
   /** `writev` exists: one write from several buffers. */
   readonly writev?: boolean;
+  /**
+   * A command costs much beside its bytes, as on a file: plain writes that follow each other are gathered into one `writev`. For
+   * that a scheduler issues what is submitted in one turn of the event loop together, in a microtask. Without `writev` their data is copied into one buffer.
+   *
+   * @defaultValue false
+   */
+  readonly gathers?: boolean;
   /** `discard` exists. */
   readonly discard?: boolean;
   /** `writeZeroes` exists. */

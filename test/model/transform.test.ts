@@ -280,9 +280,91 @@ describe('the laws of the transformer', () => {
     for await (const _ of transformer('DRAIN')(endlessAsync())) break;
     expect(closed).toEqual(['iterable', 'async iterable']);
   });
+
+  test('transform.T8: given a request that cannot be read, the source is closed, and the steps end with the error', () => {
+    const closed: string[] = [];
+    const unreadable = {
+      get kind(): 'flush' {
+        throw new Error('no kind');
+      },
+    };
+    function* source(): Generator<Request> {
+      try {
+        yield* parseProgram('w0');
+        yield unreadable;
+        yield* parseProgram('w1');
+      } finally {
+        closed.push('source');
+      }
+    }
+    const steps = transformer('DRAIN')(source())[Symbol.iterator]();
+    expect(steps.next().done).toBe(false);
+    expect(() => steps.next()).toThrow('no kind');
+    expect(closed).toEqual(['source']);
+    expect(steps.next().done).toBe(true);
+  });
+
+  test('transform.T8: given a source that cannot even be closed, the first error is the one that is thrown', () => {
+    const broken: Iterable<Request> = {
+      [Symbol.iterator]: () => ({
+        next: () => ({ done: false, value: null as unknown as Request }),
+        return: () => {
+          throw new Error('not closed');
+        },
+      }),
+    };
+    expect(() => [...transformer('DRAIN')(broken)]).toThrow(TypeError);
+  });
+
+  test('transform.T8: given a source that throws or ends, it is not closed, and is asked no further', () => {
+    for (const end of ['throws', 'ends']) {
+      const calls: string[] = [];
+      const source: Iterable<Request> = {
+        [Symbol.iterator]: () => ({
+          next: () => {
+            calls.push('next');
+            if (end === 'throws') throw new Error('no more');
+            return { done: true, value: undefined };
+          },
+          return: () => {
+            calls.push('return');
+            return { done: true, value: undefined };
+          },
+        }),
+      };
+      const steps = transformer('DRAIN')(source)[Symbol.iterator]();
+      expect(calls).toEqual([]);
+      if (end === 'throws') expect(() => steps.next()).toThrow('no more');
+      else expect(steps.next().done).toBe(true);
+      expect(steps.next().done).toBe(true);
+      steps.return?.();
+      expect(calls).toEqual(['next']);
+    }
+  });
+
+  test('transform.T8: given steps that were stopped inside a sequence, none of the rest comes', () => {
+    const steps = transformer('DRAIN_FLUSH')(parseProgram('w0 b1 w2'))[Symbol.iterator]();
+    for (let i = 0; i < 3; i++) expect(steps.next().done).toBe(false);
+    expect(steps.return?.().done).toBe(true);
+    expect(steps.next().done).toBe(true);
+  });
 });
 
 describe('runs', () => {
+  test('given any program, then the steps of a transformer are those of its transitions, one after the other', () => {
+    fc.assert(
+      fc.property(modeNames, programs, (mode, program) => {
+        let state = initialState(mode);
+        const steps = program.flatMap((request) => {
+          const made = transition(state, request);
+          state = made.state;
+          return made.steps;
+        });
+        expect(run(mode, program)).toEqual(steps);
+      }),
+    );
+  });
+
   test('given a state, when it is used twice, then it gives the same steps and stays as it was', () => {
     fc.assert(
       fc.property(statesOf(modeNames), requests, (state, request) => {

@@ -28,10 +28,7 @@ describe.each(MODELS)('on %s', (model) => {
         return at >= Math.max(0, ...acknowledged) && at <= Math.max(0, ...begun);
       },
     });
-    expect(
-      [report.verdict, report.warnings],
-      report.failure?.message,
-    ).toEqual(['proved', []]);
+    expect([report.verdict, report.warnings], report.failure?.message).toEqual(['proved', []]);
   });
 
   test('a file of records has all that were answered, in order, and goes on with another', async () => {
@@ -59,9 +56,6 @@ describe.each(MODELS)('on %s', (model) => {
         found.length <= begun.length &&
         found.every((record, n) => record === records[n]),
     });
-    expect(
-      [report.verdict, report.warnings],
-      report.failure?.message,
-    ).toEqual(['proved', []]);
+    expect([report.verdict, report.warnings], report.failure?.message).toEqual(['proved', []]);
   });
 });

@@ -70,7 +70,15 @@ describe('admission', () => {
     expect(device.log).toBe('w1');
   });
 
-  test('case 9: given adjacent writes, when a barrier lies between them or is one of them, then they are not merged (trivially: the scheduler merges nothing)', async () => {
+  test('case 9: given adjacent writes, when a barrier lies between them or is one of them, then they are not merged', async () => {
+    const gathering = world('DRAIN', { device: { ...STABLE, gathers: true } });
+    const writes = gathering.submit('w1 w2 b3 w4 w5 b w6 w7');
+    await settled();
+    expect(gathering.device.inFlight).toBe('w1+2');
+    await gathering.device.drain();
+    expect(gathering.device.log).toBe('w1+2 w3 w4+2 w6+2');
+    expect(writes.every(({ outcome }) => outcome === 'done')).toBe(true);
+    // Of other devices nothing is merged.
     const between = world('DRAIN', { device: STABLE });
     between.submit('w1 b w2');
     await between.device.drain();
@@ -81,7 +89,13 @@ describe('admission', () => {
     expect(among.device.log).toBe('w1 w2 w3');
   });
 
-  test('case 10: given writes at 100, 10, a barrier, 5, when they are issued, then 5 never goes ahead of the barrier (trivially: the scheduler sorts nothing)', async () => {
+  test('case 10: given writes at 100, 10, a barrier, 5, when they are issued, then 5 never goes ahead of the barrier, and nothing is sorted', async () => {
+    const gathering = world('DRAIN', { device: { ...STABLE, gathers: true } });
+    gathering.submit('w11 w10 w9 w10 b50 w5 w6');
+    await settled();
+    expect(gathering.device.inFlight).toBe('w11 w10 w9');
+    await gathering.device.drain();
+    expect(gathering.device.log).toBe('w11 w10 w9 w10 w50 w5+2');
     const { device, submit } = world('DRAIN', { device: STABLE });
     submit('w100 w10 b50 w5');
     expect(device.inFlight).toBe('w100 w10');

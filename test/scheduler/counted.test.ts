@@ -71,7 +71,7 @@ describe('given two flushes at the device', () => {
     expect(durability.atRisk).toEqual([]);
   });
 
-  const newFlush = (): Command<void> => new Command<void>(GROUP_FLUSH, undefined, new Set());
+  const newFlush = (): Command<void> => new Command<void>(GROUP_FLUSH, []);
 
   /** The first holds block 0, the second block 1. */
   function twoFlushes() {

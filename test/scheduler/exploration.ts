@@ -25,13 +25,14 @@ import { type Setting, Specification, Violation } from './specification.js';
 const VOLATILE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
 
 /** What kind of device a world has. */
-export type DeviceName = 'volatile' | 'volatile without FUA' | 'stable';
+export type DeviceName = 'volatile' | 'volatile without FUA' | 'stable' | 'gathering';
 
 /** The devices of the worlds. */
 export const DEVICES: Readonly<Record<DeviceName, DeviceTraits>> = {
   volatile: VOLATILE,
   'volatile without FUA': { ...VOLATILE, fua: false },
   stable: { ...VOLATILE, cache: 'none' },
+  gathering: { ...VOLATILE, slowFua: true },
 };
 
 /** How large a world is. */
@@ -108,14 +109,19 @@ export const WORLDS: readonly World[] = [
 /** One test a world: every run of every program keeps the rules. */
 export function exploreAll(mode: ModeName, device: DeviceName): void {
   test.each(WORLDS)('$name', { timeout: 600_000 }, (world) => {
-    const runs = explore(mode, DEVICES[device], world);
+    const runs = explore(mode, DEVICES[device], world, device === 'gathering');
     // Nothing cut the world short.
     expect(runs).toBeGreaterThan(share(4 ** world.length, 1));
   });
 }
 
 /** Runs every program of the world; answers how many runs that were. */
-export function explore(mode: ModeName, device: DeviceTraits, world: World): number {
+export function explore(
+  mode: ModeName,
+  device: DeviceTraits,
+  world: World,
+  gathers = false,
+): number {
   const { kernelPolicy = false } = world;
   const tagged = mode.startsWith('TAG') && device.cache === 'volatile';
   const depth = (tagged ? world.taggedDepth : undefined) ?? world.depth ?? 8;
@@ -127,7 +133,7 @@ export function explore(mode: ModeName, device: DeviceTraits, world: World): num
   for (const words of sampled(all, isCore)) {
     const program = parseProgram(words.join(' '));
     runs += everyWay((chooser, tell) =>
-      new Run(setting, plans, program, world, chooser).toTheEnd(tell),
+      new Run(setting, plans, program, world, chooser, gathers).toTheEnd(tell),
     );
   }
   return runs;
@@ -152,6 +158,9 @@ class Run {
   readonly #program: readonly Request[];
   readonly #chooser: Chooser;
   readonly #interleaved: boolean;
+  /** What is submitted is issued by a move of its own, as a scheduler does that gathers. */
+  readonly #gathers: boolean;
+  #isPlugged = false;
   readonly #entries: Entry<number>[] = [];
   readonly #running = new Set<Command<number>>();
   readonly #numbers = new Map<Command<number>, number>();
@@ -167,7 +176,9 @@ class Run {
     program: readonly Request[],
     world: World,
     chooser: Chooser,
+    gathers: boolean,
   ) {
+    this.#gathers = gathers;
     this.#setting = setting;
     this.#ordering = new Ordering({
       mode: setting.mode,
@@ -176,6 +187,7 @@ class Run {
       depth: setting.depth,
       errorPolicy: setting.abort ? 'abort' : 'kernel',
       readsPassBarriers: setting.readsPass,
+      mayGather: gathers ? () => true : undefined,
     });
     this.#specification = new Specification(setting);
     this.#program = program;
@@ -201,6 +213,7 @@ class Run {
   #moves(): (() => void)[] {
     const moves: (() => void)[] = [];
     if (this.#entries.length < this.#program.length) moves.push(() => this.#submit());
+    if (this.#isPlugged) moves.push(() => this.#pump());
     for (const command of this.#running) {
       moves.push(() => this.#complete(command, true));
       if (this.#failures > 0) moves.push(() => this.#complete(command, false));
@@ -219,7 +232,8 @@ class Run {
     this.#tell?.(`submit ${n}: ${formatProgram([request])}`);
     this.#specification.submitted(n, request);
     this.#entries.push(this.#ordering.submit(request, n));
-    this.#pump();
+    this.#isPlugged = this.#gathers;
+    if (!this.#gathers) this.#pump();
   }
 
   #complete(command: Command<number>, ok: boolean): void {
@@ -241,6 +255,7 @@ class Run {
   }
 
   #pump(): void {
+    this.#isPlugged = false;
     for (let command = this.#ordering.next(); command; command = this.#ordering.next()) {
       this.#answer();
       const { served, what } = command;

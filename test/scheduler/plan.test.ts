@@ -3,6 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
+  type ByteRange,
   formatProgram,
   isBarrier,
   MODE_NAMES,
@@ -10,7 +11,7 @@ import {
   type Request,
   transformer,
 } from 'write-barrier';
-import { formatPlan, mayMerge, Plans } from '../../src/scheduler/plan.js';
+import { formatPlan, mayMerge, type Plan, Plans } from '../../src/scheduler/plan.js';
 import { programs } from '../model/arbitraries.js';
 
 const VOLATILE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
@@ -76,13 +77,25 @@ describe('a plan', () => {
   );
 });
 
+function rangeOf(request: Request): ByteRange {
+  const { offset: start, length } = { offset: 0, length: 0, ...request };
+  return { start, end: start + length };
+}
+
 describe('merging', () => {
+  const mergeable = (plans: Plans, earlier: Request, later: Request): boolean => {
+    const [before, after] = [plans.of(earlier), plans.of(later)];
+    if (!before || !after) return false;
+    const planned = (request: Request, plan: Plan) => ({ ...rangeOf(request), request, plan });
+    return mayMerge(planned(earlier, before), planned(later, after));
+  };
+
   /** The program with all neighbours merged that may be. */
   const merged = (plans: Plans, program: readonly Request[]): Request[] => {
     const left: Request[] = [];
     for (const request of program) {
       const last = left.at(-1);
-      if (last && mayMerge(plans, last, request) && 'offset' in last && 'offset' in request) {
+      if (last && mergeable(plans, last, request) && 'offset' in last && 'offset' in request) {
         left[left.length - 1] = { ...last, length: last.length + request.length };
       } else {
         left.push(request);
@@ -95,13 +108,15 @@ describe('merging', () => {
   const epochs = (program: readonly Request[]): string[] => {
     const all: string[][] = [[]];
     for (const request of program) {
-      const isFlagged = request.kind === 'write' && (request.fua || request.preflush);
+      // FUA orders nothing, so it is no border; but the bytes are forced ones, which plain bytes are not.
+      const forced = request.kind === 'write' && request.fua ? ' forced' : '';
+      const isFlagged = request.kind === 'write' && request.preflush;
       if (isBarrier(request) || request.kind === 'flush' || isFlagged) {
         all.push([formatProgram([request])], []);
       } else {
         const { offset, length } = request as { offset: number; length: number };
         for (let at = offset; at < offset + length; at += BLOCK)
-          all.at(-1)?.push(`${request.kind} ${at}`);
+          all.at(-1)?.push(`${request.kind}${forced} ${at}`);
       }
     }
     return all.map((epoch) => epoch.join(' '));
@@ -111,6 +126,12 @@ describe('merging', () => {
     fc.assert(
       fc.property(fc.constantFrom(...allPlans), programs, ({ plans }, program) => {
         expect(epochs(merged(plans, program))).toEqual(epochs(program));
+        // What merges has the plan of plain data, in each mode and on each device.
+        for (const [i, later] of program.entries()) {
+          const earlier = program[i - 1];
+          if (!earlier || !mergeable(plans, earlier, later)) continue;
+          expect(formatPlan(plans.of(later))).toMatch(/^overlap: data(?: -> group: flush)?$/);
+        }
       }),
     );
   });
@@ -125,6 +146,16 @@ describe('merging', () => {
   test('leaves a write with FUA apart on a device that needs none, because the client asked for it', () => {
     const plans = new Plans('DRAIN_FLUSH', { ...VOLATILE, cache: 'none' });
     expect(formatProgram(merged(plans, parseProgram('w0 w1! w2 fw3 w4')))).toBe('w0 w1! w2 fw3 w4');
+  });
+
+  test('joins forced writes where they share the flush after them, and leaves those apart that the device forces', () => {
+    const program = parseProgram('w0 w1! w2! w3 b4! fw5! fw6!');
+    const forces = new Plans('DRAIN_FUA', VOLATILE);
+    const shares = new Plans('DRAIN_FUA', { ...VOLATILE, slowFua: true });
+    expect(formatProgram(merged(forces, program))).toBe('w0 w1! w2! w3 b4! fw5! fw6!');
+    expect(formatProgram(merged(shares, program))).toBe('w0 w1+2! w3 b4! fw5! fw6!');
+    expect(formatPlan(shares.of(only('w1!')))).toBe('overlap: data -> group: flush');
+    expect(formatPlan(shares.of(only('b1')))).toContain('own: data with FUA');
   });
 
   test.each(MODE_NAMES)('changes no step of a barrier in %s', (mode) => {

@@ -35,6 +35,10 @@ const STABLE: Capabilities = { ...VOLATILE, cache: 'none' };
 const NO_FUA: Capabilities = { ...VOLATILE, fua: false };
 const BARE: Capabilities = { ...NO_FUA, writev: false, discard: false, writeZeroes: false };
 
+/** A device as a file is; and one with tags, so that what is gathered meets them. */
+const GATHERS: Capabilities = { ...VOLATILE, gathers: true, slowFua: true };
+const FILE: Capabilities = { ...GATHERS, orderedTags: false };
+
 const pairs = fc.constantFrom<readonly [ModeName, Capabilities]>(
   ['NONE', VOLATILE],
   ['DRAIN', STABLE],
@@ -42,6 +46,11 @@ const pairs = fc.constantFrom<readonly [ModeName, Capabilities]>(
   ['DRAIN_FLUSH', BARE],
   ['DRAIN_FUA', VOLATILE],
   ['DRAIN_FUA', NO_FUA],
+  ['NONE', FILE],
+  ['DRAIN_FLUSH', FILE],
+  ['DRAIN_FUA', FILE],
+  ['TAG', { ...GATHERS, cache: 'none' }],
+  ['TAG_FUA', GATHERS],
   ['TAG', STABLE],
   ['TAG_FLUSH', VOLATILE],
   ['TAG_FLUSH', STABLE],
@@ -122,6 +131,8 @@ async function play(setup: Setup, program: readonly Request[], seed: number): Pr
       await settled();
       specification.told();
     }
+    // A device that gathers gets what a turn has submitted in a microtask of it.
+    if (setup.device.gathers) await null;
     if (disk.state !== 'failed') specification.quiet();
     else if (device.inFlight === 0) {
       await disk.recover();

@@ -16,9 +16,10 @@ const GROUP_FLUSH = new Plans('NONE', {
 }).groupFlush as NonNullable<Plans['groupFlush']>;
 
 describe('a failure', () => {
-  const [first, second] = [0, 1].map(
-    () => new Command<void>(GROUP_FLUSH, undefined, new Set()),
-  ) as [Command<void>, Command<void>];
+  const [first, second] = [0, 1].map(() => new Command<void>(GROUP_FLUSH, [])) as [
+    Command<void>,
+    Command<void>,
+  ];
   const write = (block: number): Request => ({
     kind: 'write',
     offset: block * BLOCK,

@@ -24,6 +24,8 @@
 //   R12 At most `depth` commands, at most one shared flush. (flush-group.F2)
 //   R13 When the device has answered everything, every request is settled. (ordering.I1, flush-group.F3)
 //   R14 What may be issued is issued: a plain request whose way is free is at the device. (scheduler-in-flight.W2)
+//   R15 A command for several requests is a write of all their bytes, in their order, and none of them is a barrier.
+//       (ordering.I9, plan.PL3)
 
 import type { DeviceCommand, DeviceTraits, ModeName, Request, Stage } from 'write-barrier';
 
@@ -148,8 +150,11 @@ export class Specification {
     const position = this.#position++;
     const served = requests.map((n) => this.#get(n));
     const [first] = served;
-    if (first && what.op !== 'flush') this.#dataIssued(first, what, position);
-    else if (what.stage === 'plain') this.#sharedFlushIssued(served);
+    if (what.op !== 'flush') {
+      for (const request of served) this.#dataIssued(request, what, position);
+      this.#gathersRightly(served, what);
+    }
+    if (what.op === 'flush' && what.stage === 'plain') this.#sharedFlushIssued(served);
     if (first?.barrier && what.stage !== 'plain') this.#stepIssued(first, what);
     if (what.tag === 'ordered') this.#lastOrdered = position;
     for (const request of served) request.atDevice += 1;
@@ -170,7 +175,10 @@ export class Specification {
       this.#flushEnded(command, ok);
       return;
     }
-    const [request] = served as [Known];
+    for (const request of served) this.#dataEnded(request, command, ok);
+  }
+
+  #dataEnded(request: Known, command: Issued, ok: boolean): void {
     request.data = ok ? 'done' : 'failed';
     if (!request.writes) return;
     const forced = ok && (command.what.fua || !this.#volatile);
@@ -187,6 +195,21 @@ export class Specification {
     });
     if (ok) this.#rewritten(request.start, request.end);
     else this.#unanswered.push({ by: request, start: request.start, end: request.end });
+  }
+
+  /** R15. */
+  #gathersRightly(served: readonly Known[], { op, offset, length }: Issued['what']): void {
+    if (served.length <= 1) return;
+    let end = offset;
+    for (const { n, start, barrier, what, end: next } of served) {
+      if (start !== end || barrier || op !== 'write' || what.kind !== op) {
+        this.#violated('R15', `${n} is gathered with what it does not follow`);
+      }
+      end = next;
+    }
+    if (end !== offset + length) this.#violated('R15', 'other bytes than asked for');
+    if (served.some(({ n }, i) => n <= (served[i - 1]?.n ?? -1)))
+      this.#violated('R15', 'out of order');
   }
 
   #flushEnded({ covers, settles }: Issued, ok: boolean): void {

@@ -13,6 +13,8 @@ const EVERYTHING: Capabilities = {
   discard: true,
   writeZeroes: true,
   fastZeroes: false,
+  slowFua: false,
+  gathers: false,
 };
 const LEAST: Capabilities = {
   blockSize: 1,

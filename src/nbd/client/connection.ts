@@ -455,6 +455,8 @@ function propertiesOf(
     discard: !readOnly && has('SEND_TRIM'),
     writeZeroes: !readOnly && has('SEND_WRITE_ZEROES'),
     fastZeroes: false,
+    slowFua: false,
+    gathers: false,
   });
   const payloadMax = most - (most % minimum);
   return { size, capabilities, readOnly, multiConn: has('CAN_MULTI_CONN'), payloadMax };

@@ -40,8 +40,12 @@ export interface DeviceProfile extends DeviceTraits {
    * device promises that.
    */
   readonly tear: 'sector' | 'shorn' | 'garbage';
+  /** Whether a forced write takes as long as a write and a flush. */
+  readonly slowFua: boolean;
   /** Whether it has `writev`: one write from several buffers. */
   readonly writev: boolean;
+  /** Whether a scheduler gathers writes that follow each other into one `writev`. */
+  readonly gathers: boolean;
   /** Whether it has `writeZeroes`: zeroes without data. */
   readonly writeZeroes: boolean;
   /** Whether `writeZeroes` is much faster than a write of zeroes. */
@@ -63,8 +67,10 @@ const FILE: DeviceProfile = Object.freeze({
   cache: 'volatile',
   flush: true,
   fua: true,
+  slowFua: true,
   orderedTags: false,
   writev: true,
+  gathers: true,
   writeZeroes: false,
   fastZeroes: false,
   sectorSize: 512,
@@ -88,13 +94,14 @@ export type DeviceName =
   | 'write-through';
 
 const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
-  Object.freeze({ ...FILE, ...fields });
+  Object.freeze({ ...FILE, slowFua: false, gathers: false, ...fields });
 
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
  *
  * - `file`: `FileStorage` on Linux, and the default. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
- *   it has no ordered tags and no discards, and zeroes are written as data.
+ *   its FUA takes as long as a flush, so forced writes share flushes; writes that follow each other are gathered; it has no ordered
+ *   tags and no discards, and zeroes are written as data.
  * - `file-without-fua`: `FileStorage` on other systems.
  * - `nvme`: a consumer drive. Commands in flight together are carried out in any order, also in one place; discarded sectors
  *   read as anything, and zeroes are fast.
@@ -108,7 +115,7 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
  */
 export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Object.freeze({
   file: FILE,
-  'file-without-fua': profileWith({ fua: false }),
+  'file-without-fua': profileWith({ fua: false, gathers: true }),
   nvme: profileWith({
     sameLba: 'racy',
     discard: 'arbitrary',
@@ -171,11 +178,14 @@ const RULES: Readonly<Partial<Record<string, Rule>>> = {
 
 /** The capabilities that the device reports as a storage. */
 export function capabilitiesOf(profile: DeviceProfile): Required<Capabilities> {
-  const { sectorSize, cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes } = profile;
+  const { sectorSize: blockSize, cache } = profile;
+  const switches = Object.fromEntries(SWITCHES.map((name) => [name, profile[name]]));
+  const discard = profile.discard !== 'none';
   return Object.freeze({
-    blockSize: sectorSize,
-    ...{ cache, flush, fua, orderedTags, writev, writeZeroes, fastZeroes },
-    discard: profile.discard !== 'none',
+    ...(switches as unknown as Required<Capabilities>),
+    blockSize,
+    cache,
+    discard,
   });
 }
 
@@ -199,3 +209,6 @@ export function describeProfile(profile: DeviceProfile): string {
   const fields = differing(FILE).map((field) => `${field}: ${String(profile[field])}`);
   return `file with ${fields.join(', ')}`;
 }
+
+/** The fields that are true or false, all of them capabilities. */
+const SWITCHES = (Object.keys(FILE) as 'flush'[]).filter((name) => typeof FILE[name] === 'boolean');

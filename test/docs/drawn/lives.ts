@@ -49,8 +49,12 @@ const log: CrashTest<number, number[]> = {
 function slotsOf({ failure }: CrashReport): (readonly [there: number, lost: number])[][] {
   const slots: [number, number][] = Array.from({ length: SLOTS }, () => [0, 0]);
   return (failure?.cuts ?? []).map(({ regions, trace }) => {
-    const valueIn = (command = -1): number => trace.commands[command]?.data?.[1] ?? 0;
     for (const { offset, there, lost } of regions) {
+      // One command may have written several records.
+      const valueIn = (number = -1): number => {
+        const command = trace.commands[number];
+        return command?.data?.[offset - command.offset + 1] ?? 0;
+      };
       const before = slots[offset / SECTOR]?.[0] ?? 0;
       slots[offset / SECTOR] = [valueIn(there) || before, valueIn(lost.at(-1))];
     }

@@ -1,0 +1,340 @@
+// How fast a request is, row by row; docs/performance.md explains each. A row has our figure, its rivals, and its limit (limits.mjs),
+// all measured in turn in one process. JavaScript is measured by CPU time, because other programs take wall time and not CPU time;
+// what waits for a disk is measured by wall time, with the CPU time beside it.
+//
+//   npm run bench -- speed               all rows
+//   npm run bench -- speed plain fua     some of them
+//   npm run bench -- speed --json        a line of JSON for each row
+
+import fs from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { newQueue } from '@henrygd/queue';
+import fastq from 'fastq';
+import PQueue from 'p-queue';
+import { IoScheduler, transformer } from 'write-barrier';
+import { FileStorage } from 'write-barrier/node';
+import { median } from './figures.mjs';
+import {
+  commitsTogether,
+  epochsTogether,
+  handDrain,
+  SmallestQueue,
+  writeAndSync,
+} from './limits.mjs';
+
+const BLOCK = 4096;
+const SECTOR = 512;
+const BYTES = 1 << 24;
+const ROUNDS = 15;
+const BLOCK_OF_DATA = new Uint8Array(BLOCK).fill(7);
+const SECTOR_OF_DATA = new Uint8Array(SECTOR).fill(7);
+
+const blockOf = (i) => (i * BLOCK) % BYTES;
+const sectorOf = (i) => (i * SECTOR) % BYTES;
+const scattered = (i) => ((i * 2654435761) % (BYTES / BLOCK)) * BLOCK;
+
+/** A storage that answers everything, later, and keeps nothing. */
+const NOTHING = {
+  size: BYTES,
+  capabilities: { blockSize: BLOCK, cache: 'volatile', flush: true, fua: true, orderedTags: false },
+  read: async () => {},
+  write: async () => {},
+  flush: async () => {},
+  close: async () => {},
+};
+
+/** `count` operations, `width` at once. */
+async function together(count, width, operation) {
+  let next = 0;
+  const worker = async () => {
+    while (next < count) await operation(next++);
+  };
+  await Promise.all(Array.from({ length: width }, worker));
+}
+
+function* requests(count, every) {
+  for (let i = 0; i < count; i++) {
+    const offset = i * SECTOR;
+    yield i % every === every - 1
+      ? { kind: 'write', offset, length: SECTOR, barrier: true }
+      : { kind: 'write', offset, length: SECTOR };
+  }
+}
+
+function walk(count, every) {
+  let steps = 0;
+  for (const _ of transformer('DRAIN_FLUSH')(requests(count, every))) steps += 1;
+  return steps;
+}
+
+const every = (n) => (i) => (i % n === n - 1 ? { barrier: true } : undefined);
+
+/**
+ * Each row: how many operations a round has, what is measured, and its ways: ours first. A way `limit` is no rival. The ways
+ * get a folder for files, and what must be closed at the end.
+ */
+const ROWS = {
+  plain: {
+    about: 'plain writes, do-nothing storage, 32 in flight',
+    count: 60_000,
+    ways: () => {
+      const disk = new IoScheduler(NOTHING);
+      const queue = fastq.promise(async () => {}, 64);
+      const small = newQueue(64);
+      const large = new PQueue({ concurrency: 64 });
+      const limit = new SmallestQueue(NOTHING, 64);
+      const nothing = async () => {};
+      const run = (operation) => (count) => together(count, 32, operation);
+      return {
+        ours: run((i) => disk.write(blockOf(i), BLOCK_OF_DATA)),
+        'fastq.promise': run((i) => queue.push(i)),
+        'p-queue': run(() => large.add(nothing)),
+        '@henrygd/queue': run(() => small.add(nothing)),
+        limit: run((i) => limit.write(blockOf(i), BLOCK_OF_DATA)),
+      };
+    },
+  },
+
+  collected: {
+    about: 'the same after a full garbage collection at an idle moment',
+    count: 60_000,
+    ways: () => {
+      setFlagsFromString('--expose-gc');
+      const collect = runInNewContext('gc');
+      const disk = new IoScheduler(NOTHING);
+      const run = (count) => together(count, 32, (i) => disk.write(blockOf(i), BLOCK_OF_DATA));
+      return { ours: { before: collect, run }, 'without it': { before: () => run(60_000), run } };
+    },
+  },
+
+  barrier: {
+    about: 'a barrier every 8 writes, do-nothing storage, 32 in flight',
+    count: 60_000,
+    ways: () => {
+      const disk = new IoScheduler(NOTHING);
+      const barrier = every(8);
+      return {
+        ours: (count) =>
+          together(count, 32, (i) => disk.write(blockOf(i), BLOCK_OF_DATA, barrier(i))),
+        'drain by hand': (count) => handDrain(NOTHING, count, 8, blockOf, BLOCK_OF_DATA),
+      };
+    },
+  },
+
+  transformer: {
+    about: 'steps of plain requests, with the generator that makes them',
+    count: 1_000_000,
+    ways: () => ({ ours: (count) => walk(count, Number.POSITIVE_INFINITY) }),
+  },
+
+  'transformer-barrier': {
+    about: 'steps of requests, every eighth a barrier',
+    count: 1_000_000,
+    ways: () => ({ ours: (count) => walk(count, 8) }),
+  },
+
+  commit: {
+    about: '64 committers append 512 bytes and flush',
+    count: 2048,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler();
+      const fds = [await file(), await file()];
+      return {
+        ours: (count) =>
+          together(count, 64, (i) =>
+            Promise.all([disk.write(sectorOf(i), SECTOR_OF_DATA), disk.flush()]),
+          ),
+        'write, fdatasync each': (count) =>
+          together(count, 64, (i) => writeAndSync(fds[0], sectorOf(i), SECTOR_OF_DATA)),
+        limit: (count) => commitsTogether(fds[1], count, 64, sectorOf, SECTOR_OF_DATA),
+      };
+    },
+  },
+
+  fua: {
+    about: '64 committers append 512 bytes with FUA',
+    count: 1024,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler();
+      const fds = [await file(), await file()];
+      const forced = { fua: true };
+      return {
+        ours: (count) =>
+          together(count, 64, (i) => disk.write(sectorOf(i), SECTOR_OF_DATA, forced)),
+        'write, fdatasync each': (count) =>
+          together(count, 64, (i) => writeAndSync(fds[0], sectorOf(i), SECTOR_OF_DATA)),
+        limit: (count) => commitsTogether(fds[1], count, 64, sectorOf, SECTOR_OF_DATA),
+      };
+    },
+  },
+
+  sequential: {
+    about: 'sequential 512 bytes, 32 in flight, a barrier every 64',
+    count: 4096,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler();
+      const fd = await file();
+      const barrier = every(64);
+      return {
+        ours: (count) =>
+          together(count, 32, (i) => disk.write(sectorOf(i), SECTOR_OF_DATA, barrier(i))),
+        limit: (count) => epochsTogether(fd, count, 64, sectorOf, SECTOR_OF_DATA),
+      };
+    },
+  },
+
+  write: {
+    about: 'random writes of 4 KiB, 32 in flight, thread pool',
+    count: 20_000,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler();
+      const fd = await file();
+      const write = promisify(fs.write);
+      return {
+        ours: (count) => together(count, 32, (i) => disk.write(scattered(i), BLOCK_OF_DATA)),
+        'fs.write': (count) =>
+          together(count, 32, (i) => write(fd, BLOCK_OF_DATA, 0, BLOCK, scattered(i))),
+      };
+    },
+  },
+
+  read: {
+    about: 'random reads of 4 KiB, 32 in flight, thread pool',
+    count: 20_000,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler();
+      const fd = await file();
+      const read = promisify(fs.read);
+      const buffers = Array.from({ length: 32 }, () => new Uint8Array(BLOCK));
+      return {
+        ours: (count) => together(count, 32, (i) => disk.read(scattered(i), buffers[i % 32])),
+        'fs.read': (count) =>
+          together(count, 32, (i) => read(fd, buffers[i % 32], 0, BLOCK, scattered(i))),
+      };
+    },
+  },
+
+  inline: {
+    about: 'random writes of 4 KiB with inlineWriteMax, 32 in flight',
+    count: 20_000,
+    isFile: true,
+    ways: async ({ scheduler, file }) => {
+      const disk = await scheduler({ inlineWriteMax: 1 << 16 });
+      const fd = await file();
+      return {
+        ours: (count) => together(count, 32, (i) => disk.write(scattered(i), BLOCK_OF_DATA)),
+        limit: (count) => {
+          for (let i = 0; i < count; i++) fs.writeSync(fd, BLOCK_OF_DATA, 0, BLOCK, scattered(i));
+        },
+      };
+    },
+  },
+};
+
+/** Files in a folder of their own, and the schedulers over them. */
+async function openFolder() {
+  const folder = await mkdtemp(join(tmpdir(), 'write-barrier-speed-'));
+  const ends = [];
+  let files = 0;
+  return {
+    async scheduler(options) {
+      const path = join(folder, `${files++}`);
+      const how = { size: BYTES, blockSize: SECTOR, lock: 'none', ...options };
+      const disk = new IoScheduler(await FileStorage.open(path, how));
+      await disk.write(0, new Uint8Array(BYTES));
+      ends.push(() => disk.close());
+      return disk;
+    },
+    async file() {
+      const fd = fs.openSync(join(folder, `${files++}`), 'w+');
+      fs.writeSync(fd, new Uint8Array(BYTES));
+      ends.push(() => fs.closeSync(fd));
+      return fd;
+    },
+    async close() {
+      for (const end of ends) await end();
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+/** Nanoseconds of one operation: of CPU, of all threads, and of wall. */
+async function timed(way, count) {
+  await way.before?.();
+  const run = way.run ?? way;
+  const [cpu, start] = [process.cpuUsage(), performance.now()];
+  await run(count);
+  const wall = (performance.now() - start) * 1e6;
+  const { user, system } = process.cpuUsage(cpu);
+  return { cpu: ((user + system) * 1000) / count, wall: wall / count };
+}
+
+async function measure(name, asJson) {
+  const { about, count, isFile = false, ways: make } = ROWS[name];
+  const folder = await openFolder();
+  const ways = Object.entries(await make(folder));
+  const times = new Map(ways.map(([way]) => [way, []]));
+  for (let round = -2; round < ROUNDS; round++) {
+    for (const [way, run] of ways) {
+      const time = await timed(run, count);
+      if (round >= 0) times.get(way).push(time);
+    }
+  }
+  await folder.close();
+  const figures = Object.fromEntries(
+    Array.from(times, ([way, all]) => {
+      const of = (clock) => all.map((time) => time[clock]);
+      return [
+        way,
+        {
+          cpuMin: Math.round(Math.min(...of('cpu'))),
+          cpuMedian: Math.round(median(of('cpu'))),
+          wallMedian: Math.round(median(of('wall'))),
+        },
+      ];
+    }),
+  );
+  // A ratio above 1: ours is faster. Medians, because the rivals have the same bad moments.
+  const ratios = Object.fromEntries(
+    Object.keys(figures)
+      .slice(1)
+      .map((way) => {
+        const at = (clock) => Number((figures[way][clock] / figures.ours[clock]).toFixed(2));
+        return [way, isFile ? { wall: at('wallMedian'), cpu: at('cpuMedian') } : at('cpuMedian')];
+      }),
+  );
+  const command = `npm run bench -- speed ${name}`;
+  if (asJson) {
+    const node = process.versions.node;
+    console.log(JSON.stringify({ row: name, about, unit: 'ns', figures, ratios, command, node }));
+    return;
+  }
+  console.log(`${name}: ${about}; ns for one, \`${command}\``);
+  for (const [way, { cpuMin, cpuMedian, wallMedian }] of Object.entries(figures)) {
+    const ratio = ratios[way];
+    const text = ratio === undefined ? '' : `   ours is ${formatRatio(ratio)} of its speed`;
+    console.log(`  ${way}: cpu ${cpuMedian} (min ${cpuMin}), wall ${wallMedian}${text}`);
+  }
+  console.log('');
+}
+
+function formatRatio(ratio) {
+  return typeof ratio === 'number' ? `${ratio}` : `${ratio.wall} (cpu ${ratio.cpu})`;
+}
+
+/** The rows of these names, or all. */
+export async function speed(names, asJson) {
+  for (const name of Object.keys(ROWS)) {
+    if (names.length === 0 || names.includes(name)) await measure(name, asJson);
+  }
+}
