@@ -13,7 +13,7 @@
 // From these it follows that every partial choice can be completed. What K1 and K4 ask of values is closed under maximum: if
 // two points are possible, so is the point with the larger of both values of each clock, because lower limits stay kept, and
 // upper limits hold for each clock by itself. So what is decided leaves a largest point. It is found by lowering the largest
-// values until they agree with each other; nothing is left if it breaks a lower limit. At that point each place has a version.
+// values as far as the others ask; nothing is left if it breaks a lower limit. At that point each place has a version.
 //
 // Counting adds up points, takes away edges between two neighbouring points, adds squares, and so on; an edge counts the choices
 // that are possible at both ends. For one choice that sum is the Euler characteristic of the points where it is possible.
@@ -97,20 +97,14 @@ export class ClockCut implements Cut {
 
   #with({ after, ordered, when }: ClockVersion): ClockCut | undefined {
     const clocks = this.#clocks;
-    let bound = Math.min(this.bound, ordered);
-    const tops = this.tops.map((top, n) => Math.min(top, (when?.until[n] ?? NEVER) - 1));
-    for (let again = true; again; ) {
-      again = false;
-      for (const [n, { from, until }] of clocks.entries()) {
-        const top = tops[n] as number;
-        if (top < 0) return undefined;
-        bound = Math.min(bound, until[top] as number);
-        // The bound itself is not reached.
-        const lower = Math.min(top, countBefore(from, bound) - 1);
-        again ||= lower < top;
-        tops[n] = lower;
-      }
-    }
+    const limits = this.tops.map((top, n) => Math.min(top, (when?.until[n] ?? NEVER) - 1));
+    if (limits.some((limit) => limit < 0)) return undefined;
+    const ends = clocks.map(({ until }, n) => until[limits[n] as number] as number);
+    const bound = Math.min(this.bound, ordered, ...ends);
+    // The bound itself is not reached. By K2 what is lowered here lowers no bound again.
+    const tops = clocks.map(({ from }, n) =>
+      Math.min(limits[n] as number, countBefore(from, bound) - 1),
+    );
     const floors = when ? lowest([...this.floors, when.from]) : this.floors;
     let least = Math.max(this.after, after);
     for (const floor of floors) {

@@ -16,7 +16,7 @@ const MODELS = Object.entries(FILE_MODELS).map(([name, model]): [string, FileMod
   { ...model, block: name === 'strict' ? model.block : 4 },
 ]);
 
-const path = fc.constantFrom('/a', '/b', '/d', '/d/a', '/d/b', '/e');
+const path = fc.constantFrom('/a', '/b', '/d', '/d/a', '/d/b', '/e', '/e/a');
 const call: fc.Arbitrary<Call> = fc.oneof(
   { weight: 2, arbitrary: path.map((at): Call => ['create', at]) },
   { weight: 1, arbitrary: path.map((at): Call => ['mkdir', at]) },
@@ -192,6 +192,16 @@ describe('given trees that were seen on real file systems', () => {
     expect(treesOf(trace, FILE_MODELS.ext4).has(alone)).toBe(false);
     expect(treesOf(trace, FILE_MODELS.xfs).has(alone)).toBe(false);
   });
+});
+
+test('given a file in a new directory, when its fsync was answered, then btrfs has both', () => {
+  const name = 'mkdir, create in it, fsync of the file';
+  const trace = traceOf(PROGRAMS[name] as (typeof PROGRAMS)[string]);
+  const { end } = trace.operations.find(({ op }) => op === 'fsync') as { end: number };
+  for (const crash of fileSpace(trace, 'btrfs').explore()) {
+    const tree = crash.files.tree();
+    if (crash.before > end) expect(tree.has('d/a')).toBe(true);
+  }
 });
 
 describe('given a device that ignores flushes', () => {
