@@ -41,6 +41,9 @@ export type Handlers = Readonly<
   Record<string, { readonly begin?: Handler; readonly end?: Handler }>
 >;
 
+/** A ring that was made before the start is no gap, because libuv makes one for its event loop and none for files. */
+export const RING_USED = 'io_uring was used, whose requests are in no log';
+
 /** See the essay above. */
 export class Replay {
   readonly shadow: ShadowTree;
@@ -109,7 +112,7 @@ export class Replay {
     const nodes = finalTree(trace);
     this.shadow.seal(nodes);
     // A mapping that was made before is there, and what was not followed may have left other bytes.
-    for (const gap of trace.gaps ?? []) this.shadow.gap(gap);
+    for (const gap of trace.gaps ?? []) if (gap !== RING_USED) this.shadow.gap(gap);
     this.#contents = new Contents(nodes);
     this.#applied = 0;
   }
