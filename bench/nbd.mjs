@@ -6,7 +6,8 @@
 // before, in one folder. In every round each cell is measured on all servers, one right after the other and in a turning order,
 // and the ratio is that of the same round; so a machine whose speed drifts does not decide, nor do others that use it. Before each
 // measurement the dirty pages of that server's file are brought to the medium, so that no server pays for another's. On a
-// busy machine the ratios depend on which process waits for a processor: `nice -n -10` or `chrt -f 10` before the command helps.
+// busy machine the ratios depend on which process waits for a processor: `chrt -f 10` before the command helps. `nice` does so only
+// within a session where Linux groups processes by session (/proc/self/autogroup).
 //
 // At depth 1 server and client share one processor, because on two the rate says where the system put them and not what the
 // server costs: a factor of 4 to 9 for every server. The processor time of a request, that of all threads of the server, is
@@ -93,12 +94,12 @@ export async function nbd() {
     for (const kind of SERVERS) servers.push(await started(kind, folder));
     say(`nbd: 4 KiB random writes by fio, ${ROUNDS} rounds, ${await mediumOf(folder)}`);
     const runs = CELLS.map(() => servers.map(() => []));
-    // The first round warms up.
+    // The first round warms up, longer than the others, because V8 compiles what has run often.
     for (let round = -1; round < ROUNDS; round++) {
       for (const [c, cell] of CELLS.entries()) {
         for (let turn = 0; turn < servers.length; turn++) {
           const s = (turn + round + 1) % servers.length;
-          const run = await measured(cell, servers[s], folder);
+          const run = await measured(cell, servers[s], folder, round < 0 ? 3 * SECONDS : SECONDS);
           if (round >= 0) runs[c][s].push(run);
         }
       }
@@ -128,7 +129,11 @@ function print(cell, runs) {
   say(
     `  ${nameOf(cell)}: ${perSecond(rates[0])}, ${median(cpuUs[0]).toFixed(1)} us of processor time a request`,
   );
-  const what = { bench: 'nbd', work: nameOf(cell), command: `fio ${fioWords(cell).join(' ')}` };
+  const what = {
+    bench: 'nbd',
+    work: nameOf(cell),
+    command: `fio ${fioWords(cell, SECONDS).join(' ')}`,
+  };
   const ratiosOf = (server, rival) =>
     rates[server].map((rate, round) => rate / rates[rival][round]);
   for (let i = 1; i < SERVERS.length; i++) {
@@ -197,16 +202,16 @@ async function synced(file) {
   await handle.close();
 }
 
-function fioWords({ depth, fsync }) {
+function fioWords({ depth, fsync }, seconds) {
   return [
     ...['--name=writes', '--ioengine=nbd', '--rw=randwrite', '--bs=4k', `--size=${FILE_BYTES}`],
-    ...['--norandommap', '--randrepeat=0', '--time_based', `--runtime=${SECONDS}`],
+    ...['--norandommap', '--randrepeat=0', '--time_based', `--runtime=${seconds}`],
     ...[`--iodepth=${depth}`, ...(fsync ? [`--fsync=${FSYNC_EVERY}`] : [])],
   ];
 }
 
 /** Writes per second, and the processor time of the server for a request, a write or a flush, in microseconds. */
-async function measured(cell, { file, socket, pid }, folder) {
+async function measured(cell, { file, socket, pid }, folder, seconds) {
   await synced(file);
   const run = promisify(execFile);
   const processors = cell.pinned ? '0' : `0-${cpus().length - 1}`;
@@ -216,7 +221,7 @@ async function measured(cell, { file, socket, pid }, folder) {
     'taskset',
     [
       ...['--cpu-list', processors, 'fio', '--output-format=json'],
-      ...[...fioWords(cell), `--uri=nbd+unix:///?socket=${socket}`],
+      ...[...fioWords(cell, seconds), `--uri=nbd+unix:///?socket=${socket}`],
     ],
     { cwd: folder },
   );
