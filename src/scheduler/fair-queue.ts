@@ -103,8 +103,9 @@ export class FairQueue<T extends Turn> {
     return start <= this.#clock && start + cost <= theirs + takes;
   }
 
-  #advance(bytes: number, { weight }: T): void {
-    this.#clock += bytes / Math.max(this.#weights, weight);
+  /** All that wait are served at once, and so is what takes no turn. */
+  #advance(bytes: number, { weight, place }: T): void {
+    this.#clock += bytes / (this.#weights + (place < 0 ? weight : 0));
   }
 
   #place(turn: T): void {

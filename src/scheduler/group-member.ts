@@ -37,9 +37,8 @@ export class GroupCall implements Call {
   readonly tag: Tag;
   #state: 'waiting' | 'done' | 'failed' = 'waiting';
   #error: unknown;
-  #promised:
-    | { readonly resolve: () => void; readonly reject: (error: unknown) => void }
-    | undefined;
+  #resolve: (() => void) | undefined;
+  #reject: ((error: unknown) => void) | undefined;
 
   constructor(
     member: Member<GroupCall>,
@@ -55,13 +54,13 @@ export class GroupCall implements Call {
 
   resolve(): void {
     this.#state = 'done';
-    this.#promised?.resolve();
+    this.#resolve?.();
   }
 
   reject(error: unknown): void {
     this.#state = 'failed';
     this.#error = error;
-    this.#promised?.reject(error);
+    this.#reject?.(error);
   }
 
   /** The answer for the caller (P2). */
@@ -69,7 +68,8 @@ export class GroupCall implements Call {
     if (this.#state === 'done') return undefined;
     if (this.#state === 'failed') throw this.#error;
     return new Promise((resolve, reject) => {
-      this.#promised = { resolve, reject };
+      this.#resolve = resolve;
+      this.#reject = reject;
     });
   }
 }

@@ -9,6 +9,7 @@ import { logReport } from './drawn/crash.js';
 import { hero } from './drawn/hero.js';
 import { lives } from './drawn/lives.js';
 import { modes } from './drawn/modes.js';
+import { neighbours } from './drawn/neighbours.js';
 import { levels, regions, span, units } from './drawn/space.js';
 import { ROOT } from './pages.js';
 
@@ -19,6 +20,7 @@ const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
   levels,
   lives,
   modes,
+  neighbours: async () => neighbours(),
   regions,
   span,
   units,

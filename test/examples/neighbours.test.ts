@@ -44,6 +44,12 @@ test('the tables of the page are these rows', async () => {
   await expect(page).toMatchFileSnapshot(join(ROOT, 'docs/many-on-one-disk.md'));
 });
 
+// The picture of the page is drawn from them (test/docs/drawn/neighbours.ts).
+test('the figures of the picture are these rows', async () => {
+  const text = `${JSON.stringify(rowsOf, null, 2)}\n`;
+  await expect(text).toMatchFileSnapshot(join(ROOT, 'bench/neighbours.json'));
+});
+
 describe('what the page says', () => {
   const worst = (disk: string, way: string): number[] =>
     (rowsOf[disk] ?? []).filter((row) => row.way === way).map(({ worstReadUs }) => worstReadUs);

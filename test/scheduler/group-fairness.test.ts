@@ -166,4 +166,22 @@ describe('members that flood', () => {
       { numRuns: share(200) },
     );
   });
+
+  test('cannot hold the only place at a disk by flushes that fail, again and again', () => {
+    const world = new Floods([], 1);
+    const [flusher, light] = [new Member<Sent>(), new Member<Sent>()];
+    for (const member of [flusher, light]) world.sharing.members.add(member);
+    for (let n = 0; n < 20; n++) {
+      for (const _ of [0, 1, 2]) {
+        world.sharing.submit({ kind: 'flush' }, { member: flusher, tag: 'simple' });
+      }
+      if (light.queue.size === 0) world.write(light, 1);
+      world.pump();
+      const [command] = world.running.splice(0);
+      if (command) world.sharing.complete(command, command.entry ? undefined : new Error('EIO'));
+      while (world.sharing.takeSettled()) {}
+    }
+    expect(light.commands).toBeGreaterThanOrEqual(8);
+    expect(world.sharing.commands.flush).toBeGreaterThanOrEqual(5);
+  });
 });
