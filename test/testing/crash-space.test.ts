@@ -435,15 +435,15 @@ describe('given a write across atomic units over one within a unit', () => {
 describe('given writes whose order of landing is open', () => {
   type Event =
     | readonly [op: 'write' | 'discard', first: number, sectors: number, fua?: boolean]
-    | readonly [answerTo: number];
+    | readonly [answerTo: number, failed?: 'failed'];
 
   /** What may be left once all of it has happened: the numbers of the commands that are seen, from 1. */
   const leftAfter = (events: readonly Event[], profile: Partial<DeviceProfile>): Set<string> => {
     const recorder = new DiskRecorder(2 * SECTOR, new Uint8Array(2 * SECTOR).fill(9));
     let number = 0;
     for (const event of events) {
-      if (event.length === 1) {
-        recorder.complete(event[0]);
+      if (typeof event[0] === 'number') {
+        recorder.complete(event[0], event[1] === 'failed');
         continue;
       }
       const [op, first, sectors, fua = false] = event;
@@ -474,6 +474,20 @@ describe('given writes whose order of landing is open', () => {
     expect(leftAfter([['write', 1, 1], second, [1], third, [2]], racy)).toEqual(
       new Set([seen(3, 1), seen(3, 3)]),
     );
+  });
+
+  test('when a unit is there in part, then a failed write below it may be missing all the same', () => {
+    const events: Event[] = [
+      ['write', 0, 2, true],
+      [0, 'failed'],
+      ['write', 0, 2],
+      [1],
+      ['write', 1, 1],
+    ];
+    const left = leftAfter(events, { atomicWriteUnit: 2 * SECTOR });
+    // The failed one was forced, so it is there as a whole or not at all.
+    const below = [seen(9, 9), seen(1, 1), seen(9, 3), seen(1, 3)];
+    expect(left).toEqual(new Set([...below, seen(2, 2), seen(2, 3), seen(2, 9), seen(2, 1)]));
   });
 
   test('when a discard that the device may ignore was answered, then the write below it may still be torn', () => {

@@ -250,15 +250,15 @@ function meet(a: Unit, b: Unit): boolean {
   return a.start < b.end && b.start < a.end;
 }
 
-/** A spare unit that the newer one covers entirely makes no difference, so it counts as there. */
+/** A spare unit that a whole newer one covers makes no difference, so it counts as there. */
 function mustPrecede(
   { unit: older, sectors }: Missing,
-  { unit: newer, part }: Layer,
+  { unit: newer, part, rest }: Layer,
   races: Races,
 ): boolean {
   if ((sectors & part) === 0n || races(older, newer)) return false;
   const isSpare = older.write.spareFrom <= newer.write.interval.dispatched;
-  return !isSpare || (newer.start <= older.start && older.end <= newer.end);
+  return !isSpare || (rest === 0n && newer.start <= older.start && older.end <= newer.end);
 }
 
 /** A unit lands above everything that is there. */
