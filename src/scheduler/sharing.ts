@@ -53,9 +53,9 @@ import { List } from './list.js';
 import { payloadOf } from './queue.js';
 
 /** What a command costs, added to the bytes that it moves: a small one keeps a disk busy for longer than its bytes would. */
-export const COMMAND_COST: number = 16 * 1024;
+export const COMMAND_COST = 16_384;
 /** How large the pieces of a read and of zeroes are, in bytes. */
-export const PIECE_MAX: number = 1024 * 1024;
+export const PIECE_MAX = 1_048_576;
 /** So many commands a member may always have in the queue: a scheduler has no more at its storage, and could not wait. */
 export const RESERVED = 1024;
 
@@ -479,7 +479,12 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
 }
 
 const FLUSH: StagedCommand = /* @__PURE__ */ Object.freeze({
-  ...{ kind: 'command', op: 'flush', offset: 0, length: 0, tag: 'simple', fua: false },
+  kind: 'command',
+  op: 'flush',
+  offset: 0,
+  length: 0,
+  tag: 'simple',
+  fua: false,
   stage: 'plain',
 } as const);
 
