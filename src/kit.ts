@@ -41,4 +41,5 @@ export {
   totalLength,
   wrap,
 } from './storage/index.js';
+export { StorageLockedError } from './storage/locked-error.js';
 export { settleSize } from './storage/settle-size.js';

@@ -31,8 +31,8 @@ import { constants } from 'node:fs';
 import { type FileHandle, lstat, mkdir, open, readdir, rmdir, unlink } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { WriteBarrierError } from 'write-barrier';
-import { formatValue, misuse } from 'write-barrier/kit';
+import type { WriteBarrierError } from 'write-barrier';
+import { formatValue, misuse, StorageLockedError } from 'write-barrier/kit';
 import { codeOf, ioError } from './calls.js';
 import { isSameRun, type ThreadIdentity } from './platform.js';
 
@@ -59,24 +59,6 @@ export interface OwnTicket {
   isThere(): Promise<boolean>;
   /** Removes it, and the directory if it was the last one. */
   remove(): Promise<void>;
-}
-
-/** Another writer has the file or the device. */
-export class StorageLockedError extends WriteBarrierError {
-  override get name(): 'StorageLockedError' {
-    return 'StorageLockedError';
-  }
-  /**
-   * The name of the ticket that is in the way, for `FileStorage.breakLock`. Undefined if there is no ticket to break: the lock
-   * of the operating system ends only with its holder.
-   */
-  readonly holder: string | undefined;
-
-  /** For storages of your own as well. */
-  constructor(message: string, holder?: string) {
-    super('STORAGE_LOCKED', message);
-    this.holder = holder;
-  }
 }
 
 /** The refusal: who holds the file, what a second writer risks, and what to do. */

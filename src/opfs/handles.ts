@@ -3,8 +3,8 @@
 // The types are the part of the File System Standard that is used here. TypeScript has them among those of workers only, and a
 // program may have those of a page.
 
-import { IoFailedError, WriteBarrierError } from 'write-barrier';
-import { formatValue, messageOf, misuse, unsupported } from 'write-barrier/kit';
+import { IoFailedError, type WriteBarrierError } from 'write-barrier';
+import { formatValue, messageOf, misuse, StorageLockedError, unsupported } from 'write-barrier/kit';
 
 /** A `FileSystemSyncAccessHandle`. */
 export interface SyncHandle {
@@ -96,9 +96,9 @@ function refusal(path: string, cause: unknown): WriteBarrierError {
     case 'TypeError':
       return misuse(`${path} has a name that the browser refuses`, { cause });
     case 'NoModificationAllowedError':
-      return new WriteBarrierError(
-        'STORAGE_LOCKED',
+      return new StorageLockedError(
         `${path} is open already, in this tab or worker or another one of the origin; it is free when that one closes it or ends`,
+        undefined,
         { cause },
       );
     default:

@@ -13,10 +13,12 @@ import {
   MemoryStorage,
   parseProgram,
   parseSteps,
+  SchedulerGroup,
   TraceRecorder,
   withLatency,
 } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
+import { OpfsStorage } from 'write-barrier/opfs';
 
 // biome-ignore lint/suspicious/noExplicitAny: options of programs that no compiler has seen
 type Options = any;
@@ -113,6 +115,20 @@ const TAKERS: readonly Taker[] = [
     wrong: ['size', 4096n, '4096n'],
     take: (options) => FileStorage.open('/never/looked/for', options),
   },
+  {
+    of: 'OpfsStorageOptions',
+    by: 'OpfsStorage.open',
+    misspelt: ['blocksize', 'blockSize'],
+    wrong: ['size', 4096n, '4096n'],
+    take: (options) => OpfsStorage.open('never/looked/for', options),
+  },
+  {
+    of: 'SchedulerGroupOptions',
+    by: 'SchedulerGroup',
+    misspelt: ['dept', 'depth'],
+    wrong: ['depth', '4', "'4'"],
+    take: (options) => new SchedulerGroup(new MemoryStorage(512), options),
+  },
 ];
 
 async function said(taker: Taker, options: unknown): Promise<string> {
@@ -144,9 +160,9 @@ describe.each(TAKERS)('$of of $by', (taker) => {
   });
 });
 
-test('the list has every interface that is called options, but the one of the state machine, which nobody outside hands in', () => {
-  const listed = new Set(['OrderingOptions', ...TAKERS.map(({ of }) => of)]);
-  const missing = ['model', 'node', 'scheduler', 'storage', 'trace']
+test('the list has every interface that is called options, but those of the state machines, which nobody outside hands in', () => {
+  const listed = new Set(['OrderingOptions', 'SharingOptions', ...TAKERS.map(({ of }) => of)]);
+  const missing = ['model', 'node', 'opfs', 'scheduler', 'storage', 'trace']
     .flatMap(sources)
     .flatMap((source) => [...source.matchAll(/export interface (\w+Options)\b/g)])
     .map(([, name]) => name)

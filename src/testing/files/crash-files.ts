@@ -196,9 +196,7 @@ async function judge<A, R>(
   const isWhole = test.wholeTree ?? false;
   let recovered: R;
   try {
-    recovered = await watch.run('recovery', () =>
-      recoverIn({ root, tree, isWhole }, (folder) => test.recover(folder)),
-    );
+    recovered = await watchedRecovery(test, watch, { root, tree, isWhole });
   } catch (cause) {
     if (cause instanceof UnsteadyRecoveryError) throw cause;
     return { cause, time: span().after };
@@ -339,6 +337,15 @@ const REJECTS_NOTHING =
 const PAST =
   'the recovery returns something else when all files are there before it begins, so it reads past node:fs: set wholeTree, or load write-barrier/testing/files/register first';
 
+/** The watch is inside, so that the functions are put back after a recovery that hangs. */
+function watchedRecovery<A, R>(
+  test: CrashFilesTest<A, R>,
+  watch: Watch,
+  recovery: Parameters<typeof recoverIn>[0],
+): Promise<R> {
+  return recoverIn(recovery, (folder) => watch.run('recovery', () => test.recover(folder)));
+}
+
 /** What a recovery returns or throws on a tree, as text. */
 async function recoveredFrom<A, R>(
   { test, watch, root }: FilesTrial<A, R>,
@@ -346,9 +353,7 @@ async function recoveredFrom<A, R>(
 ): Promise<string> {
   const recovery = { root, tree: treeOf(nodes), isWhole: test.wholeTree ?? false };
   try {
-    const value = await watch.run('recovery', () =>
-      recoverIn(recovery, (folder) => test.recover(folder)),
-    );
+    const value = await watchedRecovery(test, watch, recovery);
     return shown(value, true);
   } catch (error) {
     return `throws ${messageOf(error)}`;

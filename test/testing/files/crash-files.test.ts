@@ -204,7 +204,8 @@ test('a recovery that is not deterministic is refused', async () => {
   await expect(failing).rejects.toThrow(/not deterministic/);
 });
 
-test('a workload, a recovery or a check that hangs is told', async () => {
+test('a workload, a recovery or a check that hangs is told, and everything is put back', async () => {
+  const originals = { ...fs };
   const report = await crashFiles({
     ...durable,
     hangMs: 50,
@@ -214,6 +215,7 @@ test('a workload, a recovery or a check that hangs is told', async () => {
   await expect(
     crashFiles({ ...durable, hangMs: 50, workload: () => new Promise<void>(() => undefined) }),
   ).rejects.toThrow(/the workload has not ended within 50 ms/);
+  expect({ ...fs }).toEqual(originals);
 });
 
 test('an unknown option is refused', async () => {
