@@ -249,7 +249,7 @@ function hanging(requests, runs) {
 function rulesOf({ mode, disk }, runs) {
   /** @type {Map<string, string>} */
   const found = new Map();
-  const device = deviceProfile({ orderedTags: true, ...disk });
+  const device = deviceProfile({ orderedTags: true, slowFua: false, ...disk });
   for (const { events } of mode ? runs : []) {
     for (const { rule, text } of checkTrace(events, { mode: mode ?? 'NONE', device })) {
       if (!found.has(rule)) found.set(rule, text);

@@ -81,25 +81,25 @@ test('the stack shows the flush that TAG never sends for an empty barrier', asyn
       'TAG over DRAIN_FLUSH: unsafe',
       'the guest asked       w0 w1 b w2',
       'crossed the boundary  w0 w1 => w2',
-      'reached the file      w0 w1 => w2',
+      'reached the file      w0+2 => w2',
     ],
     [
       'TAG_FLUSH over DRAIN_FLUSH: safe-without-errors',
       'the guest asked       w0 w1 b w2',
       'crossed the boundary  w0 w1 ^F w2',
-      'reached the file      w0 w1 => F => w2',
+      'reached the file      w0+2 => F => w2',
     ],
     [
       'TAG over DRAIN_FLUSH: unsafe',
       'the guest asked       w0 w1 b2 w3',
       'crossed the boundary  w0 w1 ^w2 w3',
-      'reached the file      w0 w1 => F => w2 => F => w3',
+      'reached the file      w0+2 => F => w2 => F => w3',
     ],
     [
       'TAG_FLUSH over DRAIN_FLUSH: safe-without-errors',
       'the guest asked       w0 w1 b2 w3',
       'crossed the boundary  w0 w1 ^F ^w2 ^F w3',
-      'reached the file      w0 w1 => F => F => w2 => F => F => w3',
+      'reached the file      w0+2 => F => F => w2 => F => F => w3',
     ],
   ]);
   expect(await readdir(folder)).toEqual([]);

@@ -4,6 +4,7 @@
 import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { chooseMode, IoScheduler, type Storage } from 'write-barrier';
 import { FileStorage } from '../../src/node/index.js';
@@ -22,6 +23,7 @@ import { LITMUS } from '../../src/testing/lab/litmus.js';
 import { runLitmus } from '../../src/testing/lab/litmus-run.js';
 import { barrierSynthesis } from '../../src/testing/lab/synthesis.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
+import { share } from '../kit/amount.js';
 
 const SECTOR = 512;
 const NAMES = Object.keys(DEVICE_PROFILES) as DeviceName[];
@@ -45,19 +47,59 @@ const inOrder: CrashTest<string, string> = {
 };
 
 describe('the device that is called a file', () => {
-  test('is what a FileStorage is here, and both get the same mode', async () => {
+  test('is what a FileStorage is here, but for gathering, and both get the same mode', async () => {
     const folder = mkdtempSync(join(realpathSync(tmpdir()), 'write-barrier-'));
     const file = await FileStorage.open(join(folder, 'disk.img'), { size: 16 * SECTOR });
     try {
       const name = process.platform === 'linux' ? 'file' : 'file-without-fua';
       const disk = new VolatileDisk({ size: 16 * SECTOR, profile: name });
-      expect(disk.capabilities).toEqual(file.capabilities);
+      expect({ ...disk.capabilities, gathers: true }).toEqual(file.capabilities);
       expect(new IoScheduler(disk).mode).toBe(new IoScheduler(file).mode);
     } finally {
       await file.close();
       rmSync(folder, { recursive: true });
     }
   });
+
+  test('does not gather, because what is left of gathered writes may be left of each by itself, too', async () => {
+    const write = fc.record({
+      at: fc.nat({ max: 2 }),
+      forced: fc.boolean(),
+      barrier: fc.boolean(),
+    });
+    const turn = fc.array(write, { minLength: 1, maxLength: 3 });
+    await fc.assert(
+      fc.asyncProperty(fc.array(turn, { minLength: 1, maxLength: 2 }), async (turns) => {
+        const each = await imagesOf(turns, false);
+        const gathered = await imagesOf(turns, true);
+        expect([...gathered].filter((image) => !each.has(image))).toEqual([]);
+      }),
+      { numRuns: share(150) },
+    );
+  });
+
+  /** What power cuts may leave of turns of writes that follow each other. */
+  async function imagesOf(
+    turns: readonly (readonly { at: number; forced: boolean; barrier: boolean }[])[],
+    gathers: boolean,
+  ): Promise<ReadonlySet<string>> {
+    const size = 6 * SECTOR;
+    const profile = { ...DEVICE_PROFILES.file, gathers };
+    const device = new VolatileDisk({ size, profile, seed: 1 });
+    const disk = new IoScheduler(device);
+    let fill = 0;
+    for (const turn of turns) {
+      const writes = turn.map(({ at, forced: fua, barrier }, n) => {
+        fill += 1;
+        return disk.write((at + n) * SECTOR, new Uint8Array(SECTOR).fill(fill), { fua, barrier });
+      });
+      await Promise.all([...writes, disk.flush()]);
+    }
+    const images = Array.from(crashSpace(device.trace, profile), (state) =>
+      Buffer.from(state.image()).toString('base64'),
+    );
+    return new Set(images);
+  }
 
   test('is what every test runs on that names no other', async () => {
     expect(deviceProfile()).toEqual(DEVICE_PROFILES.file);

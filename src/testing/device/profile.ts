@@ -44,7 +44,10 @@ export interface DeviceProfile extends DeviceTraits {
   readonly slowFua: boolean;
   /** Whether it has `writev`: one write from several buffers. */
   readonly writev: boolean;
-  /** Whether a scheduler gathers writes that follow each other into one `writev`. */
+  /**
+   * Whether a scheduler gathers writes that follow each other into one `writev`. No named device does, because each write by itself
+   * may be lost in more ways, and because its call is known only if it is issued at once.
+   */
   readonly gathers: boolean;
   /** Whether it has `writeZeroes`: zeroes without data. */
   readonly writeZeroes: boolean;
@@ -70,7 +73,7 @@ const FILE: DeviceProfile = Object.freeze({
   slowFua: true,
   orderedTags: false,
   writev: true,
-  gathers: true,
+  gathers: false,
   writeZeroes: false,
   fastZeroes: false,
   sectorSize: 512,
@@ -94,7 +97,7 @@ export type DeviceName =
   | 'write-through';
 
 const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
-  Object.freeze({ ...FILE, slowFua: false, gathers: false, ...fields });
+  Object.freeze({ ...FILE, slowFua: false, ...fields });
 
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
@@ -115,7 +118,7 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
  */
 export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Object.freeze({
   file: FILE,
-  'file-without-fua': profileWith({ fua: false, gathers: true }),
+  'file-without-fua': profileWith({ fua: false }),
   nvme: profileWith({
     sameLba: 'racy',
     discard: 'arbitrary',
