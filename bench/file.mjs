@@ -1,5 +1,5 @@
 // What the scheduler and FileStorage cost above the calls of Node: processor time for 4 KiB at random places of a file, of all
-// threads, because its thread pool is a part of the price. `node bench/file.mjs` after a build; `--json` prints JSON lines.
+// threads, because its thread pool is a part of the price. `npm run bench -- file`; `--json` prints JSON lines.
 //
 // Ours and the rival take turns in one process, a round of each, and the ratio is that of neighbours.
 
@@ -46,10 +46,10 @@ async function compare({ work, ours, rival, theirs, inFlight = IN_FLIGHT, target
   }
   const facts = { cpuUs: median(own), cpuUsOfRival: median(other) };
   say(`  ${work}, processor time of ours in that of the rival`);
-  printRow({ bench: 'file', work, command: 'node bench/file.mjs', rival, ratios, target, facts });
+  printRow({ bench: 'file', work, command: 'npm run bench -- file', rival, ratios, target, facts });
 }
 
-/** See the head of this file. */
+/** What the scheduler and FileStorage cost above the calls of Node. */
 export async function file() {
   const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
   const path = join(folder, 'disk.img');

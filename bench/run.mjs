@@ -2,7 +2,6 @@
 // does not decide. `npm run bench` runs all, `npm run bench -- NAME` one of them.
 
 import { execFileSync } from 'node:child_process';
-import fs from 'node:fs';
 import { mkdtemp, open, rm, statfs, writeFile } from 'node:fs/promises';
 import { cpus, loadavg, tmpdir, type } from 'node:os';
 import { join } from 'node:path';
@@ -14,6 +13,7 @@ import { FileStorage } from 'write-barrier/node';
 import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
 import { median, perSecond, ratioOf } from './figures.mjs';
+import { file } from './file.mjs';
 import { nbd } from './nbd.mjs';
 import { speed } from './speed.mjs';
 
@@ -237,35 +237,7 @@ const BENCHMARKS = {
     }
   },
 
-  /** What the scheduler and FileStorage cost above a write of Node. */
-  async file() {
-    const folder = await mkdtemp(join(tmpdir(), 'write-barrier-bench-'));
-    const path = join(folder, 'disk.img');
-    const data = new Uint8Array(BLOCK).fill(7);
-    const blocks = 4096;
-    const disk = new IoScheduler(
-      await FileStorage.open(path, { size: blocks * BLOCK, lock: 'none' }),
-    );
-    const handle = await open(path, 'r+');
-    const bare = (i) =>
-      new Promise((resolve, reject) => {
-        fs.write(handle.fd, data, 0, BLOCK, (i % blocks) * BLOCK, (error) =>
-          error ? reject(error) : resolve(),
-        );
-      });
-    await compare(
-      `file: plain 4 KiB writes, ${IN_FLIGHT} in flight`,
-      20_000,
-      {
-        name: 'IoScheduler over FileStorage',
-        operation: (i) => disk.write((i % blocks) * BLOCK, data),
-      },
-      { name: 'fs.write', operation: bare },
-    );
-    await handle.close();
-    await disk.close();
-    await rm(folder, { recursive: true });
-  },
+  file,
 
   /**
    * What durability costs on a file: here, by the calls that a program would make without this library, and not at all. With
