@@ -7,31 +7,18 @@ import { createRequire } from 'node:module';
 import { describe, expect, test } from 'vitest';
 import { crashFiles, formatFilesReport } from '../../../src/testing/files/crash-files.js';
 import type { CrashFilesTest } from '../../../src/testing/files/files-test.js';
-import type { FileModelName } from '../../../src/testing/files/models.js';
+import { replacing, rowOf, type Store } from './stores.js';
 
 /** A function that was taken out of the module before anything was replaced. */
 const { readFileSync: takenEarlier } = createRequire(import.meta.url)('node:fs') as typeof fs;
 
 type Write = (path: string, text: string) => void | Promise<void>;
 
-/** A file with the number 0 is replaced by 1, then by 2. */
-function replacing(write: Write, isDurable: boolean): CrashFilesTest<number, number> {
-  const textOf = (value: number): string => `{"value":${value}}`;
-  return {
-    before: (root) => fs.writeFileSync(`${root}/a`, textOf(0)),
-    async workload(root, journal) {
-      for (const value of [1, 2]) {
-        journal.begin(value);
-        await write(`${root}/a`, textOf(value));
-        // Who is promised nothing is told nothing.
-        if (isDurable) journal.acknowledge(value);
-      }
-    },
-    recover: (root) => JSON.parse(fs.readFileSync(`${root}/a`, 'utf8')).value,
-    check: (value, { acknowledged, begun }) =>
-      isDurable ? value >= Math.max(0, ...acknowledged) : [0, ...begun].includes(value),
-  };
-}
+/** A file with a number, which is replaced by such a write. */
+const fileBy = (write: Write): Store => ({
+  set: (root, value) => write(`${root}/a`, `{"value":${value}}`),
+  get: (root) => JSON.parse(fs.readFileSync(`${root}/a`, 'utf8')).value,
+});
 
 function sync(path: string): void {
   const descriptor = fs.openSync(path, 'r');
@@ -61,30 +48,18 @@ const WAYS: Readonly<Record<string, Write>> = {
 
 // The table of what such ways are worth: some value that was begun is there; what was acknowledged is there.
 describe('a file that is replaced by', () => {
-  const MODELS = ['strict', 'ext4', 'xfs', 'btrfs', 'posix'] as const;
   test.each<[string, string]>([
     ['write over it', 'FF FF FF FF FF'],
     ['rename, no fsync', 'PP FF FF FF FF'],
     ['fsync, rename', 'PP PF PF PF PF'],
     ['fsync, rename, fsync of the folder', 'PP PP PP PP PP'],
   ])('%s: old or new, and durable, on strict, ext4, xfs, btrfs, posix: %s', async (way, row) => {
-    const found = [];
-    for (const model of MODELS) found.push(await letters(WAYS[way] as Write, model));
-    expect(found.join(' ')).toBe(row);
+    expect(await rowOf(fileBy(WAYS[way] as Write))).toBe(row);
   });
-
-  async function letters(write: Write, model: FileModelName): Promise<string> {
-    let text = '';
-    for (const isDurable of [false, true]) {
-      const report = await crashFiles({ ...replacing(write, isDurable), models: [model] });
-      text += { proved: 'P', passed: 'p', failed: 'F', hung: 'h' }[report.verdict];
-    }
-    return text;
-  }
 });
 
 test('a failure names the file system, the operations that are lost, and their lines', async () => {
-  const report = await crashFiles(replacing(WAYS['rename, no fsync'] as Write, false));
+  const report = await crashFiles(replacing(fileBy(WAYS['rename, no fsync'] as Write), false));
   expect(report.verdict).toBe('failed');
   expect(report.failure?.model).toBe('ext4');
   const text = formatFilesReport(report);
@@ -107,7 +82,7 @@ test.each<[string, boolean, string[]]>([
 ])(
   'a failure names the syncs that would have prevented it: %s, durable: %s',
   async (way, isDurable, advice) => {
-    const report = await crashFiles(replacing(WAYS[way] as Write, isDurable));
+    const report = await crashFiles(replacing(fileBy(WAYS[way] as Write), isDurable));
     expect(report.verdict).toBe('failed');
     expect(report.failure?.advice).toEqual(advice);
   },
@@ -115,7 +90,7 @@ test.each<[string, boolean, string[]]>([
 
 test('a proof names the file systems that it is about, and covers every state', async () => {
   const report = await crashFiles(
-    replacing(WAYS['fsync, rename, fsync of the folder'] as Write, true),
+    replacing(fileBy(WAYS['fsync, rename, fsync of the folder'] as Write), true),
   );
   expect(report.verdict).toBe('proved');
   expect(report.models.map(({ model }) => model)).toEqual(['ext4', 'xfs', 'btrfs']);
@@ -123,7 +98,7 @@ test('a proof names the file systems that it is about, and covers every state', 
   expect(report.warnings).toEqual([]);
 });
 
-const durable = replacing(WAYS['fsync, rename, fsync of the folder'] as Write, true);
+const durable = replacing(fileBy(WAYS['fsync, rename, fsync of the folder'] as Write), true);
 
 describe('nothing is proved', () => {
   const warningsOf = async (test: Partial<CrashFilesTest<number, number>>) => {
