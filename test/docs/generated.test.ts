@@ -26,6 +26,7 @@ import {
 import { GUARANTEES, UNSAFE_PAIRS } from '../../src/model/index.js';
 import { FEATURES, type Feature, PLATFORMS } from '../platforms/platforms.js';
 import { costInWords } from './drawn/cost.js';
+import { fileLosses } from './drawn/file-losses.js';
 import { ROOT, read, table, withSection } from './pages.js';
 
 const SAYS: Readonly<Record<Answer, string>> = {
@@ -171,6 +172,7 @@ function costPicture(folder: string): string {
 const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'README.md': { cost: () => costPicture('docs/'), modes, platforms, sizes },
   'docs/how-to/choose-a-mode.md': { chosen },
+  'docs/how-to/is-your-atomic-write-atomic.md': { losses: fileLosses },
   'docs/how-to/wait-and-flush.md': { cost: () => costPicture('../') },
   'docs/litmus.md': { litmus: () => litmus(LITMUS), faults: () => litmus(FAULT_LITMUS), lies },
   'docs/notation.md': { sequences },
