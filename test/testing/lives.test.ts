@@ -706,6 +706,31 @@ describe('given later lives', () => {
     expect(again.verdict).toBe('failed');
   });
 
+  test.each([0, 1, 2, 3])(
+    'when their recovery reads what it is writing, then it sees what it has sent, as where it is judged (seed %d)',
+    async (seed) => {
+      const judged = new Set<number>();
+      const shownThen = new Set<number>();
+      await crashTest<number, number>({
+        ...{ size: SECTOR, lives: 2, seed },
+        workload: async (disk, _, __, { number, shown }) => {
+          if (number === 1) await disk.write(0, filled(1), PLAIN);
+          else shownThen.add(shown as number);
+        },
+        recover: async (disk) => {
+          const written = disk.write(0, filled(5), PLAIN);
+          const bytes = new Uint8Array(SECTOR);
+          await disk.read(0, bytes);
+          await written;
+          return bytes[0] as number;
+        },
+        check: (found) => judged.add(found).size > 0,
+      });
+      expect([...judged]).toEqual([5]);
+      expect([...shownThen]).toEqual([5]);
+    },
+  );
+
   test('when what its barrier orders lies in the life before, then the advice is tried on that', async () => {
     const report = await crashTest<number, number>({
       ...{ size: 2 * SECTOR, lives: 2, initial: new Uint8Array(2 * SECTOR).fill(1) },

@@ -340,6 +340,24 @@ describe('given a write that goes wrong', () => {
     expect(space.at(space.count - 1n).image()).toEqual(medium);
   });
 
+  test.each(['rot', 'latent'] as const)(
+    'when %s spoils a discard that leaves arbitrary bytes, then disk and crash space agree about them',
+    (fault) => {
+      const { disk, medium } = cutWith(
+        fault,
+        0,
+        (it) => {
+          it.discard?.(0, SECTOR);
+          it.flush(SIMPLE);
+        },
+        { discard: 'arbitrary' },
+      );
+      expect(
+        [...crashSpace(disk.trace, disk.profile)].map((state) => state.image()),
+      ).toContainEqual(medium);
+    },
+  );
+
   test('when its sector is latently bad, then a read fails until it is written again, also in a recovery', () => {
     const { disk } = cutWith('latent', 0, (it) => {
       it.write(0, sector(7), PLAIN);

@@ -73,7 +73,8 @@ export interface CrashTest<A, R, P = unknown> {
    * disk when it returns.
    *
    * Reads are answered before the call returns. With `nested`, and in the later lives of `lives`, writes and flushes are answered
-   * when the recovery rests, so a flush covers only the writes that the recovery has waited for.
+   * when the recovery rests, so a flush covers only the writes that the recovery has waited for. A read returns what the
+   * recovery has sent, also before its answer. A real disk may still return the old content then; this race is not tried.
    */
   recover(disk: Storage): R | Promise<R>;
   /**

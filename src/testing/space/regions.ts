@@ -151,9 +151,9 @@ function writtenBy(
   offset: number,
   sectorSize: number,
 ): Uint8Array | undefined {
-  if (choice === 1) return noise(sectorSize, offset);
   const at = offset - start;
-  const bytes = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
+  const plain = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
+  const bytes = choice === 1 ? noise(sectorSize, offset) : plain;
   if (offset !== start || !spoilt) return bytes;
   return spoilt === 'latent' ? undefined : spoiltBy(spoilt, bytes, sectorSize, offset);
 }
