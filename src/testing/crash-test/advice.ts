@@ -2,7 +2,7 @@
 // the same crash state is judged again.
 
 import { crashSpace } from '../space/crash-space.js';
-import { regionOf, versionAt } from '../space/regions.js';
+import { regionOf, versionAt } from '../space/places.js';
 import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
 import { type Chain, contentOf, judgeChain, type Life, type Link } from './lives.js';

@@ -8,7 +8,7 @@ import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
-import { regionOf, versionAt } from '../space/regions.js';
+import { regionOf, versionAt } from '../space/places.js';
 import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */

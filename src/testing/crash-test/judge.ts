@@ -12,7 +12,7 @@ import { formatValue, misuse } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
 import type { DiskTrace, Mark } from '../device/disk-trace.js';
 import type { CrashState } from '../space/crash-state.js';
-import { UnsteadyRecoveryError } from '../space/explore.js';
+import { UnsteadyRecoveryError } from '../space/walks.js';
 import type { Told } from './execute.js';
 import { type Recorded, recorded, recoverOn } from './recovery.js';
 import type { Trial } from './trial.js';

@@ -10,7 +10,8 @@ import { formatValue, invalid, misuse } from '../../model/index.js';
 import type { Content } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
-import { newestUntil, offsetOf, regionAt, regionOf } from '../space/regions.js';
+import { newestUntil, regionOf } from '../space/places.js';
+import { offsetOf, regionAt } from '../space/regions.js';
 
 /** A crash state of some life, in words that do not depend on how many states there are. */
 export interface Cut {

@@ -6,7 +6,7 @@
 //
 // The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
-import { newestUntil, regionOf, versionAt } from '../space/regions.js';
+import { newestUntil, regionOf, versionAt } from '../space/places.js';
 import { type Failed, isHang } from './judge.js';
 import { type Chain, chainOf, judgeChain, type Link } from './lives.js';
 import { type Cut, cutOf } from './replay.js';

@@ -30,7 +30,7 @@ import { HangError, Watch } from '../crash-test/watch.js';
 import type { DiskTrace } from '../device/disk-trace.js';
 import { type CrashSpace, crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
-import { UnsteadyRecoveryError } from '../space/explore.js';
+import { UnsteadyRecoveryError } from '../space/walks.js';
 
 // Mutation
 

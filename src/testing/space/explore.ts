@@ -10,8 +10,6 @@ import { contentOf, offsetOf, placeAt, type Region, type RegionMap, regionAt } f
 import { SettledDisk } from './settled-disk.js';
 import { type Walk, walksOf } from './walks.js';
 
-export { UnsteadyRecoveryError } from './walks.js';
-
 /** The limits of an exploration. */
 export interface ExploreOptions {
   /** The maximum number of recoveries. @defaultValue no limit */

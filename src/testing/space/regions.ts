@@ -26,8 +26,6 @@ import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './interv
 import type { PlaceMap, Places } from './places.js';
 import { type Source, type Version, versionsOf } from './versions.js';
 
-export { newestUntil, regionOf, versionAt } from './places.js';
-
 /** A run of sectors with the same history. */
 export interface Region extends Places<Version> {
   /** In bytes from the start of the disk. */
