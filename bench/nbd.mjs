@@ -78,7 +78,7 @@ const CELLS = [
   { depth: 32, fsync: true, targets: { 'nbdkit file': 0.9, 'qemu-nbd': 1.2 } },
 ];
 
-/** See the head of this file. */
+/** The NBD server beside others, in turn. */
 export async function nbd() {
   const missing = [];
   for (const name of ['fio', 'qemu-nbd', 'nbdkit', 'taskset']) {

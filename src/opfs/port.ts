@@ -183,10 +183,16 @@ export class PortStorage implements Storage, AsyncDisposable {
       throw misuse('the port must be a MessagePort, of a MessageChannel');
     }
     const line = new Line(port);
-    const { size, capabilities } = await line.ask<Pick<Storage, 'size' | 'capabilities'>>({
-      op: 'open',
-    });
-    return new PortStorage(line, size, Object.freeze(capabilities));
+    try {
+      const { size, capabilities } = await line.ask<Pick<Storage, 'size' | 'capabilities'>>({
+        op: 'open',
+      });
+      return new PortStorage(line, size, Object.freeze(capabilities));
+    } catch (error) {
+      // A port that is left open keeps a process of Node alive, and the other end waiting.
+      line.end();
+      throw error;
+    }
   }
 
   private constructor(line: Line, size: number, capabilities: Capabilities) {

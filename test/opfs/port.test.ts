@@ -216,6 +216,16 @@ describe('the end of a port', () => {
     expect(await opening).toBe('CONNECTION_LOST');
   });
 
+  test('comes with an opening that fails, so that neither end waits for the other', async () => {
+    const { port1, port2 } = new MessageChannel();
+    const gone = new Promise<string>((resolve) =>
+      port1.addEventListener('close', () => resolve('closed')),
+    );
+    serveStorage(Promise.reject(new WriteBarrierError('STORAGE_LOCKED', 'no')), port1 as Port);
+    expect(await ended(PortStorage.open(port2 as Port))).toBe('STORAGE_LOCKED');
+    expect(await gone).toBe('closed');
+  });
+
   test('is refused for what is no port', async () => {
     expect(await ended(PortStorage.open({} as Port))).toBe('INVALID_ARGUMENT');
   });
