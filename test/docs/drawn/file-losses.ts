@@ -3,18 +3,16 @@
 // Every tree that a model allows is made, and each row says which of them are damage. So a model that changes changes the page.
 
 import { type FileModelName, fileSpace } from '../../../src/testing/files/index.js';
-import { type Call, traceOf } from '../../testing/files/programs.js';
+import { type Call, PROGRAMS, type Program, traceOf } from '../../testing/files/programs.js';
 import { table } from '../pages.js';
 
 /** The content of each file by its path. */
 type Texts = ReadonlyMap<string, string>;
 
-interface Row {
+interface Row extends Program {
   /** In words of the page. */
   readonly program: string;
   readonly question: string;
-  readonly before: readonly Call[];
-  readonly calls: readonly Call[];
   /** Whether the program has returned before the power is cut. @defaultValue false: at any moment */
   readonly isAnswered?: boolean;
   /** What is damaged, in a word; undefined if nothing is. */
@@ -153,17 +151,7 @@ const ROWS: readonly Row[] = [
   {
     program: 'append to log; rename log to log.1; write a new log; **fsync log**',
     question: 'the new log without the last line of log.1',
-    before: [
-      ['create', '/log'],
-      ['write', '/log', 0, 'one'],
-    ],
-    calls: [
-      ['write', '/log', 3, 'two'],
-      ['rename', '/log', '/log.1'],
-      ['create', '/log'],
-      ['write', '/log', 0, 'three'],
-      ['fsync', '/log'],
-    ],
+    ...(PROGRAMS['log rotation'] as Program),
     damage: (texts) =>
       texts.get('log') === 'three' ? wrong(texts.get('log.1'), 'onetwo') : undefined,
   },
