@@ -7,6 +7,8 @@
 //   V1  A path is laid down before the first call that uses it, and once. From then on the folder is what the recovery makes of it.
 //   V2  What the recovery has removed, replaced or emptied is not laid down again, also if it has not looked at its bytes.
 //   V3  What a recovery moves is laid down whole before, because its new names are not those of the crash state.
+//   V4  Where names are independent, a crash state may have a folder under two names. No system lets a folder have two, so each has a
+//       folder of its own, with the same files. Below itself a folder is empty.
 //
 // A recovery that reads past node:fs (native code, a child process, functions that were taken earlier) sees an empty folder, so
 // it needs the whole tree: `isWhole`.
@@ -53,14 +55,23 @@ interface Laid {
   paths: string[];
 }
 
+/** A folder that was laid down. */
+interface Folder {
+  readonly path: string;
+  /** Which one of the crash state it is. */
+  readonly inode: number;
+  /** The inodes of the folders above it. */
+  readonly above: readonly number[];
+}
+
 /** See the essay above. */
 export class RecoveryFolder implements Landing, Tree {
   readonly #root: string;
   readonly #tree: CrashTree;
   /** The inodes of paths that are decided; undefined where nothing is, or what the recovery has made. */
   readonly #decided = new Map<string, number | undefined>([['/', ROOT]]);
-  /** Where a folder is. */
-  readonly #folders = new Map<number, string>([[ROOT, '/']]);
+  /** By a number that is the inode for its first name, and negative for each further one (V4). */
+  readonly #folders = new Map<number, Folder>([[ROOT, { path: '/', inode: ROOT, above: [] }]]);
   readonly #files = new Map<number, Laid>();
 
   /** @param root the real path of an empty folder */
@@ -104,29 +115,37 @@ export class RecoveryFolder implements Landing, Tree {
   entry(directory: number, name: string): number | undefined {
     const folder = this.#folders.get(directory);
     if (folder === undefined) return undefined;
-    const path = posix.join(folder, name);
+    const path = posix.join(folder.path, name);
     if (!this.#decided.has(path)) {
-      const inode = this.#tree.entry(directory, name);
+      const isCircular = folder.above.includes(folder.inode);
+      const inode = isCircular ? undefined : this.#tree.entry(folder.inode, name);
       this.#decided.set(path, inode);
-      if (inode !== undefined) quietly(() => this.#lay(path, inode));
+      if (inode !== undefined) quietly(() => this.#lay(path, inode, folder));
     }
     return this.#decided.get(path);
   }
 
   kind(inode: number): ReturnType<Tree['kind']> {
-    return this.#tree.kind(inode);
+    return this.#tree.kind(this.#inodeOf(inode));
   }
 
   target(inode: number): string {
     return this.#tree.target(inode);
   }
 
+  /** The inode of a number that may be that of a folder. */
+  #inodeOf(number: number): number {
+    return this.#folders.get(number)?.inode ?? number;
+  }
+
   /** Something of this name: a folder without entries, a file without bytes. */
-  #lay(path: string, inode: number): void {
+  #lay(path: string, inode: number, parent: Folder): void {
     const full = this.#root + path;
     const kind = this.#tree.kind(inode);
     if (kind === 'directory') {
-      this.#folders.set(inode, path);
+      const number = this.#folders.has(inode) ? -this.#folders.size : inode;
+      this.#folders.set(number, { path, inode, above: [...parent.above, parent.inode] });
+      this.#decided.set(path, number);
       real.mkdirSync(full);
       return;
     }
@@ -143,11 +162,11 @@ export class RecoveryFolder implements Landing, Tree {
   }
 
   #need(inode: number, need: Need): void {
-    const kind = this.#tree.kind(inode);
+    const kind = this.kind(inode);
     if (kind === 'file') quietly(() => this.#fill(inode, FILE_NEEDS[need]));
     const inner = ENTRY_NEEDS[need];
     if (kind !== 'directory' || inner === undefined) return;
-    for (const name of this.#tree.names(inode)) {
+    for (const name of this.#tree.names(this.#inodeOf(inode))) {
       const entry = this.entry(inode, name);
       if (entry !== undefined) this.#need(entry, inner);
     }

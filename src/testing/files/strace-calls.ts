@@ -9,14 +9,7 @@
 
 import type { Place } from './shadow.js';
 import { descriptorIn, pathIn, type SystemCall, stringsIn } from './strace-log.js';
-import {
-  type Handler,
-  type Handlers,
-  type OpenFile,
-  type Process,
-  type Replay,
-  RING_USED,
-} from './strace-replay.js';
+import type { Handler, Handlers, OpenFile, Process, Replay } from './strace-replay.js';
 
 /** A mark is asked for below this path, as the JSON of its value with `encodeURIComponent`. */
 export const MARK_PATH = '/write-barrier-mark/';
@@ -352,7 +345,7 @@ export const CALLS: Handlers = {
   fork: forking,
   vfork: forking,
   mmap: { begin: map },
-  io_uring_setup: { begin: gap(RING_USED) },
+  io_uring_setup: { begin: gap('io_uring was used, whose requests are in no log') },
   io_submit: { begin: gap('io_submit was used, which is not followed') },
   access,
   faccessat: access,

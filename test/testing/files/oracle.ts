@@ -85,8 +85,8 @@ export function treesByHand(
   }
 
   // Files: what a reader of the running system saw after each operation.
-  const files = [...contents].map(([inode, [before]]) => {
-    const start = before as Uint8Array;
+  const files = [...contents].map(([inode, [first]]) => {
+    const start = first as Uint8Array;
     const seen = new Map<number, Uint8Array>([[-1, start]]);
     const sizes: Cell<number> = { initial: start.length, changes: [] };
     let data = start;
@@ -94,10 +94,10 @@ export function treesByHand(
       const one = at(n);
       return (one.op === 'write' || one.op === 'truncate') && one.inode === inode;
     });
-    const before_ = new Map<number, number>();
+    const before = new Map<number, number>();
     for (const n of own) {
       const one = at(n);
-      before_.set(n, data.length);
+      before.set(n, data.length);
       if (one.op === 'truncate') data = padded(data, one.size);
       if (one.op === 'write' && one.data.length > 0) {
         data = padded(data, Math.max(data.length, one.offset + one.data.length));
@@ -112,7 +112,7 @@ export function treesByHand(
     );
     for (const n of own) {
       const one = at(n);
-      const old = before_.get(n) as number;
+      const old = before.get(n) as number;
       const size = (seen.get(n) as Uint8Array).length;
       const first = firstStep[n] as number;
       if (one.op === 'truncate') {
@@ -137,7 +137,7 @@ export function treesByHand(
         }
       }
     }
-    return { inode, seen, sizes, blocks };
+    return { inode, seen, before, sizes, blocks };
   });
 
   // Promises
@@ -151,7 +151,16 @@ export function treesByHand(
         if (one.op === 'sync') return stepsUntil(n);
         if (model.fsync !== 'journal' || one.op === 'write') return 0;
         const { inode } = one as { inode: number };
-        const last = operations.map((other, m) => m < n && touches(other, inode)).lastIndexOf(true);
+        const isData = one.op === 'fdatasync' && model.fdatasync === 'data';
+        const counts = (other: FileOperation, m: number): boolean => {
+          if (isData && !['create', 'mkdir', 'write', 'truncate'].includes(other.op)) return false;
+          if (isData && (other as { inode: number }).inode !== inode) return false;
+          if (other.op !== 'write') return touches(other, inode);
+          const old = files.find((file) => file.inode === inode)?.before.get(m);
+          const size = files.find((file) => file.inode === inode)?.seen.get(m)?.length ?? 0;
+          return other.inode === inode && ((firstStep[m] as number) > 0 || size > (old ?? size));
+        };
+        const last = operations.map((other, m) => m < n && counts(other, m)).lastIndexOf(true);
         return last < 0 ? 0 : stepsUntil(last);
       }),
     );
@@ -168,7 +177,9 @@ export function treesByHand(
   const isDurable = (change: Change<unknown>, inode: number, time: number): boolean =>
     !lies &&
     syncs.some((sync) => {
-      const covers = sync.op === 'sync' || (sync as { inode: number }).inode === inode;
+      const isWeak = sync.op === 'fdatasync' && model.fdatasync === 'data';
+      const isOfIt = (sync as { inode: number }).inode === inode;
+      const covers = sync.op === 'sync' || (isOfIt && !(isWeak && change.directory !== undefined));
       return covers && sync.begin > at(change.operation).begin && sync.end <= time;
     });
 

@@ -194,6 +194,33 @@ describe('given trees that were seen on real file systems', () => {
   });
 });
 
+test('an fdatasync brings bytes and size, and the rename before it on btrfs alone', () => {
+  const calls: Call[] = [
+    ['rename', '/a', '/b'],
+    ['fdatasync', '/b'],
+  ];
+  const program = { before: [['create', '/a']] as Call[], calls };
+  const names = (model: FileModel, op: 'fsync' | 'fdatasync'): string[] => {
+    const { operations, ...rest } = traceOf(program);
+    const synced = operations.map((one) => (one.op === 'fdatasync' ? { ...one, op } : one));
+    const trace = { ...rest, operations: synced };
+    const answered = operations.at(-1)?.end ?? 0;
+    const found: string[] = [];
+    for (const crash of fileSpace(trace, model).explore()) {
+      const tree = [...crash.files.tree().keys()].join();
+      if (crash.before > answered) found.push(tree);
+    }
+    return found;
+  };
+  const both = ['a', 'b'];
+  for (const [name, model] of MODELS) {
+    const isWeak = ['ext4', 'ext4-journal', 'xfs'].includes(name);
+    if (name !== 'posix') expect([name, names(model, 'fsync')]).toEqual([name, ['b']]);
+    if (isWeak) expect([name, names(model, 'fdatasync')]).toEqual([name, both]);
+    else if (name !== 'posix') expect([name, names(model, 'fdatasync')]).toEqual([name, ['b']]);
+  }
+});
+
 test('given a file in a new directory, when its fsync was answered, then btrfs has both', () => {
   const name = 'mkdir, create in it, fsync of the file';
   const trace = traceOf(PROGRAMS[name] as (typeof PROGRAMS)[string]);

@@ -286,6 +286,12 @@ test.each<[string, RegExp, readonly string[]]>([
   expect(traceOf(...log).gaps).toEqual([expect.stringMatching(sentence)]);
 });
 
+test('a ring that was made before the start is a gap, because it may be used after it', () => {
+  const ring = 'io_uring_setup(8, {flags=0}) = 5<anon_inode:[io_uring]>';
+  const start = 'access("/write-barrier-start", F_OK) = -1 ENOENT (No such file or directory)';
+  expect(traceOf(ring, start, OPEN).gaps).toEqual([expect.stringMatching(/io_uring/)]);
+});
+
 test('a private mapping and one that is only read are no gaps', () => {
   const trace = traceOf(
     OPEN,
