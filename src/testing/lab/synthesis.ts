@@ -18,7 +18,7 @@
 //
 // Source: synthesis of fences (Ferrite); implicit hitting sets (Moreno-Centeno and Karp, 2013).
 
-import { type Gap, gapsOf, missingSince, sameState, withBarriers } from '../crash-test/barriers.js';
+import { type Gap, gapsOf, missingSince, withBarriers } from '../crash-test/barriers.js';
 import { judgeState } from '../crash-test/judge.js';
 import { explored } from '../crash-test/one-seed.js';
 import { type Cut, parseReplay, stateOf } from '../crash-test/replay.js';
@@ -26,8 +26,9 @@ import { trialOf } from '../crash-test/trial.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';
 import { Watch } from '../crash-test/watch.js';
 import type { DiskCommand, DiskTrace } from '../device/disk-trace.js';
-import { crashSpace } from '../space/crash-space.js';
-import type { CrashState } from '../space/crash-state.js';
+import { type CrashSpace, crashSpace } from '../space/crash-space.js';
+import { CrashState } from '../space/crash-state.js';
+import { regionOf, versionAt } from '../space/places.js';
 import { flushesOf, isWhole, oneTrace, printable, unable } from './analyses.js';
 
 /** The barriers that a workload needs. Counts are those of the run with exactly these barriers. */
@@ -190,6 +191,25 @@ class Search<A, R, P> {
       hollow.flatMap(({ flush }) => flush ?? []),
     );
   }
+}
+
+/**
+ * The same versions in another space of the same writes; undefined if no power cut leaves them there. Advice compares bytes
+ * (barriers.ts); here other versions with the same bytes are failures with lists of their own, because it may take a barrier against
+ * each of them.
+ */
+function sameState(
+  from: CrashSpace,
+  { versions }: CrashState,
+  { map }: CrashSpace,
+): CrashState | undefined {
+  const found = versions.map((version, place) => {
+    const { key } = versionAt(regionOf(from.map, place), version);
+    return regionOf(map, place).versions.findIndex((other) => other.key === key);
+  });
+  if (found.includes(-1)) return undefined;
+  const state = new CrashState(map, found);
+  return state.isPossible ? state : undefined;
 }
 
 // The cheapest set that has one of each list: for synthesis, barriers of which each list would do against one failure.
