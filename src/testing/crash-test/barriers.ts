@@ -3,6 +3,9 @@
 // A flush can be made to do nothing (`hollow`), and a barrier can be put into a gap: the host waits for all of its commands,
 // flushes, waits for the flush, and continues. The commands of the host stay as they were; only their moments change. Both
 // traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be looked for in the other.
+//
+// A state is looked for by its bytes. Where writes race, tear or repeat themselves, another version leaves the same image, perhaps
+// at another moment; so a barrier has prevented a failure only if every state with these bytes passes.
 
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
