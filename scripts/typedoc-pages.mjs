@@ -30,7 +30,7 @@ const NAME_GROUPS = [
   [/\/model\/event\.|\/trace\/|\/tracer\.|\/checker\/|\/disk-trace\.|\/formats\./, 'Traces'],
   [/\/model\//, 'Arguments and messages'],
   [/\/machine\//, 'Machines and drivers'],
-  [/\/storage\/(?:faults|latency|slice|wrappers)\./, 'Wrappers'],
+  [/\/storage\/(?:byte-view|faults|latency|slice|wrappers)\./, 'Wrappers'],
   [/src\/storage\//, 'Storages'],
   [/\/testing\/files\//, 'Crash tests'],
   [/\/node\//, 'Files'],
