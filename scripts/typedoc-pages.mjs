@@ -27,7 +27,7 @@ const NAME_GROUPS = [
   [/\/model\/(?:mode|guarantees|flush-policy)\./, 'Modes and guarantees'],
   [/\/model\/(?:request|transform)\./, 'Requests and steps'],
   [/\/model\/notation\./, 'Notation'],
-  [/\/model\/event\.|\/trace\/|\/tracer\.|\/checker\/|\/disk-trace\.|\/formats\./, 'Traces'],
+  [/\/model\/event\.|\/diagnostics\.|\/trace\/|\/tracer\.|\/checker\/|\/disk-trace\.|\/formats\./, 'Traces'],
   [/\/model\//, 'Arguments and messages'],
   [/\/machine\//, 'Machines and drivers'],
   [/\/storage\/(?:byte-view|faults|latency|slice|wrappers)\./, 'Wrappers'],
