@@ -62,7 +62,7 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'docs-test-'));
   mkdirSync(join(folder, 'node_modules', '@types'), { recursive: true });
   symlinkSync(ROOT, join(folder, 'node_modules', 'write-barrier'), 'junction');
-  for (const name of ['@types/node', 'undici-types']) {
+  for (const name of ['@types/node', 'undici-types', 'lokijs']) {
     symlinkSync(join(ROOT, 'node_modules', name), join(folder, 'node_modules', name), 'junction');
   }
   for (const { file, source } of programs) writeFileSync(join(folder, file), source);
