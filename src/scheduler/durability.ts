@@ -229,12 +229,12 @@ export class RangeSet {
 /** Joins sorted ranges whose gap is at most `gapMax` bytes. */
 function join(sorted: readonly ByteRange[], gapMax: number): ByteRange[] {
   const joined: ByteRange[] = [];
-  for (const { start, end } of sorted) {
+  for (const range of sorted) {
     const last = joined.at(-1);
-    if (last && start - last.end <= gapMax) {
-      joined[joined.length - 1] = { start: last.start, end: Math.max(last.end, end) };
+    if (last && range.start - last.end <= gapMax) {
+      joined[joined.length - 1] = { start: last.start, end: Math.max(last.end, range.end) };
     } else {
-      joined.push({ start, end });
+      joined.push(range);
     }
   }
   return joined;

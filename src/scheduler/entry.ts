@@ -71,8 +71,9 @@ export class Entry<C> implements ListNode<Entry<C>> {
 
   /** A command of its plan has been issued: any, or that of a stage. */
   hasIssued(stage?: Stage): boolean {
-    const begun = this.plan.slice(0, this.at);
-    return begun.some(({ issues }) => issues && (!stage || issues.stage === stage));
+    return this.plan.some(
+      ({ issues }, i) => i < this.at && issues && (!stage || issues.stage === stage),
+    );
   }
 
   /** It waits for earlier requests to complete before it issues anything, so their failure can stop it. */
