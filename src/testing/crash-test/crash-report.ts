@@ -24,18 +24,18 @@ import {
   shown,
 } from './in-short.js';
 import { type Failed, isHang } from './judge.js';
-import type { Life } from './lives.js';
+import { diskSubject } from './lives.js';
 import { formatReplay, type Replay } from './replay.js';
 import { isSound, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
-import { cutsOf, type Failing, momentOf } from './shrink.js';
-import type { Trial } from './trial.js';
+import { cutsOf, type FailingOf, momentOf } from './shrink.js';
+import type { Disk, Life, Trial } from './trial.js';
 import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
 
 /** The failure of a chain in words and as data. `advises`: with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
-  failing: Failing,
+  failing: FailingOf<Disk>,
   advises = true,
 ): Promise<CrashFailure> {
   const { test, seed, steps } = trial;
@@ -55,7 +55,7 @@ export async function failureOf<A, R>(
     ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
-  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn };
+  const replay = { seed, steps, cuts: cutsOf(diskSubject(trial), failing), goesOn: failed.goesOn };
   const words = inWords(test, replay, failed.cause, 'after this power cut: ', body);
   return { ...words, lost: lost.flat(), cuts, ...(advice && { advice }) };
 }
