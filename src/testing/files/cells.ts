@@ -12,7 +12,8 @@
 // place, like any other: ext4 and xfs leave its old content beside the old size. A truncation that makes a file longer changes
 // its size alone.
 //
-// Where the size follows the data it is no cell of its own, but for truncations: it is as large as the data that is there asks.
+// Where the size follows the data it is as large as the data that is there asks, and no cell of its own but for truncations, and for
+// writes over the old end where it comes after the data.
 
 import { misuse } from '../../model/index.js';
 import { ClockCounts, type ClockVersion, pointsAt } from '../space/clocks.js';

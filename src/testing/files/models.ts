@@ -25,13 +25,17 @@ export interface FileModel {
    */
   readonly data: 'in-place' | 'journaled';
   /**
-   * When the new size of a file is there. `free`: before its data or after it, and without data the file has zeroes.
-   * `with-data`: never before the data.
+   * When the new size of a file is there. `free`: before its data or after it, block by block, and without data the file has
+   * zeroes. `after-data`: never before the data, and the data may be there in front of the old size without the new one.
+   * `with-data`: together with the data.
    *
-   * Source: ext4 decides at writeback (Ts'o on linux-ext4), xfs since commit ba87ea699ebd sets the size when the data is there. Seen
-   * on ext4: an appended line that is zeroes; on xfs and btrfs: none, but empty files.
+   * Source: ext4 decides at writeback (Ts'o on linux-ext4), for each extent that it has mapped (mpage_map_and_submit_extent); xfs since
+   * commit ba87ea699ebd sets the size when the data is there, in a transaction of its own; btrfs writes data to new places, and
+   * their extents come with the size. Seen on ext4: an appended line that is zeroes, and a size that ends with the first
+   * block of a write of two; on xfs: a write over the end of a file of which the part inside is there and the rest is not; on xfs
+   * and btrfs: no zeroes, but empty files.
    */
-  readonly size: 'free' | 'with-data';
+  readonly size: 'free' | 'after-data' | 'with-data';
   /**
    * What an fsync that was answered has made durable, apart from the content and the size of the file. `journal`: the last
    * operation on the file, and all operations before it; a write that leaves the size as it is counts for none, because it may
@@ -42,13 +46,15 @@ export interface FileModel {
    */
   readonly fsync: 'journal' | 'log' | 'file';
   /**
-   * What an fdatasync does. `data`: it makes the content and the size of a file durable, and with `journal` what came before the last
-   * operation that made the file or changed its size; a name that the file got since may be lost, and an fdatasync of a
-   * directory does nothing for the names in it. `fsync`: the same as an fsync.
+   * What an fdatasync of a file does; of a directory it does the same as an fsync. `data`: it makes the content and the size of the
+   * file durable, and with `journal` what came before the last operation that made the file or changed its size; a name that
+   * the file got since may be lost. `fsync`: the same as an fsync.
    *
-   * Source: ext4_fsync_journal, which waits for `i_datasync_tid`: a rename or a new entry of a directory leaves that as it was, because
-   * it is set where an inode is new or its size changes; xfs has such a number too (ili_datasync_seq), so what is safe on ext4 is
-   * asked for there. In btrfs_sync_file the argument `datasync` is traced and else not read. POSIX asks for no more than `data`.
+   * Source: ext4_fsync_journal, which waits for `i_datasync_tid`: a rename leaves that as it was, because it is set where an inode is
+   * new or its size changes; of a directory it forces a commit, because the entries are the data there. xfs has such a number too
+   * (ili_datasync_seq), so what is safe on ext4 is asked for there, and xfs_dir_fsync does not ask which of the two it is. In
+   * btrfs_sync_file the argument `datasync` is traced and else not read. POSIX asks for no more than `data`. Seen on ext4: a
+   * rename that is lost after an fdatasync of the file; on xfs not.
    */
   readonly fdatasync: 'data' | 'fsync';
   /** Whether an operation may be lost after it was answered, until an fsync. Real file systems delay all of them. */
@@ -64,12 +70,13 @@ export type FileModelName = 'strict' | 'ext4' | 'ext4-journal' | 'xfs' | 'btrfs'
  * The file systems by name.
  *
  * - `strict`: every call is there as a whole as soon as it has returned. No file system does that; tests without a crash kit
- *   take it for granted. Seen: 52 trees of ext4, xfs and btrfs that it lacks.
+ *   take it for granted. Seen: hundreds of trees of ext4, xfs and btrfs that it lacks.
  * - `ext4`: of the mount options data=writeback and noauto_da_alloc change nothing here. The manual says that a rename over a
  *   file waits for the data (auto_da_alloc); it only starts to write it (commit 0e20270454e4), and trees without it were seen.
  * - `ext4-journal`: ext4 with data=journal.
- * - `xfs`: a file that is renamed without an fsync may be empty.
- * - `btrfs`: the same, and an fsync writes a log of one file.
+ * - `xfs`: a file that is renamed without an fsync may be empty; a write over the end of a file may be there without what is new
+ *   behind the old end.
+ * - `btrfs`: a renamed file may be empty, too, and an fsync writes a log of one file.
  * - `posix`: what POSIX says, which is the least that a file system may do. A failure here alone was seen nowhere.
  */
 export const FILE_MODELS: Readonly<Record<FileModelName, FileModel>> = Object.freeze({
@@ -86,7 +93,7 @@ export const FILE_MODELS: Readonly<Record<FileModelName, FileModel>> = Object.fr
     ...{ fdatasync: 'data', delays: true, block: 4096 },
   },
   xfs: {
-    ...{ namespace: 'ordered', data: 'in-place', size: 'with-data', fsync: 'journal' },
+    ...{ namespace: 'ordered', data: 'in-place', size: 'after-data', fsync: 'journal' },
     ...{ fdatasync: 'data', delays: true, block: 4096 },
   },
   btrfs: {

@@ -52,10 +52,10 @@ export class Promises {
   /** The syncs in the order of their beginning, and those of them that work. */
   readonly #all: readonly Sync[];
   readonly #syncs: readonly Sync[];
-  /** By inode for contents, and by its negative for entries. */
   readonly #ends = new Map<number, Ends>();
   /** The writes that make their file larger. */
   readonly #growing: ReadonlySet<FileOperation>;
+  readonly #directories: ReadonlySet<number>;
   /** For each inode the directory in which it got its latest name, by the number of the operation. */
   readonly #parents = new Map<number, { readonly operation: number; readonly parent: number }[]>();
 
@@ -64,6 +64,7 @@ export class Promises {
     const { operations } = trace;
     this.#operations = operations;
     this.#growing = growingIn(trace);
+    this.#directories = directoriesIn(trace);
     this.#model = model;
     this.#all = operations.filter(isSync);
     this.#syncs = lies ? [] : this.#all;
@@ -91,9 +92,7 @@ export class Promises {
 
   /** From when on a change of a file that is no step must be there; of an entry, with the inode of its directory. */
   durable(operation: number, inode: number): number {
-    const one = this.#operations[operation] as FileOperation;
-    const isContent = one.op === 'write' || one.op === 'truncate';
-    return this.#endsOf(inode, isContent).after(one.begin);
+    return this.#endsOf(inode).after((this.#operations[operation] as FileOperation).begin);
   }
 
   /**
@@ -135,9 +134,10 @@ export class Promises {
     return false;
   }
 
-  /** Whether a sync is about names, too. */
-  #isFull({ op }: Sync): boolean {
-    return op !== 'fdatasync' || this.#model.fdatasync === 'fsync';
+  /** Whether a sync brings as much as an fsync. */
+  #isFull(sync: Sync): boolean {
+    if (sync.op !== 'fdatasync' || this.#model.fdatasync === 'fsync') return true;
+    return this.#directories.has(sync.inode);
   }
 
   #journal(): Clock {
@@ -177,14 +177,11 @@ export class Promises {
     return { from: [-NEVER, ...syncs.map(({ begin }) => begin)], until: [...ends, NEVER] };
   }
 
-  #endsOf(inode: number, isContent: boolean): Ends {
-    const key = isContent ? inode : -inode;
-    let ends = this.#ends.get(key);
+  #endsOf(inode: number): Ends {
+    let ends = this.#ends.get(inode);
     if (!ends) {
-      const covers = (one: Sync): boolean =>
-        one.op === 'sync' || (one.inode === inode && (isContent || this.#isFull(one)));
-      ends = new Ends(this.#syncs.filter(covers));
-      this.#ends.set(key, ends);
+      ends = new Ends(this.#syncs.filter((one) => one.op === 'sync' || one.inode === inode));
+      this.#ends.set(inode, ends);
     }
     return ends;
   }
@@ -241,6 +238,12 @@ function growingIn({ initial, operations }: FilesTrace): ReadonlySet<FileOperati
     sizes.set(one.inode, Math.max(size, end));
   }
   return growing;
+}
+
+function directoriesIn({ initial, operations }: FilesTrace): ReadonlySet<number> {
+  const before = [...initial].filter(([, { kind }]) => kind === 'directory');
+  const made = operations.flatMap((one) => (one.op === 'mkdir' ? [one.inode] : []));
+  return new Set([...before.map(([inode]) => inode), ...made]);
 }
 
 /** Whether an operation changes what a reader of the file itself finds: that it is there, its size, its bytes. */

@@ -12,7 +12,7 @@ import type { Random } from '../choices.js';
 import { type Counted, Decisions } from '../space/decisions.js';
 import { versionAt } from '../space/places.js';
 import { walksOf } from '../space/walks.js';
-import { blockAfter, type FileHistory, sizeAsked } from './blocks.js';
+import { blockAfter, type FileHistory, sizeAsked, sizeBounds } from './blocks.js';
 import { type Cell, type CellMap, type CellVersion, cellsOf, entryKey } from './cells.js';
 import { FILE_MODELS, type FileModel, type FileModelName } from './models.js';
 import type { FilesTrace } from './trace.js';
@@ -119,22 +119,24 @@ export class FileState {
     const before = trace.initial.get(inode);
     const known = before?.kind === 'file' ? before.data.length : 0;
     const cell = sizes.get(inode);
-    const size = (cell && this.#valueOf(cell, known)) ?? known;
-    if (model.size === 'free') return size;
-    // What was written before the last truncation says nothing of the size.
-    const since = cell ? this.#version(cell).command : -1;
-    const history = histories.get(inode) as FileHistory;
+    if (model.size === 'free' || model.data === 'journaled')
+      return (cell && this.#valueOf(cell, known)) ?? known;
+    const history = histories.get(inode);
+    if (!history) return known;
+    const last = cell ? this.#version(cell).change : -1;
+    const { least, most, since } = sizeBounds(history, cell?.changes ?? [], last);
+    if (most <= least) return least;
     for (const run of [...(blocks.get(inode) ?? [])].reverse()) {
       for (let n = run.count - 1; n >= 0; n -= 1) {
         // What lies before cannot ask for more.
-        if ((run.block + n + 1) * model.block <= size) return size;
+        if ((run.block + n + 1) * model.block <= least) return least;
         const { change, command } = this.#version(run, n);
         const made = command > since ? run.changes[change] : undefined;
         const asked = made ? sizeAsked(history, made, run.block + n, model.block) : 0;
-        if (asked > 0) return Math.max(size, asked);
+        if (asked > 0) return Math.min(most, Math.max(least, asked));
       }
     }
-    return size;
+    return least;
   }
 
   /** A new array with the bytes of a file. */

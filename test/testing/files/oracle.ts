@@ -130,9 +130,11 @@ export function treesByHand(
           const step = first > 0 ? first + b - Math.floor(from / block) : 0;
           changes.push({ operation: n, step, value: n });
           const value = Math.min(size, (b + 1) * block);
-          if (step > 0 && value > old) sizes.changes.push({ operation: n, step, value });
+          if ((step > 0 || model.size === 'free') && value > old) {
+            sizes.changes.push({ operation: n, step, value });
+          }
         }
-        if (first === 0 && size > old && model.size === 'free') {
+        if (first === 0 && size > old && old > from && model.size === 'after-data') {
           sizes.changes.push({ operation: n, step: 0, value: size });
         }
       }
@@ -151,7 +153,8 @@ export function treesByHand(
         if (one.op === 'sync') return stepsUntil(n);
         if (model.fsync !== 'journal' || one.op === 'write') return 0;
         const { inode } = one as { inode: number };
-        const isData = one.op === 'fdatasync' && model.fdatasync === 'data';
+        const isData =
+          one.op === 'fdatasync' && model.fdatasync === 'data' && kinds.get(inode) !== 'directory';
         const counts = (other: FileOperation, m: number): boolean => {
           if (isData && !['create', 'mkdir', 'write', 'truncate'].includes(other.op)) return false;
           if (isData && (other as { inode: number }).inode !== inode) return false;
@@ -177,9 +180,7 @@ export function treesByHand(
   const isDurable = (change: Change<unknown>, inode: number, time: number): boolean =>
     !lies &&
     syncs.some((sync) => {
-      const isWeak = sync.op === 'fdatasync' && model.fdatasync === 'data';
-      const isOfIt = (sync as { inode: number }).inode === inode;
-      const covers = sync.op === 'sync' || (isOfIt && !(isWeak && change.directory !== undefined));
+      const covers = sync.op === 'sync' || (sync as { inode: number }).inode === inode;
       return covers && sync.begin > at(change.operation).begin && sync.end <= time;
     });
 
@@ -248,14 +249,25 @@ export function treesByHand(
   }
 
   function dataOf(inode: number, chosen: ReadonlyMap<string, number | undefined>): string {
-    const { seen, sizes, blocks } = files.find((file) => file.inode === inode) as (typeof files)[0];
-    const resized = sizes.changes[chosen.get(`s${inode}`) as number];
+    const file = files.find((one) => one.inode === inode) as (typeof files)[0];
+    const { seen, before, sizes, blocks } = file;
+    const index = chosen.get(`s${inode}`) as number;
+    const follows = model.size !== 'free' && model.data === 'in-place';
+    const isCut = (change: Change<number> | undefined): boolean =>
+      change !== undefined && at(change.operation).op === 'truncate';
+    let resized = sizes.changes[index];
+    for (let n = index; follows && resized && !isCut(resized); n -= 1) resized = sizes.changes[n];
     let size = resized ? resized.value : sizes.initial;
     const versions = blocks.map((_, b) => chosen.get(`b${inode}/${b}`) as number);
-    if (model.size === 'with-data') {
+    if (follows) {
       for (const [b, version] of versions.entries()) {
         if (version <= (resized?.operation ?? -1) || at(version).op !== 'write') continue;
         size = Math.max(size, Math.min((seen.get(version) as Uint8Array).length, (b + 1) * block));
+      }
+      // A write over the end whose size is not there shows what lies before that end.
+      const missing = sizes.changes[index + 1];
+      if (missing && !isCut(missing)) {
+        size = Math.min(size, before.get(missing.operation) as number);
       }
     }
     const data = new Uint8Array(size);
