@@ -3,6 +3,7 @@ import { defineConfig } from 'tsup';
 export default defineConfig({
   entry: {
     index: 'src/index.ts',
+    directory: 'src/directory/index.ts',
     kit: 'src/kit.ts',
     nbd: 'src/nbd/index.ts',
     'nbd-browser': 'src/nbd/browser.ts',
@@ -25,6 +26,6 @@ export default defineConfig({
   // the crash kit drive the state machine itself, which is not public. As ESM they share its code with the face, and their own
   // with each other, in chunks. CommonJS has a copy for each door, because splitting it would pass all code through a
   // transformer that makes `?.` and `??` calls and `import()` a `require`: tell errors by `WriteBarrierError.is`.
-  external: ['write-barrier', 'write-barrier/kit'],
+  external: ['write-barrier', 'write-barrier/directory', 'write-barrier/kit'],
   removeNodeProtocol: false,
 });

@@ -36,6 +36,8 @@ const NAME_GROUPS = [
   [/\/testing\/files\//, 'Crash tests'],
   [/\/node\//, 'Files'],
   [/\/opfs\//, 'Files in a browser'],
+  [/\/directory\//, 'Files on one disk'],
+  [/\/sqlite\//, 'SQLite'],
   [/\/nbd\/server\//, 'Server'],
   [/\/nbd\//, 'Client'],
   [/\/systems\/virtio\//, 'virtio-blk'],

@@ -16,6 +16,7 @@ interface FolderRule {
 
 const FACE = /^write-barrier(?:\/kit)?$/;
 const NODE = /^node:/;
+const DIRECTORY = /^write-barrier\/directory$/;
 const FAST_CHECK = /^fast-check$/;
 
 /**
@@ -42,6 +43,8 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   node: { folders: [], packages: [FACE, NODE] },
   nbd: { folders: [], packages: [FACE, NODE] },
   opfs: { folders: [], packages: [FACE] },
+  directory: { folders: [], packages: [FACE] },
+  sqlite: { folders: [], packages: [FACE, DIRECTORY] },
   systems: { folders: [], packages: [FACE] },
 };
 
