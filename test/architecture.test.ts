@@ -15,6 +15,7 @@ interface FolderRule {
 }
 
 const FACE = /^write-barrier(?:\/kit)?$/;
+const DOORS = /^write-barrier(?:\/|$)/;
 const NODE = /^node:/;
 const FAST_CHECK = /^fast-check$/;
 
@@ -43,6 +44,8 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   nbd: { folders: [], packages: [FACE, NODE] },
   opfs: { folders: [], packages: [FACE] },
   systems: { folders: [], packages: [FACE] },
+  // The command is what a user of all doors would write.
+  cli: { folders: [], packages: [DOORS, NODE] },
 };
 
 /** Lines of code: comments and blank lines are free. */
