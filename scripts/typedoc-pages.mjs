@@ -11,7 +11,7 @@ import { CommentTag, Converter, ReflectionKind } from 'typedoc';
 
 /** The first pattern that fits the path of a page decides. */
 const GROUPS = [
-  [/\/docs\/(?:README|tutorial|crash-testing|reading-a-counterexample)\.md$/, 'Start here'],
+  [/\/docs\/(?:README|command|tutorial|crash-testing|reading-a-counterexample)\.md$/, 'Start here'],
   [/\/docs\/how-to\//, 'How to'],
   [/\/docs\/nbd\//, 'NBD'],
   [/\/docs\/systems\//, 'History'],

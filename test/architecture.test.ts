@@ -15,6 +15,7 @@ interface FolderRule {
 }
 
 const FACE = /^write-barrier(?:\/kit)?$/;
+const DOORS = /^write-barrier(?:\/|$)/;
 const NODE = /^node:/;
 const DIRECTORY = /^write-barrier\/directory$/;
 const FAST_CHECK = /^fast-check$/;
@@ -46,6 +47,8 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   directory: { folders: [], packages: [FACE] },
   sqlite: { folders: [], packages: [FACE, DIRECTORY] },
   systems: { folders: [], packages: [FACE] },
+  // The command is what a user of all doors would write.
+  cli: { folders: [], packages: [DOORS, NODE] },
 };
 
 /** Lines of code: comments and blank lines are free. */

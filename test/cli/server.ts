@@ -1,9 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
-
-const RUN = fileURLToPath(new URL('../../examples/run.mjs', import.meta.url));
+import { CLI } from './run.js';
 
 /** A server that runs. */
 export interface Server {
@@ -17,9 +15,9 @@ export interface Server {
   kill(signal: NodeJS.Signals): Promise<number | string>;
 }
 
-/** Starts `nbd-server` with these arguments; settles when it listens. It ends with the test at the latest. */
+/** Starts `write-barrier serve` with these arguments; settles when it listens. It ends with the test at the latest. */
 export async function serve(...words: readonly string[]): Promise<Server> {
-  const child: ChildProcess = spawn(process.execPath, [RUN, 'nbd-server', ...words], {
+  const child: ChildProcess = spawn(process.execPath, [CLI, 'serve', ...words], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const ended = new Promise<number | string>((resolve) => {
