@@ -209,6 +209,19 @@ export function tableOf(rows: readonly (readonly (string | number)[])[]): string
   );
 }
 
+/** What the library calls its options, and what they are called here. */
+const SPELLINGS: readonly (readonly [RegExp, string])[] = [
+  [/pass lock: 'none'/g, 'use --no-lock'],
+  [/pass readOnly: true/g, 'use --read-only'],
+  [/pass a size/g, 'use --size'],
+  [/use allowRemote: true to serve other machines/g, 'other machines need --tls-ca or --tls-psk'],
+];
+
+/** The message of an error, with the options of the command. */
+export function messageFor({ message }: Error): string {
+  return SPELLINGS.reduce((text, [wanted, by]) => text.replaceAll(wanted, by), message);
+}
+
 /**
  * Errors that need no stack: wrong words, and what the library or the system refuses.
  */

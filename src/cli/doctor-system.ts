@@ -53,20 +53,34 @@ const TYPES: Readonly<Record<number, string>> = {
 /** The file system of a path that exists. */
 export async function mountOf(path: string): Promise<Mount | undefined> {
   const { dev } = await stat(path, { bigint: true });
-  const real = realpathSync(path);
   const mounts = quietly(() => readFileSync('/proc/self/mountinfo', 'utf8')) ?? '';
-  const all = mounts.split('\n').flatMap((line) => (line === '' ? [] : [mountIn(line)]));
-  const covering = all.filter(
-    ({ at }) => real === at || real.startsWith(at === '/' ? '/' : `${at}/`),
-  );
-  // Of several on one another the last one is seen. A bind mount of btrfs or overlay has a device number that stat does not have.
-  const same = covering.filter(({ number }) => number === numberOf(dev));
-  const longest = (same.length > 0 ? same : covering).reduce<
-    ReturnType<typeof mountIn> | undefined
-  >((best, one) => (one.at.length >= (best?.at.length ?? 0) ? one : best), undefined);
-  if (longest) return longest;
+  const found = mountFor(mounts, realpathSync(path), numberOf(dev));
+  if (found) return found;
   const type = TYPES[(await statfs(path)).type >>> 0];
   return type === undefined ? undefined : { type, at: '', source: '', options: [] };
+}
+
+/**
+ * The mount of a path.
+ *
+ * @param mountinfo as in proc(5)
+ * @param path without symbolic links
+ * @param number of its device, `8:1`
+ */
+export function mountFor(mountinfo: string, path: string, number: string): Mount | undefined {
+  const all = mountinfo.split('\n').flatMap((line) => (line === '' ? [] : [mountIn(line)]));
+  const covering = all.filter(
+    ({ at }) => path === at || path.startsWith(at === '/' ? '/' : `${at}/`),
+  );
+  // Of several on one another the last one is seen. A subvolume of btrfs has a number that mountinfo does not have.
+  const same = covering.filter((mount) => mount.number === number);
+  const [first, ...more] = same.length > 0 ? same : covering;
+  if (!first) return undefined;
+  const { number: _, ...mount } = more.reduce(
+    (best, one) => (one.at.length >= best.at.length ? one : best),
+    first,
+  );
+  return mount;
 }
 
 /** The parts of a line of mountinfo. Spaces in paths are written as `\040`. */

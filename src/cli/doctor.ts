@@ -366,7 +366,7 @@ function reportOf(findings: Findings): string {
     ...facts.flatMap(([name, text]) => (text === undefined ? [] : [`${name}: ${text}`])),
     ...costLines(findings),
     ...modeLines(findings),
-    ...listed('This loses data at a power cut:', findings.problems),
+    ...listed('This loses data at a power cut, also in a mode that is safe:', findings.problems),
     ...listed('Not known:', findings.unknown),
   ].join('\n');
 }
@@ -386,7 +386,9 @@ function deviceInWords({ name, model, cache, fua, rotational, logicalBlockSize }
     ...(fua === undefined
       ? []
       : [fua ? 'has FUA' : 'has no FUA, so a forced write is a write and a flush']),
-    ...(rotational === undefined ? [] : [rotational ? 'rotates' : 'does not rotate']),
+    ...(rotational === undefined
+      ? []
+      : [rotational ? 'says that it rotates' : 'says that it does not rotate']),
     ...(logicalBlockSize === undefined ? [] : [`blocks of ${logicalBlockSize} bytes`]),
   ].join(', ');
 }

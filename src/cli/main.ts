@@ -3,7 +3,7 @@
 //
 // Each subcommand is a module of its own and is loaded when it is called, so that none of them waits for the code of others.
 
-import { type Command, Failure, helpOf, isExpected } from './command.js';
+import { type Command, Failure, helpOf, isExpected, messageFor } from './command.js';
 
 const SUBCOMMANDS: Readonly<
   Record<string, readonly [() => Promise<{ command: Command }>, string]>
@@ -55,7 +55,7 @@ async function main([name, ...words]: readonly string[]): Promise<number> {
     return await command.run(words);
   } catch (error) {
     if (!isExpected(error)) throw error;
-    console.error(`write-barrier ${name}: ${error.message}`);
+    console.error(`write-barrier ${name}: ${messageFor(error)}`);
     return error instanceof Failure ? 1 : 2;
   }
 }

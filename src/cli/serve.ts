@@ -5,12 +5,20 @@
 // All but the file and the server are there when they are asked for. The liar is above the trace, so the trace is that of the
 // disk; the cache is below it, so it is part of the disk.
 //
-//   E1  What was opened is closed, in the opposite order, whatever fails.
+//   E1  What was opened is closed, in the opposite order, whatever fails. A disk that was made goes again if it was never served.
 //   E2  Until it listens an error means that it could not be run (2). From then on it means that a client was told something
 //       that did not become true, such as a flush that failed (1).
 
 import { spawn } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { IoScheduler, type Storage } from 'write-barrier';
@@ -40,6 +48,12 @@ export const command: Command = {
 const TRACED_BYTES_MAX = 1 << 30;
 const CHUNK_BYTES = 1 << 20;
 
+/** What is undone at the end. */
+class ServerEnds extends Ends {
+  /** Whether it ever listened. */
+  isServed = false;
+}
+
 /** A disk that is served. */
 interface Served {
   readonly name: string;
@@ -50,7 +64,7 @@ interface Served {
 }
 
 async function serve(options: ServeOptions): Promise<number> {
-  const ends = new Ends();
+  const ends = new ServerEnds();
   try {
     return await served(options, ends);
   } finally {
@@ -58,7 +72,7 @@ async function serve(options: ServeOptions): Promise<number> {
   }
 }
 
-async function served(options: ServeOptions, ends: Ends): Promise<number> {
+async function served(options: ServeOptions, ends: ServerEnds): Promise<number> {
   const stopped = signalled('SIGINT', 'SIGTERM');
   const disks: Served[] = [];
   for (const [name, path] of options.files) disks.push(await opened(name, path, options, ends));
@@ -78,6 +92,7 @@ async function served(options: ServeOptions, ends: Ends): Promise<number> {
     writeFileSync(pidFile, `${process.pid}\n`, { flag: 'wx' });
     ends.defer(() => rmSync(pidFile, { force: true }));
   }
+  ends.isServed = true;
   const report = reporter(server, disks);
   introduce(disks, found, options);
   const timer = intervalMs > 0 ? setInterval(report, intervalMs) : undefined;
@@ -106,9 +121,13 @@ async function opened(
   name: string,
   path: string,
   options: ServeOptions,
-  ends: Ends,
+  ends: ServerEnds,
 ): Promise<Served> {
+  const isNew = !existsSync(path);
   const file = await FileStorage.open(path, options.file);
+  ends.defer(() => {
+    if (isNew && !ends.isServed) rmSync(path, { force: true });
+  });
   ends.defer(() => file.close());
   const trace = await traceOf(options.trace, file);
   if (trace) ends.defer(() => trace.end());

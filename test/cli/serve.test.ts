@@ -242,16 +242,19 @@ describe('what makes no sense is told in one line, and nothing is made', () => {
     ['--tls-ca goes with --tls-cert', [...served, '--tls-ca', 'ca.pem']],
     ['--trace is of one disk', ['a=a.img', 'b=b.img', '--trace', 't']],
     ['no such file', [...served, '--tls-psk', 'nowhere.psk']],
-    ['must be a loopback address', [...disk, '--host', '192.0.2.1', '--port', '0']],
+    [
+      "must be a loopback address, not '192.0.2.1'; other machines need --tls-ca",
+      [...disk, '--host', '192.0.2.1', '--port', '0'],
+    ],
     ['listening on /nowhere/sock failed', [...disk, '--socket', '/nowhere/sock']],
-    ['absent.img does not exist; to create it', ['absent.img', '--socket', 's']],
+    ['absent.img does not exist; to create it, use --size', ['absent.img', '--socket', 's']],
   ])('%s', async (message, words) => {
     const folder = await emptyFolder();
     const ended = await runCommand(['serve', ...words], folder);
     expect(ended).toMatchObject({ code: 2, stdout: '' });
     expect(ended.stderr.toLowerCase()).toContain(message.toLowerCase());
     expect(ended.stderr).toMatch(/^write-barrier serve: .*\n$/);
-    for (const left of ['disk.img.lock', 's', 't'])
+    for (const left of ['disk.img', 'disk.img.lock', 's', 't'])
       expect(existsSync(join(folder, left))).toBe(false);
   });
 
