@@ -163,8 +163,7 @@ export class InFlight<C> {
     if (!entry.bypasses) this.unissued -= 1;
     if (entry.blocker) this.#held -= 1;
     entry.blocker = undefined;
-    const ready = this.#ready.indexOf(entry);
-    if (ready >= 0) this.#ready.splice(ready, 1);
+    this.#ready = this.#ready.filter((other) => other !== entry);
     this.leave(entry);
   }
 }
