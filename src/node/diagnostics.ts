@@ -15,6 +15,13 @@ const CHANNELS = {
   settle: channel('write-barrier:settle'),
 } as const satisfies Record<TraceEvent['kind'], unknown>;
 
+const { submit, dispatch, complete, settle } = CHANNELS;
+const isHeard = (): boolean =>
+  submit.hasSubscribers ||
+  dispatch.hasSubscribers ||
+  complete.hasSubscribers ||
+  settle.hasSubscribers;
+
 const FLUSH_FAILED = channel('write-barrier:flush-failed');
 
 /** What `diagnosticsObserver` publishes. */
@@ -31,20 +38,21 @@ export interface DiagnosticsMessage {
  * the event. It is for the option `observer` of a scheduler, and for `tracing`, which has no requests and so publishes in the
  * second and third of them only.
  *
- * While a channel has no subscribers, nothing is published in it, and what the observer costs is that the events are made.
- * An error of a subscriber is an uncaught exception in a later turn; it changes nothing here.
+ * While none of the channels has subscribers, a scheduler makes no events, so a request costs what it costs without an observer. A
+ * subscriber that comes later learns of what happens from then on, which may begin with the end of a request. An error of a subscriber is an uncaught exception in a later turn; it changes nothing here.
  *
  * @param name which disk this is about; several may have the same
  * @throws `INVALID_ARGUMENT` for a name that is not a string
  */
 export function diagnosticsObserver(name: string): Observer {
   checkArgument('the name', name, NAME);
-  return (event) => {
+  const observer = (event: TraceEvent): void => {
     const to = CHANNELS[event.kind];
     if (!to.hasSubscribers) return;
     const message: DiagnosticsMessage = { name, event };
     to.publish(message);
   };
+  return Object.defineProperty(observer, 'isListening', { get: isHeard });
 }
 
 /** Tells the channel `write-barrier:flush-failed` of the first flush of a file that has failed. */

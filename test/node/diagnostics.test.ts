@@ -10,6 +10,7 @@ import {
   TraceRecorder,
   tracing,
   withFaults,
+  withLatency,
 } from 'write-barrier';
 import { type DiagnosticsMessage, diagnosticsObserver, FileStorage } from 'write-barrier/node';
 import { codeThrown } from '../storage/contract.js';
@@ -56,7 +57,30 @@ test('it observes a storage without a scheduler', () => {
   expect(dispatched).toMatchObject([{ name: 'a disk', event: { what: { op: 'write' } } }]);
 });
 
-test('without subscribers nothing is published', () => {
+// Goal: an observer at rest costs a request nothing. Method: the scheduler asks it once for each event, and is counted.
+test('without subscribers no event is made, and a late subscriber learns of what happens from then on', async () => {
+  const publish = diagnosticsObserver('a disk');
+  const made: string[] = [];
+  const counting = (event: TraceEvent): void => {
+    made.push(event.kind);
+    publish(event);
+  };
+  Object.defineProperty(counting, 'isListening', { get: () => publish.isListening });
+  const storage = withLatency(new MemoryStorage(1 << 16), 1);
+  const disk = new IoScheduler(storage, { observer: counting });
+  await disk.write(0, BLOCK);
+  expect(made).toEqual([]);
+
+  const early = disk.write(0, BLOCK);
+  const settled = messagesOf<DiagnosticsMessage>('write-barrier:settle');
+  await early;
+  await disk.write(0, BLOCK);
+  expect(made).toEqual(['settle', 'submit', 'dispatch', 'complete', 'settle']);
+  const requests = settled.map(({ event }) => event.kind === 'settle' && event.request);
+  expect(requests).toEqual([1, 2]);
+});
+
+test('in a channel without subscribers nothing is published', () => {
   const settle = channel('write-barrier:settle');
   const published: unknown[] = [];
   const publish = (message: unknown): void => void published.push(message);
