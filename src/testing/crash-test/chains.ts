@@ -6,8 +6,8 @@
 import type { Decisions } from '../space/decisions.js';
 import { newestUntil, type Places, regionOf } from '../space/places.js';
 import { type CutShort, type Failed, failedOn } from './judge.js';
-import { type Cut, type Replay, stateOf } from './replay.js';
-import type { Kinds, Subject } from './subject.js';
+import { type Replay, stateOf } from './replay.js';
+import type { Cut, Kinds, Subject } from './subject.js';
 
 /** The decisions about each life, the first one first. */
 export function levelsOf<K extends Kinds>(top: Decisions<K['map']>): Decisions<K['map']>[] {
@@ -52,17 +52,17 @@ export function completed<K extends Kinds>(
   isEarly: boolean,
 ): ChainOf<K> {
   const links: LinkOf<K>[] = [];
-  for (const [n, { decided, after, bound }] of levelsOf<K>(decisions).entries()) {
+  for (const [n, level] of levelsOf<K>(decisions).entries()) {
+    const { decided, after, bound } = level;
     const life = lives[n] as K['life'];
     const { map } = life.space;
     const time = n === failed.life ? Math.max(after, failed.cut) : after;
     const newest = (region: Places): number =>
       isEarly && time < bound ? newestUntil(region, time, true) : newestUntil(region, bound, false);
     const version = (place: number): number => decided.get(place) ?? newest(regionOf(map, place));
-    links.push({
-      ...life,
-      state: subject.state(life.space, version, leftOf(subject, links.at(-1))),
-    });
+    const fitting = subject.fit?.(level, version) ?? version;
+    const below = leftOf(subject, links.at(-1));
+    links.push({ ...life, state: subject.state(life.space, fitting, below) });
   }
   return { links, goesOn: failed.goesOn };
 }

@@ -12,7 +12,7 @@
 import { chooseMode, invariant, misuse } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
-import { chainOf, completed, type Found, judgeChain } from './chains.js';
+import { chainOf, type Found, judgeChain } from './chains.js';
 import { describeHang, failureOf } from './crash-report.js';
 import { doubtsOf } from './doubts.js';
 import { labelOf } from './in-short.js';
@@ -20,7 +20,7 @@ import { type Failed, isHang } from './judge.js';
 import { diskSubject } from './lives.js';
 import { parseReplay } from './replay.js';
 import { search } from './search.js';
-import { smallestChain } from './shrink.js';
+import { smallestFailure, UNSTEADY } from './shrink.js';
 import { type Disk, type Trial, trialOf } from './trial.js';
 import type { CrashReport, CrashTest } from './types.js';
 import { HangError, type Watch } from './watch.js';
@@ -135,9 +135,6 @@ function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
   return labels;
 }
 
-const UNSTEADY =
-  'the same image did not fail again: the recovery or the check is not deterministic';
-
 /** The failure or the hang for the report. */
 async function failing<A, R>(
   trial: Trial<A, R>,
@@ -145,17 +142,10 @@ async function failing<A, R>(
   advises: boolean,
 ): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
   const { failed } = found;
-  // What no recovery has read is there as far as the failure allows.
-  const subject = diskSubject(trial);
-  const early = completed(subject, found, true);
-  const smallest = isHang(failed)
-    ? undefined
-    : ((await smallestChain(subject, completed(subject, found, false))) ??
-      (await smallestChain(subject, early)));
-  const last = smallest ?? { chain: early, failed };
-  const failure = await failureOf(trial, last, advises && smallest !== undefined);
+  const { isSteady, ...smallest } = await smallestFailure(diskSubject(trial), found);
+  const failure = await failureOf(trial, smallest, advises && isSteady);
   const verdict = verdictOf(failed);
-  return { verdict, failure, warnings: smallest || verdict === 'hung' ? [] : [UNSTEADY] };
+  return { verdict, failure, warnings: isSteady || verdict === 'hung' ? [] : [UNSTEADY] };
 }
 
 function verdictOf(failed: Failed | undefined): 'passed' | 'hung' | 'failed' {

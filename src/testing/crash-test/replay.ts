@@ -8,17 +8,7 @@
 
 import { formatValue, invalid, misuse } from '../../model/index.js';
 import { lostPlaces, momentsOf, newestUntil, regionOf } from '../space/places.js';
-import type { AnyLife, Kinds, States } from './subject.js';
-
-/** A crash state of some life, in words that do not depend on how many states there are. */
-export interface Cut {
-  /** What was cut short. */
-  readonly during: AnyLife['during'];
-  /** Everything dispatched up to this moment is there. */
-  readonly time: number;
-  /** Except that the places at these offsets have these versions. */
-  readonly versions: ReadonlyMap<number, number>;
-}
+import type { Cut, Kinds, States } from './subject.js';
 
 /** A replay: a seed, the steps of the program that ran, and the power cuts. */
 export interface Replay {

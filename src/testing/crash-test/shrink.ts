@@ -7,10 +7,10 @@
 // The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
 import { lostPlaces, versionAt } from '../space/places.js';
-import { type ChainOf, chainOf, judgeChain, type LinkOf } from './chains.js';
+import { type ChainOf, chainOf, completed, type Found, judgeChain, type LinkOf } from './chains.js';
 import { type Failed, isHang } from './judge.js';
-import { type Cut, cutOf } from './replay.js';
-import type { AnyState, Kinds, Subject } from './subject.js';
+import { cutOf } from './replay.js';
+import type { AnyState, Cut, Kinds, Subject } from './subject.js';
 
 /** A chain, and how it fails. */
 export interface FailingOf<K extends Kinds> {
@@ -30,7 +30,7 @@ const TRIES_MAX = 200;
  *
  * @returns undefined if the chain does not fail again
  */
-export async function smallestChain<K extends Kinds>(
+async function smallestChain<K extends Kinds>(
   subject: Subject<K>,
   { links, goesOn }: ChainOf<K>,
 ): Promise<FailingOf<K> | undefined> {
@@ -53,6 +53,28 @@ export async function smallestChain<K extends Kinds>(
     await giveBack(subject, best, n, () => best as FailingOf<K>, attempt);
   }
   return best;
+}
+
+/** The warning about a chain that does not fail again. */
+export const UNSTEADY =
+  'the same image did not fail again: the recovery or the check is not deterministic';
+
+/**
+ * The failure with the smallest chain. What no recovery has read is there as far as the failure allows.
+ *
+ * @returns `isSteady`: the chain fails again
+ */
+export async function smallestFailure<K extends Kinds>(
+  subject: Subject<K>,
+  found: Found<K>,
+): Promise<FailingOf<K> & { readonly isSteady: boolean }> {
+  const { failed } = found;
+  const early = completed(subject, found, true);
+  const smallest = isHang(failed)
+    ? undefined
+    : ((await smallestChain(subject, completed(subject, found, false))) ??
+      (await smallestChain(subject, early)));
+  return { ...(smallest ?? { chain: early, failed }), isSteady: smallest !== undefined };
 }
 
 /** The power cuts of a chain, at the moments that its failure has them. */
@@ -82,17 +104,17 @@ async function giveBack<K extends Kinds>(
 ): Promise<void> {
   const link = chain.links[n] as LinkOf<K>;
   const { space, state } = link;
-  const withVersions = (change: (versions: Cut['versions']) => Cut['versions']): Cut[] =>
-    cutsOf(subject, best()).map((cut, m) =>
-      m === n ? { ...cut, versions: change(cut.versions) } : cut,
-    );
+  const withVersions = (change: (cut: Cut) => Cut['versions']): Cut[] =>
+    cutsOf(subject, best()).map((one, m) => (m === n ? { ...one, versions: change(one) } : one));
   if (await attempt(withVersions(() => new Map()))) return;
   const cut = momentOf(link, n, failed);
   for (const { region, place, there, newest } of lostPlaces(space.map, state.versions, cut)) {
-    const key = subject.keyOf(region, place);
     for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
       if (!versionAt(region, version).intact) continue;
-      if (await attempt(withVersions((all) => new Map(all).set(key, version)))) break;
+      const changed = (one: Cut): Cut['versions'] =>
+        subject.withVersion?.(space, one, place, version) ??
+        new Map(one.versions).set(subject.keyOf(region, place), version);
+      if (await attempt(withVersions(changed))) break;
     }
   }
 }

@@ -20,6 +20,16 @@ export interface AnyLife {
   readonly doubt?: string | undefined;
 }
 
+/** A crash state of some life, in words that do not depend on how many states there are. */
+export interface Cut {
+  /** What was cut short. */
+  readonly during: AnyLife['during'];
+  /** Everything dispatched up to this moment is there. */
+  readonly time: number;
+  /** Except that the places at these offsets have these versions. */
+  readonly versions: ReadonlyMap<number, number>;
+}
+
 /** A crash state: a version for each place. */
 export interface AnyState extends Pick<CutShort, 'after' | 'before'> {
   readonly versions: ArrayLike<number>;
@@ -86,4 +96,13 @@ export interface Subject<K extends Kinds> extends States<K> {
   /** A recovery that may be cut short. */
   recover(left: K['left']): Promise<K['life']>;
   left(state: K['state']): K['left'];
+  /** Versions that are possible with what is decided, near those that are wanted; absent where the wanted ones always are. */
+  fit?(level: Decisions<K['map']>, wanted: (place: number) => number): (place: number) => number;
+  /** The places of a cut with another version at one of them, where that asks for changes elsewhere. */
+  withVersion?(
+    space: K['life']['space'],
+    cut: Pick<Cut, 'time' | 'versions'>,
+    place: number,
+    version: number,
+  ): Cut['versions'];
 }

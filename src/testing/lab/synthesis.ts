@@ -21,7 +21,8 @@
 import { type Gap, gapsOf, missingSince, withBarriers } from '../crash-test/barriers.js';
 import { DISK_STATES, judgeState } from '../crash-test/lives.js';
 import { explored } from '../crash-test/one-seed.js';
-import { type Cut, parseReplay, stateOf } from '../crash-test/replay.js';
+import { parseReplay, stateOf } from '../crash-test/replay.js';
+import type { Cut } from '../crash-test/subject.js';
 import { trialOf } from '../crash-test/trial.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';
 import { Watch } from '../crash-test/watch.js';
