@@ -148,6 +148,7 @@ function tell(/** @type {NbdServerEvent} */ event) {
 /** @param {NbdAddress} address */
 function uri(address) {
   if ('path' in address) return `nbd+unix:///?socket=${address.path}`;
+  if ('fd' in address) return `descriptor ${address.fd}`;
   const { host, port } = address;
   return `nbd://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
