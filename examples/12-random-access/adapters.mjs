@@ -110,7 +110,7 @@ export async function diskOf(file, { size, blockSize = 512, flush }) {
     promised((done) =>
       file.write(offset, Buffer.from(data.buffer, data.byteOffset, data.length), done),
     );
-  await promised((done) => file.open(done));
+  await writeTo(0, new Uint8Array()); // opens it for writing, because some make a missing file only then
   const { size: length } = await promised((done) => file.stat(done));
   if (length < size) await writeTo(size - 1, new Uint8Array(1));
 

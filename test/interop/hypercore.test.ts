@@ -119,3 +119,33 @@ test('on the files that it makes, ext4 may leave a log that does not open any mo
     expect.arrayContaining([expect.stringContaining('fsync /core/oplog')]),
   ]);
 });
+
+test('a random-access-file is a disk with a flush, if it is given an fsync, and keeps the contract of storages', () => {
+  const found = answerOf(`
+    import { fsync } from 'node:fs';
+    import { promisify } from 'node:util';
+    import RandomAccessFile from 'random-access-file';
+    import { IoScheduler } from 'write-barrier';
+    import { storageContract } from 'write-barrier/testing';
+    import { diskOf } from './adapters.mjs';
+
+    let files = 0;
+    const size = 64 * 512;
+    const diskIn = (path) => {
+      const file = new RandomAccessFile(path);
+      return diskOf(file, { size, flush: () => promisify(fsync)(file.fd) });
+    };
+    const open = async () => {
+      const path = 'file-' + files++;
+      return { storage: await diskIn(path), reopen: () => diskIn(path) };
+    };
+    const disk = (await open()).storage;
+    const { verdict } = new IoScheduler(disk).guarantees;
+    const bodies = [];
+    const runner = { describe: (_, body) => body(), test: (name, body) => bodies.push(body) };
+    storageContract(runner, { name: 'file', capabilities: disk.capabilities, open, seed: 1, runs: 5 });
+    for (const body of bodies) await body();
+    console.log(JSON.stringify([verdict, bodies.length > 15]));
+  `);
+  expect(found).toEqual(['safe', true]);
+});
