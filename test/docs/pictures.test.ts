@@ -4,6 +4,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
+import { barrierCosts, modeChoice } from './drawn/barriers.js';
 import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
 import { hero } from './drawn/hero.js';
@@ -14,11 +15,13 @@ import { levels, regions, span, units } from './drawn/space.js';
 import { ROOT } from './pages.js';
 
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  'barrier-costs': async () => barrierCosts(),
   cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
   hero,
   levels,
   lives,
+  'mode-choice': async () => modeChoice(),
   modes,
   neighbours: async () => neighbours(),
   regions,
