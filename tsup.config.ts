@@ -12,6 +12,7 @@ export default defineConfig({
     node: 'src/node/index.ts',
     'node-browser': 'src/node/browser.ts',
     opfs: 'src/opfs/index.ts',
+    sqlite: 'src/sqlite/index.ts',
     systems: 'src/systems/index.ts',
     testing: 'src/testing/index.ts',
     'testing-arbitraries': 'src/testing/arbitraries.ts',

@@ -170,7 +170,7 @@ describe.each(TAKERS)('$of of $by', (taker) => {
 
 test('the list has every interface that is called options, but those of the state machines, which nobody outside hands in', () => {
   const listed = new Set(['OrderingOptions', 'SharingOptions', ...TAKERS.map(({ of }) => of)]);
-  const missing = ['directory', 'model', 'node', 'opfs', 'scheduler', 'storage', 'trace']
+  const missing = ['directory', 'model', 'node', 'opfs', 'scheduler', 'sqlite', 'storage', 'trace']
     .flatMap(sources)
     .flatMap((source) => [...source.matchAll(/export interface (\w+Options)\b/g)])
     .map(([, name]) => name)
