@@ -6,6 +6,7 @@ import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
 import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
+import { files } from './drawn/files.js';
 import { hero } from './drawn/hero.js';
 import { lives } from './drawn/lives.js';
 import { modes } from './drawn/modes.js';
@@ -16,6 +17,7 @@ import { ROOT } from './pages.js';
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
   cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
+  files,
   hero,
   levels,
   lives,
