@@ -6,6 +6,8 @@
 //
 // Not here: times, owners and permissions of files; errors of a full disk; changes through memory mappings.
 
+import { formatValue, misuse } from '../../model/index.js';
+
 /** How a file system persists what programs do to files. */
 export interface FileModel {
   /**
@@ -105,3 +107,18 @@ export const FILE_MODELS: Readonly<Record<FileModelName, FileModel>> = Object.fr
     ...{ fdatasync: 'data', delays: true, block: 512 },
   },
 });
+
+/** A model with the name that a report gives it. */
+export interface NamedModel {
+  readonly name: string;
+  readonly model: FileModel;
+}
+
+/** @throws `INVALID_ARGUMENT` for an unknown file system */
+export function modelOf(model: FileModelName | FileModel): NamedModel {
+  if (typeof model === 'object' && model !== null) return { name: 'own', model };
+  if (Object.hasOwn(FILE_MODELS, model)) return { name: model, model: FILE_MODELS[model] };
+  throw misuse(
+    `unknown file system ${formatValue(model)}; known are ${Object.keys(FILE_MODELS).join(', ')}`,
+  );
+}

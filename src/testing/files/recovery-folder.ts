@@ -16,18 +16,15 @@
 // Not here: how calls come here (session.ts, effects.ts), which crash states there are.
 
 import { posix } from 'node:path';
+import { listen } from './asks.js';
+import { differences } from './folder.js';
 import { replaceFunctions } from './node-fs.js';
 import { quietly, real } from './originals.js';
+import { unseenText } from './record.js';
 import { closeSession, type Landing, type Need, openSession, Session } from './session.js';
-import { ROOT, resolveIn, type Tree } from './shadow.js';
-
-/** The tree that a power cut left. Each question may decide something. */
-export interface CrashTree extends Tree {
-  names(directory: number): readonly string[];
-  /** In bytes. */
-  size(inode: number): number;
-  data(inode: number): Uint8Array;
-}
+import { ROOT, resolveIn, type ShadowTree, type Tree } from './shadow.js';
+import type { FileNode } from './trace.js';
+import type { CrashTree } from './tree.js';
 
 /** How much of a file is there. */
 const LEVELS = { name: 0, size: 1, data: 2 } as const;
@@ -68,16 +65,21 @@ interface Folder {
 export class RecoveryFolder implements Landing, Tree {
   readonly #root: string;
   readonly #tree: CrashTree;
+  readonly #shadow: ShadowTree | undefined;
   /** The inodes of paths that are decided; undefined where nothing is, or what the recovery has made. */
   readonly #decided = new Map<string, number | undefined>([['/', ROOT]]);
   /** By a number that is the inode for its first name, and negative for each further one (V4). */
   readonly #folders = new Map<number, Folder>([[ROOT, { path: '/', inode: ROOT, above: [] }]]);
   readonly #files = new Map<number, Laid>();
 
-  /** @param root the real path of an empty folder */
-  constructor(root: string, tree: CrashTree) {
+  /**
+   * @param root the real path of an empty folder
+   * @param shadow is told what is laid down, if the recovery is recorded
+   */
+  constructor(root: string, tree: CrashTree, shadow?: ShadowTree) {
     this.#root = root;
     this.#tree = tree;
+    this.#shadow = shadow;
   }
 
   touch(path: string, need: Need, follow: boolean): void {
@@ -120,7 +122,12 @@ export class RecoveryFolder implements Landing, Tree {
       const isCircular = folder.above.includes(folder.inode);
       const inode = isCircular ? undefined : this.#tree.entry(folder.inode, name);
       this.#decided.set(path, inode);
-      if (inode !== undefined) quietly(() => this.#lay(path, inode, folder));
+      if (inode !== undefined) {
+        quietly(() => this.#lay(path, inode, folder));
+        const number = this.#decided.get(path) as number;
+        if (number < 0) this.#shadow?.gap(TWO_NAMES);
+        this.#shadow?.learn(directory, name, number, this.#emptyNode(inode));
+      }
     }
     return this.#decided.get(path);
   }
@@ -136,6 +143,13 @@ export class RecoveryFolder implements Landing, Tree {
   /** The inode of a number that may be that of a folder. */
   #inodeOf(number: number): number {
     return this.#folders.get(number)?.inode ?? number;
+  }
+
+  #emptyNode(inode: number): FileNode {
+    const kind = this.#tree.kind(inode);
+    if (kind === 'directory') return { kind, entries: new Map() };
+    if (kind === 'symlink') return { kind, target: this.#tree.target(inode) };
+    return { kind, data: new Uint8Array() };
   }
 
   /** Something of this name: a folder without entries, a file without bytes. */
@@ -177,10 +191,16 @@ export class RecoveryFolder implements Landing, Tree {
     const [path] = laid?.paths ?? [];
     if (!laid || path === undefined || laid.level >= LEVELS[need]) return;
     laid.level = LEVELS[need];
-    if (need === 'size') real.truncateSync(this.#root + path, this.#tree.size(inode));
-    else real.writeFileSync(this.#root + path, this.#tree.data(inode));
+    const isData = need === 'data';
+    const data = isData ? this.#tree.data(inode) : new Uint8Array(this.#tree.size(inode));
+    if (isData) real.writeFileSync(this.#root + path, data);
+    else real.truncateSync(this.#root + path, data.length);
+    this.#shadow?.learnData(inode, data);
   }
 }
+
+const TWO_NAMES =
+  'a power cut has left a folder with two names, and what a recovery changes in it is not followed';
 
 const isBelow = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(`${folder}/`);
@@ -192,6 +212,10 @@ export interface Recovery {
   readonly tree: CrashTree;
   /** Whether the whole tree is there before the recovery begins. */
   readonly isWhole: boolean;
+  /** Records what is done in the folder. */
+  readonly shadow?: ShadowTree | undefined;
+  /** Gets a sentence for each thing that the recovery asks and that a crash state does not have. */
+  readonly asked?: Set<string>;
 }
 
 /**
@@ -200,23 +224,29 @@ export interface Recovery {
  * @throws what the recovery throws
  */
 export async function recoverIn<T>(
-  { root, tree, isWhole }: Recovery,
+  { root, tree, isWhole, shadow, asked }: Recovery,
   run: (root: string) => T | Promise<T>,
 ): Promise<T> {
   empty(root);
-  const landing = new RecoveryFolder(real.realpathSync(root), tree);
+  const landing = new RecoveryFolder(real.realpathSync(root), tree, shadow);
   if (isWhole) {
     landing.touch('/', 'tree', true);
-    return run(root);
+    if (!shadow) return run(root);
   }
-  const session = new Session(root, { landing });
+  const session = new Session(root, { landing, shadow, asked });
   const putBack = replaceFunctions();
+  const silence = asked && listen(asked);
   openSession(session);
   try {
     return await run(root);
   } finally {
     closeSession(session);
     putBack();
+    silence?.();
+    if (shadow) {
+      const unseen = differences(session.root, shadow.trace());
+      if (unseen.length > 0) shadow.gap(unseenText(unseen));
+    }
   }
 }
 

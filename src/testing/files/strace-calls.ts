@@ -7,6 +7,7 @@
 //
 // Source: the manual pages of the calls, section 2.
 
+import { BOOT, BOOT_PATH } from './asks.js';
 import type { Place } from './shadow.js';
 import { descriptorIn, pathIn, type SystemCall, stringsIn } from './strace-log.js';
 import type { Handler, Handlers, OpenFile, Process, Replay } from './strace-replay.js';
@@ -28,7 +29,9 @@ function opening(path: number, flagsAt: number, directory?: number): Handlers[st
     begin: (replay, call, process) => {
       const flags = flagsIn(call.args[flagsAt]);
       const follow = !flags.has('O_NOFOLLOW');
-      const place = replay.placeOf(replay.pathOf(call, process, path, directory), follow);
+      const full = replay.pathOf(call, process, path, directory);
+      if (full === BOOT_PATH) replay.shadow.gap(`the program was recorded, and ${BOOT}`);
+      const place = replay.placeOf(full, follow);
       if (place && !flags.has('O_TMPFILE')) open(replay, call, place, flags);
     },
     end: opened,

@@ -6,7 +6,8 @@ import * as fsp from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { newFolder, removeFolder } from '../../../src/testing/files/record.js';
-import { type CrashTree, recoverIn } from '../../../src/testing/files/recovery-folder.js';
+import { recoverIn } from '../../../src/testing/files/recovery-folder.js';
+import type { CrashTree } from '../../../src/testing/files/tree.js';
 
 const root = newFolder();
 afterAll(() => removeFolder(root));
