@@ -92,14 +92,14 @@ export function sizeChanges(
 }
 
 /**
- * What holds a size that follows the data: it is at least that of the last truncation, after whose operation data counts, and at most
- * that before the first change that is not there.
+ * What holds a size that follows the data: it is at least that of the last truncation, if there is one, after whose operation data
+ * counts, and at most that before the first change that is not there.
  */
 export function sizeBounds(
-  { initial, by }: FileHistory,
+  { by }: FileHistory,
   changes: readonly Change[],
   last: number,
-): { readonly least: number; readonly most: number; readonly since: number } {
+): { readonly cut: number | undefined; readonly most: number; readonly since: number } {
   const eventOf = ({ operation }: Change): FileEvent => by.get(operation) as FileEvent;
   const isTruncation = (change: Change): boolean => eventOf(change).made.op === 'truncate';
   const cut = changes
@@ -107,11 +107,8 @@ export function sizeBounds(
     .filter(isTruncation)
     .at(-1);
   const next = changes[last + 1];
-  return {
-    least: cut?.value ?? initial.length,
-    most: next && !isTruncation(next) ? eventOf(next).before : Number.POSITIVE_INFINITY,
-    since: cut?.operation ?? -1,
-  };
+  const most = next && !isTruncation(next) ? eventOf(next).before : Number.POSITIVE_INFINITY;
+  return { cut: cut?.value, most, since: cut?.operation ?? -1 };
 }
 
 /** A change of some blocks of a file. */

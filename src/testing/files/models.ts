@@ -2,7 +2,7 @@
 //
 // A model says which states a power cut may leave of a tree of files. It is a claim about a kernel: each field names its source, and
 // what was seen in crash images of Linux 6.18.44, with ext4, xfs and btrfs of default options on a disk that answers late
-// ("seen"). A model has every tree that was seen, and more: about a third of its trees were never met.
+// ("seen"). A model has every tree that was seen, and more: docs/file-systems.md has the shares.
 //
 // Not here: times, owners and permissions of files; errors of a full disk; changes through memory mappings.
 

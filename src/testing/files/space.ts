@@ -129,13 +129,12 @@ export class FileState {
     const { sizes, blocks, histories, model } = this.#map;
     const known = (): number => this.#before.size(inode);
     const cell = sizes.get(inode);
-    if (model.size === 'free' || model.data === 'journaled') {
-      return (cell && this.#valueOf(cell, known)) ?? known();
-    }
     const history = histories.get(inode);
-    if (!history) return known();
+    if (!history || model.size === 'free' || model.data === 'journaled')
+      return (cell && this.#valueOf(cell, known)) ?? known();
     const last = cell ? this.#version(cell).change : -1;
-    const { least, most, since } = sizeBounds(history, cell?.changes ?? [], last);
+    const { cut, most, since } = sizeBounds(history, cell?.changes ?? [], last);
+    const least = cut ?? known();
     if (most <= least) return least;
     for (const run of [...(blocks.get(inode) ?? [])].reverse()) {
       for (let n = run.count - 1; n >= 0; n -= 1) {

@@ -271,6 +271,16 @@ const onFile =
     if (replay.fileOf(args[at], process)) replay.shadow.gap(`${what} is not followed`);
   };
 
+/**
+ * A ring is a gap, save those that libuv makes for each event loop, of 256 entries and right after its epoll: it registers descriptors with
+ * them, and takes another one for files. Source: uv__platform_loop_init in libuv's src/unix/linux.c.
+ */
+function ring({ shadow, loops }: Replay, { process, args }: SystemCall): void {
+  const isOfLoop =
+    loops.delete(process) && args[0] === '256' && !/SETUP_SQPOLL/.test(args[1] ?? '');
+  if (!isOfLoop) shadow.gap('io_uring was used, whose requests are in no log');
+}
+
 const sync: Handlers[string] = { begin: ({ shadow }) => shadow.syncAll() };
 const access: Handlers[string] = { begin: mark };
 
@@ -348,7 +358,8 @@ export const CALLS: Handlers = {
   fork: forking,
   vfork: forking,
   mmap: { begin: map },
-  io_uring_setup: { begin: gap('io_uring was used, whose requests are in no log') },
+  epoll_create1: { begin: ({ loops }, { process }) => void loops.add(process) },
+  io_uring_setup: { begin: ring },
   io_submit: { begin: gap('io_submit was used, which is not followed') },
   access,
   faccessat: access,

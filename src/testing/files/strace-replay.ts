@@ -47,6 +47,8 @@ export class Replay {
   readonly readOutside: ReadOutside;
   /** What an open has found, until it ends. */
   readonly opened: WeakMap<SystemCall, OpenFile> = new WeakMap();
+  /** The processes that have made an epoll, and no ring since. */
+  readonly loops: Set<number> = new Set();
   readonly #directory: string;
   readonly #processes = new Map<number, Process>();
   #contents: Contents;

@@ -32,7 +32,7 @@ export interface StraceRecording {
   readonly cwd?: string;
   /**
    * The environment of the program. `UV_USE_IO_URING` is 0 in it if it is not set, so that Node makes its calls where strace sees
-   * them: any use of io_uring is a gap.
+   * them: any use of io_uring for files is a gap.
    *
    * @defaultValue that of this process
    */

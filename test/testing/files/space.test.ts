@@ -3,9 +3,12 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { seededRandom } from '../../../src/testing/choices.js';
+import { type CellVersion, cellsOf } from '../../../src/testing/files/cells.js';
 import { FILE_MODELS, type FileModel } from '../../../src/testing/files/models.js';
+import { Promises } from '../../../src/testing/files/promises.js';
 import { fileSpace } from '../../../src/testing/files/space.js';
 import type { FilesTrace } from '../../../src/testing/files/trace.js';
+import type { Clock } from '../../../src/testing/space/clocks.js';
 import { share } from '../../kit/amount.js';
 import { treesByHand } from './oracle.js';
 import { type Call, PROGRAMS, textOf, traceOf } from './programs.js';
@@ -58,6 +61,19 @@ const traces: fc.Arbitrary<FilesTrace> = fc
     traceOf({ before: [['create', '/a'], ['mkdir', '/d'], ...before], calls }, answers),
   );
 
+/** All values that the clocks may have at a moment. */
+function pointsOf(clocks: readonly Clock[], time: number): number[][] {
+  const values = clocks.map(({ from, until }) =>
+    [...from.keys()].filter((value) => {
+      return (from[value] as number) <= time && time < (until[value] as number);
+    }),
+  );
+  return values.reduce<number[][]>(
+    (points, list) => points.flatMap((point) => list.map((value) => [...point, value])),
+    [[]],
+  );
+}
+
 describe.each(MODELS)('given any small trace of files on %s', (_, model) => {
   test('the trees of each moment are those that brute force finds', () => {
     fc.assert(
@@ -74,6 +90,31 @@ describe.each(MODELS)('given any small trace of files on %s', (_, model) => {
           const then = found.filter(({ after, before }) => after <= time && time < before);
           const met = new Set(then.map(({ tree }) => tree));
           expect([time, ...[...met].sort()]).toEqual([time, ...[...trees].sort()]);
+        }
+      }),
+      { numRuns: share(1500, 150) },
+    );
+  });
+
+  test('at every moment and for all values that the clocks may have then, each cell has a version (clocks.K1, clocks.K3)', () => {
+    fc.assert(
+      fc.property(traces, fc.boolean(), (trace, lies) => {
+        const { clocks } = new Promises(trace, model, lies);
+        for (const { from, until } of clocks) {
+          for (const edge of [from, until]) expect(edge).toEqual([...edge].sort((a, b) => a - b));
+        }
+        const { regions } = cellsOf(trace, model, lies);
+        const moments = trace.operations.flatMap(({ begin, end }) => [begin, end]);
+        for (const time of [-1, ...moments.filter(Number.isFinite)]) {
+          for (const point of pointsOf(clocks, time)) {
+            const isOpen = ({ after, ordered, when }: CellVersion): boolean =>
+              after <= time &&
+              time < ordered &&
+              (!when ||
+                (point.some((value, n) => value >= (when.from[n] as number)) &&
+                  point.every((value, n) => value < (when.until[n] as number))));
+            for (const { versions } of regions) expect(versions.some(isOpen)).toBe(true);
+          }
         }
       }),
       { numRuns: share(1500, 150) },
