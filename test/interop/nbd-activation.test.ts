@@ -23,7 +23,9 @@ const SERVICE = `
   };
   const server = new NbdServer({ exports: { '': new MemoryStorage(1 << 20), empty } });
   const given = process.env.LISTEN_FDNAMES;
-  for (const socket of systemdSockets()) console.log(JSON.stringify(await server.listen(socket)));
+  for (const socket of systemdSockets()) {
+    console.log(JSON.stringify(await server.listen(socket).catch(({ code }) => code)));
+  }
   const { LISTEN_FDS = 'none', LISTEN_PID = 'none' } = process.env;
   console.log(given, LISTEN_FDS, LISTEN_PID, JSON.stringify(systemdSockets()));
   process.on('SIGTERM', () => server.close());
@@ -61,7 +63,11 @@ describe.skipIf(absent.length > 0)(titled('a service', absent), () => {
     onTestFinished(folder.remove);
     const path = join(folder.path, 'unit.sock');
     const port = 20_000 + Math.floor(Math.random() * 30_000);
-    const service = await activated(folder.path, [path, `127.0.0.1:${port}`]);
+    const service = await activated(folder.path, [
+      path,
+      `127.0.0.1:${port}`,
+      `0.0.0.0:${port + 1}`,
+    ]);
     while (!existsSync(path)) await new Promise((resolve) => setTimeout(resolve, 10));
     const uri = (name: string): string => `nbd+unix:///${name}?socket=${path}`;
     expect(await succeeds('nbdinfo', ['--size', uri('')])).toBe(`${1 << 20}\n`);
@@ -71,7 +77,9 @@ describe.skipIf(absent.length > 0)(titled('a service', absent), () => {
     expect(service.said().trim().split('\n')).toEqual([
       '{"fd":3}',
       `{"host":"127.0.0.1","port":${port}}`,
-      's0:s1 none none []',
+      // It is of every address of this machine.
+      '"INVALID_ARGUMENT"',
+      's0:s1:s2 none none []',
     ]);
     expect(await service.end()).toBe(0);
     // The file is the business of systemd.
