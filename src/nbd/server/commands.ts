@@ -423,6 +423,7 @@ async function inPieces(
   call: (at: number, size: number) => Transfer,
 ): Promise<void> {
   for (let at = 0; at < length; at += piece) {
+    if (at > 0) await target.disk.nextTurn();
     if (at > 0 && target.closing()) throw new WriteBarrierError('CLOSED', 'the server is closing');
     await submit(target, () => call(at, Math.min(piece, length - at)));
   }

@@ -45,7 +45,7 @@ import { count, type NbdServerClient } from './stats.js';
 const UNSENT_MAX = 1024 * 1024;
 /** How long a client may take for its last replies when it ends the connection, or broke the protocol. */
 const LINGER_MS = 5_000;
-/** K7: the budget of a turn. A request costs 1, and an answer 1 for each ANSWER_UNIT bytes. */
+/** K7: the budget of a turn. A request costs 1, and 1 for each 64 KiB of its buffers; an answer 1 for each ANSWER_UNIT bytes. */
 const TURN_BUDGET = 64;
 /** An option costs more, because it may be 64 KiB long. */
 const OPTION_COST = 8;
@@ -273,6 +273,7 @@ export class Connection {
         this.#open(this.#context.exports.get(event.name) as Export);
         break;
       case 'request':
+        this.#spend(costOf(event.request) >> 16);
         this.#admit(event.request);
         break;
       case 'end':

@@ -13,6 +13,8 @@
 //       the storage at once. So a request in the group waits for them once, and not for later ones.
 //   H2  A flush of the storage is issued for a flush, except if nothing was written since the last good one was issued, and
 //       only the server submits to the scheduler.
+//   H3  A turn of the event loop begins few further pieces of requests that go in pieces, because a storage may do each of them at
+//       once, as MemoryStorage does, and no other client is served meanwhile.
 //
 // How long a request waits for its turn is in docs/many-on-one-disk.md.
 
@@ -23,6 +25,9 @@ export const DEPTH = 64;
 /** The maximum of the bytes that they move. */
 const DEPTH_BYTES = 4 * 1024 * 1024;
 
+/** H3: the maximum number of further pieces in a turn. */
+const PIECES_MAX = 4;
+
 /** A storage with its scheduler and the group of its connections. */
 export class Disk {
   readonly scheduler: IoScheduler;
@@ -32,6 +37,8 @@ export class Disk {
   #direct = 0;
   #directBytes = 0;
   #turns = 0;
+  /** Requests in pieces that wait for the next turn of the event loop. */
+  readonly #waiting: (() => void)[] = [];
   /** How many requests that write have begun or ended; how many had when the last good flush was issued. */
   #changes = 0;
   #flushed = -1;
@@ -69,6 +76,18 @@ export class Disk {
     this.#direct += by;
     this.#directBytes += by * bytes;
   }
+
+  /** Settles in a later turn of the event loop (H3). */
+  nextTurn(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#waiting.push(resolve) === 1) setImmediate(this.#turn);
+    });
+  }
+
+  readonly #turn = (): void => {
+    for (const resolve of this.#waiting.splice(0, PIECES_MAX)) resolve();
+    if (this.#waiting.length > 0) setImmediate(this.#turn);
+  };
 
   /** A request that writes begins or ends. */
   changes(): void {
