@@ -16,6 +16,8 @@
 //   C5  The client gets the number and the stable code of an error, and not its message, which may tell of the server.
 //   C6  A request without payload that costs as much as one is executed piece by piece. When the server closes, no further
 //       piece is begun and the client gets ESHUTDOWN, because gigabytes would delay `close`.
+//   C7  A read of SPARSE_MIN bytes or more whose reply may come in chunks asks the storage first: zeroes of that length that it
+//       knows of are neither read nor sent, but named as holes.
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Request types", "Command flags", "Ordering of messages and writes",
 // "Error values"; for FUA on reads NetworkBlockDevice/nbd issue 45.
@@ -23,6 +25,7 @@
 import {
   FlushFailedError,
   type IoScheduler,
+  type Extent as StorageExtent,
   WriteBarrierError,
   type WriteOptions,
 } from 'write-barrier';
@@ -30,6 +33,7 @@ import { invariant } from 'write-barrier/kit';
 import {
   COMMAND,
   COMMAND_FLAG,
+  EXTENT_FLAG,
   type Extent,
   NBD_ERROR,
   type NbdRequest,
@@ -42,6 +46,8 @@ import { canFlush, type Export, type ExportInfo } from './options.js';
 export interface SessionRequest extends NbdRequest {
   /** The payload of a WRITE; empty for others. */
   readonly data: readonly Uint8Array[];
+  /** A read whose reply may come in several chunks, with holes among them. */
+  readonly sparse: boolean;
   /** The session has taken its outcome (nbd-server-session.N1). */
   answered: boolean;
 }
@@ -55,7 +61,18 @@ export interface Refusal {
 /** The result of a request. */
 export type Outcome =
   | Refusal
-  | { readonly data?: Uint8Array | undefined; readonly extents?: readonly Extent[] };
+  | {
+      readonly data?: Uint8Array | undefined;
+      readonly pieces?: readonly ReadPiece[];
+      readonly extents?: readonly Extent[];
+    };
+
+/** A part of what a read answers with; without `data` a hole. */
+export interface ReadPiece {
+  readonly offset: number;
+  readonly length: number;
+  readonly data?: Uint8Array;
+}
 
 /** The export that a request is for, and the state of its connection. */
 export interface Work extends Export {
@@ -68,7 +85,7 @@ export interface Work extends Export {
 }
 
 /** What a command answers with when it succeeds: a read with its bytes, BLOCK_STATUS with extents, others with nothing. */
-type Result = Uint8Array | readonly Extent[] | void;
+type Result = Uint8Array | Exclude<Outcome, Refusal> | void;
 
 interface CommandRule {
   /** May reject with QUEUE_FULL if it has done nothing yet. */
@@ -114,6 +131,11 @@ const RULES: ReadonlyMap<number, CommandRule> = new Map([
 const PIECE = 1024 * 1024;
 /** WRITE_ZEROES goes to the storage in pieces of this size if the storage does not say that zeroes are fast, in bytes. */
 const ZEROES_PIECE = 64 * 1024 * 1024;
+
+/** Shorter reads are not asked for holes, and shorter holes are sent as data, because each costs as much as its bytes. */
+const SPARSE_MIN = 64 * 1024;
+/** The most extents of one answer, because a client may ask again from where they end. */
+const EXTENTS_MAX = 8192;
 
 const DONE: Outcome = Object.freeze({});
 const FORCED: WriteOptions = Object.freeze({ fua: true });
@@ -267,7 +289,7 @@ function clientGone(): WriteBarrierError {
 
 function outcomeOf(result: Result): Outcome {
   if (result === undefined) return DONE;
-  return result instanceof Uint8Array ? { data: result } : { extents: result };
+  return result instanceof Uint8Array ? { data: result } : result;
 }
 
 /** C4 */
@@ -291,8 +313,47 @@ export function refusalFor(error: unknown): Refusal {
   return { error: errorNumber(error), message };
 }
 
-function read({ offset, length }: SessionRequest, { scheduler }: Work): Promise<Uint8Array> {
-  return scheduler.read(offset, length);
+function read(request: SessionRequest, target: Work): Promise<Result> {
+  const { offset, length, sparse } = request;
+  const { scheduler } = target;
+  const asks = sparse && length >= SPARSE_MIN && scheduler.capabilities.blockStatus;
+  return asks ? readSparse(request, target) : scheduler.read(offset, length);
+}
+
+/** C7 */
+async function readSparse({ offset, length }: SessionRequest, target: Work): Promise<Result> {
+  const { scheduler } = target;
+  const found = sparsePieces(offset, length, await scheduler.blockStatus(offset, length));
+  const pieces = found.map(async ({ isHole, ...piece }): Promise<ReadPiece> => {
+    if (isHole) return piece;
+    return {
+      ...piece,
+      data: await submit(target, () => scheduler.read(piece.offset, piece.length)),
+    };
+  });
+  return { pieces: await Promise.all(pieces) };
+}
+
+/** The holes of a read, and what is between them: never two of a kind in a row. */
+function sparsePieces(
+  start: number,
+  length: number,
+  extents: readonly StorageExtent[],
+): { offset: number; length: number; isHole: boolean }[] {
+  const pieces: { offset: number; length: number; isHole: boolean }[] = [];
+  const end = start + length;
+  const add = (offset: number, size: number, isHole: boolean): void => {
+    const last = pieces.at(-1);
+    if (last?.isHole === isHole) last.length += size;
+    else if (size > 0) pieces.push({ offset, length: size, isHole });
+  };
+  let at = start;
+  for (const { length: size, zero } of extents) {
+    add(at, size, zero && size >= SPARSE_MIN);
+    at += size;
+  }
+  add(at, end - at, false);
+  return pieces;
 }
 
 function write({ offset, data, flags }: SessionRequest, { scheduler }: Work): Promise<void> {
@@ -336,9 +397,17 @@ async function fill({ offset, length }: SessionRequest, target: Work): Promise<v
   );
 }
 
-/** Storages do not say what they have allocated, and "allocated, with data" is always a legal answer. */
-async function status({ length }: SessionRequest): Promise<readonly Extent[]> {
-  return [{ length, flags: 0 }];
+async function status({ offset, length, flags }: SessionRequest, target: Work): Promise<Result> {
+  const most = flags & REQ_ONE ? 1 : EXTENTS_MAX;
+  const extents: { length: number; flags: number }[] = [];
+  for (const extent of await target.scheduler.blockStatus(offset, length)) {
+    const flags = (extent.hole ? EXTENT_FLAG.HOLE : 0) | (extent.zero ? EXTENT_FLAG.ZERO : 0);
+    const last = extents.at(-1);
+    if (last?.flags === flags) last.length += extent.length;
+    else if (extents.length === most) break;
+    else extents.push({ length: extent.length, flags });
+  }
+  return { extents };
 }
 
 /** C6 */
