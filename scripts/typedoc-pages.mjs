@@ -43,7 +43,7 @@ const NAME_GROUPS = [
   [/\/systems\/(?:linux|qemu)\//, 'Linux and QEMU'],
   [/\/systems\//, 'All systems'],
   [/\/testing\/files\//, 'Crash tests of files'],
-  [/\/(?:analyses|prefix|synthesis|barriers)\./, 'Analyses'],
+  [/\/(?:analyses|prefix|synthesis|hitting-set|barriers)\./, 'Analyses'],
   [/\/(?:crash-test|picture)\//, 'Crash tests'],
   [/\/(?:device\/|choices\.)/, 'Simulated disks'],
   [/\/contract\//, 'Storage contract'],

@@ -9,8 +9,9 @@ import { gapsOf, withBarriers } from '../../src/testing/crash-test/barriers.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
 import type { CrashTest } from '../../src/testing/crash-test/types.js';
 import { barrierMutation, strictOrder } from '../../src/testing/lab/analyses.js';
+import { cheapestHitting } from '../../src/testing/lab/hitting-set.js';
 import { prefixOracle } from '../../src/testing/lab/prefix.js';
-import { barrierSynthesis, cheapestHitting } from '../../src/testing/lab/synthesis.js';
+import { barrierSynthesis } from '../../src/testing/lab/synthesis.js';
 import { share } from '../kit/amount.js';
 
 const SECTOR = 512;

@@ -2,8 +2,9 @@
 // the same crash state is judged again.
 
 import { crashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/places.js';
-import { type Gap, gapsOf, missingSince, sameState, withBarriers } from './barriers.js';
+import { failsIn, type Gap, gapsOf, missingSince, withBarriers } from './barriers.js';
 import type { Told } from './execute.js';
 import { type Chain, contentOf, judgeChain, type Life, type Link } from './lives.js';
 import { type Gone, isSound, lossesOf } from './scene.js';
@@ -57,9 +58,11 @@ async function adviceIn<A, R>(
   const gaps = gapsOf(trace).filter(({ time }) => time > since && time <= cut);
   for (const gap of gaps.reverse().slice(0, GAPS_MAX)) {
     const repaired = crashSpace(withBarriers(trace, [gap], []), space.profile);
-    const same = sameState(space, state, repaired, contentOf(links[n - 1]));
-    const again = same && links.map((one, m) => (m === n ? { ...one, state: same } : one));
-    if (again && (await judgeChain(trial, { ...chain, links: again }))) continue;
+    const fails = (same: CrashState): Promise<unknown> => {
+      const again = links.map((one, m) => (m === n ? { ...one, state: same } : one));
+      return judgeChain(trial, { ...chain, links: again });
+    };
+    if (await failsIn(repaired, state, fails, contentOf(links[n - 1]))) continue;
     const where = links.length > 1 && n === 0 ? ' of the workload' : '';
     return { ...wordsFor(gap, link, where), before: gap.time };
   }

@@ -2,13 +2,17 @@
 //
 // A flush can be made to do nothing (`hollow`), and a barrier can be put into a gap: the host waits for all of its commands,
 // flushes, waits for the flush, and continues. The commands of the host stay as they were; only their moments change. Both
-// traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be found in the other.
+// traces have the same writes, so their crash spaces have the same regions, and a crash state of one can be looked for in the other.
+//
+// A state is looked for by its bytes. Where writes race, tear or repeat themselves, another version leaves the same image, perhaps
+// at another moment; so a barrier has prevented a failure only if every state with these bytes passes.
 
 import type { Content, DiskCommand, DiskTrace } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
-import { regionOf, versionAt } from '../space/places.js';
+import { regionOf } from '../space/places.js';
+import { offsetOf, type RegionMap } from '../space/regions.js';
 import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */
@@ -78,23 +82,74 @@ function roomOf({ commands, marks }: DiskTrace): number {
 }
 
 /**
- * The same versions in another space of the same writes; undefined if no power cut leaves them there.
+ * Whether another space of the same writes has the bytes of a state, at a moment at which they fail.
  *
  * @param below what the life before has left
  */
-export function sameState(
-  from: CrashSpace,
-  { versions }: CrashState,
-  to: CrashSpace,
+export async function failsIn(
+  space: CrashSpace,
+  state: CrashState,
+  fails: (same: CrashState) => Promise<unknown>,
   below?: Content,
-): CrashState | undefined {
-  const found = versions.map((version, place) => {
-    const { key } = versionAt(regionOf(from.map, place), version);
-    return regionOf(to.map, place).versions.findIndex((other) => other.key === key);
-  });
-  if (found.includes(-1)) return undefined;
-  const state = new CrashState(to.map, found, below);
-  return state.isPossible ? state : undefined;
+): Promise<boolean> {
+  for (const same of sameStates(state, space, below)) if (await fails(same)) return true;
+  return false;
+}
+
+/**
+ * The states of another space of the same writes with the same bytes, one for each moment at which one begins: that which is
+ * possible for longest. Bytes are compared and not versions, because where writes race, tear or repeat themselves another version
+ * may leave the same image.
+ */
+function* sameStates(
+  from: CrashState,
+  { map }: CrashSpace,
+  below?: Content,
+): Generator<CrashState, void> {
+  const alike = Array.from(from.versions, (_, place) => alikeAt(place, from, map, below));
+  const begins = alike.flatMap((all) => all.map(({ version: { after } }) => after));
+  for (const moment of [...new Set(begins)].sort((a, b) => a - b)) {
+    const versions = alike.map((all) => longestAt(moment, all));
+    if (versions.includes(-1)) continue;
+    const state = new CrashState(map, Int32Array.from(versions), below);
+    if (state.after === moment) yield state;
+  }
+}
+
+interface Alike {
+  readonly index: number;
+  readonly version: Version;
+}
+
+/** The versions of a place with the same bytes. */
+function alikeAt(place: number, from: CrashState, map: RegionMap, below?: Content): Alike[] {
+  const region = regionOf(map, place);
+  const start = offsetOf(region, place);
+  const found: Alike[] = [];
+  for (const [index, version] of region.versions.entries()) {
+    const other = new CrashState(map, () => index, below);
+    let at = start;
+    while (at < start + region.step && isEqual(from.content(at), other.content(at))) {
+      at += map.sectorSize;
+    }
+    if (at >= start + region.step) found.push({ index, version });
+  }
+  return found;
+}
+
+/** Of the versions that are possible at a moment that which is so for longest; -1 if none is. */
+function longestAt(moment: number, all: readonly Alike[]): number {
+  let [longest, found] = [-NEVER, -1];
+  for (const { index, version } of all) {
+    const { after, ordered, durable } = version;
+    if (moment < after || ordered <= moment || durable <= longest) continue;
+    [longest, found] = [durable, index];
+  }
+  return found;
+}
+
+function isEqual(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  return a === b || (a !== undefined && b?.every((byte, i) => byte === a[i]) === true);
 }
 
 /** Nothing dispatched before this moment is missing from a crash state, so a barrier before it prevents nothing. */

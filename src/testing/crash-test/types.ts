@@ -78,7 +78,8 @@ export interface CrashTest<A, R, P = unknown> {
    */
   recover(disk: Storage): R | Promise<R>;
   /**
-   * Returns true if the recovered state is right, and returns false or throws if it is wrong. A check that only throws may
+   * Returns true if the recovered state is right, and returns false or throws if it is wrong. It is called with the same
+   * `recovered` for each moment at which the power can have been cut, so it must not change it. A check that only throws may
    * return nothing; while it has never thrown, the verdict is `passed` at most. Any other value (null, a number, a string, an
    * object) is refused, because it is not a verdict.
    */

@@ -15,7 +15,7 @@
 import { messageOf } from '../../model/error.js';
 import { formatValue, misuse, type WriteBarrierError } from '../../model/index.js';
 import type { Storage } from '../../storage/index.js';
-import { sameState, withBarriers } from '../crash-test/barriers.js';
+import { failsIn, withBarriers } from '../crash-test/barriers.js';
 import { crashTest } from '../crash-test/crash-test.js';
 import { NEVER_READ, PARTLY } from '../crash-test/doubts.js';
 import { labelOf } from '../crash-test/in-short.js';
@@ -96,8 +96,8 @@ async function isAlsoIn<A, R, P>(
   const trial = await trialOf(test, 0, []);
   const [cut] = parseReplay(failure.replay, 0).cuts;
   const state = cut && stateOf(from, cut);
-  const same = state && sameState(from, state, trial.space);
-  return same !== undefined && (await judgeState(trial, same)) !== undefined;
+  if (!state) return false;
+  return failsIn(trial.space, state, (same) => judgeState(trial, same));
 }
 
 // Strict order
