@@ -63,6 +63,7 @@ export {
 export * from './scheduler/index.js';
 export {
   type Capabilities,
+  type Extent,
   type Fault,
   type FlushFlags,
   MemoryStorage,

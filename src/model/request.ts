@@ -22,6 +22,8 @@ interface Ranged {
 /** Reads bytes. */
 export interface ReadRequest extends Ranged {
   readonly kind: 'read';
+  /** Reads no bytes, but what the storage knows of them: holes and zeroes. It has the place of a read in every order. */
+  readonly status?: boolean;
 }
 
 /**

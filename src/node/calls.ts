@@ -45,6 +45,8 @@ type PositionalCall = (
 export interface PlatformLock {
   /** True if the lock was taken, false if another descriptor has it. `length` 0 means up to the end of the file. */
   readonly tryLock: (fd: number, offset: number, length: number) => boolean;
+  /** Frees the blocks of these bytes, which read as zero from then on; the size of the file stays. */
+  readonly trim?: (fd: number, offset: number, length: number) => Promise<void>;
 }
 
 /**
@@ -139,6 +141,32 @@ export function transferList(
   end: End,
 ): void {
   new Run(new BufferList(call, fd, buffers, length, position), end).loop();
+}
+
+/** Trims bytes of a file: one call, repeated as P2 says. */
+export function trimming(
+  trim: NonNullable<PlatformLock['trim']>,
+  fd: number,
+  offset: number,
+  length: number,
+  end: End,
+): void {
+  const attempt = (retries: number): void =>
+    guarded<void>(
+      (done) => void trim(fd, offset, length).then(() => done(null, undefined), done as never),
+      (error) => {
+        if (error === undefined) end(null);
+        else if (isTransient(error) && retries < RETRIES_MAX) attempt(retries + 1);
+        else end(ioError(`a trim of ${length} bytes at ${offset}`, error));
+      },
+    );
+  attempt(0);
+}
+
+/** P2: the call did nothing, and the same call may succeed. */
+function isTransient(error: unknown): boolean {
+  const code = codeOf(error);
+  return code === 'EINTR' || code === 'EAGAIN';
 }
 
 /**
@@ -353,8 +381,7 @@ function verdict(
         : 'the system wrote nothing';
     return new WriteBarrierError('SHORT_TRANSFER', `${inFull(subject)} was short: ${why}`);
   }
-  const code = codeOf(error);
-  if ((code === 'EINTR' || code === 'EAGAIN') && retries < RETRIES_MAX) return undefined;
+  if (isTransient(error) && retries < RETRIES_MAX) return undefined;
   return subject.isIntact() ? ioError(inFull(subject), error) : tampered(subject, error);
 }
 

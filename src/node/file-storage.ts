@@ -16,19 +16,23 @@
 //       same bytes in the same place. So F1 holds for it, and an error is reported once.
 //   F6  After `close` was called no command starts. `close` waits for the commands in flight, does not flush, and releases the
 //       lock last.
+//   F7  A discard and a writeZeroes are one trim of the file (fallocate with PUNCH_HOLE): its blocks are freed, and the bytes read
+//       as zero, also after a power cut once they are flushed.
+//   F8  A block status tells of holes that this storage has made (hole-map.ts). A write takes its bytes out of them before it
+//       begins, and a trim adds them when it has ended, so a hole is never data.
 //
 // How durable a flush is depends on the platform. Linux: on the medium, if the drive reports truthfully. macOS: libuv tries
 // F_FULLFSYNC, then F_BARRIERFSYNC, then plain fsync, and does not report which one succeeded, so success may mean only that the
 // drive has the data in its cache. Windows: FlushFileBuffers; whether the directory entry of a new file is durable is unknown.
 // tmpfs survives no power cut at all.
 //
-// Not here: discard and writeZeroes (Node has neither fallocate nor BLKDISCARD; a scheduler writes zeroes instead), direct
-// I/O, any order between commands in flight. libuv runs commands on several threads, so a flush covers only writes that
+// Not here: discards of block devices (Node has no BLKDISCARD), direct I/O, any order between commands in flight. libuv runs commands on several threads, so a flush covers only writes that
 // completed before it was called.
 
 import { performance } from 'node:perf_hooks';
 import {
   type Capabilities,
+  type Extent,
   FlushFailedError,
   type FlushFlags,
   IoFailedError,
@@ -50,7 +54,15 @@ import {
   unsupported,
   withText,
 } from 'write-barrier/kit';
-import { type End, type FileCalls, guarded, ioError, transfer, transferList } from './calls.js';
+import {
+  type End,
+  type FileCalls,
+  guarded,
+  ioError,
+  transfer,
+  transferList,
+  trimming,
+} from './calls.js';
 import { publishFailedFlush } from './diagnostics.js';
 import { breakLock, type LockKind, type OpenFile, openFile } from './open-file.js';
 import type { FileStorageOptions } from './options.js';
@@ -83,6 +95,16 @@ export class FileStorage implements Storage, AsyncDisposable {
   readonly lock: LockKind;
   /** Why it is this lock: for a ticket, why the system's lock was not available. */
   readonly lockReason: string;
+
+  /** Frees the blocks of the file: the bytes read as zero. */
+  declare readonly discard?: (offset: number, length: number) => Promise<void>;
+  /** The same as `discard`. */
+  declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
+  /**
+   * The holes that this storage knows of: bytes that were added to the file when it was opened, and discarded ones, in runs of at
+   * least 64 KiB.
+   */
+  declare readonly blockStatus?: (offset: number, length: number) => readonly Extent[];
 
   readonly #file: OpenFile;
   readonly #inlineWrites: InlineWrites;
@@ -128,6 +150,7 @@ export class FileStorage implements Storage, AsyncDisposable {
     this.size = file.size;
     this.lock = file.lock;
     this.lockReason = file.lockReason;
+    const trims = file.trim !== undefined;
     this.capabilities = Object.freeze({
       blockSize: file.blockSize,
       cache: 'volatile',
@@ -137,10 +160,19 @@ export class FileStorage implements Storage, AsyncDisposable {
       orderedTags: false,
       writev: true,
       gathers: true,
-      discard: false,
-      writeZeroes: false,
-      fastZeroes: false,
+      discard: trims,
+      writeZeroes: trims,
+      fastZeroes: trims,
+      blockStatus: file.holes !== undefined,
     });
+    const { trim, holes } = file;
+    if (trim) this.discard = this.writeZeroes = (...range) => this.#trim(trim, ...range);
+    if (holes) {
+      this.blockStatus = (offset, length) => {
+        this.#check(offset, length);
+        return length === 0 ? [] : holes.extents(offset, length);
+      };
+    }
     withText(this, () => this.#text());
   }
 
@@ -254,7 +286,8 @@ export class FileStorage implements Storage, AsyncDisposable {
 
   /** Writes what was checked. */
   #put(data: Payload, length: number, offset: number, flags: WriteFlags): Promise<void> {
-    const { calls, fd, fuaFd } = this.#file;
+    const { calls, fd, fuaFd, holes } = this.#file;
+    holes?.remove(offset, offset + length);
     if (flags?.fua && fuaFd !== undefined) {
       return this.#forced.run(this.#writing(fuaFd, data, length, offset));
     }
@@ -271,6 +304,23 @@ export class FileStorage implements Storage, AsyncDisposable {
           ? transfer('write', calls.write, to, data, offset, end)
           : transferList(calls.writev, to, data, length, offset, end),
       );
+  }
+
+  /** F7, F8. */
+  #trim(trim: NonNullable<OpenFile['trim']>, offset: number, length: number): Promise<void> {
+    try {
+      this.#checkWrite(offset, length, PLAIN);
+    } catch (cause) {
+      return Promise.reject(refusalOf(cause));
+    }
+    if (length === 0) return DONE;
+    const { fd, holes } = this.#file;
+    return this.#command((end) =>
+      trimming(trim, fd, offset, length, (error) => {
+        if (error === null) holes?.add(offset, offset + length);
+        end(error);
+      }),
+    );
   }
 
   /** F6: runs a command, and counts it as in flight until it ends. */

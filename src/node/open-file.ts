@@ -16,8 +16,9 @@ import { realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { IoFailedError, WriteBarrierError } from 'write-barrier';
 import { formatValue, misuse, settleSize } from 'write-barrier/kit';
-import { asking, codeOf, doing, type FileCalls, ioError } from './calls.js';
+import { asking, codeOf, doing, type FileCalls, ioError, type PlatformLock } from './calls.js';
 import { FileLock, loadPlatformLock, Retry, registerInode, replaced } from './file-lock.js';
+import { HoleMap } from './hole-map.js';
 import { checkFileStorageOptions, type FileStorageOptions, pathOf } from './options.js';
 import { blockDevice } from './platform.js';
 import { breakTicket, locked } from './tickets.js';
@@ -33,6 +34,10 @@ export interface OpenFile {
   readonly readOnly: boolean;
   readonly size: number;
   readonly blockSize: number;
+  /** Frees blocks, where package, platform and file system can; the bytes read as zero from then on. */
+  readonly trim: PlatformLock['trim'] | undefined;
+  /** The holes that are known; undefined if others may write the file, or if it is a device. */
+  readonly holes: HoleMap | undefined;
   /** Writes of up to so many bytes are made on the calling thread. */
   readonly inlineWriteMax: number;
   readonly lock: LockKind;
@@ -164,13 +169,16 @@ async function openWith(
   const size = settleSize(path, options.size, actual, blockSize, !readOnly && !isBlock);
   if (size > actual) await extend(calls, fd, path, size);
 
+  const trim = readOnly || isBlock ? undefined : await findTrim(calls, fd, size);
+  const holes = lock && new HoleMap(size, blockSize);
+  holes?.add(actual, size);
   const fuaFd = readOnly ? undefined : await openForced(calls, path, inode);
   if (fuaFd !== undefined) undos.push(() => doing((done) => calls.close(fuaFd, done)));
   opened = true;
   const { inlineWriteMax = 0 } = options;
   const release = (): Promise<void> => unwind(undos, path);
   return {
-    ...{ path, calls, fd, fuaFd, readOnly, size, blockSize, inlineWriteMax, release },
+    ...{ path, calls, fd, fuaFd, readOnly, size, blockSize, trim, holes, inlineWriteMax, release },
     ...lockOf(lock, exclusive, readOnly),
   };
 }
@@ -323,6 +331,28 @@ async function syncDirectory(calls: FileCalls, path: string): Promise<void> {
     await doing((done) => calls.fsync(fd, done));
   } finally {
     await doing((done) => calls.close(fd, done));
+  }
+}
+
+/** The file system allocates in pages, or in powers of two of them. */
+const PAGE = 4096;
+
+/**
+ * The function of the optional package that trims; undefined if the package does not load, or if the file system cannot trim, which
+ * a trim of nothing finds out: of a page after the end. Only Linux is known to let the trimmed bytes read as zero.
+ */
+async function findTrim(
+  calls: FileCalls,
+  fd: number,
+  size: number,
+): Promise<PlatformLock['trim'] | undefined> {
+  if (process.platform !== 'linux') return undefined;
+  try {
+    const { trim } = await calls.loadLock();
+    await trim?.(fd, Math.ceil(size / PAGE) * PAGE, PAGE);
+    return trim;
+  } catch {
+    return undefined;
   }
 }
 

@@ -17,6 +17,7 @@
 import {
   type ByteRange,
   type Capabilities,
+  type Extent,
   FlushFailedError,
   type FlushFlags,
   IoFailedError,
@@ -38,6 +39,10 @@ export interface Port {
   close(): void;
 }
 
+/** Commands that name a range, and are optional. */
+const RANGED = ['discard', 'writeZeroes', 'blockStatus'] as const;
+type Ranged = (typeof RANGED)[number];
+
 /** What a page asks, without the number of the command. */
 type Ask =
   | { readonly op: 'open' | 'close' }
@@ -49,7 +54,7 @@ type Ask =
       readonly flags: WriteFlags;
     }
   | { readonly op: 'flush'; readonly flags: FlushFlags }
-  | { readonly op: 'discard' | 'writeZeroes'; readonly offset: number; readonly length: number };
+  | { readonly op: Ranged; readonly offset: number; readonly length: number };
 
 type Question = Ask & { readonly id: number };
 
@@ -194,6 +199,7 @@ export class PortStorage implements Storage, AsyncDisposable {
   ) => Promise<number | void>;
   declare readonly discard?: (offset: number, length: number) => Promise<void>;
   declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
+  declare readonly blockStatus?: (offset: number, length: number) => Promise<readonly Extent[]>;
 
   readonly #line: Line;
   #closed: Promise<void> | undefined;
@@ -228,8 +234,10 @@ export class PortStorage implements Storage, AsyncDisposable {
     if (capabilities.writev) {
       this.writev = (offset, data, flags) => this.#write(offset, data, flags);
     }
-    for (const op of ['discard', 'writeZeroes'] as const) {
-      if (capabilities[op]) this[op] = (offset, length) => this.#range(op, offset, length);
+    for (const op of RANGED) {
+      if (capabilities[op]) {
+        this[op] = (offset: number, length: number) => this.#range<never>(op, offset, length);
+      }
     }
     withText(this, () => {
       const end = this.#closed ? ', closed' : '';
@@ -281,9 +289,9 @@ export class PortStorage implements Storage, AsyncDisposable {
     return this.#line.ask({ op: 'write', offset, data: copies, flags: { fua, tag } });
   }
 
-  async #range(op: 'discard' | 'writeZeroes', offset: number, length: number): Promise<void> {
+  async #range<T>(op: Ranged, offset: number, length: number): Promise<T> {
     this.#check(offset, length);
-    await this.#line.ask({ op, offset, length });
+    return this.#line.ask<T>({ op, offset, length });
   }
 
   #check(offset: number, length: number): void {

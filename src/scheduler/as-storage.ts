@@ -1,6 +1,6 @@
 import type { Guarantees } from '../model/index.js';
 import { withText } from '../model/show.js';
-import type { Capabilities, Payload, Storage, WriteFlags } from '../storage/index.js';
+import type { Capabilities, Extent, Payload, Storage, WriteFlags } from '../storage/index.js';
 import type { RequestOptions, WriteOptions } from './options.js';
 
 /** What `asStorage` needs of a scheduler. */
@@ -14,6 +14,7 @@ export interface Schedules {
   flush(options?: RequestOptions): Promise<void>;
   discard(offset: number, length: number): Promise<void>;
   writeZeroes(offset: number, length: number): Promise<void>;
+  blockStatus(offset: number, length: number): Promise<readonly Extent[]>;
   close(): Promise<void>;
 }
 
@@ -37,6 +38,7 @@ export function asStorage(scheduler: Schedules): Storage {
       writev: true,
       discard: true,
       writeZeroes: true,
+      blockStatus: true,
     },
     read: async (offset, into) => void (await scheduler.read(offset, into)),
     write,
@@ -53,6 +55,7 @@ export function asStorage(scheduler: Schedules): Storage {
     },
     discard: (offset, length) => scheduler.discard(offset, length),
     writeZeroes: (offset, length) => scheduler.writeZeroes(offset, length),
+    blockStatus: (offset, length) => scheduler.blockStatus(offset, length),
     close: () => scheduler.close(),
   };
   return withText(

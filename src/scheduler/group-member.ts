@@ -13,7 +13,14 @@ import type { Call } from '../machine/index.js';
 import { type Request, type Tag, unsupported, WriteBarrierError } from '../model/index.js';
 import { type Payload, totalLength } from '../storage/buffers.js';
 import { checkRange } from '../storage/checks.js';
-import type { Capabilities, FlushFlags, Storage, Transfer, WriteFlags } from '../storage/index.js';
+import type {
+  Capabilities,
+  Extent,
+  FlushFlags,
+  Storage,
+  Transfer,
+  WriteFlags,
+} from '../storage/index.js';
 import type { Member } from './group-entry.js';
 
 /** What a member needs of its group. */
@@ -24,6 +31,8 @@ export interface GroupCore {
   submit(call: GroupCall): void;
   /** Ends a member; settles when none of its commands is under way. */
   end(member: Member<GroupCall>): void | Promise<void>;
+  /** What the storage knows of the bytes, at once: it has no turn, because it moves no bytes (storage.S12). */
+  status(offset: number, length: number): Promise<readonly Extent[]>;
   /** Settles when the member has room for so many bytes. */
   room(member: Member<GroupCall>, bytes: number): Promise<void>;
 }
@@ -92,6 +101,7 @@ export class GroupMember implements Storage {
   ) => Transfer;
   declare readonly discard?: (offset: number, length: number) => void | Promise<void>;
   declare readonly writeZeroes?: (offset: number, length: number) => void | Promise<void>;
+  declare readonly blockStatus?: NonNullable<Storage['blockStatus']>;
   readonly #core: GroupCore;
   readonly #member: Member<GroupCall>;
   #isClosed = false;
@@ -107,6 +117,7 @@ export class GroupMember implements Storage {
     if (capabilities.writev) this.writev = this.#writev;
     if (capabilities.discard) this.discard = this.#discard;
     if (capabilities.writeZeroes) this.writeZeroes = this.#writeZeroes;
+    if (capabilities.blockStatus) this.blockStatus = this.#blockStatus;
   }
 
   read(offset: number, into: Uint8Array): Transfer {
@@ -149,6 +160,16 @@ export class GroupMember implements Storage {
     return this.#ranged({ kind: 'writeZeroes', offset, length });
   }
 
+  #blockStatus(offset: number, length: number): readonly Extent[] | Promise<readonly Extent[]> {
+    checkRange(this, offset, length);
+    this.#checkOpen();
+    return this.#core.status(offset, length);
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw new WriteBarrierError('CLOSED', 'the member is closed');
+  }
+
   #write(offset: number, length: number, data: Payload, { fua, tag }: WriteFlags): Transfer {
     if (fua && !this.capabilities.fua) throw unsupported('a forced write');
     return this.#ranged({ kind: 'write', offset, length, fua }, data, tag);
@@ -164,7 +185,7 @@ export class GroupMember implements Storage {
   }
 
   #submit(request: Request, data?: Payload, tag?: Tag): void | Promise<void> {
-    if (this.#isClosed) throw new WriteBarrierError('CLOSED', 'the member is closed');
+    this.#checkOpen();
     if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
     const call = new GroupCall(this.#member, request, data, tag);
     this.#core.submit(call);

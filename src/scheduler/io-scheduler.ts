@@ -28,8 +28,8 @@ import {
   withText,
 } from '../model/index.js';
 import { checkStorage } from '../storage/checks.js';
-import type { Capabilities, Storage } from '../storage/index.js';
-import { bytesOf, performWhole } from '../storage/perform.js';
+import type { Capabilities, Extent, Storage } from '../storage/index.js';
+import { bytesOf, performStatus, performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
 import { calledAt, callSite, type SchedulerCall, Signals } from './caller.js';
 import type { Command, Entry } from './entry.js';
@@ -120,8 +120,10 @@ export class IoScheduler implements AsyncDisposable {
     this.#driver = new Driver(this.#ordering, {
       execute: (command, issuer) => {
         const { what, served } = command;
+        const [first] = served;
+        if (first && 'status' in first.request) return performStatus(storage, what, first.client);
         // Most commands serve one request, and then no list of its data is made.
-        const data = served.length > 1 ? dataOf(command.clients) : served[0]?.client.data;
+        const data = served.length > 1 ? dataOf(command.clients) : first?.client.data;
         return performWhole(storage, what, data, issuer);
       },
       // The machine settles nothing but its own entries.
@@ -249,6 +251,19 @@ export class IoScheduler implements AsyncDisposable {
     return this.#submit({ kind: 'writeZeroes', offset, length }, undefined, options);
   }
 
+  /**
+   * What the storage knows of the bytes, without reading them: extents from `offset` on, which may end before the range does.
+   * It waits for every write to these bytes that was submitted before, as a read does, so none of them is called a hole. Without
+   * `blockStatus` the answer is one extent of which nothing is known.
+   */
+  blockStatus(
+    offset: number,
+    length: number,
+    options: RequestOptions = NO_OPTIONS,
+  ): Promise<readonly Extent[]> {
+    return this.#submit({ kind: 'read', offset, length, status: true }, NO_BYTES, options);
+  }
+
   /** Settles when no request is queued and no command is at the storage. */
   idle(): Promise<void> {
     return this.#driver.idle();
@@ -356,7 +371,7 @@ export class IoScheduler implements AsyncDisposable {
   // Requests
 
   /** @param data what to write, or the buffer to read into; a read without one gets a new buffer */
-  #submit<T extends Uint8Array | void>(
+  #submit<T extends Uint8Array | readonly Extent[] | void>(
     request: Request,
     data: SchedulerCall['data'],
     options: RequestOptions,
@@ -383,7 +398,7 @@ export class IoScheduler implements AsyncDisposable {
   }
 
   /** Queues a request. If adding a listener to the signal throws, it rejects, and nothing is queued. */
-  #accept<T extends Uint8Array | void>(
+  #accept<T>(
     request: Request,
     data: SchedulerCall['data'],
     signal?: AbortSignal,
@@ -480,6 +495,7 @@ export class IoScheduler implements AsyncDisposable {
 }
 
 const DONE = Promise.resolve();
+const NO_BYTES = new Uint8Array(0);
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');

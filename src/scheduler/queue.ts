@@ -74,5 +74,7 @@ export class Queue<C> {
 
 /** The buffer that a queued request keeps alive, in bytes. */
 export function payloadOf(request: Request): number {
-  return request.kind === 'write' || request.kind === 'read' ? request.length : 0;
+  return request.kind === 'write' || (request.kind === 'read' && !request.status)
+    ? request.length
+    : 0;
 }

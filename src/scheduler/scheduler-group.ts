@@ -26,8 +26,8 @@ import {
 import { withText } from '../model/show.js';
 import type { Payload } from '../storage/buffers.js';
 import { checkStorage } from '../storage/checks.js';
-import type { Storage } from '../storage/index.js';
-import { performWhole } from '../storage/perform.js';
+import type { Extent, Storage } from '../storage/index.js';
+import { performWhole, statusOf } from '../storage/perform.js';
 import { type Entry, type GroupCommand, Member } from './group-entry.js';
 import { type GroupCall, type GroupCore, GroupMember } from './group-member.js';
 import { claim, type Ownership, ownershipOf } from './ownership.js';
@@ -120,6 +120,8 @@ export class SchedulerGroup implements AsyncDisposable {
   readonly #sharing: Sharing<GroupCall>;
   readonly #driver: Driver<GroupCall, GroupCommand<GroupCall>, Entry<GroupCall>>;
   readonly #ownership: Ownership;
+  /** Block statuses without an answer, which the end of the storage waits for. */
+  readonly #statuses = new Set<Promise<readonly Extent[]>>();
   #closing: Promise<void> | undefined;
 
   /**
@@ -154,6 +156,7 @@ export class SchedulerGroup implements AsyncDisposable {
       size,
       capabilities,
       submit: (call) => this.#submit(call),
+      status: (offset, length) => this.#status(offset, length),
       end: (member) => this.#end(member),
       room: (member, bytes) => this.#driver.until(() => this.#sharing.fits(member, bytes)),
     };
@@ -236,6 +239,7 @@ export class SchedulerGroup implements AsyncDisposable {
     // Begins before the group counts as closed, because `close` sets that when this returns its promise.
     const last = needsFlush ? flushOf(this.#newMember()) : undefined;
     const ends = await Promise.allSettled([last, this.#driver.idle()]);
+    await Promise.allSettled(this.#statuses);
     claim(this.#ownership, this.#isBusy);
     await this.#storage.close();
     for (const end of ends) if (end.status === 'rejected') throw end.reason;
@@ -254,6 +258,13 @@ export class SchedulerGroup implements AsyncDisposable {
       throw new WriteBarrierError('QUEUE_FULL', 'the member has its share; wait for its ready()');
     }
     this.#driver.submit(call);
+  }
+
+  #status(offset: number, length: number): Promise<readonly Extent[]> {
+    this.#checkOpen();
+    const answer = Promise.resolve(statusOf(this.#storage, offset, length));
+    this.#statuses.add(answer);
+    return answer.finally(() => this.#statuses.delete(answer));
   }
 
   #end(member: Member<GroupCall>): void | Promise<void> {

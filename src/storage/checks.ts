@@ -60,7 +60,8 @@ export function checkStorage(storage: Storage): void {
   for (const name of ['read', 'write', 'flush', 'close'] as const) {
     need(name, storage[name], FUNCTION);
   }
-  // The capability has the name of its method.
+  // The capability has the name of its method. `blockStatus` may be absent, because a wrapper that is older than it passes on the
+  // capabilities of what it wraps and has no such method; then nothing is known.
   for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
     if (capabilities[name]) need(name, storage[name], FUNCTION);
   }
@@ -87,4 +88,5 @@ const CAPABILITIES = {
   discard: MAYBE,
   writeZeroes: MAYBE,
   fastZeroes: MAYBE,
+  blockStatus: MAYBE,
 } as const satisfies KnownOptions<Capabilities>;

@@ -9,6 +9,7 @@ export { slice } from './slice.js';
 export {
   type Capabilities,
   describeStorage,
+  type Extent,
   type FlushFlags,
   type Storage,
   type Transfer,

@@ -12,6 +12,7 @@ import {
   formatValue,
   type KnownOptions,
   type Tag,
+  unsupported,
   WriteBarrierError,
 } from '../model/index.js';
 import { withText } from '../model/show.js';
@@ -20,6 +21,7 @@ import { checkRange, checkStorage } from './checks.js';
 import {
   type Capabilities,
   describeStorage,
+  type Extent,
   type FlushFlags,
   type Storage,
   type WriteFlags,
@@ -46,6 +48,7 @@ const DEFAULTS: Required<Capabilities> = /* @__PURE__ */ Object.freeze({
   discard: true,
   writeZeroes: true,
   fastZeroes: false,
+  blockStatus: true,
   slowFua: false,
   gathers: false,
 });
@@ -76,6 +79,7 @@ export class MemoryStorage implements Storage {
   ) => void;
   declare readonly discard?: (offset: number, length: number) => void;
   declare readonly writeZeroes?: (offset: number, length: number) => void;
+  declare readonly blockStatus?: (offset: number, length: number) => readonly Extent[];
 
   #closed = false;
 
@@ -103,6 +107,9 @@ export class MemoryStorage implements Storage {
     if (capabilities.writeZeroes) {
       this.writeZeroes = (offset, length) => this.#fill(offset, length, 0);
     }
+    if (capabilities.blockStatus) {
+      this.blockStatus = (offset, length) => this.#status(offset, length);
+    }
     checkStorage(this);
     const end = (): string => (this.#closed ? ', closed' : '');
     withText(this, () => `MemoryStorage { ${describeStorage(this)}${end()} }`);
@@ -123,9 +130,9 @@ export class MemoryStorage implements Storage {
 
   /** @throws `CLOSED`; `EOPNOTSUPP` without a flush, or without ordered tags */
   flush(flags: FlushFlags): void {
-    this.#checkOpen();
+    this.#check(0, 0);
     this.#checkFlags(flags.tag, false);
-    if (!this.capabilities.flush) throw refusal('a flush');
+    if (!this.capabilities.flush) throw unsupported('a flush');
   }
 
   /** From now on every call throws `CLOSED`; a second `close` does nothing. */
@@ -148,24 +155,31 @@ export class MemoryStorage implements Storage {
     this.bytes.fill(value, offset, offset + length);
   }
 
+  /** S12. Zeroes count as a hole, because they look like what was never written, and took no memory yet. */
+  #status(offset: number, length: number): readonly Extent[] {
+    this.#check(offset, length);
+    const { blockSize } = this.capabilities;
+    const end = offset + Math.min(length, LOOK_MAX * blockSize);
+    let at = offset;
+    while (at < end && this.bytes[at] === 0) at += 1;
+    const zero = at - offset >= blockSize;
+    const run = zero ? at - (at % blockSize) - offset : Math.min(length, DATA_RUN * blockSize);
+    return [{ length: run, hole: zero, zero }];
+  }
+
   #check(offset: number, length: number): void {
-    this.#checkOpen();
+    if (this.#closed) throw new WriteBarrierError('CLOSED', 'the storage is closed');
     checkRange(this, offset, length);
   }
 
-  #checkOpen(): void {
-    if (this.#closed) throw new WriteBarrierError('CLOSED', 'the storage is closed');
-  }
-
   #checkFlags(tag: Tag, fua: boolean): void {
-    if (fua && !this.capabilities.fua) throw refusal('FUA');
-    if (tag === 'ordered' && !this.capabilities.orderedTags) throw refusal('an ordered tag');
+    if (fua && !this.capabilities.fua) throw unsupported('FUA');
+    if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
   }
 }
 
-function refusal(what: string): WriteBarrierError {
-  return new WriteBarrierError('EOPNOTSUPP', `${what} is not among the storage's capabilities`);
-}
+/** In blocks: how far a status looks for the end of a hole, and how much it calls data without looking, because looking takes time. */
+const [LOOK_MAX, DATA_RUN] = [8192, 128];
 
 function allocate(size: number): Uint8Array {
   try {

@@ -7,6 +7,7 @@
 //       of zeroes, one after the other.
 //   P4  It is a failure if a buffer changed its size while its command waited, or if a transfer moved another number of bytes
 //       than it was to move.
+//   P5  A block status that the storage lacks is one extent of which nothing is known, because that is always true.
 //
 // Not here: when a command is issued, and what its failure does (machine/, scheduler/). Flushes and FUA bits go to the storage
 // unchanged; lowerSteps() of the model has removed those that it lacks.
@@ -14,7 +15,8 @@
 import { messageOf, misuse } from '../model/error.js';
 import { type DeviceCommand, type Tag, WriteBarrierError } from '../model/index.js';
 import { concatBuffers, type Payload, scatterBytes, totalLength } from './buffers.js';
-import type { Storage, Transfer, WriteFlags } from './storage.js';
+import type { Extent, Storage, Transfer, WriteFlags } from './storage.js';
+import { isPending } from './wrappers.js';
 
 const ZEROES_MAX = 1024 * 1024;
 
@@ -80,6 +82,28 @@ export function performWhole(
         ? storage.writeZeroes?.(offset, length)
         : writeZeroesAsData(storage, offset, length, flags, issuer);
   }
+}
+
+/** P5. */
+export function statusOf(
+  storage: Storage,
+  offset: number,
+  length: number,
+): readonly Extent[] | Promise<readonly Extent[]> {
+  return storage.blockStatus?.(offset, length) ?? [{ length, hole: false, zero: false }];
+}
+
+/** What the storage knows takes the place of the data of the caller, because that is what a read answers with. */
+export function performStatus(
+  storage: Storage,
+  { offset, length }: Pick<DeviceCommand, 'offset' | 'length'>,
+  caller: { data: unknown },
+): void | Promise<void> {
+  const keep = (extents: readonly Extent[]): void => {
+    caller.data = extents;
+  };
+  const answer = statusOf(storage, offset, length);
+  return isPending(answer) ? answer.then(keep) : keep(answer);
 }
 
 /** The failure of a command that moved another number of bytes than it was to (clause storage.S3). */

@@ -1,5 +1,9 @@
 // The contract between a scheduler and anything with numbered bytes, and how a storage looks on a console: one line that says
 // what it is and what it can do.
+//
+// A storage has four methods, and optional ones exactly where its capabilities declare them, because a scheduler must know before
+// it asks. The clauses S1 to S12 stand at the interface. The suite of the crash kit (storageContract) tests each of them under its
+// number, and pages, tests and other files cite them so: storage.S5.
 
 import type { DeviceTraits, Tag } from '../model/index.js';
 import { ownText } from '../model/show.js';
@@ -23,6 +27,8 @@ export interface Capabilities extends DeviceTraits {
   readonly writeZeroes?: boolean;
   /** `writeZeroes` moves no data, so it is much faster than writing zeroes. Only with `writeZeroes`. */
   readonly fastZeroes?: boolean;
+  /** `blockStatus` exists. */
+  readonly blockStatus?: boolean;
 }
 
 /** How a write is to be carried out. */
@@ -37,6 +43,16 @@ export interface WriteFlags {
 export interface FlushFlags {
   /** As for writes. */
   readonly tag: Tag;
+}
+
+/** A run of bytes, and what a storage knows of it. Both false: nothing is known, so it may be data. */
+export interface Extent {
+  /** In bytes, whole blocks, at least one. */
+  readonly length: number;
+  /** It takes no space on the medium. What it reads as is not said by that. */
+  readonly hole: boolean;
+  /** It reads as zero. */
+  readonly zero: boolean;
 }
 
 /** Nothing, or the number of bytes moved, at once or later. */
@@ -64,6 +80,9 @@ export type Transfer = void | number | Promise<void | number>;
  * - S10 `close` is called once, after all other commands have completed. Only `close` releases resources. After it every
  *       command fails.
  * - S11 `size` and `capabilities` never change.
+ * - S12 A block status answers with extents that follow each other from `offset` on: at least one, and together not longer than
+ *       the range, of which they may leave a rest. It may run while anything else does. What it says held at one moment
+ *       between its call and its answer, so a write that was answered before the call is never called a hole or zero.
  */
 export interface Storage {
   /** In bytes. */
@@ -84,6 +103,8 @@ export interface Storage {
   discard?(offset: number, length: number): void | Promise<void>;
   /** Makes the bytes read as zero (S8). Present if and only if `capabilities.writeZeroes` is true. */
   writeZeroes?(offset: number, length: number): void | Promise<void>;
+  /** What is known of the bytes, without reading them (S12). Present if and only if `capabilities.blockStatus` is true. */
+  blockStatus?(offset: number, length: number): readonly Extent[] | Promise<readonly Extent[]>;
 }
 
 /** The size and the capabilities of a storage in words: `1048576 bytes in blocks of 512, cache volatile, flush, fua`. */
@@ -92,7 +113,16 @@ export function describeStorage({
   capabilities,
 }: Pick<Storage, 'size' | 'capabilities'>): string {
   const { blockSize, cache } = capabilities;
-  const names = ['flush', 'fua', 'orderedTags', 'writev', 'discard', 'writeZeroes', 'fastZeroes'];
+  const names = [
+    'flush',
+    'fua',
+    'orderedTags',
+    'writev',
+    'discard',
+    'writeZeroes',
+    'fastZeroes',
+    'blockStatus',
+  ];
   const can = names.filter((name) => capabilities[name as 'flush']);
   const parts = [`${size} bytes in blocks of ${blockSize}`, `cache ${cache}`, ...can];
   return parts.join(', ');

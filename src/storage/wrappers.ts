@@ -1,7 +1,8 @@
 // What all wrappers share: a storage around a storage.
 //
 //   W1  Size, capabilities, `close` and the set of optional methods are the wrapped storage's own.
-//   W2  Every other call becomes a command, which is a plain value, and the wrapper decides what to do with it.
+//   W2  Every other call becomes a command, which is a plain value, and the wrapper decides what to do with it; except a block
+//       status, which moves no bytes and goes to the wrapped storage as it is.
 //   W3  A storage that answers synchronously still does, except where the wrapper itself takes time.
 //
 // Not here: what a wrapper does in between (tracer.ts, latency.ts, faults.ts).
@@ -54,16 +55,12 @@ export function wrap(storage: Storage, around: Around): Storage {
       );
     };
   }
-  if (storage.discard) {
-    wrapper.discard = (offset, length) =>
-      nothing(around(command('discard', offset, length), () => storage.discard?.(offset, length)));
+  for (const op of ['discard', 'writeZeroes'] as const) {
+    if (!storage[op]) continue;
+    wrapper[op] = (offset, length) =>
+      nothing(around(command(op, offset, length), () => storage[op]?.(offset, length)));
   }
-  if (storage.writeZeroes) {
-    wrapper.writeZeroes = (offset, length) =>
-      nothing(
-        around(command('writeZeroes', offset, length), () => storage.writeZeroes?.(offset, length)),
-      );
-  }
+  if (storage.blockStatus) wrapper.blockStatus = storage.blockStatus.bind(storage);
   return wrapper;
 }
 

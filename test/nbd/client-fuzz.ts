@@ -6,9 +6,12 @@ import fc from 'fast-check';
 import { expect } from 'vitest';
 import { type ClientEvent, ClientSession } from '../../src/nbd/client/session.js';
 import {
+  BASE_ALLOCATION,
   COMMAND,
+  type Extent,
   encodeInfo,
   encodeOptionReply,
+  META_CONTEXT,
   OPTION,
   OPTION_REPLY,
   SERVER_GREETING,
@@ -22,8 +25,19 @@ export const ack = (option: number): Uint8Array => encodeOptionReply(option, OPT
 export const info = (data: Uint8Array): Uint8Array =>
   encodeOptionReply(OPTION.GO, OPTION_REPLY.INFO, data);
 export const EXPORT: Uint8Array = info(encodeInfo({ kind: 'export', ...FACTS }));
+/** The number of `base:allocation` at this server. */
+export const ALLOCATION = 77;
+/** It agrees on the context of block statuses. */
+export const CONTEXT: readonly Uint8Array[] = [
+  encodeOptionReply(
+    OPTION.SET_META_CONTEXT,
+    OPTION_REPLY.META_CONTEXT,
+    META_CONTEXT.encode({ id: ALLOCATION, name: BASE_ALLOCATION }),
+  ),
+  ack(OPTION.SET_META_CONTEXT),
+];
 export const HANDSHAKE: readonly Uint8Array[] = [
-  ...[GREETING, ack(OPTION.STRUCTURED_REPLY), EXPORT, ack(OPTION.GO)],
+  ...[GREETING, ack(OPTION.STRUCTURED_REPLY), ...CONTEXT, EXPORT, ack(OPTION.GO)],
 ];
 export const PLAN = { export: 'disk', tls: false, goal: 'use' } as const;
 
@@ -50,9 +64,10 @@ export function* eventsOf(session: ClientSession): Generator<ClientEvent> {
 export function ready(structured = true): ClientSession {
   const session = new ClientSession(PLAN);
   const refused = encodeOptionReply(OPTION.STRUCTURED_REPLY, OPTION_REPLY.ERR_UNSUP);
-  const [greeting, agreed, ...rest] = HANDSHAKE;
-  hear(session, bytesOf([greeting as Uint8Array, structured ? (agreed as Uint8Array) : refused]));
-  expect(hear(session, bytesOf(rest)).map(({ kind }) => kind)).toEqual(['ready']);
+  const agreed = structured ? [ack(OPTION.STRUCTURED_REPLY), ...CONTEXT] : [refused];
+  hear(session, bytesOf([GREETING, ...agreed]));
+  const events = hear(session, bytesOf([EXPORT, ack(OPTION.GO)]));
+  expect(events.map(({ kind }) => kind)).toEqual(['ready']);
   return session;
 }
 
@@ -73,6 +88,14 @@ const chunk = fc.oneof(
   }),
   fc.record({ kind: fc.constant('none' as const) }),
   fc.record({
+    kind: fc.constant('status' as const),
+    context: fc.constantFrom(ALLOCATION, 0),
+    extents: fc.array(fc.record({ length: fc.nat(600), flags: fc.nat(3) }), {
+      minLength: 1,
+      maxLength: 5,
+    }),
+  }),
+  fc.record({
     kind: fc.constant('error' as const),
     error: fc.integer({ min: 1, max: 200 }),
     message: fc.constant('e'),
@@ -92,10 +115,10 @@ const whole = fc
 const reply = fc.oneof(
   whole,
   fc
-    .record({ cookie: fc.bigInt(0n, 4n), error: fc.constantFrom(0, 5) })
+    .record({ cookie: fc.bigInt(0n, 5n), error: fc.constantFrom(0, 5) })
     .map((simple) => SIMPLE_REPLY.encode(simple)),
   fc
-    .tuple(fc.bigInt(0n, 4n), fc.boolean(), chunk)
+    .tuple(fc.bigInt(0n, 5n), fc.boolean(), chunk)
     .map(([cookie, done, one]) => bytesOf(encodeChunk(cookie, done, one))),
 );
 const edit = fc.record({
@@ -155,6 +178,7 @@ function borne(
   const session = early ? new ClientSession(PLAN) : ready(structured);
   const around = new Uint8Array(1024).fill(fill);
   const into = around.subarray(256, 768);
+  const found: Extent[] = [];
   if (!early) {
     read(session, 1n, into, 64);
     for (const [cookie, command] of [
@@ -163,11 +187,17 @@ function borne(
     ] as const) {
       session.request({ command, flags: 0, cookie, offset: 0, length: 0 });
     }
+    const status = { command: COMMAND.BLOCK_STATUS, flags: 0, cookie: 4n, offset: 0, length: 512 };
+    session.request({ ...status, found });
   }
   const events = [...hear(session, stream.slice()), ...hangUp(session)];
   const answers = events.flatMap((event) => (event.kind === 'answer' ? [event.answer] : []));
   expect(new Set(answers.map(({ cookie }) => cookie)).size).toBe(answers.length);
-  for (const { cookie } of answers) expect(early ? [] : [1n, 2n, 3n]).toContain(cookie);
+  if (answers.some(({ cookie, error }) => cookie === 4n && error === 0)) {
+    expect(found.length).toBeGreaterThan(0);
+    expect(found.every(({ length }) => length > 0)).toBe(true);
+  }
+  for (const { cookie } of answers) expect(early ? [] : [1n, 2n, 3n, 4n]).toContain(cookie);
   const untouched = (from: number, to?: number): boolean =>
     around.subarray(from, to).every((byte) => byte === fill);
   expect(untouched(0, 256) && untouched(768)).toBe(true);

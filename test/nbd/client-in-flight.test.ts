@@ -79,6 +79,7 @@ describe('nbd-client-in-flight.E7: given commands that are begun again only so o
     { op: 'write', offset: 0, length: 9, data: new Uint8Array(9), fua: true },
     { op: 'discard', offset: 0, length: 9 },
     { op: 'writeZeroes', offset: 0, length: 9 },
+    { op: 'status', offset: 0, length: 9, found: [] },
     { op: 'flush' },
   ];
 
@@ -96,7 +97,8 @@ describe('nbd-client-in-flight.E7: given commands that are begun again only so o
       inFlight.submit({ op: 'write', offset: 100, length: 5, data: new Uint8Array(5), fua: false });
       answerAll(-1);
       const number = inFlight.submit(command);
-      const deadly = { read: 0, write: 1, discard: 4, writeZeroes: 6, flush: 3 }[command.op];
+      const numbers = { read: 0, write: 1, discard: 4, writeZeroes: 6, flush: 3, status: 7 };
+      const deadly = numbers[command.op];
       for (let losses = 0; losses < 3; losses += 1) {
         // The write of the log may be of the same kind, and is answered.
         if (inFlight.phase === 'resending') inFlight.answered(inFlight.next()?.cookie ?? -1n);

@@ -3,16 +3,20 @@
 
 import { Duplex } from 'node:stream';
 import {
+  BASE_ALLOCATION,
   ByteReader,
   type Chunk,
   CLIENT_FLAGS,
   COMMAND,
   COMMAND_FLAG,
+  EXTENT_FLAG,
+  type Extent,
   encodeInfo,
   encodeOptionReply,
   TRANSMISSION_FLAG as FLAG,
   INFO_REQUEST,
   LISTED_EXPORT,
+  META_CONTEXT,
   NBD_ERROR,
   type NbdRequest,
   OPTION,
@@ -33,6 +37,9 @@ export interface MemoryServerOptions {
   /** Once so many bytes went over the wire, in either direction, counted from `arm`. */
   readonly cuts?: readonly number[];
 }
+
+/** The number of `base:allocation`. */
+const ALLOCATION = 5;
 
 export const ALL: number =
   FLAG.HAS_FLAGS | FLAG.SEND_FLUSH | FLAG.SEND_FUA | FLAG.SEND_TRIM | FLAG.SEND_WRITE_ZEROES;
@@ -174,6 +181,12 @@ export class MemoryServer {
           if (number === OPTION.STRUCTURED_REPLY && this.structured) {
             structured = true;
             reply(OPTION_REPLY.ACK);
+          } else if (number === OPTION.SET_META_CONTEXT && structured) {
+            reply(
+              OPTION_REPLY.META_CONTEXT,
+              META_CONTEXT.encode({ id: ALLOCATION, name: BASE_ALLOCATION }),
+            );
+            reply(OPTION_REPLY.ACK);
           } else if (number === OPTION.LIST) {
             for (const name of ['', 'disk']) {
               reply(OPTION_REPLY.SERVER, LISTED_EXPORT.encode({ name, description: '' }));
@@ -228,6 +241,10 @@ export class MemoryServer {
       if (flags & COMMAND_FLAG.FUA) this.medium.set(cache.subarray(start, end), start);
     }
     if (command === COMMAND.DISC) return [];
+    if (command === COMMAND.BLOCK_STATUS && error === 0) {
+      const extents = extentsOf(cache.subarray(start, end));
+      return encodeChunk(cookie, true, { kind: 'status', context: ALLOCATION, extents });
+    }
     const isRead = command === COMMAND.READ;
     const bytes = new Uint8Array(cache.subarray(start, end));
     if (!structured || (!isRead && error !== NBD_ERROR.EIO)) {
@@ -252,4 +269,16 @@ export class MemoryServer {
         : { kind: 'data', offset, data },
     );
   }
+}
+
+/** A hole for each run of zeroes, a byte at a time, as a server whose blocks are bytes has them. */
+function extentsOf(bytes: Uint8Array): Extent[] {
+  const extents: { length: number; flags: number }[] = [];
+  for (const byte of bytes) {
+    const flags = byte === 0 ? EXTENT_FLAG.HOLE | EXTENT_FLAG.ZERO : 0;
+    const last = extents.at(-1);
+    if (last?.flags === flags) last.length += 1;
+    else extents.push({ length: 1, flags });
+  }
+  return extents.slice(0, 5);
 }

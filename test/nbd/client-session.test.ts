@@ -18,6 +18,7 @@ import {
 } from '../../src/nbd/wire/index.js';
 import { share } from '../kit/amount.js';
 import {
+  ALLOCATION,
   ack,
   bearServers,
   bytesOf,
@@ -34,6 +35,8 @@ import {
   ready,
 } from './client-fuzz.js';
 import { encodeChunk } from './support.js';
+
+const NO_CONTEXT = encodeOptionReply(OPTION.SET_META_CONTEXT, OPTION_REPLY.ERR_UNSUP);
 
 function kindsOf(events: readonly ClientEvent[]): string[] {
   return events.map((event) => (event.kind === 'end' ? (event.reason?.code ?? 'end') : event.kind));
@@ -100,8 +103,8 @@ describe('a handshake', () => {
   test('falls back to EXPORT_NAME where GO is unknown, and where options are', () => {
     const old = encodeExportNameReply(FACTS, { flags: 3 });
     const unknown = encodeOptionReply(OPTION.GO, OPTION_REPLY.ERR_UNSUP);
-    const asked = heard(GREETING, ack(OPTION.STRUCTURED_REPLY), unknown, old);
-    expect(asked).toEqual(['send', 'send', 'send', 'send', 'ready']);
+    const asked = heard(GREETING, ack(OPTION.STRUCTURED_REPLY), NO_CONTEXT, unknown, old);
+    expect(asked).toEqual(['send', 'send', 'send', 'send', 'send', 'ready']);
     const plain = SERVER_GREETING.encode({ flags: 0 });
     const zeroes = encodeExportNameReply(FACTS, { flags: 0 });
     expect(heard(plain, zeroes)).toEqual(['send', 'send', 'ready']);
@@ -122,18 +125,19 @@ describe('a handshake', () => {
     ['no magic', [new Uint8Array(18)]],
     ['an answer to another option', [GREETING, ack(OPTION.LIST)]],
     ['an answer of the wrong kind', [GREETING, encodeOptionReply(8, OPTION_REPLY.SERVER)]],
-    ['GO without an export', [GREETING, ack(8), ack(OPTION.GO)]],
-    ['half an info', [GREETING, ack(8), info(new Uint8Array(3))]],
+    ['GO without an export', [GREETING, ack(8), NO_CONTEXT, ack(OPTION.GO)]],
+    ['half an info', [GREETING, ack(8), NO_CONTEXT, info(new Uint8Array(3))]],
     [
       'odd blocks',
       [
         GREETING,
         ack(8),
+        NO_CONTEXT,
         info(encodeInfo({ kind: 'blockSize', minimum: 3, preferred: 3, maximum: 9 })),
       ],
     ],
     ['an endless answer', [GREETING, encodeOptionReply(8, 1, new Uint8Array(1 << 20))]],
-    ['endless information', [GREETING, ack(8), ...Array(100).fill(EXPORT)]],
+    ['endless information', [GREETING, ack(8), NO_CONTEXT, ...Array(100).fill(EXPORT)]],
   ])('nbd-client-session.H2, nbd-client-session.H3: with %s fails with SYNTAX', (_what, parts) => {
     expect(heard(...parts).at(-1)).toBe('SYNTAX');
   });
@@ -143,7 +147,7 @@ describe('a handshake', () => {
     (size) => {
       const facts = encodeInfo({ kind: 'export', size: 0, flags: 1 });
       new DataView(facts.buffer, facts.byteOffset).setBigUint64(2, size);
-      const stream = bytesOf([GREETING, ack(8), info(facts), ack(OPTION.GO)]);
+      const stream = bytesOf([GREETING, ack(8), NO_CONTEXT, info(facts), ack(OPTION.GO)]);
       const failed = hear(new ClientSession(PLAN), stream).at(-1);
       expect(failed).toMatchObject({
         kind: 'end',
@@ -160,7 +164,7 @@ describe('a handshake', () => {
       const sizes = { kind: 'blockSize', minimum, preferred: 4096, maximum } as const;
       const blocks = info(encodeInfo(sizes));
       const infos = first ? [blocks, facts] : [facts, blocks];
-      return heard(GREETING, ack(8), ...infos, ack(OPTION.GO)).at(-1) ?? '';
+      return heard(GREETING, ack(8), NO_CONTEXT, ...infos, ack(OPTION.GO)).at(-1) ?? '';
     };
     for (const first of [true, false]) {
       for (const [size, minimum, maximum] of [
@@ -200,7 +204,10 @@ describe('a handshake', () => {
     });
     for (const reply of [OPTION_REPLY.ERR_UNKNOWN, OPTION_REPLY.ERR_POLICY]) {
       const said = encodeOptionReply(OPTION.GO, reply, new TextEncoder().encode(evil));
-      const [last] = hear(new ClientSession(PLAN), bytesOf([GREETING, ack(8), said])).slice(-1);
+      const [last] = hear(
+        new ClientSession(PLAN),
+        bytesOf([GREETING, ack(8), NO_CONTEXT, said]),
+      ).slice(-1);
       expect(last).toMatchObject({ reason: { message: expect.stringContaining(escaped) } });
     }
   });
@@ -224,7 +231,7 @@ describe('a handshake', () => {
     ] as const;
     for (const [reply, code] of refusals) {
       const answer = encodeOptionReply(OPTION.GO, reply, new TextEncoder().encode('why'));
-      expect(heard(GREETING, ack(8), answer).at(-1)).toBe(code);
+      expect(heard(GREETING, ack(8), NO_CONTEXT, answer).at(-1)).toBe(code);
     }
   });
 });
@@ -259,6 +266,36 @@ describe('a reply', () => {
     const kinds = kindsOf(hear(session, bytesOf(parts)));
     expect(kinds.at(-1)).toBe('SYNTAX');
     expect(hear(session, bytesOf(HANDSHAKE))).toEqual([]);
+  });
+
+  const extent = { length: 512, flags: 0 };
+  const status = (context: number, extents: readonly (typeof extent)[]): Chunk => ({
+    ...{ kind: 'status', context, extents },
+  });
+  test.each([
+    ['of another context', [chunked(1n, status(ALLOCATION + 1, [extent]))]],
+    ['with an empty extent', [chunked(1n, status(ALLOCATION, [{ length: 0, flags: 0 }]))]],
+    ['twice', [chunked(1n, status(ALLOCATION, [extent]), status(ALLOCATION, [extent]))]],
+    ['without extents', [chunked(1n, none)]],
+    ['as a simple reply', [SIMPLE_REPLY.encode({ cookie: 1n, error: 0 })]],
+    ['with data', [chunked(1n, data(0, 512))]],
+    ['with a hole', [chunked(1n, { kind: 'hole', offset: 0, length: 512 })]],
+    ['of 2 MiB', [chunked(1n, status(ALLOCATION, Array(2 ** 18).fill(extent)))]],
+  ])('replies.R5: to a block status, %s, fails with SYNTAX', (_what, parts) => {
+    const session = ready();
+    const what = { command: COMMAND.BLOCK_STATUS, flags: 0, cookie: 1n, offset: 0, length: 512 };
+    session.request({ ...what, found: [] });
+    expect(kindsOf(hear(session, bytesOf(parts))).at(-1)).toBe('SYNTAX');
+  });
+
+  test('replies.R5: to a block status may have a mebibyte of extents', () => {
+    const session = ready();
+    const found: { length: number; flags: number }[] = [];
+    const what = { command: COMMAND.BLOCK_STATUS, flags: 0, cookie: 1n, offset: 0, length: 512 };
+    session.request({ ...what, found });
+    const reply = chunked(1n, status(ALLOCATION, Array(2 ** 17).fill(extent)));
+    expect(kindsOf(hear(session, reply))).toEqual(['answer']);
+    expect(found.length).toBe(2 ** 17);
   });
 
   test('structured, where that was not agreed on, fails with SYNTAX', () => {

@@ -53,7 +53,7 @@ for (const structured of [true, false]) {
     `NbdStorage with ${structured ? 'structured' : 'simple'} replies`,
     {
       ...{ blockSize: 512, cache: 'volatile', flush: true, fua: true, orderedTags: false },
-      ...{ writev: true, discard: true, writeZeroes: true },
+      ...{ writev: true, discard: true, writeZeroes: true, blockStatus: structured },
     },
     async () => {
       const server = made({ size: 65536, structured });

@@ -23,6 +23,7 @@ import {
   TRANSMISSION_FLAG,
 } from '../../src/nbd/wire/index.js';
 import { codeThrown, errorThrown } from '../storage/contract.js';
+import { CONTEXT } from './client-fuzz.js';
 import { ALL, MemoryServer } from './client-server.js';
 import { bytes, temporaryFolder } from './support.js';
 
@@ -84,7 +85,7 @@ describe('connecting', () => {
     ['a greeting', [GREETING]],
     ['half an answer', [GREETING, STRUCTURED.subarray(0, 13)]],
     ['an answer', [GREETING, STRUCTURED]],
-    ['all but the last answer', [GREETING, STRUCTURED, EXPORT]],
+    ['all but the last answer', [GREETING, STRUCTURED, ...CONTEXT, EXPORT]],
   ])('to a server that says %s and then nothing fails in time', async (_, said) => {
     const { path } = await saying(...said);
     const error = await errorThrown(() => NbdStorage.connect({ path, timeoutMs: 40 }));

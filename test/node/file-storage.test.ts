@@ -22,8 +22,11 @@ const declares: Capabilities = {
   fua: LINUX,
   orderedTags: false,
   writev: true,
-  discard: false,
-  writeZeroes: false,
+  // By the optional package, which is among the development dependencies.
+  discard: LINUX,
+  writeZeroes: LINUX,
+  fastZeroes: LINUX,
+  blockStatus: true,
 };
 
 const filled = (value: number, blocks = 1): Uint8Array =>

@@ -15,6 +15,7 @@ const EVERYTHING: Capabilities = {
   fastZeroes: false,
   slowFua: false,
   gathers: false,
+  blockStatus: true,
 };
 const LEAST: Capabilities = {
   blockSize: 1,
@@ -25,6 +26,7 @@ const LEAST: Capabilities = {
   writev: false,
   discard: false,
   writeZeroes: false,
+  blockStatus: false,
 };
 
 const DEFAULT: Capabilities = { ...EVERYTHING, cache: 'volatile', orderedTags: false };

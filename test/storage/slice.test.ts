@@ -1,9 +1,14 @@
 // A part of a storage keeps the contract, and touches nothing outside of itself.
 
 import { describe, expect, test } from 'vitest';
-import { MemoryStorage } from '../../src/index.js';
+import {
+  FlushFailedError,
+  IoScheduler,
+  MemoryStorage,
+  WriteBarrierError,
+} from '../../src/index.js';
 import { slice } from '../../src/kit.js';
-import { storageContract } from './contract.js';
+import { errorThrown, storageContract } from './contract.js';
 
 const SECTOR = 512;
 const sector = (fill: number): Uint8Array => new Uint8Array(SECTOR).fill(fill);
@@ -13,6 +18,10 @@ const can = {
   flush: true,
   fua: true,
   orderedTags: true,
+  writev: true,
+  discard: true,
+  writeZeroes: true,
+  blockStatus: true,
 } as const;
 
 storageContract('a slice', can, () => {
@@ -53,8 +62,74 @@ describe('a slice of a storage', () => {
     expect(() => slice(whole, SECTOR, SECTOR / 2)).toThrow('not whole blocks');
   });
 
-  test('has what every scheduler needs and nothing that it would not pass on', () => {
-    const { writev, discard, capabilities } = slice(new MemoryStorage(SECTOR), 0, SECTOR);
-    expect([writev, discard, capabilities.writev]).toEqual([undefined, undefined, undefined]);
+  test('has the optional methods of the whole, and no others', () => {
+    const names = ['writev', 'discard', 'writeZeroes', 'blockStatus'] as const;
+    const none = { writev: false, discard: false, writeZeroes: false, blockStatus: false };
+    for (const capabilities of [{}, none]) {
+      const whole = new MemoryStorage(SECTOR, { capabilities });
+      const part = slice(whole, 0, SECTOR);
+      expect(part.capabilities).toEqual(whole.capabilities);
+      for (const name of names) expect(name in part).toBe(whole.capabilities[name]);
+    }
+  });
+
+  test('discards, zeroes and gives the status of its own bytes', async () => {
+    const whole = new MemoryStorage(8 * SECTOR);
+    whole.bytes.fill(1);
+    const part = slice(whole, 2 * SECTOR, 4 * SECTOR);
+    await part.writeZeroes?.(SECTOR, SECTOR);
+    await part.discard?.(2 * SECTOR, SECTOR);
+    const first = Array.from({ length: 8 }, (_, at) => whole.bytes[at * SECTOR]);
+    expect(first).toEqual([1, 1, 1, 0, MemoryStorage.DISCARDED, 1, 1, 1]);
+    expect(await part.blockStatus?.(SECTOR, 3 * SECTOR)).toEqual([
+      { length: SECTOR, hole: true, zero: true },
+    ]);
+    expect(await part.blockStatus?.(0, SECTOR)).toEqual([
+      { length: SECTOR, hole: false, zero: false },
+    ]);
+    for (const name of ['discard', 'writeZeroes', 'blockStatus'] as const) {
+      expect(() => part[name]?.(3 * SECTOR, 2 * SECTOR)).toThrow('not inside');
+    }
+  });
+
+  test('tells which of its own bytes are at risk, in its own offsets', async () => {
+    const ranges = [
+      { start: 0, end: 3 * SECTOR },
+      { start: 4 * SECTOR, end: 5 * SECTOR },
+      { start: 7 * SECTOR, end: 8 * SECTOR },
+    ];
+    const failure = new FlushFailedError(ranges, new Error('EIO'));
+    for (const fail of [
+      () => Promise.reject(failure),
+      () => {
+        throw failure;
+      },
+    ]) {
+      const whole = Object.assign(new MemoryStorage(8 * SECTOR), { flush: fail });
+      const part = slice(whole, 2 * SECTOR, 4 * SECTOR);
+      const error = await errorThrown(() => part.flush({ tag: 'simple' }));
+      expect(error).toBeInstanceOf(FlushFailedError);
+      expect(WriteBarrierError.is(error)).toBe(true);
+      expect(error).toMatchObject({ code: 'FLUSH_FAILED', cause: failure });
+      expect((error as FlushFailedError).atRisk).toEqual([
+        { start: 0, end: SECTOR },
+        { start: 2 * SECTOR, end: 3 * SECTOR },
+      ]);
+      const other = slice(whole, 0, SECTOR);
+      const scheduler = new IoScheduler(other);
+      await scheduler.write(0, sector(1));
+      await expect(scheduler.flush()).rejects.toThrow('flush failed');
+      expect(scheduler.atRisk).toEqual([{ start: 0, end: SECTOR }]);
+    }
+    expect(failure.atRisk).toEqual(ranges);
+  });
+
+  test('passes on an error that names no bytes as it is', async () => {
+    const failure = new Error('odd');
+    const whole = Object.assign(new MemoryStorage(SECTOR), {
+      flush: () => Promise.reject(failure),
+    });
+    const error = await errorThrown(() => slice(whole, 0, SECTOR).flush({ tag: 'simple' }));
+    expect(error).toBe(failure);
   });
 });

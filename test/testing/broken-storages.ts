@@ -529,4 +529,31 @@ export const BROKEN: readonly Broken[] = [
     how: 'has not the method that it declares',
     instead: () => ({ writev: undefined }) as unknown as Partial<Storage>,
   },
+  {
+    clause: 'S12',
+    how: 'calls everything a hole',
+    instead: () => ({ blockStatus: (_, length) => [{ length, hole: true, zero: true }] }),
+  },
+  {
+    clause: 'S12',
+    how: 'calls a written block a hole, and does not say that it is zero',
+    instead: () => ({ blockStatus: (_, length) => [{ length, hole: true, zero: false }] }),
+  },
+  {
+    clause: 'S12',
+    how: 'has nothing to say',
+    instead: () => ({ blockStatus: () => [] }),
+  },
+  {
+    clause: 'S12',
+    how: 'says more than it was asked',
+    instead: () => ({
+      blockStatus: (_, length) => [{ length: length + B, hole: false, zero: false }],
+    }),
+  },
+  {
+    clause: 'S12',
+    how: 'says something of a part of a block',
+    instead: () => ({ blockStatus: () => [{ length: B / 2, hole: false, zero: false }] }),
+  },
 ];

@@ -28,6 +28,7 @@ export const EVERYTHING: Capabilities = {
   writev: true,
   discard: true,
   writeZeroes: true,
+  blockStatus: true,
 };
 
 export const BLOCKS = 24;
@@ -40,7 +41,7 @@ export function cachedDisk(
   capabilities: Capabilities,
   medium: Uint8Array = new Uint8Array(BLOCKS * capabilities.blockSize),
 ): CachedDisk {
-  const { blockSize, cache: kind, writev, discard, writeZeroes } = capabilities;
+  const { blockSize, cache: kind, writev, discard, writeZeroes, blockStatus } = capabilities;
   const size = medium.length;
   const cache = new Map<number, Uint8Array>();
   let open = true;
@@ -67,6 +68,11 @@ export function cachedDisk(
       else cache.set(block, bytes);
     }
     return answer();
+  };
+
+  const isZero = (at: number): boolean => {
+    const bytes = cache.get(at / blockSize) ?? medium.subarray(at, at + blockSize);
+    return bytes.every((byte) => byte === 0);
   };
 
   const storage: Storage = {
@@ -97,6 +103,16 @@ export function cachedDisk(
     }),
     ...(writeZeroes && {
       writeZeroes: (offset, length) => put(offset, new Uint8Array(count(length)), false),
+    }),
+    ...(blockStatus && {
+      blockStatus: async (offset, length) => {
+        check(offset, length);
+        const zero = isZero(offset);
+        let end = offset + blockSize;
+        while (end < offset + length && isZero(end) === zero) end += blockSize;
+        await answer();
+        return [{ length: end - offset, hole: zero, zero }];
+      },
     }),
   };
   return { storage, medium, cache, settle, forget: () => cache.clear(), isOpen: () => open };

@@ -47,15 +47,28 @@ const inOrder: CrashTest<string, string> = {
 };
 
 describe('the device that is called a file', () => {
-  test('is what a FileStorage is here, but for gathering, and both get the same mode', async () => {
+  test('is what a FileStorage is here without the package that trims, but for gathering and holes, and all get the same mode', async () => {
     const folder = mkdtempSync(join(realpathSync(tmpdir()), 'write-barrier-'));
-    const file = await FileStorage.open(join(folder, 'disk.img'), { size: 16 * SECTOR });
+    const [plain, trims] = ['plain.img', 'trims.img'].map((name) => join(folder, name));
+    const fs = { loadLock: () => Promise.reject(new Error('not installed')) };
+    const file = await FileStorage.open(plain ?? '', { size: 16 * SECTOR, fs });
+    const trimming = await FileStorage.open(trims ?? '', { size: 16 * SECTOR });
     try {
       const name = process.platform === 'linux' ? 'file' : 'file-without-fua';
       const disk = new VolatileDisk({ size: 16 * SECTOR, profile: name });
-      expect({ ...disk.capabilities, gathers: true }).toEqual(file.capabilities);
-      expect(new IoScheduler(disk).mode).toBe(new IoScheduler(file).mode);
+      const known = { gathers: true, blockStatus: true };
+      expect({ ...disk.capabilities, ...known }).toEqual(file.capabilities);
+      const { discard, writeZeroes, fastZeroes } = trimming.capabilities;
+      expect(trimming.capabilities).toEqual({
+        ...file.capabilities,
+        discard,
+        writeZeroes,
+        fastZeroes,
+      });
+      const modes = [disk, file, trimming].map((storage) => new IoScheduler(storage).mode);
+      expect(new Set(modes).size).toBe(1);
     } finally {
+      await trimming.close();
       await file.close();
       rmSync(folder, { recursive: true });
     }

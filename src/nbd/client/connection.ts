@@ -425,7 +425,7 @@ const SECTOR = 512;
  * @throws `INVALID_STORAGE` for a size that is not whole blocks; `INVALID_ARGUMENT` for a block size that the server refuses
  */
 function propertiesOf(
-  { size, flags, blockSizes }: NbdExport,
+  { size, flags, blockSizes, allocation }: NbdExport,
   wanted: { readonly blockSize?: number | undefined; readonly cache?: 'none' | undefined },
 ): ExportProperties {
   const has = (flag: keyof typeof TRANSMISSION_FLAG): boolean =>
@@ -455,6 +455,7 @@ function propertiesOf(
     discard: !readOnly && has('SEND_TRIM'),
     writeZeroes: !readOnly && has('SEND_WRITE_ZEROES'),
     fastZeroes: false,
+    blockStatus: allocation !== undefined,
     slowFua: false,
     gathers: false,
   });
@@ -466,7 +467,7 @@ function propertiesOf(
 function brokenPromise(before: ExportProperties, now: ExportProperties): string | undefined {
   if (now.size !== before.size) return `its size was ${before.size} bytes, and is now ${now.size}`;
   if (now.readOnly && !before.readOnly) return 'it has become read-only';
-  for (const name of ['flush', 'fua', 'discard', 'writeZeroes'] as const) {
+  for (const name of ['flush', 'fua', 'discard', 'writeZeroes', 'blockStatus'] as const) {
     if (before.capabilities[name] && !now.capabilities[name])
       return `it no longer supports ${name}`;
   }

@@ -44,7 +44,7 @@
 import { type ByteRange, FlushFailedError } from 'write-barrier';
 import { invariant } from 'write-barrier/kit';
 import { bufferChanged, lostBefore, NbdLostError, outlived } from '../report.js';
-import { COMMAND, COMMAND_FLAG } from '../wire/index.js';
+import { COMMAND, COMMAND_FLAG, type Extent } from '../wire/index.js';
 import type { ClientRequest } from './replies.js';
 import type { Unflushed, UnflushedEntry } from './unflushed.js';
 
@@ -64,6 +64,14 @@ export type Command =
       /** As long as `length`; must not change. */
       readonly data: Uint8Array;
       readonly fua: boolean;
+    }
+  | {
+      /** Its length is at most `SPAN_MAX`, because it is one request. */
+      readonly op: 'status';
+      readonly offset: number;
+      readonly length: number;
+      /** Gets the extents of the answer. */
+      readonly found: Extent[];
     }
   | { readonly op: 'flush' }
   | { readonly op: 'discard' | 'writeZeroes'; readonly offset: number; readonly length: number };
@@ -117,8 +125,8 @@ interface Flush {
 /** Takes the answer of the server to a request. */
 type Reaction = (error: Error | undefined) => readonly Settled[];
 
-/** The longest TRIM or WRITE_ZEROES, whose length has 32 bits. Every block size divides this. */
-const SPAN_MAX = 2 ** 30;
+/** The longest TRIM, WRITE_ZEROES or BLOCK_STATUS, whose length has 32 bits. Every block size divides this. */
+export const SPAN_MAX: number = 2 ** 30;
 
 /** The table of commands in flight. */
 export class InFlight {
@@ -284,6 +292,7 @@ export class InFlight {
     const volatile = this.#properties.volatile;
     switch (command.op) {
       case 'read':
+      case 'status':
       case 'flush':
         return [this.#end(task)];
       case 'discard':
@@ -438,10 +447,13 @@ export class InFlight {
     const cookie = this.#cookie((error) => this.#answeredTask(task, error));
     const offset = ('offset' in command ? command.offset : 0) + sent;
     const fua = command.op === 'write' && command.fua;
+    // An earlier connection may have left a part of its answer.
+    if (command.op === 'status') command.found.length = 0;
     return {
       ...{ cookie, command: NUMBERS[command.op], offset, length },
       flags: fua ? COMMAND_FLAG.FUA : 0,
       ...(command.op === 'write' && { payload: [command.data.subarray(sent, sent + length)] }),
+      ...(command.op === 'status' && { found: command.found }),
       // There are no views of a buffer that is gone. Its data is dropped (replies.R3).
       ...(command.op === 'read' && {
         into: isWhole(command) ? command.into.subarray(sent, sent + length) : NOWHERE,
@@ -461,6 +473,7 @@ export class InFlight {
 const NUMBERS: Readonly<Record<Command['op'], number>> = {
   read: COMMAND.READ,
   write: COMMAND.WRITE,
+  status: COMMAND.BLOCK_STATUS,
   flush: COMMAND.FLUSH,
   discard: COMMAND.TRIM,
   writeZeroes: COMMAND.WRITE_ZEROES,

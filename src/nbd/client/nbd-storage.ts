@@ -25,6 +25,7 @@
 import {
   type ByteRange,
   type Capabilities,
+  type Extent,
   type FlushFlags,
   IoFailedError,
   type Storage,
@@ -33,7 +34,7 @@ import {
 } from 'write-barrier';
 import { checkRange, concatBuffers, invariant, totalLength, withText } from 'write-barrier/kit';
 import { bufferChanged, bytesIn, lostBefore, serverError } from '../report.js';
-import { NBD_ERROR } from '../wire/index.js';
+import { EXTENT_FLAG, NBD_ERROR, type Extent as WireExtent } from '../wire/index.js';
 import {
   AnotherExportError,
   type Connection,
@@ -43,7 +44,13 @@ import {
   type Listener,
   reconnectDelayMs,
 } from './connection.js';
-import { type Command, InFlight, type ServerProperties, type Settled } from './in-flight.js';
+import {
+  type Command,
+  InFlight,
+  type ServerProperties,
+  type Settled,
+  SPAN_MAX,
+} from './in-flight.js';
 import {
   CloseDeadline,
   checkClose,
@@ -75,6 +82,8 @@ export class NbdStorage implements Storage, AsyncDisposable {
 
   declare readonly discard?: (offset: number, length: number) => Promise<void>;
   declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
+  /** What the server says in the context `base:allocation`, of at most 1 GiB. */
+  declare readonly blockStatus?: (offset: number, length: number) => Promise<readonly Extent[]>;
 
   readonly #settings: Settings;
   readonly #properties: ExportProperties;
@@ -126,6 +135,7 @@ export class NbdStorage implements Storage, AsyncDisposable {
     if (capabilities.writeZeroes) {
       this.writeZeroes = (...range) => this.#span('writeZeroes', ...range);
     }
+    if (capabilities.blockStatus) this.blockStatus = (...range) => this.#status(...range);
     withText(this, () => `NbdStorage { ${size} bytes, ${this.state} }`);
   }
 
@@ -239,6 +249,14 @@ export class NbdStorage implements Storage, AsyncDisposable {
   #span(op: 'discard' | 'writeZeroes', offset: number, length: number): Promise<void> {
     const range = { offset, length };
     return this.#command(range, () => ({ op, ...range }), this.#writeRefusal(false));
+  }
+
+  async #status(offset: number, length: number): Promise<readonly Extent[]> {
+    const found: WireExtent[] = [];
+    const asked = Math.min(length, SPAN_MAX - (SPAN_MAX % this.capabilities.blockSize));
+    const command = { op: 'status', offset, length: asked, found } as const;
+    await this.#command({ offset, length }, () => command);
+    return inBlocks(found, asked, this.capabilities.blockSize);
   }
 
   /** @param made makes the command, after all checks */
@@ -466,6 +484,33 @@ function leastBusy(connections: readonly Connection[]): Connection | undefined {
     if (!connection.busy && (!best || connection.awaited < best.awaited)) best = connection;
   }
   return best;
+}
+
+/**
+ * The extents of a server in whole blocks of ours, which may be larger than its own: a block is a hole, or zero, if all of it is. The
+ * last extent may go beyond what was asked for.
+ */
+function inBlocks(extents: readonly WireExtent[], length: number, blockSize: number): Extent[] {
+  const blocks: { length: number; hole: boolean; zero: boolean }[] = [];
+  let end = 0;
+  const add = (to: number, hole: boolean, zero: boolean): void => {
+    if (to <= end) return;
+    const last = blocks.at(-1);
+    if (last?.hole === hole && last.zero === zero) last.length += to - end;
+    else blocks.push({ length: to - end, hole, zero });
+    end = to;
+  };
+  let at = 0;
+  for (const extent of extents) {
+    const next = Math.min(at + extent.length, length);
+    const whole = next - (next % blockSize);
+    add(Math.min(Math.ceil(at / blockSize) * blockSize, whole), false, false);
+    add(whole, (extent.flags & EXTENT_FLAG.HOLE) !== 0, (extent.flags & EXTENT_FLAG.ZERO) !== 0);
+    at = next;
+  }
+  // A part of a block at the end is known no better.
+  add(Math.min(Math.ceil(at / blockSize) * blockSize, length), false, false);
+  return blocks;
 }
 
 /** N3 */

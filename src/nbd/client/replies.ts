@@ -17,6 +17,7 @@
 //   R3  Only the buffer of an awaited read is written to, and no longer once anything was malformed. If that buffer was
 //       transferred or has shrunk, its data is dropped and the answer says so; other replies are not affected.
 //   R4  What else is kept is bounded: a header, a short payload, and a list of the ranges that have come.
+//   R5  A block status succeeds with one list of extents, of the context that was agreed on and of bounded length.
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Simple reply message", "Structured reply chunk message",
 // "Structured reply types", "Error values".
@@ -31,6 +32,7 @@ import {
   type ChunkHeader,
   COMMAND,
   decodeChunk,
+  type Extent,
   isErrorChunk,
   malformed,
   type NbdRequest,
@@ -48,6 +50,8 @@ export interface ClientRequest extends NbdRequest {
   readonly payload?: readonly Uint8Array[];
   /** Where the data of a read goes; as long as `length`. */
   readonly into?: Uint8Array;
+  /** Where the extents of a block status go; empty. */
+  readonly found?: Extent[];
 }
 
 /** A reply, complete. */
@@ -64,6 +68,7 @@ export interface Answer extends Pick<NbdRequest, 'cookie' | 'command' | 'length'
 interface Reply extends Answer {
   readonly offset: number;
   readonly into: Uint8Array | undefined;
+  readonly found: Extent[] | undefined;
   /** The ranges that have come, relative to the request; disjoint, in order, and none touches the next. */
   readonly got: ByteRange[];
   error: number;
@@ -87,18 +92,25 @@ type State =
 const HEAD: State = { kind: 'head' };
 /** The longest payload without data, in bytes: a message and its fields. */
 const PAYLOAD_MAX = STRING_MAX + 64;
+/** The longest list of extents, in bytes: QEMU sends a megabyte of them. */
+const STATUS_MAX = 2 ** 20 + 4;
 /** A read that arrives in more separate pieces than this is malformed, because only a malicious server sends so many. */
 const PIECES_MAX = 2 ** 15;
 
 /** The replies that are awaited. Unusable after `advance` has thrown at malformed bytes. */
 export class Replies {
   readonly #structured: boolean;
+  readonly #allocation: number | undefined;
   readonly #awaited = new Map<bigint, Reply>();
   #state: State = HEAD;
 
-  /** @param structured whether structured replies were agreed on */
-  constructor(structured: boolean) {
+  /**
+   * @param structured whether structured replies were agreed on
+   * @param allocation the number of the context of block statuses
+   */
+  constructor(structured: boolean, allocation?: number) {
     this.#structured = structured;
+    this.#allocation = allocation;
   }
 
   /** How many replies are awaited. */
@@ -107,11 +119,11 @@ export class Replies {
   }
 
   /** A request is sent. Its cookie is not in use. */
-  expect({ cookie, command, offset, length, into }: ClientRequest): void {
+  expect({ cookie, command, offset, length, into, found }: ClientRequest): void {
     invariant(!this.#awaited.has(cookie), 'R1: a cookie that is in use');
     const nothing = { got: [], error: 0, message: '', dropped: false };
     // Not the request as a whole, because its payload would stay in memory.
-    this.#awaited.set(cookie, { cookie, command, offset, length, into, ...nothing });
+    this.#awaited.set(cookie, { cookie, command, offset, length, into, found, ...nothing });
   }
 
   /** The next complete reply; undefined while more bytes are needed. */
@@ -147,7 +159,7 @@ export class Replies {
       case 'payload': {
         const bytes = reader.take(state.header.length);
         if (!bytes) return undefined;
-        note(state.reply, state.header, bytes);
+        note(state.reply, state.header, bytes, this.#allocation);
         return this.#endOfPiece(state.reply, state.header.done);
       }
     }
@@ -183,6 +195,7 @@ export class Replies {
     const { cookie, type, length, done } = header;
     const reply = this.#find(cookie);
     const isRead = reply.command === COMMAND.READ;
+    const isStatus = reply.command === COMMAND.BLOCK_STATUS;
     if (type === CHUNK_TYPE.OFFSET_DATA && isRead) {
       if (length <= 8 || length - 8 > reply.length) throw malformed(`a chunk of ${length} bytes`);
       this.#state = { kind: 'place', reply, header };
@@ -191,9 +204,11 @@ export class Replies {
     const fits =
       (type === CHUNK_TYPE.NONE && done) ||
       (type === CHUNK_TYPE.OFFSET_HOLE && isRead) ||
+      (type === CHUNK_TYPE.BLOCK_STATUS && isStatus) ||
       isErrorChunk(type);
     if (!fits) throw malformed(`a chunk of type ${type} for command ${reply.command}`);
-    if (length > PAYLOAD_MAX) throw malformed(`a chunk of ${length} bytes`);
+    if (length > (type === CHUNK_TYPE.BLOCK_STATUS ? STATUS_MAX : PAYLOAD_MAX))
+      throw malformed(`a chunk of ${length} bytes`);
     this.#state = { kind: 'payload', reply, header };
     return true;
   }
@@ -205,6 +220,9 @@ export class Replies {
     const complete = got[0]?.start === 0 && got[0].end === length;
     if (command === COMMAND.READ && error === 0 && !complete) {
       throw malformed(`a reply to a read of ${length} bytes that does not have all of them`);
+    }
+    if (command === COMMAND.BLOCK_STATUS && error === 0 && !reply.found?.length) {
+      throw malformed('a reply to a block status without extents'); // R5
     }
     this.#awaited.delete(cookie);
     return { cookie, command, length, error, message, dropped };
@@ -218,11 +236,25 @@ export class Replies {
 }
 
 /** Records a chunk without data. */
-function note(reply: Reply, { type }: ChunkHeader, payload: Uint8Array): void {
+function note(
+  reply: Reply,
+  { type }: ChunkHeader,
+  payload: Uint8Array,
+  allocation: number | undefined,
+): void {
   const chunk = decodeChunk(type, payload);
   if (chunk.kind === 'error' && reply.error === 0) {
     reply.error = chunk.error;
     reply.message = chunk.message;
+  }
+  if (chunk.kind === 'status') {
+    const { found } = reply;
+    const isNew = chunk.context === allocation && found?.length === 0;
+    if (!isNew) throw malformed(`extents of context ${chunk.context} that were not asked for`); // R5
+    for (const extent of chunk.extents) {
+      if (extent.length === 0) throw malformed('an empty extent');
+      found.push(extent);
+    }
   }
   if (chunk.kind === 'hole') {
     const at = claim(reply, chunk.offset, chunk.length);

@@ -2,11 +2,12 @@
 // of exports; then replies to requests (replies.ts).
 //
 //   greeting ──▶ tls? ──▶ secure? ──▶ list ──▶ done
-//                                └──▶ structured? ──▶ go ──▶ done
-//                                                     └──▶ exportName ──▶ done
+//                                └──▶ structured? ──▶ context? ──▶ go ──▶ done
+//                                                                └──▶ exportName ──▶ done
 //
 // Each state awaits one thing. `tls` asks for STARTTLS, and `secure` goes on when the connection is secure; `structured` asks
-// for structured replies and does without them if they are refused; `go` falls back to `exportName` if the server is older
+// for structured replies and does without them if they are refused; with them, `context` asks for `base:allocation`, and does without
+// it likewise; `go` falls back to `exportName` if the server is older
 // than GO. A server that is not fixed newstyle knows EXPORT_NAME only.
 //
 // Whatever a server sends, nothing throws out of here: a malformed or refused message is the reason of `end` (../session.ts).
@@ -36,6 +37,7 @@ import { invariant } from 'write-barrier/kit';
 import { nameOf, printable, refused } from '../report.js';
 import { Dialogue, type SharedEvent } from '../session.js';
 import {
+  BASE_ALLOCATION,
   type BlockSizes,
   type ByteReader,
   CLIENT_FLAGS,
@@ -51,6 +53,8 @@ import {
   isOptionError,
   LISTED_EXPORT,
   type ListedExport,
+  META_CONTEXT,
+  META_CONTEXT_REQUEST,
   malformed,
   OPTION,
   OPTION_REPLY,
@@ -79,6 +83,8 @@ export interface NbdExport extends ExportFacts {
   readonly blockSizes: BlockSizes | undefined;
   /** Structured replies were agreed on. */
   readonly structured: boolean;
+  /** The number that the extents of `base:allocation` carry; undefined if the server does not know that context. */
+  readonly allocation: number | undefined;
 }
 
 /** What the driver is to do, or is to know. */
@@ -89,7 +95,16 @@ export type ClientEvent =
   | { readonly kind: 'ready'; readonly export: NbdExport }
   | { readonly kind: 'answer'; readonly answer: Answer };
 
-type State = 'greeting' | 'tls' | 'secure' | 'list' | 'structured' | 'go' | 'exportName' | 'done';
+type State =
+  | 'greeting'
+  | 'tls'
+  | 'secure'
+  | 'list'
+  | 'structured'
+  | 'context'
+  | 'go'
+  | 'exportName'
+  | 'done';
 
 /** The smallest preferred block size; no maximum may be less. */
 const SECTOR = 512;
@@ -107,6 +122,7 @@ export class ClientSession {
   #header: OptionReplyHeader | undefined;
   #noZeroes = false;
   #structured = false;
+  #allocation: number | undefined;
   #facts: ExportFacts | undefined;
   #blockSizes: BlockSizes | undefined;
   readonly #exports: ListedExport[] = [];
@@ -208,7 +224,15 @@ export class ClientSession {
           throw refusal('a connection without TLS', reply, data);
         }
         this.#structured = accepted;
-        this.#goTo('go', OPTION.GO, INFO_REQUEST.encode({ name: this.#plan.export, wants: WANTS }));
+        if (accepted) this.#goTo('context', OPTION.SET_META_CONTEXT, this.#contexts());
+        else this.#go();
+        return true;
+      case 'context':
+        if (reply === OPTION_REPLY.META_CONTEXT) this.#chosen(data);
+        else if (accepted || isOptionError(reply)) {
+          if (!accepted) this.#allocation = undefined;
+          this.#go();
+        } else return false;
         return true;
       case 'go':
         if (reply === OPTION_REPLY.ERR_UNSUP) this.#askByName();
@@ -228,29 +252,48 @@ export class ClientSession {
     }
   }
 
+  #contexts(): Uint8Array {
+    return META_CONTEXT_REQUEST.encode({ name: this.#plan.export, queries: [BASE_ALLOCATION] });
+  }
+
+  #chosen(data: Uint8Array): void {
+    this.#countInfo();
+    const { id, name } = META_CONTEXT.decode(data);
+    if (name === BASE_ALLOCATION) this.#allocation = id;
+  }
+
+  #go(): void {
+    this.#goTo('go', OPTION.GO, INFO_REQUEST.encode({ name: this.#plan.export, wants: WANTS }));
+  }
+
   #endOfList(): void {
     this.#goTo('done', OPTION.ABORT);
     this.dialogue.emit({ kind: 'listed', exports: this.#exports });
     this.dialogue.end(undefined);
   }
 
-  #ready(facts: ExportFacts | undefined): void {
-    if (!facts) throw malformed('GO was answered without information about the export');
-    const { size, flags } = facts;
+  #ready(described: ExportFacts | undefined): void {
+    if (!described) throw malformed('GO was answered without information about the export');
+    const { size, flags } = described;
     if (!Number.isSafeInteger(size)) {
       // The protocol allows it. The exact number is not shown, because it was rounded.
       const most = 'at most 2^53 - 1 bytes are supported';
       throw new WriteBarrierError('INVALID_STORAGE', `the export has 2^53 bytes or more; ${most}`);
     }
-    const [blockSizes, structured] = [this.#blockSizes, this.#structured];
+    const [blockSizes, structured, allocation] = [
+      this.#blockSizes,
+      this.#structured,
+      this.#allocation,
+    ];
     if (blockSizes && blockSizes.maximum < Math.max(blockSizes.minimum, Math.min(SECTOR, size))) {
       throw malformed(
         `requests of at most ${blockSizes.maximum} bytes, which is less than a block`,
       );
     }
     this.#state = 'done';
-    this.#replies = new Replies(structured);
-    this.dialogue.emit({ kind: 'ready', export: { size, flags, blockSizes, structured } });
+    this.#replies = new Replies(structured, allocation);
+    const facts = { size, flags, blockSizes, structured, allocation };
+    this.dialogue.emit({ kind: 'ready', export: facts });
   }
 
   // What is awaited, and what it says
@@ -275,10 +318,15 @@ export class ClientSession {
     return true;
   }
 
-  #informed(data: Uint8Array): void {
+  /** H3 */
+  #countInfo(): void {
     this.#received.infos += 1;
     if (this.#received.infos > INFOS_MAX)
       throw malformed(`more than ${INFOS_MAX} replies with information`);
+  }
+
+  #informed(data: Uint8Array): void {
+    this.#countInfo();
     const info = decodeInfo(data);
     if (info.kind === 'export') this.#facts = info;
     if (info.kind !== 'blockSize') return;
@@ -308,6 +356,7 @@ const OPTION_OF: Partial<Record<State, number>> = {
   tls: OPTION.STARTTLS,
   list: OPTION.LIST,
   structured: OPTION.STRUCTURED_REPLY,
+  context: OPTION.SET_META_CONTEXT,
   go: OPTION.GO,
 };
 

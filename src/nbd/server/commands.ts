@@ -16,6 +16,8 @@
 //   C5  The client gets the number and the stable code of an error, and not its message, which may tell of the server.
 //   C6  A request without payload that costs as much as one is executed piece by piece. When the server closes, no further
 //       piece is begun and the client gets ESHUTDOWN, because gigabytes would delay `close`.
+//   C7  A read of SPARSE_MIN bytes or more whose reply may come in chunks asks the storage first: zeroes of that length that it
+//       knows of are neither read nor sent, but named as holes.
 //
 // Source: NetworkBlockDevice/nbd doc/proto.md, sections "Request types", "Command flags", "Ordering of messages and writes",
 // "Error values"; for FUA on reads NetworkBlockDevice/nbd issue 45.
@@ -24,6 +26,7 @@ import {
   FlushFailedError,
   type IoScheduler,
   type Storage,
+  type Extent as StorageExtent,
   type Transfer,
   WriteBarrierError,
   type WriteOptions,
@@ -32,6 +35,7 @@ import { invariant, type Payload, perform } from 'write-barrier/kit';
 import {
   COMMAND,
   COMMAND_FLAG,
+  EXTENT_FLAG,
   type Extent,
   NBD_ERROR,
   type NbdRequest,
@@ -44,6 +48,8 @@ import { canFlush, type Export, type ExportInfo } from './options.js';
 export interface SessionRequest extends NbdRequest {
   /** The payload of a WRITE; empty for others. */
   readonly data: readonly Uint8Array[];
+  /** A read whose reply may come in several chunks, with holes among them. */
+  readonly sparse: boolean;
   /** The session has taken its outcome (nbd-server-session.N1). */
   answered: boolean;
 }
@@ -57,7 +63,18 @@ export interface Refusal {
 /** The result of a request. */
 export type Outcome =
   | Refusal
-  | { readonly data?: Uint8Array | undefined; readonly extents?: readonly Extent[] };
+  | {
+      readonly data?: Uint8Array | undefined;
+      readonly pieces?: readonly ReadPiece[];
+      readonly extents?: readonly Extent[];
+    };
+
+/** A part of what a read answers with; without `data` a hole. */
+export interface ReadPiece {
+  readonly offset: number;
+  readonly length: number;
+  readonly data?: Uint8Array;
+}
 
 /** The export that a request is for, and the state of its connection. */
 export interface Work extends Export {
@@ -72,7 +89,7 @@ export interface Work extends Export {
 }
 
 /** What a command answers with when it succeeds: a read with its bytes, BLOCK_STATUS with extents, others with nothing. */
-type Result = Uint8Array | readonly Extent[] | void;
+type Result = Uint8Array | Exclude<Outcome, Refusal> | void;
 
 interface CommandRule {
   /** May reject with QUEUE_FULL if it has done nothing yet. `isDirect`: past the group (disk.H1). */
@@ -126,6 +143,10 @@ export const CLOSING: Refusal = {
 const KEPT_MAX = 64 * 1024;
 /** What goes in pieces takes turns. */
 const TURN_NEEDED = Number.MAX_SAFE_INTEGER;
+/** Shorter reads are not asked for holes, and shorter holes are sent as data, because each costs as much as its bytes. */
+const SPARSE_MIN = 64 * 1024;
+/** The most extents of one answer, because a client may ask again from where they end. */
+const EXTENTS_MAX = 8192;
 const FORCED: WriteOptions = Object.freeze({ fua: true });
 const DONE: Outcome = Object.freeze({});
 
@@ -305,7 +326,7 @@ function clientGone(): WriteBarrierError {
 
 function outcomeOf(result: Result): Outcome {
   if (result === undefined) return DONE;
-  return result instanceof Uint8Array ? { data: result } : { extents: result };
+  return result instanceof Uint8Array ? { data: result } : result;
 }
 
 /** C4 */
@@ -334,12 +355,59 @@ export function refusalFor(error: unknown): Refusal {
   return { error: errorNumber(error), message };
 }
 
-function read(
-  { offset, length }: SessionRequest,
+function read(request: SessionRequest, target: Work, isDirect: boolean): Promise<Result> {
+  const { offset, length, sparse } = request;
+  const asks = sparse && length >= SPARSE_MIN && target.scheduler.capabilities.blockStatus;
+  return asks ? readSparse(request, target, isDirect) : readBytes(target, offset, length, isDirect);
+}
+
+function readBytes(
   { scheduler, member }: Work,
+  offset: number,
+  length: number,
   isDirect: boolean,
 ): Promise<Uint8Array> {
   return isDirect ? scheduler.read(offset, length) : readBy(member, offset, length);
+}
+
+/** C7 */
+async function readSparse(
+  { offset, length }: SessionRequest,
+  target: Work,
+  isDirect: boolean,
+): Promise<Result> {
+  const extents = await target.scheduler.blockStatus(offset, length);
+  const pieces = sparsePieces(offset, length, extents).map(
+    async ({ isHole, ...piece }): Promise<ReadPiece> => {
+      if (isHole) return piece;
+      const readPiece = (): Promise<Uint8Array> =>
+        readBytes(target, piece.offset, piece.length, isDirect);
+      return { ...piece, data: await submit(target, readPiece) };
+    },
+  );
+  return { pieces: await Promise.all(pieces) };
+}
+
+/** The holes of a read, and what is between them: never two of a kind in a row. */
+function sparsePieces(
+  start: number,
+  length: number,
+  extents: readonly StorageExtent[],
+): { offset: number; length: number; isHole: boolean }[] {
+  const pieces: { offset: number; length: number; isHole: boolean }[] = [];
+  const end = start + length;
+  const add = (offset: number, size: number, isHole: boolean): void => {
+    const last = pieces.at(-1);
+    if (last?.isHole === isHole) last.length += size;
+    else if (size > 0) pieces.push({ offset, length: size, isHole });
+  };
+  let at = start;
+  for (const { length: size, zero } of extents) {
+    add(at, size, zero && size >= SPARSE_MIN);
+    at += size;
+  }
+  add(at, end - at, false);
+  return pieces;
 }
 
 async function readBy(member: Storage, offset: number, length: number): Promise<Uint8Array> {
@@ -410,9 +478,17 @@ async function fill({ offset, length }: SessionRequest, target: Work): Promise<v
   );
 }
 
-/** Storages do not say what they have allocated, and "allocated, with data" is always a legal answer. */
-async function status({ length }: SessionRequest): Promise<readonly Extent[]> {
-  return [{ length, flags: 0 }];
+async function status({ offset, length, flags }: SessionRequest, target: Work): Promise<Result> {
+  const most = flags & REQ_ONE ? 1 : EXTENTS_MAX;
+  const extents: { length: number; flags: number }[] = [];
+  for (const extent of await target.scheduler.blockStatus(offset, length)) {
+    const flags = (extent.hole ? EXTENT_FLAG.HOLE : 0) | (extent.zero ? EXTENT_FLAG.ZERO : 0);
+    const last = extents.at(-1);
+    if (last?.flags === flags) last.length += extent.length;
+    else if (extents.length === most) break;
+    else extents.push({ length: extent.length, flags });
+  }
+  return { extents };
 }
 
 /** C6 */
@@ -430,12 +506,11 @@ async function inPieces(
 }
 
 /** C4, for a command of several requests: an `Execution` would begin it again. */
-async function submit(target: Work, call: () => Transfer): Promise<void> {
+async function submit<T>(target: Work, call: () => T): Promise<Awaited<T>> {
   for (;;) {
     if (target.abandoned()) throw clientGone();
     try {
-      await call();
-      return;
+      return await call();
     } catch (error) {
       if (!isFull(error)) throw error;
     }

@@ -33,8 +33,10 @@ import { Dialogue, type SharedEvent } from '../session.js';
 import {
   type ByteReader,
   ByteWriter,
+  type Chunk,
   CLIENT_FLAGS,
   COMMAND,
+  COMMAND_FLAG,
   encodeOptionReply,
   HANDSHAKE_FLAG,
   type NbdRequest,
@@ -272,7 +274,8 @@ export class ServerSession {
   #handOut(request: NbdRequest, data: readonly Uint8Array[]): void {
     const { flags, command, cookie, offset, length } = request;
     // Not by spreading, because V8 gives each such object a shape of its own, and reading it is slow then.
-    const handed = { flags, command, cookie, offset, length, data, answered: false };
+    const sparse = this.#agreement.structured && !(flags & COMMAND_FLAG.DF);
+    const handed = { flags, command, cookie, offset, length, data, sparse, answered: false };
     this.dialogue.emit({ kind: 'request', request: handed });
   }
 
@@ -284,8 +287,14 @@ export class ServerSession {
       else out.put(SIMPLE_REPLY, { cookie, error });
       return;
     }
-    const { data, extents } = outcome;
-    if (extents) {
+    const { data, pieces, extents } = outcome;
+    if (pieces) {
+      const last = pieces.at(-1);
+      for (const piece of pieces) {
+        const kind = piece.data ? 'data' : 'hole';
+        putChunk(out, cookie, piece === last, { kind, ...piece } as Chunk);
+      }
+    } else if (extents) {
       putChunk(out, cookie, true, { kind: 'status', context: ALLOCATION_ID, extents });
     } else if (command !== COMMAND.READ || !data) {
       out.put(SIMPLE_REPLY, { cookie, error: 0 });

@@ -11,7 +11,7 @@ import type { Tag } from '../../model/index.js';
 import type { Capabilities, Storage, Transfer, WriteFlags } from '../../storage/index.js';
 
 /** A clause of the Storage contract. */
-export type Clause = `S${1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11}`;
+export type Clause = `S${1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12}`;
 
 /** The storage under test. */
 export interface ContractSubject {
@@ -43,7 +43,7 @@ export interface Opened {
 }
 
 /** The commands that name a range: first those with a buffer. */
-const RANGED = ['read', 'write', 'writev', 'discard', 'writeZeroes'] as const;
+const RANGED = ['read', 'write', 'writev', 'discard', 'writeZeroes', 'blockStatus'] as const;
 export type Ranged = (typeof RANGED)[number];
 
 /** The number of blocks that the tests need. */
@@ -145,7 +145,23 @@ export class Trial {
     // Bytes that the storage does not fill are neither zero nor the old content.
     const into = new Uint8Array(blocks * this.block).fill(0xa5);
     this.answers(await this.storage.read(at * this.block, into), into, 'a read');
+    for (let done = 0; this.storage.capabilities.blockStatus && done < into.length; ) {
+      done += await this.#known(at * this.block + done, into.subarray(done));
+    }
     return into;
+  }
+
+  /** S12: asks what is known of bytes that were read; returns how many of them the answer is about. */
+  async #known(offset: number, bytes: Uint8Array): Promise<number> {
+    let at = 0;
+    for (const { length, zero } of (await this.storage.blockStatus?.(offset, bytes.length)) ?? []) {
+      const named = bytes.subarray(at, at + length);
+      const isWhole = named.length === length && length % this.block === 0;
+      if (!isWhole || length === 0 || (zero && named.some(Boolean))) at = Infinity;
+      at += length;
+    }
+    if (at > 0 && at <= bytes.length) return at;
+    throw new Violation('S12', `the status of ${bytes.length} bytes at ${offset} is wrong`);
   }
 
   async flush(tag: Tag = 'simple'): Promise<void> {
@@ -153,7 +169,7 @@ export class Trial {
   }
 
   /** Calls a command that names a range; a writev has its payload in two buffers. */
-  call(op: Ranged, offset: number, length: number, data: Uint8Array, fua = false): Transfer {
+  call(op: Ranged, offset: number, length: number, data: Uint8Array, fua = false): unknown {
     const { storage } = this;
     const flags = { fua, tag: 'simple' } as const;
     if (op === 'read') return storage.read(offset, data);

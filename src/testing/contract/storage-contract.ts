@@ -1,4 +1,4 @@
-// The clauses S1 to S11 of the Storage contract (../storage/storage.ts) as a suite of tests, for any storage and for
+// The clauses S1 to S12 of the Storage contract (../storage/storage.ts) as a suite of tests, for any storage and for
 // any test runner that has `describe` and `test`.
 //
 //   C1  Every test opens a storage of its own. It is closed once and cleaned up, also when the test fails.
@@ -11,6 +11,8 @@
 //
 // To see what is on the medium, a test reopens the storage (`reopen`) or drops its caches (`forgetCaches`). For a subject with
 // neither, the tests of S5 and S6 show only that commands are answered and that reads see what was written.
+//
+// Each read of a test asks for the block status as well, so S12 is tested wherever bytes are known.
 //
 // Only the first and the last blocks of a storage are touched, so a large storage costs no more than a small one.
 //
@@ -43,7 +45,7 @@ export interface TestRunner {
 }
 
 /**
- * Adds the tests of the storage contract, clauses S1 to S11, to a test runner.
+ * Adds the tests of the storage contract, clauses S1 to S12, to a test runner.
  *
  * @example
  * ```ts
@@ -86,6 +88,7 @@ export function storageContract(runner: TestRunner, subject: ContractSubject): v
     proveGivenUp(prove, capabilities);
     proveRefusals(prove, capabilities);
     proveEnds(prove, capabilities);
+    if (capabilities.blockStatus) proveStatus(prove);
   });
 }
 
@@ -405,6 +408,19 @@ function proveRefusals(prove: Prove, { blockSize }: Capabilities): void {
   );
 }
 
+function proveStatus(prove: Prove): void {
+  prove(
+    'S12',
+    'a written block is no hole, and what is called zero reads as zero',
+    async (trial) => {
+      await trial.write(1, 1);
+      const [extent] = (await trial.storage.blockStatus?.(trial.block, trial.block)) ?? [];
+      trial.equal(extent?.hole, false, 'a hole where was written');
+      await trial.read(0, BLOCKS);
+    },
+  );
+}
+
 function proveEnds(prove: Prove, declared: Capabilities): void {
   prove(
     'S10',
@@ -445,7 +461,7 @@ function proveEnds(prove: Prove, declared: Capabilities): void {
 
   prove('S11', 'it has each optional method exactly where it declares it', async (trial) => {
     const { storage } = trial;
-    for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
+    for (const name of ['writev', 'discard', 'writeZeroes', 'blockStatus'] as const) {
       const has = typeof storage[name] === 'function';
       trial.equal(has, storage.capabilities[name] === true, `that there is a method ${name}`);
     }
