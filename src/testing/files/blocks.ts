@@ -102,7 +102,10 @@ export function sizeBounds(
 ): { readonly cut: number | undefined; readonly most: number; readonly since: number } {
   const eventOf = ({ operation }: Change): FileEvent => by.get(operation) as FileEvent;
   const isTruncation = (change: Change): boolean => eventOf(change).made.op === 'truncate';
-  const cut = changes.slice(0, last + 1).filter(isTruncation).at(-1);
+  const cut = changes
+    .slice(0, last + 1)
+    .filter(isTruncation)
+    .at(-1);
   const next = changes[last + 1];
   const most = next && !isTruncation(next) ? eventOf(next).before : Number.POSITIVE_INFINITY;
   return { cut: cut?.value, most, since: cut?.operation ?? -1 };
