@@ -16,7 +16,9 @@ const sources = Object.entries<string[]>(compilerOptions.paths)
   }));
 
 /** Folders of tests that are not of the sources alone. */
-const OTHERS = ['examples', 'interop', 'platforms', 'browser'].map((name) => `test/${name}/**`);
+const OTHERS = ['cli', 'examples', 'interop', 'platforms', 'browser'].map(
+  (name) => `test/${name}/**`,
+);
 
 /**
  * What runs a share of its worlds or its random runs in the project `unit` and runs all of it here: the tests that import
@@ -73,7 +75,7 @@ export default defineConfig({
       {
         test: {
           name: 'examples',
-          include: ['test/examples/**/*.test.ts'],
+          include: ['test/examples/**/*.test.ts', 'test/cli/**/*.test.ts'],
           testTimeout: 300_000,
           hookTimeout: 300_000,
           ...SHARED,

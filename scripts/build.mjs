@@ -16,7 +16,7 @@
 // The mark before it makes the types `any` there, and changes nothing where fast-check is installed. The bundler of
 // the declarations drops comments before imports, so the mark is set here.
 
-import { readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -24,7 +24,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const CONFIGURATION = ['package.json', 'tsconfig.json', 'tsup.config.ts', 'scripts/build.mjs'];
 const MARK = '// @ts-ignore: an optional peer; where it is not installed, its types are `any`';
 
-const { exports, peerDependenciesMeta } = JSON.parse(
+const { bin, exports, peerDependenciesMeta } = JSON.parse(
   readFileSync(join(ROOT, 'package.json'), 'utf8'),
 );
 
@@ -43,6 +43,7 @@ async function build({ dts }) {
   const tsup = await import('tsup');
   await tsup.build({ dts, silent: true });
   dropBareImports();
+  dropUnusedForms();
   for (const file of bundles()) utimesSync(file, began, began);
 }
 
@@ -59,13 +60,23 @@ function dropBareImports() {
   }
 }
 
-/** The files of JavaScript that the package exports. */
+/** What the command runs is an ES module, and is never imported, so it needs no other form and no declarations. */
+function dropUnusedForms() {
+  const dist = join(ROOT, 'dist');
+  const unused = readdirSync(dist).filter((name) =>
+    /^cli(?:-record)?\.(?:cjs|d\.c?ts)$/.test(name),
+  );
+  for (const name of unused) rmSync(join(dist, name));
+}
+
+/** The files of JavaScript that the package exports, and its command. */
 function bundles() {
-  return Object.values(exports)
+  const doors = Object.values(exports)
     .filter((door) => typeof door === 'object')
     .flatMap((door) => [door.import, door.require])
     .flatMap(({ browser, default: usual }) => (browser ? [browser, usual] : [usual]))
     .map((path) => join(ROOT, path));
+  return [...doors, ...Object.values(bin).map((path) => join(ROOT, path))];
 }
 
 function isFresh() {

@@ -11,7 +11,7 @@ import { CommentTag, Converter, ReflectionKind } from 'typedoc';
 
 /** The first pattern that fits the path of a page decides. */
 const GROUPS = [
-  [/\/docs\/(?:README|tutorial|crash-testing|reading-a-counterexample)\.md$/, 'Start here'],
+  [/\/docs\/(?:README|command|tutorial|crash-testing|reading-a-counterexample)\.md$/, 'Start here'],
   [/\/docs\/how-to\//, 'How to'],
   [/\/docs\/nbd\//, 'NBD'],
   [/\/docs\/systems\//, 'History'],
@@ -27,14 +27,17 @@ const NAME_GROUPS = [
   [/\/model\/(?:mode|guarantees|flush-policy)\./, 'Modes and guarantees'],
   [/\/model\/(?:request|transform)\./, 'Requests and steps'],
   [/\/model\/notation\./, 'Notation'],
+  [/\/diagnostics\./, 'Traces'],
   [/\/model\/event\.|\/trace\/|\/tracer\.|\/checker\/|\/disk-trace\.|\/formats\./, 'Traces'],
   [/\/model\//, 'Arguments and messages'],
   [/\/machine\//, 'Machines and drivers'],
-  [/\/storage\/(?:faults|latency|slice|wrappers)\./, 'Wrappers'],
+  [/\/storage\/(?:byte-view|faults|latency|slice|wrappers)\./, 'Wrappers'],
   [/src\/storage\//, 'Storages'],
   [/\/testing\/files\//, 'Crash tests'],
   [/\/node\//, 'Files'],
   [/\/opfs\//, 'Files in a browser'],
+  [/\/directory\//, 'Files on one disk'],
+  [/\/sqlite\//, 'SQLite'],
   [/\/nbd\/server\//, 'Server'],
   [/\/nbd\//, 'Client'],
   [/\/systems\/virtio\//, 'virtio-blk'],

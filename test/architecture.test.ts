@@ -15,7 +15,9 @@ interface FolderRule {
 }
 
 const FACE = /^write-barrier(?:\/kit)?$/;
+const DOORS = /^write-barrier(?:\/|$)/;
 const NODE = /^node:/;
+const DIRECTORY = /^write-barrier\/directory$/;
 const FAST_CHECK = /^fast-check$/;
 
 /**
@@ -42,7 +44,11 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   node: { folders: [], packages: [FACE, NODE] },
   nbd: { folders: [], packages: [FACE, NODE] },
   opfs: { folders: [], packages: [FACE] },
+  directory: { folders: [], packages: [FACE] },
+  sqlite: { folders: [], packages: [FACE, DIRECTORY] },
   systems: { folders: [], packages: [FACE] },
+  // The command is what a user of all doors would write.
+  cli: { folders: [], packages: [DOORS, NODE] },
 };
 
 /** Lines of code: comments and blank lines are free. */

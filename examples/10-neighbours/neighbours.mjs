@@ -13,13 +13,13 @@
 //
 // Source: "xen/blkfront: use tagged queuing for barriers" (lkml, August 2010).
 
-import { IoScheduler, MemoryStorage, SchedulerGroup } from 'write-barrier';
+import { chooseMode, guarantees, IoScheduler, MemoryStorage, SchedulerGroup } from 'write-barrier';
 import { slice } from 'write-barrier/kit';
 import { SHARED_DISKS, sharedDisk } from '../../bench/devices/shared-disk.mjs';
 import { VirtualClock } from '../../bench/devices/virtual-clock.mjs';
 import { ARRANGEMENTS, stackOf } from '../08-stacks/arrangements.mjs';
 
-/** @import { ModeName } from 'write-barrier' */
+/** @import { Capabilities, Guarantees, ModeName } from 'write-barrier' */
 /** @import { SharedDiskTimes } from '../../bench/devices/shared-disk.mjs' */
 /** @import { Arrangement } from '../08-stacks/arrangements.mjs' */
 
@@ -60,6 +60,24 @@ export const DISCUSSED = ARRANGEMENTS.filter(
  * @property {number} besideUs beside a guest that writes in bulk, side by side on the disk
  * @property {number} groupUs the same on a group
  */
+
+/**
+ * What a commit costs on a disk of some abilities.
+ *
+ * @typedef {object} ModeCost
+ * @property {string} device its abilities, in words
+ * @property {ModeName} mode
+ * @property {Guarantees['verdict']} verdict
+ * @property {boolean} isChosen whether a scheduler takes this mode by itself
+ * @property {number} commitUs in microseconds, on a disk of its own
+ */
+
+/** What a disk can do, in words, and as it says it. */
+export const ABILITIES = /** @type {const} */ ({
+  'no volatile cache': { cache: 'none', flush: false, fua: false },
+  'a cache and a flush': { cache: 'volatile', flush: true, fua: false },
+  'a cache, a flush and FUA': { cache: 'volatile', flush: true, fua: true },
+});
 
 const BLOCK = 4096;
 const GUESTS = 4;
@@ -142,14 +160,35 @@ export async function barrierCosts(times = SHARED_DISKS.spindle) {
   return rows;
 }
 
+/** The modes of a disk without tags, also those that are unsafe on some: to see what they save. */
+const COMPARED = /** @type {const} */ (['NONE', 'DRAIN', 'DRAIN_FLUSH', 'DRAIN_FUA']);
+
+/** What a commit costs in each mode on a disk, for each of its abilities. */
+export async function modeCosts(times = SHARED_DISKS.spindle) {
+  /** @type {ModeCost[]} */
+  const rows = [];
+  for (const [device, abilities] of Object.entries(ABILITIES)) {
+    const traits = { ...abilities, orderedTags: false };
+    for (const mode of COMPARED) {
+      const { verdict } = guarantees(mode, traits);
+      const commitUs = await commitBeside(mode, times, 'alone', abilities);
+      rows.push({ device, mode, verdict, isChosen: mode === chooseMode(traits), commitUs });
+    }
+  }
+  return rows;
+}
+
 /**
  * @param {ModeName} mode
  * @param {SharedDiskTimes} times
  * @param {'alone' | 'own' | 'group'} way
+ * @param {Partial<Capabilities>} [abilities]
  */
-async function commitBeside(mode, times, way) {
+async function commitBeside(mode, times, way, abilities = {}) {
   const clock = new VirtualClock();
-  const memory = new MemoryStorage(2 * SLICE, { capabilities: { blockSize: BLOCK } });
+  const memory = new MemoryStorage(2 * SLICE, {
+    capabilities: { blockSize: BLOCK, ...abilities },
+  });
   const { disk } = sharedDisk(memory, clock, times);
   const group = new SchedulerGroup(disk, { depth: 2 * times.lanes });
   const part = (/** @type {number} */ n) =>
@@ -157,8 +196,8 @@ async function commitBeside(mode, times, way) {
   const run = { isOver: false };
   /** @type {number[]} */
   const commits = [];
-  // NONE keeps no order, and is refused on a cache; the journal keeps it by waiting.
-  const store = new IoScheduler(part(0), { mode, allowUnsafe: mode === 'NONE' });
+  // NONE keeps no order, and is refused on a cache; the journal keeps it by waiting. Other modes are taken to see what they save.
+  const store = new IoScheduler(part(0), { mode, allowUnsafe: true });
   const bulk = new IoScheduler(part(1));
   const neighbour = way === 'alone' ? [] : bulkWriters(bulk, run, () => {});
   const commitsDone = (async () => {

@@ -4,8 +4,10 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { crashPicture } from 'write-barrier/testing';
+import { barrierCosts, modeChoice } from './drawn/barriers.js';
 import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
+import { files } from './drawn/files.js';
 import { hero } from './drawn/hero.js';
 import { lives } from './drawn/lives.js';
 import { modes } from './drawn/modes.js';
@@ -14,11 +16,14 @@ import { levels, regions, span, units } from './drawn/space.js';
 import { ROOT } from './pages.js';
 
 const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
+  'barrier-costs': async () => barrierCosts(),
   cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
+  files,
   hero,
   levels,
   lives,
+  'mode-choice': async () => modeChoice(),
   modes,
   neighbours: async () => neighbours(),
   regions,

@@ -3,12 +3,20 @@
 
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { IoScheduler, MemoryStorage, SchedulerGroup, type Storage } from 'write-barrier';
+import {
+  IoScheduler,
+  MemoryStorage,
+  type ModeName,
+  SchedulerGroup,
+  type Storage,
+} from 'write-barrier';
 import { SHARED_DISKS, sharedDisk } from '../../bench/devices/shared-disk.mjs';
 import { VirtualClock } from '../../bench/devices/virtual-clock.mjs';
 import {
+  ABILITIES,
   barrierCosts,
   compareNeighbours,
+  modeCosts,
   type Neighbours,
 } from '../../examples/10-neighbours/neighbours.mjs';
 import { ROOT, read, table, withSection } from '../docs/pages.js';
@@ -21,6 +29,10 @@ const rowsOf = Object.fromEntries(
 const costsOf = Object.fromEntries(
   await Promise.all(DISKS.map(async ([name, times]) => [name, await barrierCosts(times)])),
 ) as Record<string, Awaited<ReturnType<typeof barrierCosts>>>;
+
+const modesOf = Object.fromEntries(
+  await Promise.all(DISKS.map(async ([name, times]) => [name, await modeCosts(times)])),
+) as Record<string, Awaited<ReturnType<typeof modeCosts>>>;
 
 // `npx vitest run --project examples test/examples/neighbours.test.ts -u` writes the page anew.
 test('the tables of the page are these rows', async () => {
@@ -44,10 +56,13 @@ test('the tables of the page are these rows', async () => {
   await expect(page).toMatchFileSnapshot(join(ROOT, 'docs/many-on-one-disk.md'));
 });
 
-// The picture of the page is drawn from them (test/docs/drawn/neighbours.ts).
-test('the figures of the picture are these rows', async () => {
-  const text = `${JSON.stringify(rowsOf, null, 2)}\n`;
-  await expect(text).toMatchFileSnapshot(join(ROOT, 'bench/neighbours.json'));
+// The pictures of the page are drawn from them (test/docs/drawn/neighbours.ts, barriers.ts).
+test.each([
+  ['neighbours', rowsOf],
+  ['barriers', { costs: costsOf, modes: modesOf }],
+])('the figures of the pictures are these rows: bench/%s.json', async (name, figures) => {
+  const text = `${JSON.stringify(figures, null, 2)}\n`;
+  await expect(text).toMatchFileSnapshot(join(ROOT, `bench/${name}.json`));
 });
 
 describe('what the page says', () => {
@@ -77,6 +92,29 @@ describe('what the page says', () => {
         const others = rows.filter(({ name, way }) => name === row.name && way !== 'group');
         for (const other of others) expect(row.worstReadUs).toBeLessThan(other.worstReadUs);
       }
+    }
+  });
+
+  test.each(DISKS)('which mode on which device: %s', (disk, times) => {
+    const costOf = (device: string): Partial<Record<ModeName, number>> =>
+      Object.fromEntries(
+        (modesOf[disk] ?? [])
+          .filter((row) => row.device === device)
+          .map(({ mode, commitUs }) => [mode, commitUs]),
+      );
+    const [none = '', flush = '', fua = ''] = Object.keys(ABILITIES);
+    // Without a cache there is nothing to flush, so every mode costs what its writes cost.
+    expect(new Set(Object.values(costOf(none))).size).toBe(1);
+    // With one a barrier pays for two flushes, and DRAIN for none, because it promises nothing there.
+    expect(costOf(flush).DRAIN_FLUSH).toBe((costOf(flush).DRAIN ?? 0) + 2 * times.flushUs);
+    // FUA takes the place of the second flush; where it is emulated it saves nothing.
+    expect(costOf(flush).DRAIN_FUA).toBe(costOf(flush).DRAIN_FLUSH);
+    expect(costOf(fua).DRAIN_FUA).toBe((costOf(fua).DRAIN ?? 0) + times.flushUs + times.fuaUs);
+    // A program that waits itself pays what the best mode pays.
+    for (const device of [flush, fua]) {
+      const chosen = (modesOf[disk] ?? []).find((row) => row.device === device && row.isChosen);
+      expect(chosen?.verdict).toBe('safe');
+      expect(costOf(device).NONE).toBe(chosen?.commitUs);
     }
   });
 

@@ -80,8 +80,7 @@ const nbdkitCache: Volatile = (socket, path) => [
 ];
 
 const exampleServer: Volatile = (socket, path) => [
-  ...[process.execPath, 'examples/run.mjs', 'nbd-server', '--volatile-cache'],
-  ...['--file', path, '--socket', socket],
+  ...[process.execPath, 'dist/cli.js', 'serve', path, '--volatile-cache', '--socket', socket],
 ];
 
 describe('a server with a volatile cache that is killed under load', () => {

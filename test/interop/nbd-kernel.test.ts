@@ -13,7 +13,7 @@ import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DiskTrace } from 'write-barrier/testing';
 import { crashSpace, decodeTrace } from 'write-barrier/testing/lab';
-import { type Server, serve } from '../examples/nbd-server.js';
+import { type Server, serve } from '../cli/server.js';
 import { BLOCK, type Judged, judgeCuts } from './ext4.js';
 import { judgeDisk, type Verdict } from './ext4-judge.js';
 import {
@@ -60,7 +60,7 @@ describe.skipIf(absent.length > 0)(
     ): Promise<Run> => {
       const [image, socket] = [join(folder, `${name}.img`), join(folder, `${name}.sock`)];
       await copyFile(template, image);
-      const server = await serve('--file', image, '--socket', socket, '--interval', '0', ...words);
+      const server = await serve(image, '--socket', socket, '--interval', '0', ...words);
       return { image, server, guest: boot(machine, [socket], onSynced) };
     };
 

@@ -10,7 +10,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type TraceEvent } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { NbdServer, type NbdServerOptions } from '../../src/nbd/index.js';
-import { serve } from '../examples/nbd-server.js';
+import { serve } from '../cli/server.js';
 import { temporaryFolder } from '../nbd/support.js';
 import { missing, PYTHON, run, succeeds, titled } from './nbd-programs.js';
 
@@ -492,7 +492,7 @@ describe.skipIf(keys.length > 0)(titled('TLS', keys), () => {
 
   test('the example server takes its keys from files, of both kinds', async () => {
     await makeKeys();
-    const image = ['--file', join(folder.path, 'disk'), '--size', '64K'];
+    const image = [join(folder.path, 'disk'), '--size', '64K'];
     const files = ['cert', 'key'].flatMap((kind) => [
       `--tls-${kind}`,
       join(pki, `server-${kind}.pem`),

@@ -27,6 +27,56 @@ describe('the tarball', () => {
   });
 });
 
+describe('the command', () => {
+  // By npx, which finds it by the name of the package, as it does after an installation from the registry.
+  const command = (...words: readonly string[]) =>
+    ran('npx', ['--no-install', 'write-barrier', ...words], homes.full);
+
+  test('is found by npx, and says what there is', async () => {
+    const { stdout, stderr, code } = await command('--help');
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    for (const name of ['serve', 'doctor', 'crash', 'replay', 'litmus', 'crash-files'])
+      expect(stdout).toMatch(new RegExp(`^  ${name} `, 'm'));
+  });
+
+  test('serves a disk, records it, and replays and crashes the record', async () => {
+    await writeFile(
+      join(homes.full, 'client.mjs'),
+      `import { NbdStorage } from 'write-barrier/nbd';
+const disk = await NbdStorage.connect({ path: process.env.socket });
+const plain = { fua: false, tag: 'simple' };
+await disk.write(0, new Uint8Array(512).fill(65), plain);
+await disk.write(512, new Uint8Array(512).fill(66), plain);
+await disk.flush({ tag: 'simple' });
+await disk.close();
+`,
+    );
+    const run = ['--run', 'node client.mjs', '--trace', 'packed.trace'];
+    const served = await command('serve', 'packed.img', '--size', '64K', ...run);
+    expect({ code: served.code, stderr: served.stderr }).toEqual({ code: 0, stderr: '' });
+    const check = ['--check', '! grep -q B {} || grep -q A {}'];
+    const crashed = await command('crash', 'packed.trace', ...check);
+    expect(crashed.stdout).toContain('a barrier between #0 and #1 would have prevented it');
+    expect(crashed.code).toBe(1);
+    const replayed = await command('replay', 'packed.trace', '--mode', 'DRAIN_FLUSH');
+    expect(replayed.stdout).toContain('identical');
+    expect(replayed.code).toBe(0);
+  });
+
+  test('cuts the power for a program, and examines the folder, also without the optional package', async () => {
+    const program = "require('fs').writeFileSync(process.env.FOLDER + '/a', 'a', { flush: true })";
+    const words = ['--check', 'test ! -s {}/a || grep -q a {}/a', '--', 'node', '--eval', program];
+    const { stdout } = await command('crash-files', ...words);
+    expect(stdout).toMatch(/^(?:proved|passed|failed)$/m);
+    const examined = [
+      'npx',
+      ['--no-install', 'write-barrier', 'doctor', 'absent.img', '--rounds', '1'],
+    ] as const;
+    const bare = await ran(...examined, homes.bare);
+    expect(bare.stdout).toMatch(/^lock: ticket: /m);
+  });
+});
+
 describe('the report about a crash', () => {
   const KNOWN = [
     /lost: offset 0, written by #0, called from append \(failing\.mjs:\d+\), from [\w.]+ \(failing\.mjs:\d+\)\n/,

@@ -7,7 +7,9 @@
  * @module write-barrier/testing/files
  */
 
+export { byCommand } from './by-command.js';
 export { crashFiles, type FsyncMutant, fsyncMutation, survives } from './crash-files.js';
+export { filesPicture } from './files-picture.js';
 export { formatFilesReport } from './files-report.js';
 export type {
   CrashFilesTest,

@@ -90,7 +90,7 @@ const making = (text: string): Call[] =>
   );
 
 /** What a program makes of a tree, as text. */
-function after(text: string, calls: readonly Call[]): string {
+function made(text: string, calls: readonly Call[]): string {
   const shadow = new Shadow();
   for (const each of [...making(text), ...calls]) shadow.run(each);
   const found: Record<string, string | null> = {};
@@ -130,10 +130,10 @@ describe.each(MODELS)('given any recovery on %s', (_, model) => {
           fc.pre(first !== undefined && first.size < 30);
           const expected = new Set<string>();
           for (const tree of first ?? []) {
-            expected.add(after(tree, recovery));
+            expected.add(made(tree, recovery));
             const second = treesOf(traceOf({ before: making(tree), calls: recovery }), model);
             fc.pre(second !== undefined);
-            for (const each of second ?? []) expected.add(after(each, recovery));
+            for (const each of second ?? []) expected.add(made(each, recovery));
           }
           const found = new Set<string>();
           const report = await crashFiles<never, string>({

@@ -1,17 +1,11 @@
-// @ts-check
 // What a replay prints: progress while it runs, then a table, what each mode promises, and how to read it.
 
-/**
- * @import { Outcome } from './replay.mjs'
- * @import { Trace } from './trace.mjs'
- */
+import { tableOf } from './command.js';
+import type { Outcome } from './replay-run.js';
+import type { ReplayTrace } from './replay-trace.js';
 
-/**
- * Titles, and what stands below them.
- *
- * @type {Readonly<Record<string, (outcome: Outcome) => string | number>>}
- */
-const COLUMNS = Object.freeze({
+/** Titles, and what stands below them. */
+const COLUMNS: Readonly<Record<string, (outcome: Outcome) => string | number>> = Object.freeze({
   mode: ({ mode, host }) => (host ? `${mode} over ${host}` : mode),
   reads: ({ commands }) => commands.read,
   writes: ({ commands }) => commands.write,
@@ -25,42 +19,30 @@ const COLUMNS = Object.freeze({
 });
 
 /** Left out if all are zero: then the trace has none. */
-const OPTIONAL = ['FUA writes'];
+const OPTIONAL: readonly string[] = ['FUA writes'];
 
-/**
- * @param {Trace} trace
- * @param {string} name
- */
-export function introduction({ requests: { read, write, flush }, together }, name) {
-  return (
-    `Trace ${name}: ${read} reads, ${write} writes and ${flush} flushes of a guest, ` +
-    `at most ${together} in flight.\n`
-  );
+/** What is replayed. */
+export function introduction({ name, requests, together, leftOut }: ReplayTrace): string {
+  const { read, write, flush } = requests;
+  const first = `Trace ${name}: ${read} reads, ${write} writes and ${flush} flushes of a guest, at most ${together} in flight.`;
+  return `${[first, ...leftOut].join('\n')}\n`;
 }
 
-/** @param {readonly Outcome[]} outcomes */
-export function table(outcomes) {
-  const columns = Object.entries(COLUMNS)
-    .map(([title, cell]) => [title, ...outcomes.map((outcome) => cell(outcome))])
-    .filter(([title, ...cells]) => !OPTIONAL.includes(String(title)) || cells.some(Boolean))
-    .map((cells) => cells.map((cell) => aligned(cell, width(cells))));
-  return ['', ...outcomes].map((_, row) =>
-    columns
-      .map((cells) => cells[row])
-      .join('  ')
-      .trimEnd(),
+/** A line for each mode. */
+export function tableFor(outcomes: readonly Outcome[]): string[] {
+  const columns = Object.entries(COLUMNS).filter(
+    ([title, cell]) =>
+      !OPTIONAL.includes(title) || outcomes.some((outcome) => Boolean(cell(outcome))),
   );
+  const rows = outcomes.map((outcome) => columns.map(([, cell]) => cell(outcome)));
+  return tableOf([columns.map(([title]) => title), ...rows]);
 }
 
-/**
- * What every mode promises here, and how to read the table.
- *
- * @param {readonly Outcome[]} outcomes
- */
-export function explanation(outcomes) {
-  const name = Math.max(...outcomes.map(({ mode }) => mode.length));
+/** What every mode promises here, and how to read the table. */
+export function explanation(outcomes: readonly Outcome[]): string[] {
+  const width = Math.max(...outcomes.map(({ mode }) => mode.length));
   const promises = outcomes.map(
-    ({ mode, guarantees: { reason } }) => `  ${mode.padEnd(name)}  ${reason}`,
+    ({ mode, guarantees: { reason } }) => `  ${mode.padEnd(width)}  ${reason}`,
   );
   const notes = outcomes.some(isAllowed)
     ? ['', '* A scheduler refuses this mode on such a device. The replay took it with allowUnsafe.']
@@ -85,17 +67,22 @@ orders nothing, but this guest waits for every flush that it sends, as Linux doe
 A tag mode over another scheduler passes its barriers down. Those of plain TAG have no data to carry the tag,
 so the mode drains instead, and no flush reaches the file.`;
 
+/** Shows how far a replay is. */
+export interface Progress {
+  request(mode: string): void;
+  mode(outcome: Outcome): void;
+  end(): void;
+}
+
 /**
  * Shows how far a replay is: on a terminal in one line that is rewritten.
  *
- * @param {NodeJS.WriteStream} stream
- * @param {number} total requests of the whole run
+ * @param total requests of the whole run
  */
-export function progress(stream, total) {
+export function progress(stream: NodeJS.WriteStream, total: number): Progress {
   let done = 0;
   let shown = -1;
   return {
-    /** @param {string} mode */
     request(mode) {
       done += 1;
       const percent = Math.floor((100 * done) / total);
@@ -103,7 +90,6 @@ export function progress(stream, total) {
       shown = percent;
       stream.write(`\r\x1b[K${percent} %  ${mode}`);
     },
-    /** @param {Outcome} outcome */
     mode({ mode, problems }) {
       const end = problems.length === 0 ? 'images identical' : 'WRONG';
       if (!stream.isTTY) stream.write(`replayed ${mode}: ${end}\n`);
@@ -114,20 +100,6 @@ export function progress(stream, total) {
   };
 }
 
-/** @param {Outcome} outcome */
-function isAllowed({ guarantees }) {
+function isAllowed({ guarantees }: Outcome): boolean {
   return guarantees.verdict === 'unsafe';
-}
-
-/** @param {readonly (string | number)[]} cells */
-function width(cells) {
-  return Math.max(...cells.map((cell) => String(cell).length));
-}
-
-/**
- * @param {string | number} cell
- * @param {number} columns
- */
-function aligned(cell, columns) {
-  return typeof cell === 'number' ? String(cell).padStart(columns) : cell.padEnd(columns);
 }

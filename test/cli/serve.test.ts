@@ -1,21 +1,23 @@
-// Goal: the server among the examples is one that can be used. Method: it runs as a process, as its user starts it, and
+// Goal: `write-barrier serve` is a server that can be used. Method: it runs as a process, as its user starts it, and
 // the library's own client is its client; NBD's other programs have a test of their own, with a kernel (test/interop).
 
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { type AddressInfo, createServer } from 'node:net';
+import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
-import { NbdStorage } from 'write-barrier/nbd';
+import { listExports, NbdStorage } from 'write-barrier/nbd';
 import { seededRandom } from 'write-barrier/testing';
 import { decodeTrace } from 'write-barrier/testing/lab';
-import { ignoringFlushes, volatileCache } from '../../examples/07-nbd-server/disks.mjs';
+import { ignoringFlushes, volatileCache } from '../../src/cli/disks.js';
+import { emptyFolder } from '../examples/folder.js';
 import { AUTHORITY, ELSEWHERE } from '../nbd/client-tls-server.js';
-import { emptyFolder } from './folder.js';
-import { serve } from './nbd-server.js';
-import { runExample } from './run.js';
+import { runCommand } from './run.js';
+import { serve, serveAsService } from './server.js';
 
 const BLOCK = 4096;
 
@@ -26,7 +28,9 @@ test.each(['SIGINT', 'SIGTERM'] as const)(
   async (signal) => {
     const folder = await emptyFolder();
     const [file, path] = [join(folder, 'disk.img'), join(folder, 'sock')];
-    const server = await serve('--file', file, '--size', '1M', '--socket', path, '--interval', '1');
+    const server = await serve(
+      ...[file, '--size', '1M', '--socket', path, '--interval', '1', '--mode', 'auto'],
+    );
     expect(server.lines[0]).toMatch(/disk\.img: 1048576 bytes in DRAIN_F(UA|LUSH), nbd\+unix:/);
     expect(server.uri).toBe(`nbd+unix:///?socket=${path}`);
     const disk = await NbdStorage.connect({ path });
@@ -51,7 +55,7 @@ test('it listens on a port as well, and in the mode that it is told', async () =
   const folder = await emptyFolder();
   const path = join(folder, 'sock');
   const server = await serve(
-    ...['--file', join(folder, 'disk.img'), '--size', '65536', '--mode', 'drain_flush'],
+    ...[join(folder, 'disk.img'), '--size', '65536', '--mode', 'drain_flush'],
     ...['--socket', path, '--port', '0'],
   );
   const [, port] = /nbd:\/\/127\.0\.0\.1:(\d+)$/.exec(server.lines[0] ?? '') ?? [];
@@ -64,9 +68,24 @@ test('it listens on a port as well, and in the mode that it is told', async () =
   }
 });
 
+test('it serves on a socket that systemd has opened', async () => {
+  const folder = await emptyFolder();
+  const socket = createServer().listen(0, '127.0.0.1');
+  await once(socket, 'listening');
+  const { port } = socket.address() as AddressInfo;
+  const words = [join(folder, 'disk.img'), '--size', '64K'];
+  const server = await serveAsService(socket, ...words, '--systemd');
+  expect(server.lines[0]).toMatch(/disk\.img: 65536 bytes, descriptor 3$/);
+  const disk = await NbdStorage.connect({ host: '127.0.0.1', port });
+  await disk.write(0, block(5), { fua: true, tag: 'simple' });
+  await disk.close();
+  expect(await server.kill('SIGTERM')).toBe(0);
+  expect(readFileSync(words[0] as string)[0]).toBe(5);
+});
+
 test('a mode that is unsafe for barriers is told and taken, and a disk that lies is told', async () => {
   const folder = await emptyFolder();
-  const words = ['--file', join(folder, 'disk.img'), '--size', '64K', '--ignore-flushes'];
+  const words = [join(folder, 'disk.img'), '--size', '64K', '--ignore-flushes'];
   const server = await serve(...words, '--mode', 'NONE', '--socket', join(folder, 'sock'));
   expect(await server.says(/^NONE is unsafe for barriers: /)).toBeTruthy();
   expect(await server.says(/loses data\.$/)).toBeTruthy();
@@ -76,7 +95,7 @@ test('with a pre-shared key only those are served who have it', async () => {
   const folder = await emptyFolder();
   const [path, keys] = [join(folder, 'sock'), join(folder, 'keys.psk')];
   writeFileSync(keys, `alice:${'ab'.repeat(32)}\n`);
-  const disk = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+  const disk = [join(folder, 'disk.img'), '--size', '64K'];
   await serve(...disk, '--socket', path, '--tls-psk', keys);
   const psk = { identity: 'alice', key: Buffer.from('ab'.repeat(32), 'hex') };
   const opened = await NbdStorage.connect({ path, tls: { psk } });
@@ -93,7 +112,7 @@ test('given SIGKILL, the trace tells all that a client knew, on top of the disk 
     string,
   ];
   writeFileSync(file, Buffer.concat([block(3), block(4)]));
-  const server = await serve('--file', file, '--socket', path, '--trace', trace);
+  const server = await serve(file, '--socket', path, '--trace', trace);
   const disk = await NbdStorage.connect({ path });
   await disk.write(0, block(1), { fua: false, tag: 'simple' });
   await disk.flush({ tag: 'simple' });
@@ -144,9 +163,64 @@ test('the commands and the code on its page do what the page says', async () => 
   expect(said).toBe(`${64 << 20} 5\n`);
 });
 
+test('several files are exports by name, and what is set for them holds for each', async () => {
+  const folder = await emptyFolder();
+  const path = join(folder, 'sock');
+  const files = ['one', 'two'].map((name) => `${name}=${join(folder, name)}`);
+  const common = ['--size', '64K', '--description', 'of last year', '--max-request', '64K'];
+  const server = await serve(...files, ...common, '--socket', path);
+  expect(await server.says(/nbd\+unix:\/\/\/two\?socket=/)).toContain(path);
+  expect(await listExports({ path })).toEqual([
+    { name: 'one', description: 'of last year' },
+    { name: 'two', description: 'of last year' },
+  ]);
+  const two = await NbdStorage.connect({ path, export: 'two' });
+  await two.write(0, block(2), { fua: true, tag: 'simple' });
+  await two.close();
+  expect(await server.kill('SIGTERM')).toBe(0);
+  expect([readFileSync(join(folder, 'one'))[0], readFileSync(join(folder, 'two'))[0]]).toEqual([
+    0, 2,
+  ]);
+});
+
+test('a read-only disk takes no lock, and refuses writes', async () => {
+  const folder = await emptyFolder();
+  const [file, path] = [join(folder, 'disk.img'), join(folder, 'sock')];
+  writeFileSync(file, block(6));
+  const server = await serve(file, '--read-only', '--socket', path);
+  expect(existsSync(`${file}.lock`)).toBe(false);
+  const disk = await NbdStorage.connect({ path });
+  await expect(disk.write(0, block(1), { fua: false, tag: 'simple' })).rejects.toThrow();
+  await disk.close();
+  expect(await server.kill('SIGTERM')).toBe(0);
+  expect(readFileSync(file)[0]).toBe(6);
+});
+
+describe('with a command of its own', () => {
+  test('it serves as long as that runs, tells it where, and ends as it ends', async () => {
+    const folder = await emptyFolder();
+    const tell = `echo "told $uri $exportname"; test -S "$socket" && cat pid && exit 7`;
+    const words = ['name=disk.img', '--size', '64K', '--pid-file', 'pid', '--run', tell];
+    const { code, stdout, stderr } = await runCommand(['serve', ...words], folder);
+    expect({ code, stderr }).toEqual({ code: 7, stderr: '' });
+    const [, socket = ''] = /^told nbd\+unix:\/\/\/name\?socket=(\S+) name$/m.exec(stdout) ?? [];
+    expect(stdout).toMatch(/^\d+$/m);
+    for (const left of [socket, dirname(socket), join(folder, 'pid')])
+      expect(existsSync(left), left).toBe(false);
+  });
+
+  test('an address that is given is the one that it is told', async () => {
+    const folder = await emptyFolder();
+    const words = ['disk.img', '--size', '64K', '--port', '0', '--run', 'echo "$uri $port"'];
+    const { code, stdout } = await runCommand(['serve', ...words], folder);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^nbd:\/\/127\.0\.0\.1:(\d+) \1$/m);
+  });
+});
+
 test('the lock of a server that was killed keeps no other one out', async () => {
   const folder = await emptyFolder();
-  const words = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+  const words = [join(folder, 'disk.img'), '--size', '64K'];
   const path = join(folder, 'sock');
   const first = await serve(...words, '--socket', path);
   await first.kill('SIGKILL');
@@ -154,37 +228,54 @@ test('the lock of a server that was killed keeps no other one out', async () => 
   expect(await second.kill('SIGTERM')).toBe(0);
 });
 
-describe('what makes no sense is told, and not how it came about', () => {
+describe('what makes no sense is told in one line, and nothing is made', () => {
+  const disk = ['disk.img', '--size', '64K'];
+  const served = [...disk, '--socket', 's'];
   test.each([
-    [2, '--file is missing', []],
-    [2, '--socket or --port is missing', ['--file', 'disk.img']],
-    [2, "Unknown option '--sise'", ['--file', 'disk.img', '--sise', '1M']],
-    [2, '--size takes bytes, as 1048576 or 64M, not 12X', ['--size', '12X']],
-    [2, '--size takes bytes', ['--size', '0']],
-    [2, '--mode must be auto or one of NONE', ['--mode', 'LAZY']],
-    [2, '--port takes a whole number up to 65535, not 65536', ['--port', '65536']],
-    [2, '--interval takes a whole number', ['--interval', 'soon']],
-    [2, '--host goes with --port', ['--host', '::1']],
-    [2, '--tls-cert and --tls-key go together', ['--tls-cert', 'cert.pem']],
-    [2, '--tls-ca goes with --tls-cert', ['--tls-ca', 'ca.pem']],
-    [1, 'no such file', ['--tls-psk', 'nowhere.psk']],
-    [1, 'must be a loopback address', ['--host', '192.0.2.1', '--port', '0']],
-    [1, 'listening on /nowhere/sock failed', ['--socket', '/nowhere/sock']],
-  ])('exit code %i, %s', async (code, message, words) => {
+    ['FILE is missing', []],
+    ["'name=' names no file", ['name=']],
+    ['a.img and b.img are both the default export', ['a.img', 'b.img', '--socket', 's']],
+    ['--socket, --port, --fd, --systemd or --run is missing', ['disk.img']],
+    ['--systemd: systemd has opened no socket for this process', [...disk, '--systemd']],
+    ['--run needs --socket or --port beside', [...disk, '--fd', '3', '--run', 'true']],
+    ['--fd takes a whole number from 0 to 65535', [...disk, '--fd', 'x']],
+    ["Unknown option '--sise'", ['disk.img', '--sise', '1M']],
+    ['--size takes bytes, as 1048576 or 64M, at least 1, not 12X', [...served, '--size', '12X']],
+    ['--size takes bytes', [...served, '--size', '0']],
+    ['--size makes or extends a file', [...served, '--read-only']],
+    ['--mode must be one of NONE', [...served, '--mode', 'LAZY']],
+    ['--depth takes a whole number from 1', [...served, '--depth', '0']],
+    ['--port takes a whole number from 0 to 65535, not 65536', [...disk, '--port', '65536']],
+    ['--interval takes seconds', [...served, '--interval', 'soon']],
+    ['--max-connections takes a whole number', [...served, '--max-connections', 'many']],
+    [
+      '--max-request takes bytes, as 1048576 or 64M, at least 65536',
+      [...served, '--max-request', '1K'],
+    ],
+    [
+      '--handshake-timeout takes seconds, at least 0.001, not 0',
+      [...served, '--handshake-timeout', '0'],
+    ],
+    ['--host goes with --port', [...served, '--host', '::1']],
+    ['--tls goes with', [...served, '--tls', 'required']],
+    ['--tls-cert and --tls-key go together', [...served, '--tls-cert', 'cert.pem']],
+    ['--tls-ca goes with --tls-cert', [...served, '--tls-ca', 'ca.pem']],
+    ['--trace is of one disk', ['a=a.img', 'b=b.img', '--trace', 't']],
+    ['no such file', [...served, '--tls-psk', 'nowhere.psk']],
+    [
+      "must be a loopback address, not '192.0.2.1'; other machines need --tls-ca",
+      [...disk, '--host', '192.0.2.1', '--port', '0'],
+    ],
+    ['listening on /nowhere/sock failed', [...disk, '--socket', '/nowhere/sock']],
+    ['absent.img does not exist; to create it, use --size', ['absent.img', '--socket', 's']],
+  ])('%s', async (message, words) => {
     const folder = await emptyFolder();
-    const given = (name: string): boolean => words.includes(name);
-    const rest = [
-      ...(given('--file') || words.length === 0 ? [] : ['--file', join(folder, 'disk.img')]),
-      ...(given('--size') ? [] : ['--size', '64K']),
-      ...(given('--socket') || given('--host') || given('--file')
-        ? []
-        : ['--socket', join(folder, 's')]),
-    ];
-    const ended = await runExample(['nbd-server', ...words, ...(words.length > 0 ? rest : [])]);
-    expect(ended).toMatchObject({ code, stdout: '' });
+    const ended = await runCommand(['serve', ...words], folder);
+    expect(ended).toMatchObject({ code: 2, stdout: '' });
     expect(ended.stderr.toLowerCase()).toContain(message.toLowerCase());
-    expect(ended.stderr).toMatch(/^nbd-server: .*\n$/);
-    expect(existsSync(join(folder, 'disk.img.lock'))).toBe(false);
+    expect(ended.stderr).toMatch(/^write-barrier serve: .*\n$/);
+    for (const left of ['disk.img', 'disk.img.lock', 's', 't'])
+      expect(existsSync(join(folder, left))).toBe(false);
   });
 
   test('another machine is let in with a key only: a certificate that asks clients for nothing is not enough', async () => {
@@ -195,10 +286,10 @@ describe('what makes no sense is told, and not how it came about', () => {
     };
     const pair = ['--tls-cert', file('c', ELSEWHERE.cert), '--tls-key', file('k', ELSEWHERE.key)];
     const psk = ['--tls-psk', file('p', `alice:${'0f'.repeat(32)}\n`)];
-    const disk = ['--file', join(folder, 'disk.img'), '--size', '64K'];
+    const disk = [join(folder, 'disk.img'), '--size', '64K'];
     const remote = [...disk, '--host', '0.0.0.0', '--port', '0'];
-    const refused = await runExample(['nbd-server', ...remote, ...pair]);
-    expect(refused).toMatchObject({ code: 1, stdout: '' });
+    const refused = await runCommand(['serve', ...remote, ...pair]);
+    expect(refused).toMatchObject({ code: 2, stdout: '' });
     expect(refused.stderr).toContain('must be a loopback address');
     for (const keys of [psk, [...pair, '--tls-ca', file('a', AUTHORITY)]]) {
       const server = await serve(...remote, ...keys);
@@ -211,23 +302,29 @@ describe('what makes no sense is told, and not how it came about', () => {
     const folder = await emptyFolder();
     const [file, trace] = [join(folder, 'disk.img'), join(folder, 'trace')];
     writeFileSync(trace, 'precious');
-    const words = ['--file', file, '--size', '64K', '--socket', join(folder, 's')];
-    const told = await runExample(['nbd-server', ...words, '--trace', trace]);
-    expect(told).toMatchObject({ code: 1 });
+    const words = [file, '--size', '64K', '--socket', join(folder, 's')];
+    const told = await runCommand(['serve', ...words, '--trace', trace]);
+    expect(told).toMatchObject({ code: 2 });
     expect(told.stderr).toContain('EEXIST');
     expect(readFileSync(trace, 'utf8')).toBe('precious');
     await serve(...words);
-    const other = ['--file', file, '--socket', join(folder, 'other')];
-    expect(await runExample(['nbd-server', ...other])).toMatchObject({
-      code: 1,
-      stderr: expect.stringContaining('nbd-server: '),
+    const other = [file, '--socket', join(folder, 'other')];
+    expect(await runCommand(['serve', ...other])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('write-barrier serve: '),
     });
   });
 
   test('help is no mistake', async () => {
-    const { code, stdout } = await runExample(['nbd-server', '--help']);
+    const { code, stdout } = await runCommand(['serve', '--help']);
     expect(code).toBe(0);
-    for (const option of ['--file', '--trace', '--tls-psk', '--ignore-flushes']) {
+    for (const option of [
+      '--trace',
+      '--tls-psk',
+      '--max-memory',
+      '--systemd',
+      '--ignore-flushes',
+    ]) {
       expect(stdout).toContain(`  ${option} `);
     }
   });

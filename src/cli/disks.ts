@@ -1,10 +1,8 @@
-// @ts-check
 // Two disks for experiments: one that forgets, and one that lies.
 
 import { setTimeout } from 'node:timers/promises';
+import type { Storage } from 'write-barrier';
 import { seededRandom } from 'write-barrier/testing';
-
-/** @import { Storage } from 'write-barrier' */
 
 /** What the cache holds, in bytes, before writes have to go past it. */
 const CACHE_BYTES = 16 << 20;
@@ -15,21 +13,17 @@ const FLUSH_MS = 5;
  * The storage behind a volatile cache, in the memory of this process: a flush writes it out, and SIGKILL empties it. Some
  * writes go straight to the storage, before others that wait, as in any disk. It is for one scheduler, which has at most one
  * flush at the storage.
- *
- * @param {Storage} storage
- * @param {number} [seed]
- * @returns {Storage}
  */
-export function volatileCache(storage, seed = 1) {
+export function volatileCache(storage: Storage, seed = 1): Storage {
   const { size, capabilities } = storage;
   const { blockSize } = capabilities;
   const random = seededRandom(seed);
-  /** By offset. @type {Map<number, Uint8Array>} */
-  const cached = new Map();
-  /** Writes on their way past the cache. @type {Set<Promise<unknown>>} */
-  const passing = new Set();
+  /** By offset. */
+  const cached = new Map<number, Uint8Array>();
+  /** Writes on their way past the cache. */
+  const passing = new Set<Promise<unknown>>();
   let flushing = false;
-  const plain = /** @type {const} */ ({ tag: 'simple', fua: false });
+  const plain = { tag: 'simple', fua: false } as const;
 
   return {
     size,
@@ -53,7 +47,7 @@ export function volatileCache(storage, seed = 1) {
         }
         return;
       }
-      const pass = async () => {
+      const pass = async (): Promise<void> => {
         await whole(storage.write(offset, data, plain), data.length);
         for (let at = 0; at < data.length; at += blockSize) cached.delete(offset + at);
       };
@@ -90,13 +84,8 @@ export function volatileCache(storage, seed = 1) {
   };
 }
 
-/**
- * A storage that answers every flush, and does none.
- *
- * @param {Storage} storage
- * @returns {Storage}
- */
-export function ignoringFlushes(storage) {
+/** A storage that answers every flush, and does none. */
+export function ignoringFlushes(storage: Storage): Storage {
   const { size, capabilities } = storage;
   return {
     size,
@@ -108,11 +97,7 @@ export function ignoringFlushes(storage) {
   };
 }
 
-/**
- * @param {ReturnType<Storage['read']>} moved
- * @param {number} length
- */
-async function whole(moved, length) {
+async function whole(moved: ReturnType<Storage['read']>, length: number): Promise<void> {
   const bytes = await moved;
   if (typeof bytes === 'number' && bytes !== length) throw new Error('a transfer came short');
 }

@@ -5,11 +5,13 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { MODE_NAMES } from 'write-barrier';
-import { replay } from '../../examples/03-replay/replay.mjs';
-import { loadTrace } from '../../examples/03-replay/trace.mjs';
+import { DiskRecorder, encodeTrace, writeLogWrites } from 'write-barrier/testing/lab';
+import { replay } from '../../src/cli/replay-run.js';
+import { loadTrace } from '../../src/cli/replay-trace.js';
 import { blocksOf, read } from '../docs/pages.js';
-import { emptyFolder } from './folder.js';
-import { type Finished, runExample } from './run.js';
+import { emptyFolder } from '../examples/folder.js';
+import { type Finished, runExample } from '../examples/run.js';
+import { runCommand } from './run.js';
 
 const RECORDED = fileURLToPath(new URL('../../examples/03-replay/ext4-ordered', import.meta.url));
 const SECTOR = 512;
@@ -149,7 +151,7 @@ describe('options', () => {
   test('--mode picks modes in the given order, in any case', async () => {
     const folder = await emptyFolder();
     const args = ['--mode', 'tag_flush', '--mode', 'DRAIN', '--depth', '1'];
-    const result = await runExample(['replay', '--trace', await smallTrace(), ...args], folder);
+    const result = await runCommand(['replay', await smallTrace(), ...args], folder);
     expect(result.code).toBe(0);
     expect(Object.keys(tableOf(result))).toEqual(['TAG_FLUSH', 'DRAIN']);
     expect(await readdir(folder)).toEqual([]);
@@ -158,10 +160,10 @@ describe('options', () => {
   test('--file and --keep leave the image where it was asked for, and without --keep it goes', async () => {
     const folder = await emptyFolder();
     const file = join(folder, 'disk.img');
-    const args = ['replay', '--mode', 'DRAIN', '--file', file];
-    expect((await runExample([...args, '--trace', await smallTrace()])).code).toBe(0);
+    const args = ['--mode', 'DRAIN', '--file', file];
+    expect((await runCommand(['replay', await smallTrace(), ...args])).code).toBe(0);
     expect(await readdir(folder)).toEqual([]);
-    expect((await runExample([...args, '--keep'])).stdout).toContain(
+    expect((await runCommand(['replay', RECORDED, ...args, '--keep'])).stdout).toContain(
       `Kept: ${file}, ${file}.marks`,
     );
     expect((await readdir(folder)).sort()).toEqual(['disk.img', 'disk.img.marks']);
@@ -175,30 +177,33 @@ describe('options', () => {
     async (name) => {
       const folder = await emptyFolder();
       await writeFile(join(folder, name), 'precious');
-      const args = ['--trace', await smallTrace(), '--file', join(folder, 'disk.img')];
-      const { code, stderr } = await runExample(['replay', ...args]);
-      expect(code).toBe(1);
-      expect(stderr).toMatch(/^replay: EEXIST: file already exists.*\n$/);
+      const args = [await smallTrace(), '--file', join(folder, 'disk.img')];
+      const { code, stderr } = await runCommand(['replay', ...args]);
+      expect(code).toBe(2);
+      expect(stderr).toMatch(/^write-barrier replay: EEXIST: file already exists.*\n$/);
       expect(await readdir(folder)).toEqual([name]);
       expect(await readFile(join(folder, name), 'utf8')).toBe('precious');
     },
   );
 
   test('--help names every option', async () => {
-    const { code, stdout } = await runExample(['replay', '--help']);
+    const { code, stdout } = await runCommand(['replay', '--help']);
     expect(code).toBe(0);
-    for (const name of ['trace', 'file', 'mode', 'depth', 'keep'])
+    for (const name of ['size', 'file', 'mode', 'depth', 'keep'])
       expect(stdout).toContain(`--${name}`);
   });
 
   test.each([
-    [['--mode', 'FUA'], 'FUA is not a mode; there are NONE, DRAIN, '],
-    [['--depth', '0'], '--depth takes a whole number, at least 1, not 0'],
+    [['--mode', 'FUA'], '--mode must be one of NONE, DRAIN, '],
+    [[], 'TRACE is missing'],
+    [['nowhere'], 'ENOENT'],
+    [['README.md'], 'README.md is neither a trace of write-barrier nor a log of dm-log-writes'],
+    [['--depth', '0'], '--depth takes a whole number from 1 to 65536, not 0'],
     [['--colour'], "Unknown option '--colour'"],
   ])('%j is answered in one line', async (args, message) => {
-    const { code, stderr } = await runExample(['replay', ...args]);
-    expect(code).toBe(1);
-    expect(stderr).toContain(`replay: ${message}`);
+    const { code, stderr } = await runCommand(['replay', ...args]);
+    expect(code).toBe(2);
+    expect(stderr).toContain(`write-barrier replay: ${message}`);
     expect(stderr.trim().split('\n')).toHaveLength(1);
   });
 });
@@ -210,12 +215,12 @@ describe('verification', () => {
     const final = gunzipSync(await readFile(join(folder, 'final.img.gz')));
     final[123_456] = (final[123_456] as number) ^ 1;
     await writeFile(join(folder, 'final.img.gz'), gzipSync(final, { level: 1 }));
-    const result = await runExample(['replay', '--trace', folder, '--mode', 'DRAIN_FLUSH']);
+    const result = await runCommand(['replay', folder, '--mode', 'DRAIN_FLUSH']);
     expect(result.code).toBe(1);
     expect(column(result, 'images')).toEqual({ DRAIN_FLUSH: 'WRONG' });
     expect(result.stderr).toContain('replayed DRAIN_FLUSH: WRONG');
     expect(result.stderr).toMatch(
-      /^replay: DRAIN_FLUSH: final\.img\.gz: expected \d+, found \d+ at byte 123456; .* does not belong to it$/m,
+      /^write-barrier replay: DRAIN_FLUSH: final\.img\.gz: expected \d+, found \d+ at byte 123456; .* does not belong to it$/m,
     );
   });
 
@@ -223,7 +228,7 @@ describe('verification', () => {
     const folder = await emptyFolder();
     await writeTrace(folder, small());
     const trace = await loadTrace(folder);
-    const { base, final } = trace.images.m;
+    const { base, final } = trace.images.m as { base: Uint8Array; final: Uint8Array };
     const wrong = Buffer.from(final);
     wrong[700] = 9;
     const images = { ...trace.images, m: { base, final: wrong } };
@@ -288,7 +293,7 @@ describe('verification', () => {
     const flush = (n: number) => ({ e: 'submit', n, x: 'd', op: 'flush', at: 3 });
     parts.lines.splice(1, 0, flush(1), flush(2), flush(3));
     await writeTrace(folder, parts);
-    const result = await runExample(['replay', '--trace', folder]);
+    const result = await runCommand(['replay', folder]);
     expect(result.code).toBe(0);
     expect(column(result, 'coalesced')).toMatchObject({
       NONE: '2',
@@ -300,6 +305,58 @@ describe('verification', () => {
       DRAIN_FLUSH: '3',
       TAG_FLUSH: '3',
     });
+  });
+});
+
+describe('a trace of a disk', () => {
+  /** A disk of eight sectors that begins with content, in whose trace writes, zeroes and a flush are in flight together. */
+  function recorded(): DiskRecorder {
+    const recorder = new DiskRecorder(8 * SECTOR, new Uint8Array(8 * SECTOR).fill(9));
+    const plain = { tag: 'simple', fua: false } as const;
+    const at = (sector: number, sectors = 1) => ({
+      offset: sector * SECTOR,
+      length: sectors * SECTOR,
+    });
+    const sent = [
+      recorder.dispatch({ op: 'write', ...at(1), ...plain }, new Uint8Array(SECTOR).fill(1)),
+      recorder.dispatch({ op: 'writeZeroes', ...at(2, 2), ...plain }),
+    ];
+    for (const one of sent) recorder.complete(one);
+    recorder.complete(recorder.dispatch({ op: 'read', ...at(0, 4), ...plain }));
+    recorder.complete(recorder.dispatch({ op: 'flush', offset: 0, length: 0, ...plain }));
+    recorder.complete(recorder.dispatch({ op: 'discard', ...at(5), ...plain }));
+    const last = { op: 'write', ...at(4), tag: 'ordered', fua: true } as const;
+    recorder.complete(recorder.dispatch(last, new Uint8Array(SECTOR).fill(2)));
+    return recorder;
+  }
+
+  test('it is replayed in all modes, and the image is what its writes have left', async () => {
+    const folder = await emptyFolder();
+    await writeFile(join(folder, 'disk.trace'), encodeTrace(recorded().trace));
+    const file = join(folder, 'disk.img');
+    const result = await runCommand(['replay', 'disk.trace', '--file', file, '--keep'], folder);
+    expect(result.code).toBe(0);
+    expect(result.stdout).toContain('Trace disk.trace: 1 reads, 3 writes and 1 flushes');
+    expect(result.stdout).toContain('1 discards and failed commands are left out');
+    expect(new Set(Object.values(column(result, 'images')))).toEqual(new Set(['identical']));
+    const image = await readFile(file);
+    const sectors = Array.from({ length: 8 }, (_, n) => image[n * SECTOR]);
+    expect(sectors).toEqual([9, 1, 0, 0, 2, 9, 9, 9]);
+  });
+
+  test('a log of dm-log-writes is replayed if the size of the disk is said, and refused without', async () => {
+    const folder = await emptyFolder();
+    const { trace } = recorded();
+    const plain = trace.commands.filter(({ op }) => op === 'write' || op === 'flush');
+    await writeFile(
+      join(folder, 'log'),
+      writeLogWrites({ size: trace.size, commands: plain, marks: [] }),
+    );
+    const refused = await runCommand(['replay', 'log'], folder);
+    expect(refused).toMatchObject({ code: 2 });
+    expect(refused.stderr).toContain('--size');
+    const { code, stdout } = await runCommand(['replay', 'log', '--size', '4K'], folder);
+    expect({ code, said: stdout.includes('0 reads, 2 writes') }).toEqual({ code: 0, said: true });
   });
 });
 
@@ -345,26 +402,28 @@ describe('a malformed trace', () => {
     await expect(loadTrace(folder)).rejects.toThrow(`trace.jsonl, line 2: ${message}`);
   });
 
-  test('it ends the run with exit code 1 and without a stack trace', async () => {
+  test('it ends the run with exit code 2 and without a stack trace', async () => {
     const folder = await emptyFolder();
     const parts = small();
     parts.lines.push('oops');
     await writeTrace(folder, parts);
-    const { code, stdout, stderr } = await runExample(['replay', '--trace', folder]);
-    expect(code).toBe(1);
+    const { code, stdout, stderr } = await runCommand(['replay', folder]);
+    expect(code).toBe(2);
     expect(stdout).toBe('');
-    expect(stderr).toBe('replay: trace.jsonl, line 3: not a line of JSON\n');
+    expect(stderr).toBe('write-barrier replay: trace.jsonl, line 3: not a line of JSON\n');
   });
 
   test.each(['base.img.gz', 'final.img.gz', 'trace.jsonl', 'data.bin.gz'])(
-    'given no %s, then one line says so and the exit code is 1',
+    'given no %s, then one line says so and the exit code is 2',
     async (name) => {
       const folder = await emptyFolder();
       await writeTrace(folder, small());
       await rm(join(folder, name));
-      const { code, stderr } = await runExample(['replay', '--trace', folder]);
-      expect(code).toBe(1);
-      expect(stderr).toBe(`replay: a trace needs ${join(folder, name)}, which cannot be read\n`);
+      const { code, stderr } = await runCommand(['replay', folder]);
+      expect(code).toBe(2);
+      expect(stderr).toBe(
+        `write-barrier replay: a trace needs ${join(folder, name)}, which cannot be read\n`,
+      );
     },
   );
 
