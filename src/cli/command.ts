@@ -228,5 +228,9 @@ export function messageFor({ message }: Error): string {
 export function isExpected(error: unknown): error is Error {
   if (error instanceof UsageError || error instanceof Failure || WriteBarrierError.is(error))
     return true;
-  return error instanceof Error && 'code' in error && /^E[A-Z]+$/.test(String(error.code));
+  return (
+    error instanceof Error &&
+    'code' in error &&
+    /^(?:E[A-Z\d]+|ERR_FS_\w+)$/.test(String(error.code))
+  );
 }

@@ -22,7 +22,7 @@ import {
   rmSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { deserialize } from 'node:v8';
 import { WriteBarrierError } from 'write-barrier';
 import {
@@ -49,6 +49,7 @@ import {
 } from './command.js';
 import type { RecordOrder } from './record.js';
 import { ShellCommand } from './shell.js';
+import { isTold } from './trace-file.js';
 
 const MODEL_NAMES = Object.keys(FILE_MODELS) as FileModelName[];
 
@@ -116,15 +117,19 @@ async function tested(program: Program, values: Values, ends: Ends): Promise<num
   const recoveriesMax = countOf('--recoveries', values.recoveries ?? '1000', 1, 1_000_000_000);
   const root = folderFor(values.from, ends);
   const isOfNode = /^node(?:\.exe)?$/.test(basename(program[0])) && !values.strace;
-  const run = {
-    program: program.map((word) => word.replaceAll('{}', root)) as unknown as Program,
-    root,
-    values,
-  };
+  const words = program.map((word) => word.replaceAll('{}', root)) as unknown as Program;
+  const run = { program: values.inside ? absolute(words) : words, root, values };
   const trace = isOfNode ? await recorded(run, ends) : await straced(run);
   if (trace.operations.length === 0) {
     throw new UsageError(
       `${program.join(' ')} has changed nothing in its folder: write {} where it takes the path, or use --inside`,
+    );
+  }
+  // A word that is not understood would leave out what must be there.
+  const odd = trace.marks.find(({ value }) => !isTold(value));
+  if (odd) {
+    throw new UsageError(
+      `the mark ${JSON.stringify(odd.value)} is not {"kind":"begin" or "acknowledge","operation":...}`,
     );
   }
   const report = await crashFiles({
@@ -140,6 +145,11 @@ async function tested(program: Program, values: Values, ends: Ends): Promise<num
   for (const judge of Object.values(judges)) if (judge?.broken) throw judge.broken;
   print(program, isOfNode, report);
   return report.verdict === 'proved' || report.verdict === 'passed' ? 0 : 1;
+}
+
+/** With every file that is named from here by its whole path. */
+function absolute([name, ...words]: Program): Program {
+  return [name, ...words.map((word) => (existsSync(word) ? resolve(word) : word))];
 }
 
 function print(program: Program, isOfNode: boolean, report: FilesReport): void {

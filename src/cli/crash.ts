@@ -42,7 +42,7 @@ import {
   UsageError,
 } from './command.js';
 import { ShellCommand } from './shell.js';
-import { TRACE_OPTIONS, traceIn } from './trace-file.js';
+import { isTold, TRACE_OPTIONS, traceIn } from './trace-file.js';
 
 const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
 
@@ -95,10 +95,13 @@ export const command: Command = {
     'What it writes': OUTPUT,
   },
   epilogue: `Exit codes: 0 proved or passed, 1 failed or hung, 2 could not be run. In the environment of a command $DISK is the file,
-$ACKNOWLEDGED and $BEGUN are lists in JSON: what the journal of the trace says must be there, and may be there.`,
+$ACKNOWLEDGED and $BEGUN are lists in JSON: what the journal of the trace says must be there, and may be there. Its marks are
+{ kind: 'begin' or 'acknowledge', operation }.`,
   run: async (words) => {
     const { values, operands } = readWords(words, OPTIONS, 1);
-    const trace = traceIn(operandIn(operands, 'TRACE'), values.size);
+    const recorded = traceIn(operandIn(operands, 'TRACE'), values.size);
+    // Other marks are for other readers.
+    const trace = { ...recorded, marks: recorded.marks.filter(({ value }) => isTold(value)) };
     const device = deviceIn(values);
     const checks = checksIn(values);
     if (values.images !== undefined) return drawn(trace, device, values);
@@ -126,7 +129,7 @@ function countedIn({ size, commands, marks }: DiskTrace, count: bigint): string 
   const told = marks.length === 0 ? '' : `, ${counted(marks.length, 'mark')}`;
   const digits = String(count);
   const states = digits.length > 18 ? `about 10^${digits.length - 1}` : digits;
-  return `A disk of ${size} bytes, ${counted(writes, 'write')}, ${counted(flushes, 'flush', 'flushes')}${told}: a power cut may leave ${states} different disks.`;
+  return `A disk of ${size} bytes, ${counted(writes, 'write')}, ${counted(flushes, 'flush', 'flushes')}${told}: a power cut may leave ${states} different ${count === 1n ? 'disk' : 'disks'}.`;
 }
 
 function summarized(trace: DiskTrace, device: DeviceProfile): number {

@@ -3,6 +3,7 @@
 //
 // Each subcommand is a module of its own and is loaded when it is called, so that none of them waits for the code of others.
 
+import { readFileSync } from 'node:fs';
 import { type Command, Failure, helpOf, isExpected, messageFor } from './command.js';
 
 const SUBCOMMANDS: Readonly<
@@ -29,7 +30,7 @@ Usage: write-barrier SUBCOMMAND [options]
 
 ${lines.join('\n')}
 
-Options of each: write-barrier SUBCOMMAND --help.
+Options of each: write-barrier SUBCOMMAND --help. The version: --version.
 Exit codes: 0 the answer is good, 1 the answer is bad, 2 it could not be run.`;
 }
 
@@ -38,6 +39,11 @@ async function main([name, ...words]: readonly string[]): Promise<number> {
   if (name === undefined || name === '--help' || name === 'help') {
     console.log(overview());
     return name === undefined ? 2 : 0;
+  }
+  if (name === '--version') {
+    const path = new URL('../package.json', import.meta.url);
+    console.log(JSON.parse(readFileSync(path, 'utf8')).version);
+    return 0;
   }
   const [load] = Object.hasOwn(SUBCOMMANDS, name) ? (SUBCOMMANDS[name] ?? []) : [];
   if (!load) {

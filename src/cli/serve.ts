@@ -33,6 +33,7 @@ import { recording, TraceWriter } from 'write-barrier/testing/lab';
 import { type Command, Ends, Failure, UsageError } from './command.js';
 import { ignoringFlushes, volatileCache } from './disks.js';
 import { GROUPS, type ServeOptions, serveOptions } from './serve-options.js';
+import { endGroup } from './shell.js';
 
 export const command: Command = {
   usage: '[NAME=]FILE ... (--socket PATH | --port N | --run COMMAND) [options]',
@@ -268,10 +269,16 @@ function ran(
   };
   const env = { ...process.env, ...where, exportname: name };
   return new Promise((resolve, reject) => {
-    const child = spawn(text, { shell: true, stdio: 'inherit', env });
-    ends.defer(() => child.kill());
+    // A command that asks at the terminal must stay in its group. There Ctrl-C reaches it by itself.
+    const detached = !process.stdin.isTTY && process.platform !== 'win32';
+    const child = spawn(text, { shell: true, stdio: 'inherit', env, detached });
+    let hasEnded = false;
+    ends.defer(() => {
+      if (!hasEnded) detached ? endGroup(child) : child.kill();
+    });
     child.on('error', reject);
     child.on('close', (code, signal) => {
+      hasEnded = true;
       if (signal !== null) console.log(`the command was ended by ${signal}`);
       resolve(code ?? 1);
     });

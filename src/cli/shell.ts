@@ -82,7 +82,8 @@ function quoted(path: string): string {
 /** The groups of processes that run now (C3). */
 const running = new Set<ChildProcess>();
 
-function kill({ pid }: ChildProcess): void {
+/** Ends a detached child and its children. */
+export function endGroup({ pid }: ChildProcess): void {
   if (pid === undefined) return;
   try {
     // A child that is detached leads a group of its own, of the same number.
@@ -93,7 +94,7 @@ function kill({ pid }: ChildProcess): void {
 }
 
 function endAll(signal: NodeJS.Signals): void {
-  for (const child of running) kill(child);
+  for (const child of running) endGroup(child);
   process.kill(process.pid, signal);
 }
 
@@ -121,7 +122,7 @@ function runShell(
     let isLate = false;
     const timer = setTimeout(() => {
       isLate = true;
-      kill(child);
+      endGroup(child);
     }, timeoutMs);
     const end = (): void => {
       clearTimeout(timer);

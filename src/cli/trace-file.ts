@@ -18,6 +18,13 @@ export const TRACE_OPTIONS: { readonly size: { readonly value: string; readonly 
   },
 };
 
+/** Whether a mark is an entry of a journal: what a program has begun, or told its user that it is safe. */
+export function isTold(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { kind, operation } = value as { readonly kind?: unknown; readonly operation?: unknown };
+  return (kind === 'begin' || kind === 'acknowledge') && operation !== undefined;
+}
+
 /** @throws `UsageError` for a file that is no trace, `SYNTAX` for a trace that is malformed */
 export function traceIn(path: string, size: string | undefined): DiskTrace {
   const bytes = readFileSync(path);

@@ -46,6 +46,10 @@ execFileSync('/bin/sh', ['-c', 'printf more > ' + process.argv[2] + '/c']);`,
 import { writeFileSync } from 'node:fs';
 writeFileSync(process.argv[2] + '/b', 'new', { flush: true });
 process.once('exit', () => writeFileSync(process.argv[2] + '/late', 'x'));`,
+  'odd.mjs': `
+import { existsSync, writeFileSync } from 'node:fs';
+writeFileSync(process.argv[2] + '/b', 'new');
+existsSync('/write-barrier-mark/' + encodeURIComponent('{"kind":"acknowledged"}'));`,
   'inside.mjs': `
 import { writeFileSync } from 'node:fs';
 writeFileSync('a', 'new', { flush: true });`,
@@ -121,7 +125,7 @@ describe.runIf(process.platform === 'linux')('a program in Node', () => {
 
   test('with --inside a program that takes no path is tested', async () => {
     const folder = await place();
-    const program = ['node', join(folder, 'inside.mjs')];
+    const program = ['node', 'inside.mjs'];
     const words = ['--inside', '--from', 'before', '--check', 'test -e a', '--', ...program];
     const { stdout } = await runCommand(['crash-files', ...words], folder);
     expect(stdout).toMatch(/: \d changes of files, seen by its calls of node:fs\nproved\n/);
@@ -202,6 +206,7 @@ describe.runIf(process.platform === 'linux')(
         'ended with 5, so there is nothing to judge',
         [...CHECK, '--', 'node', '--eval', 'process.exitCode = 5'],
       ],
+      ['the mark {"kind":"acknowledged"} is not', [...CHECK, '--', 'node', 'odd.mjs', '{}']],
       ['could not be run', ['--check', 'no-such-program {}', '--', 'node', 'replace.mjs', '{}']],
       ['ENOENT', ['--from', 'nowhere', ...CHECK.slice(2), '--', 'node', 'replace.mjs', '{}']],
     ])('%s', async (message, words) => {

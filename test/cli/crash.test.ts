@@ -19,6 +19,9 @@ async function logTrace(barrier: boolean, journal = false): Promise<DiskRecorder
   const initial = new Uint8Array(3 * SECTOR).fill('.'.charCodeAt(0));
   const recorder = new DiskRecorder(initial.length, initial);
   const medium = new MemoryStorage(initial.slice(), { capabilities: { cache: 'volatile' } });
+  // What a journal does not say is for other readers.
+  recorder.mark(null);
+  recorder.mark('begin');
   const disk = new IoScheduler(recording(medium, recorder), { mode: 'DRAIN_FLUSH' });
   if (journal) recorder.mark({ kind: 'begin', operation: 'saved' });
   await disk.write(0, block('r'));

@@ -106,6 +106,11 @@ test('every unsafe option has a paragraph of its own', async () => {
   for (const option of known) expect(PAGE).toContain(`\n\n**\`${option}\`.** `);
 });
 
+test('it has the version of the package', async () => {
+  const { version } = JSON.parse(read('package.json'));
+  expect(await runCommand(['--version'])).toMatchObject({ code: 0, stdout: `${version}\n` });
+});
+
 test.each([
   [[], 2, ''],
   [['nothing'], 2, "write-barrier: there is no subcommand 'nothing'; there are serve, "],

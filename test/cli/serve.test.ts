@@ -8,7 +8,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
 import { listExports, NbdStorage } from 'write-barrier/nbd';
 import { seededRandom } from 'write-barrier/testing';
@@ -20,6 +20,15 @@ import { runCommand } from './run.js';
 import { serve, serveAsService } from './server.js';
 
 const BLOCK = 4096;
+
+/** Also false for one that has ended and was not asked for its end. */
+function isRunning(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
 
 const block = (fill: number): Uint8Array => new Uint8Array(BLOCK).fill(fill);
 
@@ -207,6 +216,27 @@ describe('with a command of its own', () => {
     expect(stdout).toMatch(/^\d+$/m);
     for (const left of [socket, dirname(socket), join(folder, 'pid')])
       expect(existsSync(left), left).toBe(false);
+  });
+
+  test('ended by a signal it ends the command, with what that has started', async () => {
+    const folder = await emptyFolder();
+    const linger = 'echo $$ > shell; sleep 300 & echo $! > child; wait';
+    const server = await serve(
+      join(folder, 'disk.img'),
+      '--size',
+      '64K',
+      '--run',
+      `cd ${folder}; ${linger}`,
+    );
+    await vi.waitFor(
+      () => expect(readFileSync(join(folder, 'child'), 'utf8')).toMatch(/\d/),
+      60_000,
+    );
+    expect(await server.kill('SIGTERM')).toBe(0);
+    for (const name of ['shell', 'child']) {
+      const pid = Number(readFileSync(join(folder, name), 'utf8'));
+      await vi.waitFor(() => expect(isRunning(pid)).toBe(false), 60_000);
+    }
   });
 
   test('an address that is given is the one that it is told', async () => {

@@ -51,6 +51,21 @@ test('the crash is found, the lost record and its call are named, and a barrier 
   expect(stdout).toMatch(/^proved: \d+ recoveries cover all \d+ images/m);
 });
 
+test.runIf(process.platform === 'linux')(
+  'the program that replaces a file fails, with the fsync that helps, and is proved with it',
+  async () => {
+    const { code, stdout, stderr } = await runExample(['crash-files']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const [before = '', after = ''] = stdout.split('The same, with an fsync:');
+    expect(before).toMatch(/\nfailed\n[\s\S]*LOST {2}#1 write \/settings\.tmp .* at save\.mjs:7/);
+    expect(before).toContain('this would prevent it: fsync /settings.tmp');
+    expect(after).toContain('\nproved\n');
+    // Words of a user take the place of its own.
+    const own = await runExample(['crash-files', '--check', 'true']);
+    expect(own).toMatchObject({ code: 2, stdout: '' });
+  },
+);
+
 test('the log shares flushes, is replayed, finds its torn tail, and leaves no file', async () => {
   const folder = await emptyFolder();
   const { code, stdout, stderr } = await runExample(['02'], folder);
