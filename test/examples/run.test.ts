@@ -108,9 +108,9 @@ test('the stack shows the flush that TAG never sends for an empty barrier', asyn
 
 test('the store of several files prints what its page says, and leaves no file', async () => {
   const folder = await emptyFolder();
-  const { code, stdout, stderr } = await runExample(['12'], folder);
+  const { code, stdout, stderr } = await runExample(['13'], folder);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-  const [shown] = blocksOf(read('examples/12-store/README.md'));
+  const [shown] = blocksOf(read('examples/13-store/README.md'));
   expect(stdout).toBe(shown?.text);
   expect(await readdir(folder)).toEqual([]);
 });
