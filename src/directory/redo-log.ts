@@ -55,6 +55,8 @@ export class RedoLog {
   /** All records that were submitted, of all epochs, and how many of them a flush has covered. */
   #records = 0;
   #durable = 0;
+  /** The flush that was asked for last; syncs at once share it. */
+  #flush: { readonly records: number; readonly done: Promise<void> } | undefined;
   #failure: { readonly cause: unknown } | undefined;
 
   constructor(disk: IoScheduler, layout: Layout, superblock: Superblock) {
@@ -158,7 +160,11 @@ export class RedoLog {
     this.check();
     const records = this.#records;
     if (this.#durable >= records) return;
-    await this.#attempt(() => Promise.all([this.#written, this.#disk.flush()]));
+    if (this.#flush?.records !== records) {
+      const flush = (): Promise<unknown> => Promise.all([this.#written, this.#disk.flush()]);
+      this.#flush = { records, done: this.#attempt(flush) };
+    }
+    await this.#flush.done;
     this.#durable = Math.max(this.#durable, records);
   }
 

@@ -238,6 +238,16 @@ describe('a directory', () => {
     ).toBe(1);
     expect(await flushesOf(() => files.sync())).toBe(0);
     expect(
+      await flushesOf(() =>
+        Promise.all(
+          Array.from({ length: 16 }, async (_, n) => {
+            await a.append(bytes(10, n));
+            await files.sync();
+          }),
+        ),
+      ),
+    ).toBe(1);
+    expect(
       await flushesOf(async () => {
         await a.append(bytes(10, 1));
         await files.writeOut();

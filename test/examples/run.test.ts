@@ -1,5 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
+import { blocksOf, read } from '../docs/pages.js';
 import { emptyFolder } from './folder.js';
 import { runExample } from './run.js';
 
@@ -117,5 +118,14 @@ test('the stack shows the flush that TAG never sends for an empty barrier', asyn
       'reached the file      w0+2 => F => F => w2 => F => F => w3',
     ],
   ]);
+  expect(await readdir(folder)).toEqual([]);
+});
+
+test('the store of several files prints what its page says, and leaves no file', async () => {
+  const folder = await emptyFolder();
+  const { code, stdout, stderr } = await runExample(['13'], folder);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  const [shown] = blocksOf(read('examples/14-store/README.md'));
+  expect(stdout).toBe(shown?.text);
   expect(await readdir(folder)).toEqual([]);
 });
