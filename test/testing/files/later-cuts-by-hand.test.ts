@@ -1,4 +1,4 @@
-// Power cuts during recoveries, against brute force: a recovery is any short program, and it is told what each tree was in the end.
+// Power cuts during recoveries and in later lives, against brute force: a recovery is any short program, and it is told what each tree was in the end.
 //
 // By hand: each tree that the first cut may leave; what the program makes of it, and each tree that a cut during that may leave;
 // what the program makes of those. The recovery itself decides the first tree where it looks, and reads everything only when it is done.
@@ -117,40 +117,51 @@ function treesOf(
 }
 
 describe.each(MODELS)('given any recovery on %s', (_, model) => {
-  test('what it makes of trees after one cut and after two is what brute force finds', async () => {
-    await fc.assert(
-      fc.asyncProperty(
-        fc.array(call, { maxLength: 3 }),
-        fc.array(call, { minLength: 1, maxLength: 4 }),
-        fc.array(call, { minLength: 1, maxLength: 4 }),
-        async (before, calls, recovery) => {
-          const start: Call[] = [['create', '/a'], ['write', '/a', 0, 'olden'], ...before];
-          const trace = traceOf({ before: start, calls });
-          const first = treesOf(trace, model);
-          fc.pre(first !== undefined && first.size < 30);
-          const expected = new Set<string>();
-          for (const tree of first ?? []) {
-            expected.add(made(tree, recovery));
-            const second = treesOf(traceOf({ before: making(tree), calls: recovery }), model);
-            fc.pre(second !== undefined);
-            for (const each of second ?? []) expected.add(made(each, recovery));
-          }
-          const found = new Set<string>();
-          const report = await crashFiles<never, string>({
-            ...{ trace, models: [model], nested: true, workload: () => undefined },
-            recover(root) {
-              for (const each of recovery) run(root, each);
-              return JSON.stringify(read(root));
-            },
-            // It says nothing, because one that returns true is asked about damaged trees as well.
-            check: (text) => void found.add(text),
-          });
-          expect(report.failure).toBeUndefined();
-          expect([...found].sort()).toEqual([...expected].sort());
-          expect(report.models[0]?.covered).toBe(report.models[0]?.states);
-        },
-      ),
-      { numRuns: share(400, 25) },
-    );
-  });
+  test.each([
+    ['a cut during it', true],
+    ['a cut during it or the work after it', false],
+  ])(
+    'what it makes of trees after one cut, and after %s, is what brute force finds',
+    async (_, isNested) => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(call, { maxLength: 3 }),
+          fc.array(call, { minLength: 1, maxLength: 4 }),
+          fc.array(call, { minLength: 1, maxLength: 3 }),
+          fc.array(call, { minLength: 1, maxLength: isNested ? 1 : 3 }),
+          async (before, calls, recovery, work) => {
+            const start: Call[] = [['create', '/a'], ['write', '/a', 0, 'olden'], ...before];
+            const trace = traceOf({ before: start, calls });
+            const first = treesOf(trace, model);
+            fc.pre(first !== undefined && first.size < 30);
+            const expected = new Set<string>();
+            const later = isNested ? recovery : [...recovery, ...work];
+            for (const tree of first ?? []) {
+              expected.add(made(tree, recovery));
+              const second = treesOf(traceOf({ before: making(tree), calls: later }), model);
+              fc.pre(second !== undefined);
+              for (const each of second ?? []) expected.add(made(each, recovery));
+            }
+            const found = new Set<string>();
+            const report = await crashFiles<never, string>({
+              ...{ trace, models: [model], ...(isNested ? { nested: true } : { lives: 2 }) },
+              workload(root) {
+                for (const each of work) run(root, each);
+              },
+              recover(root) {
+                for (const each of recovery) run(root, each);
+                return JSON.stringify(read(root));
+              },
+              // It says nothing, because one that returns true is asked about damaged trees as well.
+              check: (text) => void found.add(text),
+            });
+            expect(report.failure).toBeUndefined();
+            expect([...found].sort()).toEqual([...expected].sort());
+            expect(report.models[0]?.covered).toBe(report.models[0]?.states);
+          },
+        ),
+        { numRuns: share(400, 20) },
+      );
+    },
+  );
 });
