@@ -80,8 +80,10 @@ export class Memory {
   }
 
   /** M5 */
-  isFull({ held }: Share): boolean {
-    return this.#excess > this.#common && held > this.#guaranteed;
+  isFull(share: Share): boolean {
+    // Who has the large part goes on, because it gives the part back only at the end of its request.
+    if (share === this.#large) return false;
+    return this.#excess > this.#common && share.held > this.#guaranteed;
   }
 
   /** What a share holds now. */
@@ -160,7 +162,10 @@ export class Memory {
     process.nextTick(() => {
       this.#waking = false;
       for (const share of [...this.#line]) {
-        if (this.#partFor(share, share.wants ?? 0)) share.resume();
+        if (!this.#partFor(share, share.wants ?? 0)) continue;
+        share.resume();
+        // It keeps its place if it asks again, and has none if it does not, because it would block the others.
+        if (share.wants === undefined) this.#line.delete(share);
       }
     });
   }
