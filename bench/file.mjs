@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { IoScheduler } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { median } from './figures.mjs';
+import { SmallestScheduler } from './limits.mjs';
 import { printRow, say } from './rows.mjs';
 
 const BLOCK = 4096;
@@ -34,8 +35,9 @@ async function cpuUsOf(operation, inFlight) {
   return (user + system) / COUNT;
 }
 
-async function compare({ work, ours, rival, theirs, inFlight = IN_FLIGHT, target }) {
+async function compare({ work, ours, rival, theirs, smallest, inFlight = IN_FLIGHT, target }) {
   const [own, other, ratios] = [[], [], []];
+  const limit = smallest && [];
   // The first rounds warm up.
   for (let round = -3; round < ROUNDS; round++) {
     const pair = [await cpuUsOf(ours, IN_FLIGHT), await cpuUsOf(theirs, inFlight)];
@@ -43,10 +45,20 @@ async function compare({ work, ours, rival, theirs, inFlight = IN_FLIGHT, target
     own.push(pair[0]);
     other.push(pair[1]);
     ratios.push(pair[1] / pair[0]);
+    limit?.push(pair[1] / (await cpuUsOf(smallest, IN_FLIGHT)));
   }
   const facts = { cpuUs: median(own), cpuUsOfRival: median(other) };
   say(`  ${work}, processor time of ours in that of the rival`);
-  printRow({ bench: 'file', work, command: 'npm run bench -- file', rival, ratios, target, facts });
+  printRow({
+    bench: 'file',
+    work,
+    command: 'npm run bench -- file',
+    rival,
+    ratios,
+    target,
+    limit,
+    facts,
+  });
 }
 
 /** What the scheduler and FileStorage cost above the calls of Node. */
@@ -60,6 +72,8 @@ export async function file() {
   const inline = new IoScheduler(
     await FileStorage.open(path, { ...options, inlineWriteMax: 64 * 1024 }),
   );
+  const smallestStorage = await FileStorage.open(path, options);
+  const least = new SmallestScheduler(smallestStorage);
   const handle = await open(path, 'r+');
   await handle.write(Buffer.alloc(BLOCKS * BLOCK, 1));
   const bare = (call, buffer, at) =>
@@ -72,6 +86,7 @@ export async function file() {
     ours: (i) => disk.write(place(i), data),
     rival: 'fs.write',
     theirs: (i) => bare(fs.write, data, place(i)),
+    smallest: (i) => least.write(place(i), data),
     target: 0.8,
   });
   await compare({
@@ -79,6 +94,7 @@ export async function file() {
     ours: (i) => disk.read(place(i), into[i % IN_FLIGHT]),
     rival: 'fs.read',
     theirs: (i) => bare(fs.read, into[i % IN_FLIGHT], place(i)),
+    smallest: (i) => least.read(place(i), into[i % IN_FLIGHT]),
     target: 0.8,
   });
   await compare({
@@ -96,6 +112,7 @@ export async function file() {
   await handle.close();
   await disk.close();
   await inline.close();
+  await smallestStorage.close();
   await rm(folder, { recursive: true });
   say('');
 }

@@ -9,63 +9,216 @@ const writev = promisify(fs.writev);
 const fdatasync = promisify(fs.fdatasync);
 
 let resolveLast;
-const capture = (resolve) => {
+let rejectLast;
+const capture = (resolve, reject) => {
   resolveLast = resolve;
+  rejectLast = reject;
 };
 
+/** Bytes of a cell, and cells, of the count of what is at the storage. */
+const CELL = 4096;
+const CELLS = 1024;
+const SIMPLE = { fua: false, tag: 'simple' };
+const FORCED = { fua: true, tag: 'simple' };
+
+/** One object for each request: the request, its promise, and its place in the queue. */
+class Request {
+  constructor(kind, offset, length, data, isBarrier, signal) {
+    this.promise = new Promise(capture);
+    this.resolve = resolveLast;
+    this.reject = rejectLast;
+    this.kind = kind;
+    this.start = offset;
+    this.end = offset + length;
+    this.data = data;
+    this.isBarrier = isBarrier;
+    this.signal = signal;
+    this.isQueued = true;
+    this.next = undefined;
+    this.at = 0;
+  }
+}
+
 /**
- * A queue of writes for a storage, with a depth, tickets, and a check of the range; no overlaps, barriers, errors, signals or
- * traces. One object for each request, and two functions for each place at the storage.
+ * The smallest scheduler: a bounded queue with checks of its arguments, a promise for each request, a depth, an order for what
+ * overlaps, barriers (drain, flush, forced write), cancelling, and errors. All of it in one class and one file.
+ *
+ * What it has not: modes and devices other than one, flushes and flags of requests, the account of dirty bytes and what follows
+ * from failures, reads that bypass a barrier, gathering, traces, counters, `close` and `idle`, storages that answer at once.
  */
-export class SmallestQueue {
+export class SmallestScheduler {
   #storage;
   #depth;
+  #queuedMax;
+  #head;
+  #tail;
+  #queued = 0;
+  #running = [];
+  #counts = new Int32Array(CELLS);
   #slots = [];
-  #waiting = [];
-  #first = 0;
-  #running = 0;
-  #tickets = 0;
+  #barrier;
 
-  constructor(storage, depth) {
+  constructor(storage, depth = 32, queuedMax = 65_536) {
     this.#storage = storage;
     this.#depth = depth;
+    this.#queuedMax = queuedMax;
   }
 
-  write(offset, data) {
+  write(offset, data, options) {
+    return this.#submit('write', offset, data, options?.barrier === true, options?.signal);
+  }
+
+  read(offset, into, options) {
+    return this.#submit('read', offset, into, false, options?.signal);
+  }
+
+  #submit(kind, offset, data, isBarrier, signal) {
     const length = data.byteLength;
     const { size, capabilities } = this.#storage;
-    if (offset < 0 || offset + length > size || offset % capabilities.blockSize !== 0) {
+    const { blockSize } = capabilities;
+    const isInside = Number.isSafeInteger(offset) && offset >= 0 && offset + length <= size;
+    if (!isInside || length === 0 || offset % blockSize !== 0 || length % blockSize !== 0) {
       return Promise.reject(new RangeError('outside'));
     }
-    const promise = new Promise(capture);
-    this.#waiting.push({ ticket: this.#tickets++, offset, length, data, resolve: resolveLast });
+    if (this.#queued >= this.#queuedMax) return Promise.reject(new Error('full'));
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    const request = new Request(kind, offset, length, data, isBarrier, signal);
+    signal?.addEventListener('abort', () => this.#cancel(request), { once: true });
+    if (this.#tail) this.#tail.next = request;
+    else this.#head = request;
+    this.#tail = request;
+    this.#queued += 1;
     this.#issue();
-    return promise;
+    return request.promise;
+  }
+
+  /** Its place stays in the queue: a barrier still orders, and all else is dropped at the head. */
+  #cancel(request) {
+    if (!request.isQueued || request.data === undefined) return;
+    request.data = undefined;
+    request.reject(request.signal.reason);
+    this.#issue();
   }
 
   #issue() {
-    while (this.#running < this.#depth && this.#first < this.#waiting.length) {
-      const request = this.#waiting[this.#first++];
-      if (this.#first === this.#waiting.length) {
-        this.#waiting.length = 0;
-        this.#first = 0;
-      }
-      this.#running += 1;
-      const slot = this.#slots.pop() ?? this.#newSlot();
-      slot.request = request;
-      this.#storage.write(request.offset, request.data).then(slot.done);
+    while (this.#head && !this.#barrier && this.#running.length < this.#depth) {
+      const request = this.#head;
+      const { isBarrier, data } = request;
+      if (isBarrier ? this.#running.length > 0 : data && this.#overlaps(request)) return;
+      this.#head = request.next;
+      if (!this.#head) this.#tail = undefined;
+      request.next = undefined;
+      request.isQueued = false;
+      this.#queued -= 1;
+      if (!data) continue;
+      if (isBarrier) this.#drained(request);
+      else this.#send(request, SIMPLE);
     }
   }
 
+  #drained(request) {
+    this.#barrier = request;
+    this.#storage.flush(SIMPLE).then(
+      () => this.#send(request, FORCED),
+      (error) => this.#end(request, error),
+    );
+  }
+
+  #send(request, flags) {
+    const { kind, start, data } = request;
+    request.at = this.#running.length;
+    this.#running.push(request);
+    this.#count(request, 1);
+    const slot = this.#slots.pop() ?? this.#newSlot();
+    slot.request = request;
+    const storage = this.#storage;
+    const answer = kind === 'write' ? storage.write(start, data, flags) : storage.read(start, data);
+    answer.then(slot.done, slot.failed);
+  }
+
+  /** Two functions for each place at the storage, and none for each request. */
   #newSlot() {
-    const slot = { request: undefined, done: undefined };
-    slot.done = () => {
-      this.#running -= 1;
-      this.#slots.push(slot);
-      slot.request.resolve();
-      this.#issue();
-    };
+    const slot = { request: undefined, done: undefined, failed: undefined };
+    slot.done = () => this.#left(slot, undefined);
+    slot.failed = (error) => this.#left(slot, error);
     return slot;
+  }
+
+  #left(slot, error) {
+    const { request } = slot;
+    this.#slots.push(slot);
+    const last = this.#running.pop();
+    if (last !== request) {
+      this.#running[request.at] = last;
+      last.at = request.at;
+    }
+    this.#count(request, -1);
+    this.#end(request, error);
+  }
+
+  #end(request, error) {
+    if (this.#barrier === request) this.#barrier = undefined;
+    if (error !== undefined) request.reject(error);
+    else request.resolve(request.kind === 'read' ? request.data : undefined);
+    this.#issue();
+  }
+
+  #count({ start, end }, by) {
+    const last = Math.floor((end - 1) / CELL);
+    for (let cell = Math.floor(start / CELL); cell <= last; cell++) {
+      this.#counts[cell & (CELLS - 1)] += by;
+    }
+  }
+
+  /** Where no request at the storage has the same cell there is no overlap. */
+  #overlaps({ start, end, kind }) {
+    const last = Math.floor((end - 1) / CELL);
+    let others = 0;
+    for (let cell = Math.floor(start / CELL); cell <= last; cell++) {
+      others |= this.#counts[cell & (CELLS - 1)];
+    }
+    if (others === 0) return false;
+    return this.#running.some(
+      (other) =>
+        other.start < end && start < other.end && (kind === 'write' || other.kind === 'write'),
+    );
+  }
+}
+
+/**
+ * The machine that decides nothing: a request is its command, first in, first out. Under the driver of the kit it shows what the
+ * driver costs by itself.
+ */
+export class FirstInFirstOut {
+  #head;
+  #tail;
+  #settled;
+
+  submit({ kind, offset, length }, client) {
+    const what = { kind: 'command', op: kind, offset, length, tag: 'simple', fua: false };
+    const command = { what, clients: [client], client, error: undefined, next: undefined };
+    if (this.#tail) this.#tail.next = command;
+    else this.#head = command;
+    this.#tail = command;
+  }
+
+  next() {
+    const command = this.#head;
+    this.#head = command?.next;
+    if (!this.#head) this.#tail = undefined;
+    return command;
+  }
+
+  /** The driver takes what has settled before it reports the next end. */
+  complete(command, error) {
+    command.error = error;
+    this.#settled = command;
+  }
+
+  takeSettled() {
+    const settled = this.#settled;
+    this.#settled = undefined;
+    return settled;
   }
 }
 

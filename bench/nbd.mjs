@@ -39,7 +39,7 @@ const FILE_BYTES = 64 << 20;
 const FSYNC_EVERY = 8;
 const [ROUNDS, SECONDS] = [numberOf('rounds', 9), numberOf('seconds', 1)];
 
-const own =
+export const own =
   (script, ...words) =>
   (file, socket) => [
     process.execPath,
@@ -48,7 +48,7 @@ const own =
   ];
 
 /** How each server is started; the first is held against the others, and `BARE` is the limit. */
-const SERVERS = [
+export const SERVERS = [
   { name: 'ours', command: own('nbd-server.mjs', String(64 * 1024)) },
   {
     name: 'nbdkit file',
@@ -61,7 +61,7 @@ const SERVERS = [
     name: 'qemu-nbd',
     command: (file, socket) => [
       'qemu-nbd',
-      ...['--persistent', '--shared=8', '--cache=writeback', '--format=raw'],
+      ...['--persistent', '--shared=128', '--cache=writeback', '--format=raw'],
       ...[`--socket=${socket}`, file],
     ],
   },
@@ -112,7 +112,7 @@ export async function nbd() {
   }
 }
 
-function numberOf(option, standard) {
+export function numberOf(option, standard) {
   const given = process.argv.find((word) => word.startsWith(`--${option}=`));
   return given ? Number(given.split('=')[1]) : standard;
 }
@@ -153,7 +153,7 @@ function print(cell, runs) {
   printRow({ ...what, rival, ratios: under(0), target: 1, limit: under(BARE) });
 }
 
-async function isThere(program) {
+export async function isThere(program) {
   for (const folder of (process.env.PATH ?? '').split(delimiter)) {
     const found = await access(join(folder, program), constants.X_OK).then(
       () => true,
@@ -164,12 +164,12 @@ async function isThere(program) {
   return false;
 }
 
-async function started({ name, command }, folder) {
+export async function started({ name, command }, folder, bytes = FILE_BYTES, says = 'inherit') {
   const base = join(folder, name.replaceAll(' ', '-'));
   const [file, socket] = [`${base}.img`, `${base}.sock`];
-  await written(file, folder);
+  await written(file, folder, bytes);
   const [program, ...rest] = command(file, socket);
-  const child = spawn(program, rest, { stdio: ['pipe', 'inherit', 'inherit'] });
+  const child = spawn(program, rest, { stdio: ['pipe', 'inherit', says] });
   const ended = new Promise((resolve) => child.on('exit', resolve));
   const stop = async () => {
     if (command(file, socket)[0] === process.execPath) child.stdin.end();
@@ -184,12 +184,12 @@ async function started({ name, command }, folder) {
 }
 
 /** A file without holes; the others are copies of the first. */
-async function written(file, folder) {
+async function written(file, folder, bytes) {
   const source = join(folder, 'source.img');
   if (!(await stat(source).catch(() => undefined))) {
     const handle = await open(source, 'w');
     const piece = Buffer.alloc(1 << 20, 7);
-    for (let at = 0; at < FILE_BYTES; at += piece.length) await handle.write(piece);
+    for (let at = 0; at < bytes; at += piece.length) await handle.write(piece);
     await handle.close();
   }
   await copyFile(source, file);

@@ -14,6 +14,7 @@ import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
 import { median, perSecond, ratioOf } from './figures.mjs';
 import { file } from './file.mjs';
+import { floods } from './floods.mjs';
 import { nbd } from './nbd.mjs';
 import { speed } from './speed.mjs';
 
@@ -295,6 +296,9 @@ const BENCHMARKS = {
   },
 
   nbd,
+
+  /** A polite client of the NBD server beside clients that flood it. */
+  floods,
 };
 
 /** The tests' own SQLite on a simulated disk, built for this. */

@@ -5,6 +5,7 @@
 //   npm run bench -- speed               all rows
 //   npm run bench -- speed plain fua     some of them
 //   npm run bench -- speed --json        a line of JSON for each row
+//   npm run bench -- speed held          bytes instead of times
 
 import fs from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -17,13 +18,15 @@ import { newQueue } from '@henrygd/queue';
 import fastq from 'fastq';
 import PQueue from 'p-queue';
 import { IoScheduler, transformer } from 'write-barrier';
+import { answerCall, Driver, executeOn } from 'write-barrier/kit';
 import { FileStorage } from 'write-barrier/node';
 import { median } from './figures.mjs';
 import {
   commitsTogether,
   epochsTogether,
+  FirstInFirstOut,
   handDrain,
-  SmallestQueue,
+  SmallestScheduler,
   writeAndSync,
 } from './limits.mjs';
 
@@ -87,7 +90,7 @@ const ROWS = {
       const queue = fastq.promise(async () => {}, 64);
       const small = newQueue(64);
       const large = new PQueue({ concurrency: 64 });
-      const limit = new SmallestQueue(NOTHING, 64);
+      const limit = new SmallestScheduler(NOTHING);
       const nothing = async () => {};
       const run = (operation) => (count) => together(count, 32, operation);
       return {
@@ -96,6 +99,34 @@ const ROWS = {
         'p-queue': run(() => large.add(nothing)),
         '@henrygd/queue': run(() => small.add(nothing)),
         limit: run((i) => limit.write(blockOf(i), BLOCK_OF_DATA)),
+      };
+    },
+  },
+
+  parts: {
+    about: 'the same with parts left out: where the time of a plain write goes',
+    count: 60_000,
+    ways: () => {
+      const disk = new IoScheduler(NOTHING);
+      const smallest = new SmallestScheduler(NOTHING);
+      const driver = new Driver(new FirstInFirstOut(), {
+        execute: executeOn(NOTHING),
+        answer: answerCall,
+        name: 'a queue',
+      });
+      const drive = (offset, data) =>
+        new Promise((resolve, reject) => {
+          const request = { kind: 'write', offset, length: data.byteLength };
+          driver.submit({ number: 0, request, data, resolve, reject });
+        });
+      const run = (operation) => (count) => together(count, 32, operation);
+      return {
+        ours: run((i) => disk.write(blockOf(i), BLOCK_OF_DATA)),
+        'the driver with a queue that decides nothing': run((i) =>
+          drive(blockOf(i), BLOCK_OF_DATA),
+        ),
+        'the smallest scheduler': run((i) => smallest.write(blockOf(i), BLOCK_OF_DATA)),
+        'the storage alone': run((i) => NOTHING.write(blockOf(i), BLOCK_OF_DATA)),
       };
     },
   },
@@ -117,11 +148,14 @@ const ROWS = {
     count: 60_000,
     ways: () => {
       const disk = new IoScheduler(NOTHING);
+      const limit = new SmallestScheduler(NOTHING);
       const barrier = every(8);
       return {
         ours: (count) =>
           together(count, 32, (i) => disk.write(blockOf(i), BLOCK_OF_DATA, barrier(i))),
         'drain by hand': (count) => handDrain(NOTHING, count, 8, blockOf, BLOCK_OF_DATA),
+        limit: (count) =>
+          together(count, 32, (i) => limit.write(blockOf(i), BLOCK_OF_DATA, barrier(i))),
       };
     },
   },
@@ -195,14 +229,16 @@ const ROWS = {
     about: 'random writes of 4 KiB, 32 in flight, thread pool',
     count: 20_000,
     isFile: true,
-    ways: async ({ scheduler, file }) => {
+    ways: async ({ scheduler, storage, file }) => {
       const disk = await scheduler();
+      const limit = new SmallestScheduler(await storage());
       const fd = await file();
       const write = promisify(fs.write);
       return {
         ours: (count) => together(count, 32, (i) => disk.write(scattered(i), BLOCK_OF_DATA)),
         'fs.write': (count) =>
           together(count, 32, (i) => write(fd, BLOCK_OF_DATA, 0, BLOCK, scattered(i))),
+        limit: (count) => together(count, 32, (i) => limit.write(scattered(i), BLOCK_OF_DATA)),
       };
     },
   },
@@ -211,8 +247,9 @@ const ROWS = {
     about: 'random reads of 4 KiB, 32 in flight, thread pool',
     count: 20_000,
     isFile: true,
-    ways: async ({ scheduler, file }) => {
+    ways: async ({ scheduler, storage, file }) => {
       const disk = await scheduler();
+      const limit = new SmallestScheduler(await storage());
       const fd = await file();
       const read = promisify(fs.read);
       const buffers = Array.from({ length: 32 }, () => new Uint8Array(BLOCK));
@@ -220,6 +257,7 @@ const ROWS = {
         ours: (count) => together(count, 32, (i) => disk.read(scattered(i), buffers[i % 32])),
         'fs.read': (count) =>
           together(count, 32, (i) => read(fd, buffers[i % 32], 0, BLOCK, scattered(i))),
+        limit: (count) => together(count, 32, (i) => limit.read(scattered(i), buffers[i % 32])),
       };
     },
   },
@@ -246,14 +284,17 @@ async function openFolder() {
   const folder = await mkdtemp(join(tmpdir(), 'write-barrier-speed-'));
   const ends = [];
   let files = 0;
-  return {
-    async scheduler(options) {
+  const opened = {
+    async storage(options) {
       const path = join(folder, `${files++}`);
       const how = { size: BYTES, blockSize: SECTOR, lock: 'none', ...options };
-      const disk = new IoScheduler(await FileStorage.open(path, how));
-      await disk.write(0, new Uint8Array(BYTES));
-      ends.push(() => disk.close());
-      return disk;
+      const storage = await FileStorage.open(path, how);
+      await storage.write(0, new Uint8Array(BYTES), { fua: false, tag: 'simple' });
+      ends.push(() => storage.close());
+      return storage;
+    },
+    async scheduler(options) {
+      return new IoScheduler(await opened.storage(options));
     },
     async file() {
       const fd = fs.openSync(join(folder, `${files++}`), 'w+');
@@ -266,6 +307,7 @@ async function openFolder() {
       await rm(folder, { recursive: true });
     },
   };
+  return opened;
 }
 
 /** Nanoseconds of one operation: of CPU, of all threads, and of wall. */
@@ -313,10 +355,17 @@ async function measure(name, asJson) {
         return [way, isFile ? { wall: at('wallMedian'), cpu: at('cpuMedian') } : at('cpuMedian')];
       }),
   );
+  // What the smallest code reaches of the first rival: more is not to be had.
+  const [, rival] = Object.keys(figures);
+  const clock = isFile ? 'wallMedian' : 'cpuMedian';
+  const reach = (of) => Number((figures[rival][of] / figures.limit[of]).toFixed(2));
+  const isBetween = figures.limit !== undefined && rival !== 'limit';
+  const limitTo = isBetween ? { rival, ratio: reach(clock), cpu: reach('cpuMedian') } : undefined;
   const command = `npm run bench -- speed ${name}`;
   if (asJson) {
     const node = process.versions.node;
-    console.log(JSON.stringify({ row: name, about, unit: 'ns', figures, ratios, command, node }));
+    const row = { row: name, about, unit: 'ns', figures, ratios, limitTo, command, node };
+    console.log(JSON.stringify(row));
     return;
   }
   console.log(`${name}: ${about}; ns for one, \`${command}\``);
@@ -325,6 +374,8 @@ async function measure(name, asJson) {
     const text = ratio === undefined ? '' : `   ours is ${formatRatio(ratio)} of its speed`;
     console.log(`  ${way}: cpu ${cpuMedian} (min ${cpuMin}), wall ${wallMedian}${text}`);
   }
+  if (limitTo)
+    console.log(`  the limit is ${formatRatio({ ...limitTo, wall: limitTo.ratio })} of ${rival}`);
   console.log('');
 }
 
@@ -332,8 +383,47 @@ function formatRatio(ratio) {
   return typeof ratio === 'number' ? `${ratio}` : `${ratio.wall} (cpu ${ratio.cpu})`;
 }
 
+/** Bytes that a request holds while it waits, with its promise: `count` of them on a storage that never answers. */
+async function held(asJson) {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc');
+  const never = new Promise(() => {});
+  const silent = { ...NOTHING, write: () => never, size: 2 ** 31 };
+  const disk = new IoScheduler(silent, { maxQueued: 1e6, maxQueuedBytes: Number.MAX_SAFE_INTEGER });
+  const smallest = new SmallestScheduler(silent, 32, 1e6);
+  const queue = fastq.promise(() => never, 32);
+  const ways = {
+    ours: (i) => disk.write(i * BLOCK, BLOCK_OF_DATA),
+    'fastq.promise': (i) => queue.push(i),
+    limit: (i) => smallest.write(i * BLOCK, BLOCK_OF_DATA),
+    'a promise with its two functions': () => new Promise((...both) => kept.push(...both)),
+  };
+  const kept = [];
+  const bytesOf = (way) => {
+    const promises = new Array(60_000);
+    for (let i = 0; i < 10_000; i++) promises[i] = way(i);
+    collect();
+    const before = process.memoryUsage().heapUsed;
+    for (let i = 10_000; i < 60_000; i++) promises[i] = way(i);
+    collect();
+    const { heapUsed } = process.memoryUsage();
+    kept.push(promises);
+    return Math.round((heapUsed - before) / 50_000);
+  };
+  const figures = Object.fromEntries(Object.entries(ways).map(([n, way]) => [n, bytesOf(way)]));
+  const command = 'npm run bench -- speed held';
+  const about = 'bytes that a queued write holds, with its promise';
+  if (asJson) console.log(JSON.stringify({ row: 'held', about, unit: 'bytes', figures, command }));
+  else {
+    console.log(`held: ${about}, \`${command}\``);
+    for (const [way, bytes] of Object.entries(figures)) console.log(`  ${way}: ${bytes}`);
+    console.log('');
+  }
+}
+
 /** The rows of these names, or all. */
 export async function speed(names, asJson) {
+  if (names.length === 0 || names.includes('held')) await held(asJson);
   for (const name of Object.keys(ROWS)) {
     if (names.length === 0 || names.includes(name)) await measure(name, asJson);
   }

@@ -28,6 +28,7 @@ export {
 } from './model/index.js';
 export {
   type Around,
+  byteView,
   checkRange,
   concatBuffers,
   describeStorage,

@@ -17,6 +17,7 @@ interface FolderRule {
 const FACE = /^write-barrier(?:\/kit)?$/;
 const DOORS = /^write-barrier(?:\/|$)/;
 const NODE = /^node:/;
+const DIRECTORY = /^write-barrier\/directory$/;
 const FAST_CHECK = /^fast-check$/;
 
 /**
@@ -43,6 +44,8 @@ const RULES: Readonly<Record<string, FolderRule>> = {
   node: { folders: [], packages: [FACE, NODE] },
   nbd: { folders: [], packages: [FACE, NODE] },
   opfs: { folders: [], packages: [FACE] },
+  directory: { folders: [], packages: [FACE] },
+  sqlite: { folders: [], packages: [FACE, DIRECTORY] },
   systems: { folders: [], packages: [FACE] },
   // The command is what a user of all doors would write.
   cli: { folders: [], packages: [DOORS, NODE] },

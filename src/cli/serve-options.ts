@@ -9,11 +9,12 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { MODE_NAMES, type ModeName } from 'write-barrier';
-import type {
-  NbdListenOptions,
-  NbdServerLimits,
-  NbdTlsOptions,
-  TlsPolicy,
+import {
+  type NbdListenOptions,
+  type NbdServerLimits,
+  type NbdTlsOptions,
+  systemdSockets,
+  type TlsPolicy,
 } from 'write-barrier/nbd';
 import type { FileStorageOptions } from 'write-barrier/node';
 import {
@@ -54,6 +55,8 @@ const PLACE = {
     value: 'ADDRESS',
     text: 'of the port, by default 127.0.0.1; an address of other machines needs --tls-ca or --tls-psk',
   },
+  fd: { value: 'N', text: 'listens on this descriptor, a socket that another program has opened' },
+  systemd: { text: 'listens on the sockets that a .socket unit of systemd has opened' },
 } as const;
 
 const LIFE = {
@@ -92,6 +95,10 @@ const LIMITS = {
   'max-request': { value: 'BYTES', text: 'the longest read or write; by default 32M' },
   'max-requests': { value: 'N', text: 'requests in flight of a connection; by default 128' },
   'max-bytes': { value: 'BYTES', text: 'their buffers; by default 64M' },
+  'max-memory': {
+    value: 'BYTES',
+    text: 'the buffers of all connections, each of which has its share; by default 128M',
+  },
   'max-work': {
     value: 'BYTES',
     text: 'the longest CACHE, and the longest zeroes that cost as much as data; by default 1G',
@@ -142,6 +149,7 @@ const LIMIT_NAMES: Readonly<
   'max-request': ['requestBytes', 'bytes', 1 << 16],
   'max-requests': ['requestsInFlight', 'count', 1],
   'max-bytes': ['bytesInFlight', 'bytes', 1],
+  'max-memory': ['totalBytes', 'bytes', 1],
   'max-work': ['workBytes', 'bytes', 1 << 16],
   'handshake-timeout': ['handshakeMs', 'seconds', 1],
   'payload-timeout': ['payloadMs', 'seconds', 1],
@@ -267,7 +275,10 @@ function limitsOf(values: Values): NbdServerLimits {
 }
 
 /** @param proved clients must have a key */
-function addressesOf({ socket, port, host, run }: Values, proved: boolean): NbdListenOptions[] {
+function addressesOf(
+  { socket, port, host, run, fd, systemd }: Values,
+  proved: boolean,
+): NbdListenOptions[] {
   const addresses: NbdListenOptions[] = [];
   if (socket !== undefined) addresses.push({ path: socket });
   if (port !== undefined) {
@@ -275,10 +286,26 @@ function addressesOf({ socket, port, host, run }: Values, proved: boolean): NbdL
     // NBD has no password: everybody who reaches the port can read and write, also over TLS if that asks clients for nothing.
     addresses.push({ port: number, ...(host !== undefined && { host }), allowRemote: proved });
   } else if (host !== undefined) throw new UsageError('--host goes with --port');
+  const inherited = [
+    ...(fd === undefined ? [] : [{ fd: countOf('--fd', fd, 0, 65_535) }]),
+    ...(systemd ? socketsOfSystemd() : []),
+  ];
+  if (addresses.length === 0 && run !== undefined && inherited.length > 0) {
+    throw new UsageError('--run needs --socket or --port beside an inherited socket, for its $uri');
+  }
+  addresses.push(...inherited.map((one) => ({ ...one, allowRemote: proved })));
   if (addresses.length === 0 && run === undefined) {
-    throw new UsageError('--socket, --port or --run is missing');
+    throw new UsageError('--socket, --port, --fd, --systemd or --run is missing');
   }
   return addresses;
+}
+
+function socketsOfSystemd(): ReturnType<typeof systemdSockets> {
+  const sockets = systemdSockets();
+  if (sockets.length > 0) return sockets;
+  throw new UsageError(
+    '--systemd: systemd has opened no socket for this process, which must be what the unit starts and no child of it',
+  );
 }
 
 async function keysOf(values: Values): Promise<NbdTlsOptions | undefined> {

@@ -248,6 +248,7 @@ function tell(event: NbdServerEvent): void {
 function uriOf(address: NbdAddress, name: string): string {
   const disk = encodeURIComponent(name);
   if ('path' in address) return `nbd+unix:///${disk}?socket=${address.path}`;
+  if ('fd' in address) return `descriptor ${address.fd}`;
   const { host, port } = address;
   const at = `nbd://${host.includes(':') ? `[${host}]` : host}:${port}`;
   return name === '' ? at : `${at}/${disk}`;
@@ -263,7 +264,8 @@ function ran(
   const name = disk?.name ?? '';
   const where = address && {
     uri: uriOf(address, name),
-    ...('path' in address ? { socket: address.path } : { port: String(address.port) }),
+    ...('path' in address && { socket: address.path }),
+    ...('port' in address && { port: String(address.port) }),
   };
   const env = { ...process.env, ...where, exportname: name };
   return new Promise((resolve, reject) => {

@@ -25,6 +25,7 @@ export type ErrorCode =
   | 'BARRIER_ABORTED'
   | 'STORAGE_LOCKED'
   | 'READ_ONLY'
+  | 'NO_SPACE'
   // failure
   | 'IO_FAILED'
   | 'SHORT_TRANSFER'

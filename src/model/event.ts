@@ -60,4 +60,8 @@ export type CommandEvent = DispatchEvent | CompleteEvent;
 export type TraceEvent = SubmitEvent | SettleEvent | CommandEvent;
 
 /** Called synchronously for every event. It must not call back into what it observes. */
-export type Observer<E extends TraceEvent = TraceEvent> = (event: E) => void;
+export interface Observer<E extends TraceEvent = TraceEvent> {
+  (event: E): void;
+  /** While it is false, a scheduler makes no events. Without it every event is made. */
+  readonly isListening?: boolean;
+}

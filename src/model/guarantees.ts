@@ -61,7 +61,10 @@ export interface Guarantees extends GuaranteeAnswers {
   readonly verdict: Verdict;
   /** Why, in one sentence. */
   readonly reason: string;
-  /** A forced write is carried out as a write and then a flush, because the device has no FUA. */
+  /**
+   * A forced write is carried out as a write and then a flush, because the device has no FUA, or a slow one (`slowFua`). Where it is
+   * slow, a barrier's own write is forced by the device nevertheless.
+   */
   readonly fuaEmulated: boolean;
   /**
    * With the error policy `abort` a failed write stops the barrier that covers it. Only drain modes can:
@@ -140,7 +143,7 @@ export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
     ...answers,
     verdict: verdictOf(answers),
     reason: broken ? `This is ${broken.combination}; it breaks ${broken.breaks}.` : kept.reason,
-    fuaEmulated: cached && device.flush && !device.fua,
+    fuaEmulated: cached && device.flush && !(device.fua && !device.slowFua),
     failureStopsBarrier: mode.by === 'drain',
     unsafe,
   };

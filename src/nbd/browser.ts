@@ -21,4 +21,5 @@ export {
   refused as NbdLostError,
   refused as NbdServer,
   refused as NbdStorage,
+  refused as systemdSockets,
 };

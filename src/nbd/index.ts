@@ -24,5 +24,7 @@ export type {
   TlsPolicy,
 } from './server/options.js';
 export { NbdServer, type NbdServerStats } from './server/server.js';
+export type { NbdServerClient } from './server/stats.js';
+export { systemdSockets } from './server/systemd.js';
 export type { NbdTlsOptions } from './server/tls.js';
 export type { ListedExport } from './wire/index.js';

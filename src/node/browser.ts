@@ -18,6 +18,7 @@ const refused: never = refuse();
 
 export {
   refused as appendRecord,
+  refused as diagnosticsObserver,
   refused as FileStorage,
   refused as readRecords,
   refused as replaceFile,

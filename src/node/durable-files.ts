@@ -22,13 +22,16 @@ import { codeOf, ioError } from './calls.js';
 import { NO_DIRECTORY_SYNC } from './open-file.js';
 import { pathOf } from './options.js';
 
+/** A lone surrogate has no bytes in UTF-8, so another character would be read back. */
+const isText = (value: unknown): value is string =>
+  typeof value === 'string' && !/\p{Surrogate}/u.test(value);
 const LINE = rule(
-  (value) => typeof value === 'string' && !value.includes('\n'),
-  'a string without a line feed, such as JSON',
+  (value) => isText(value) && !value.includes('\n'),
+  'a string without a line feed and without lone surrogates, such as JSON',
 );
 const CONTENT = rule(
-  (value) => typeof value === 'string' || value instanceof Uint8Array,
-  'a string or a Uint8Array',
+  (value) => isText(value) || value instanceof Uint8Array,
+  'a string without lone surrogates or a Uint8Array',
 );
 /** In front of a record: eight digits of its checksum, and a space. */
 const HEAD = 9;
@@ -42,6 +45,7 @@ const TAIL = 65_536;
  * one if the call was answered. It costs two fsyncs. The permissions stay; a symbolic link stays, and its file is replaced.
  *
  * @param path a path, or a URL object whose protocol is `file:`
+ * @param data bytes, or a text without lone surrogates, which have no bytes in UTF-8
  * @throws `INVALID_ARGUMENT` for a wrong argument; `IO_FAILED` if the system refuses, with its error as the `cause`: then the file
  *   has the old content, except where the message says that only the directory could not be synced
  */
@@ -81,7 +85,7 @@ const entered = new Set<string>();
  * directory as well.
  *
  * @param path a path, or a URL object whose protocol is `file:`
- * @param record a text without line feeds
+ * @param record a text without line feeds and without lone surrogates, which have no bytes in UTF-8; JSON.stringify makes none
  * @throws `INVALID_ARGUMENT` for a wrong argument, and for a file that ends with something else than records, which is not changed;
  *   `IO_FAILED` if the system refuses, with its error as the `cause`: then the record may be there or not
  */

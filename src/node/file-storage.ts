@@ -51,6 +51,7 @@ import {
   withText,
 } from 'write-barrier/kit';
 import { type End, type FileCalls, guarded, ioError, transfer, transferList } from './calls.js';
+import { publishFailedFlush } from './diagnostics.js';
 import { breakLock, type LockKind, type OpenFile, openFile } from './open-file.js';
 import type { FileStorageOptions } from './options.js';
 
@@ -191,7 +192,8 @@ export class FileStorage implements Storage, AsyncDisposable {
   }
 
   /**
-   * One fdatasync. A read-only storage has nothing to flush and answers at once.
+   * One fdatasync. A read-only storage has nothing to flush and answers at once. The first one that fails is also published, as
+   * `{ path, error }` in the channel `write-barrier:flush-failed` of `node:diagnostics_channel`.
    *
    * @throws `CLOSED`; `EOPNOTSUPP` for an ordered tag; `FLUSH_FAILED`, a `FlushFailedError`, if it fails, and always after
    *   that, until the file is closed and opened again
@@ -215,7 +217,10 @@ export class FileStorage implements Storage, AsyncDisposable {
     try {
       await this.#flushes.run(sync);
     } catch (error) {
-      this.#poison ??= { cause: error instanceof Error ? error.cause : error };
+      if (!this.#poison) {
+        this.#poison = { cause: error instanceof Error ? error.cause : error };
+        publishFailedFlush(this.path, error);
+      }
       throw error;
     }
   }

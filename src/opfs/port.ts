@@ -8,8 +8,9 @@
 //   P3  The page's end makes a storage that ends with the port; `close` closes the storage of the worker as well.
 //   P4  An error keeps its `code` and message on its way. Its cause is a text, because an error does not survive a message.
 //
-// A port does not always tell that its other end is gone: a worker that was terminated is silent in some browsers. Then commands
-// wait for ever, and a scheduler's `close({ timeoutMs })` is the way out.
+// A port does not always tell that its other end is gone: what was terminated is silent in some browsers. If it was the worker,
+// commands wait for ever, and a scheduler's `close({ timeoutMs })` is the way out. If it was the page, the storage stays served, and
+// the function that `serveStorage` returns is the way out.
 //
 // Not here: several users of one storage (a port has one), orders between ports.
 
@@ -78,8 +79,13 @@ const served = new WeakSet<Storage>();
  * @param storage the storage, or a promise of it: if that rejects, `PortStorage.open` rejects with the same error
  * @param port a `MessagePort`, which belongs to the storage from now on. A storage that is served at another port already
  *   makes `PortStorage.open` reject with `STORAGE_IN_USE`
+ * @returns a function that closes the port, for browsers in which a port does not tell that its other end is gone. Its promise
+ *   resolves when no command is under way; then the storage, which stays open, may be served at another port
  */
-export function serveStorage(storage: Storage | Promise<Storage>, port: Port): void {
+export function serveStorage(storage: Storage | Promise<Storage>, port: Port): () => Promise<void> {
+  const underWay = new Set<Promise<void>>();
+  let isOver = false;
+  let held: Storage | undefined;
   const ready = Promise.resolve(storage).then((found) => {
     if (served.has(found)) {
       throw new WriteBarrierError(
@@ -87,24 +93,44 @@ export function serveStorage(storage: Storage | Promise<Storage>, port: Port): v
         'the storage is served at another port already',
       );
     }
+    if (isOver) throw lost();
     served.add(found);
-    port.addEventListener('close', () => served.delete(found));
+    held = found;
     return found;
   });
   // Its error is the answer to each command.
   ready.catch(() => {});
-  port.addEventListener('message', async ({ data }) => {
-    const { id, ...ask } = data as Question;
-    const answer = await ready
-      .then((found) => answered(found, ask as Ask))
-      .then(
-        (value): Answer => ({ id, value }),
-        (error): Answer => ({ id, error: told(error) }),
-      );
-    const { value } = answer;
-    port.postMessage(answer, value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
+  const end = async (): Promise<void> => {
+    isOver = true;
+    port.close();
+    while (underWay.size > 0) await Promise.all(underWay);
+    if (held) served.delete(held);
+    held = undefined;
+  };
+  port.addEventListener('close', end);
+  port.addEventListener('message', ({ data }) => {
+    if (isOver) return;
+    const work = answering(ready, data as Question, port).finally(() => underWay.delete(work));
+    underWay.add(work);
   });
   port.start();
+  return end;
+}
+
+/** P1 */
+async function answering(
+  ready: Promise<Storage>,
+  { id, ...ask }: Question,
+  port: Port,
+): Promise<void> {
+  const answer = await ready
+    .then((found) => answered(found, ask as Ask))
+    .then(
+      (value): Answer => ({ id, value }),
+      (error): Answer => ({ id, error: told(error) }),
+    );
+  const { value } = answer;
+  port.postMessage(answer, value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
 }
 
 async function answered(storage: Storage, ask: Ask): Promise<unknown> {

@@ -166,19 +166,17 @@ const RANGES_MAX = 4096;
  */
 export class RangeSet {
   #ranges: ByteRange[] = [];
-  /** Starts and ends in turn. As numbers in one array they need no allocation. */
-  #added: number[] = [];
+  #added: { readonly start: number; end: number }[] = [];
 
   get isEmpty(): boolean {
     return this.#ranges.length + this.#added.length === 0;
   }
 
   add({ start, end }: ByteRange): void {
-    const added = this.#added;
+    const last = this.#added.at(-1);
     // Logs write one range after the other.
-    if (added.at(-1) === start) added[added.length - 1] = end;
-    else added.push(start, end);
-    if (added.length >= 2 * ADDED_MAX) this.#join();
+    if (last?.end === start) last.end = end;
+    else if (this.#added.push({ start, end }) === ADDED_MAX) this.#join();
   }
 
   addAll(other: RangeSet): void {
@@ -188,13 +186,9 @@ export class RangeSet {
   delete(gone: ByteRange): void {
     // A loop, because there may be thousands of ranges, and a write at any of them comes here.
     const kept: ByteRange[] = [];
-    for (const range of this.toArray()) {
-      const { start, end } = range;
-      if (!overlap(range, gone)) kept.push(range);
-      else {
-        if (start < gone.start) kept.push({ start, end: gone.start });
-        if (end > gone.end) kept.push({ start: gone.end, end });
-      }
+    for (const { start, end } of this.toArray()) {
+      if (start < gone.start) kept.push({ start, end: Math.min(end, gone.start) });
+      if (end > gone.end) kept.push({ start: Math.max(start, gone.end), end });
     }
     // Beyond RANGES_MAX the bytes stay in the set, because too many bytes are safe and too many ranges are not.
     if (kept.length <= RANGES_MAX) this.#ranges = kept;
@@ -213,13 +207,12 @@ export class RangeSet {
 
   #join(): void {
     if (this.#added.length === 0) return;
-    const added = this.#added.splice(0);
-    const sorted = [...this.#ranges];
-    for (let i = 0; i < added.length; i += 2) {
-      sorted.push({ start: added[i] as number, end: added[i + 1] as number });
-    }
-    sorted.sort((a, b) => a.start - b.start);
-    this.#ranges = join(sorted, 0);
+    const all = [...this.#ranges, ...this.#added];
+    this.#added = [];
+    this.#ranges = join(
+      all.sort((a, b) => a.start - b.start),
+      0,
+    );
     for (let gapMax = 512; this.#ranges.length > RANGES_MAX; gapMax *= 2) {
       this.#ranges = join(this.#ranges, gapMax);
     }
@@ -229,12 +222,12 @@ export class RangeSet {
 /** Joins sorted ranges whose gap is at most `gapMax` bytes. */
 function join(sorted: readonly ByteRange[], gapMax: number): ByteRange[] {
   const joined: ByteRange[] = [];
-  for (const { start, end } of sorted) {
+  for (const range of sorted) {
     const last = joined.at(-1);
-    if (last && start - last.end <= gapMax) {
-      joined[joined.length - 1] = { start: last.start, end: Math.max(last.end, end) };
+    if (last && range.start - last.end <= gapMax) {
+      joined[joined.length - 1] = { start: last.start, end: Math.max(last.end, range.end) };
     } else {
-      joined.push({ start, end });
+      joined.push(range);
     }
   }
   return joined;

@@ -5,7 +5,13 @@
 //       waits for it.
 //   E2  A command serves one request, the group that shares its flush, or the writes that it gathers.
 
-import { isMutation, type Request, type Stage, type StagedCommand } from '../model/index.js';
+import {
+  isMutation,
+  type Request,
+  type Stage,
+  type StagedCommand,
+  type WriteRequest,
+} from '../model/index.js';
 import type { Epoch } from './flush-group.js';
 import type { ListNode } from './list.js';
 import type { Plan, PlanStage } from './plan.js';
@@ -38,7 +44,7 @@ export class Entry<C> implements ListNode<Entry<C>> {
   /** The overlapping request that must complete first. */
   blocker: Entry<C> | undefined;
   /** Its epoch in the flush group: a later flush waits for it. */
-  epoch: Epoch<Entry<C>> | undefined;
+  epoch: Epoch | undefined;
   /** A read that bypasses a barrier: the barrier does not wait for it. */
   bypasses = false;
   /** It is issued in pieces. */
@@ -58,9 +64,9 @@ export class Entry<C> implements ListNode<Entry<C>> {
     this.client = client;
     this.plan = plan ?? [];
     this.isTombstone = isTombstone;
-    const ranged = request.kind !== 'flush' && request.kind !== 'barrier';
-    this.start = ranged ? request.offset : 0;
-    this.end = ranged ? request.offset + request.length : 0;
+    const { offset = 0, length = 0 } = request as Partial<WriteRequest>;
+    this.start = offset;
+    this.end = offset + length;
     this.mutates = isMutation(request);
   }
 
@@ -71,8 +77,9 @@ export class Entry<C> implements ListNode<Entry<C>> {
 
   /** A command of its plan has been issued: any, or that of a stage. */
   hasIssued(stage?: Stage): boolean {
-    const begun = this.plan.slice(0, this.at);
-    return begun.some(({ issues }) => issues && (!stage || issues.stage === stage));
+    return this.plan.some(
+      ({ issues }, i) => i < this.at && issues && (!stage || issues.stage === stage),
+    );
   }
 
   /** It waits for earlier requests to complete before it issues anything, so their failure can stop it. */
@@ -112,10 +119,9 @@ export function commandOf<C>(
   issues: StagedCommand,
 ): StagedCommand {
   if (issues.op === 'flush') return issues;
-  const { tag, fua, stage } = issues;
   // A barrier with data is a write; an empty one has no stage with data.
   const op = request.kind as StagedCommand['op'];
-  return { kind: 'command', op, offset: start, length: end - start, tag, fua, stage };
+  return { ...issues, op, offset: start, length: end - start };
 }
 
 /** A command that the driver is to issue, or has issued (E2). */

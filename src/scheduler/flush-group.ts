@@ -20,19 +20,22 @@ import { invariant } from '../model/index.js';
 import { List, type ListNode } from './list.js';
 
 /** Writes between two joins. A write keeps it, to say later that it has completed. */
-export interface Epoch<T> extends ListNode<Epoch<T>> {
+export interface Epoch extends ListNode<Epoch> {
   /** Writes that were admitted in this epoch and have not completed. */
   writes: number;
-  readonly waiters: Set<T>;
+  /** How many wait for it, and for those before it. */
+  waiters: number;
+  /** All its writes have completed, and those of older ones. */
+  isOver: boolean;
 }
 
 /** Shares device flushes among those that wait for one. */
 export class FlushGroup<T> {
   /** Oldest first, never empty. */
-  readonly #epochs = new List<Epoch<T>>();
+  readonly #epochs = new List<Epoch>();
   readonly #ready = new Set<T>();
-  /** Waiters that are not ready, with their epoch. */
-  readonly #early = new Map<T, Epoch<T>>();
+  /** Waiters that are not ready, with their epoch, in the order in which they joined. */
+  readonly #early = new Map<T, Epoch>();
   /** Waiters that are not assigned to a device flush yet. */
   waiting = 0;
   /** A flush of the group is at the device, even if all that it served were cancelled. */
@@ -43,15 +46,16 @@ export class FlushGroup<T> {
   }
 
   /** A write was admitted; waiters that join from now on wait for it. */
-  writeAdmitted(): Epoch<T> {
+  writeAdmitted(): Epoch {
     const { tail } = this.#epochs;
-    const epoch = tail && tail.waiters.size === 0 ? tail : this.#begin();
+    const epoch = tail?.waiters === 0 ? tail : this.#begin();
     epoch.writes += 1;
+    epoch.isOver = false;
     return epoch;
   }
 
   /** The write has completed, or will never be issued. */
-  writeGone(epoch: Epoch<T>): void {
+  writeGone(epoch: Epoch): void {
     invariant(epoch.writes > 0, 'flush-group.F1');
     epoch.writes -= 1;
     this.#tidy(epoch);
@@ -60,8 +64,8 @@ export class FlushGroup<T> {
 
   /** Waits for the writes admitted before, then for a flush. */
   join(waiter: T): void {
-    const epoch = this.#epochs.tail as Epoch<T>;
-    epoch.waiters.add(waiter);
+    const epoch = this.#epochs.tail as Epoch;
+    epoch.waiters += 1;
     this.#early.set(waiter, epoch);
     this.waiting += 1;
     this.#advance();
@@ -76,11 +80,11 @@ export class FlushGroup<T> {
   /** Takes a waiter out; false if it does not wait here. */
   leave(waiter: T): boolean {
     const epoch = this.#early.get(waiter);
-    const left = epoch ? epoch.waiters.delete(waiter) : this.#ready.delete(waiter);
-    this.#early.delete(waiter);
-    if (left) this.waiting -= 1;
+    if (!this.#early.delete(waiter) && !this.#ready.delete(waiter)) return false;
+    this.waiting -= 1;
+    if (epoch) epoch.waiters -= 1;
     if (epoch) this.#tidy(epoch);
-    return left;
+    return true;
   }
 
   /** The waiters that a flush issued now serves; undefined while one runs or no waiter is ready. */
@@ -106,32 +110,31 @@ export class FlushGroup<T> {
     return evicted;
   }
 
-  #begin(): Epoch<T> {
-    const epoch = { writes: 0, waiters: new Set<T>(), next: undefined, previous: undefined };
+  #begin(): Epoch {
+    const epoch = { writes: 0, waiters: 0, isOver: true, next: undefined, previous: undefined };
     this.#epochs.push(epoch);
     return epoch;
   }
 
   /** Takes out an epoch in the middle that is empty. */
-  #tidy(epoch: Epoch<T>): void {
+  #tidy(epoch: Epoch): void {
     const { writes, waiters, previous, next } = epoch;
-    if (writes === 0 && waiters.size === 0 && previous && next) this.#epochs.remove(epoch);
+    if (writes === 0 && waiters === 0 && previous && next) this.#epochs.remove(epoch);
   }
 
   #advance(): void {
-    for (;;) {
-      const { writes, waiters, next } = this.#epochs.head as Epoch<T>;
-      if (writes > 0) return;
-      // To clear a set makes a new table, also if it is empty.
-      if (waiters.size > 0) {
-        for (const waiter of waiters) {
-          this.#early.delete(waiter);
-          this.#ready.add(waiter);
-        }
-        waiters.clear();
-      }
-      if (!next) return;
+    for (let epoch = this.#epochs.head; epoch?.writes === 0; epoch = this.#epochs.head) {
+      epoch.isOver = true;
+      if (!epoch.next) break;
       this.#epochs.shift();
+    }
+    // Most writes have no waiter, and an iterator of a map costs as much as a small request.
+    if (this.#early.size === 0) return;
+    for (const [waiter, epoch] of this.#early) {
+      if (!epoch.isOver) return;
+      epoch.waiters -= 1;
+      this.#early.delete(waiter);
+      this.#ready.add(waiter);
     }
   }
 }

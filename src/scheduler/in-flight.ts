@@ -18,38 +18,40 @@ const CELLS = 1024;
 const CELLS_MAX = 16;
 /** A mask, because a modulo of numbers beyond 31 bits is a call. */
 const CELL_MASK = CELLS - 1;
+/** So many requests are searched as quickly as a filter is asked, and a scheduler that never has more needs no table. */
+const FEW = 8;
 
 /**
  * How many requests touch each cell. Where no request does, there is no overlap; otherwise the set is searched, because two
  * cells may share a counter.
  */
 class Filter {
-  readonly #counts = new Int32Array(CELLS);
+  /** Sixteen bits, because `depth` is at most 1024, and the set has a few times as many requests. */
+  readonly #counts = new Uint16Array(CELLS);
   #wide = 0;
 
-  count(range: ByteRange, by: 1 | -1): void {
-    const first = Math.floor(range.start / CELL_BYTES);
-    const last = Math.floor((range.end - 1) / CELL_BYTES);
-    if (last - first >= CELLS_MAX) this.#wide += by;
-    else {
-      for (let cell = first; cell <= last; cell++) (this.#counts[cell & CELL_MASK] as number) += by;
+  /** Counts a request in or out, or only asks; true if another one may overlap it. */
+  count({ start, end }: ByteRange, by: 1 | -1 | 0): boolean {
+    const first = Math.floor(start / CELL_BYTES);
+    const last = Math.floor((end - 1) / CELL_BYTES);
+    let others = this.#wide;
+    if (last - first >= CELLS_MAX) {
+      this.#wide += by;
+      return true;
     }
-  }
-
-  mayOverlap(range: ByteRange): boolean {
-    const first = Math.floor(range.start / CELL_BYTES);
-    const last = Math.floor((range.end - 1) / CELL_BYTES);
-    if (this.#wide > 0 || last - first >= CELLS_MAX) return true;
-    for (let cell = first; cell <= last; cell++)
-      if (this.#counts[cell & CELL_MASK] !== 0) return true;
-    return false;
+    for (let cell = first; cell <= last; cell++) {
+      const at = cell & CELL_MASK;
+      others |= this.#counts[at] as number;
+      this.#counts[at] = (this.#counts[at] as number) + by;
+    }
+    return others !== 0;
   }
 }
 
 /** The admitted requests. */
 export class InFlight<C> {
   readonly #entries = new List<Entry<C>>();
-  readonly #filter = new Filter();
+  #filter: Filter | undefined;
   #ready: Entry<C>[] = [];
   #held = 0;
   #split = 0;
@@ -77,8 +79,7 @@ export class InFlight<C> {
 
   /** Admits a request; true when it may be issued at once. */
   admit(entry: Entry<C>): boolean {
-    entry.blocker = this.conflict(entry);
-    this.enter(entry);
+    if (this.enter(entry)) entry.blocker = this.conflict(entry, entry);
     if (!entry.blocker) return true;
     this.#held += 1;
     this.unissued += 1;
@@ -99,10 +100,17 @@ export class InFlight<C> {
     this.#ready.push(entry);
   }
 
-  /** Admits a request without a check. Alone it admits the data of a barrier, which its mode keeps in order. */
-  enter(entry: Entry<C>): void {
+  /**
+   * Admits a request without a check; true if an earlier one may overlap it. Alone it admits the data of a barrier, which its mode
+   * keeps in order.
+   */
+  enter(entry: Entry<C>): boolean {
+    if (!this.#filter && this.#entries.size === FEW) {
+      this.#filter = new Filter();
+      for (const other of this.#entries) this.#filter.count(other, 1);
+    }
     this.#entries.push(entry);
-    this.#filter.count(entry, 1);
+    return this.#filter?.count(entry, 1) ?? true;
   }
 
   /** The request is issued in pieces, so the device has all of it only when the last piece has completed. */
@@ -113,7 +121,7 @@ export class InFlight<C> {
 
   /** The first request before `end` that overlaps this one and must complete first. */
   conflict(entry: Entry<C>, end?: Entry<C>): Entry<C> | undefined {
-    if (end === undefined && !this.#filter.mayOverlap(entry)) return undefined;
+    if (end === undefined && this.#filter?.count(entry, 0) === false) return undefined;
     for (let other = this.#entries.head; other && other !== end; other = other.next) {
       if ((other.mutates || entry.mutates) && overlap(other, entry)) return other;
     }
@@ -139,7 +147,7 @@ export class InFlight<C> {
   leave(entry: Entry<C>): void {
     invariant(this.#entries.size > 0, 'scheduler-in-flight.W1');
     this.#entries.remove(entry);
-    this.#filter.count(entry, -1);
+    this.#filter?.count(entry, -1);
     if (entry.bypasses) this.bypassing -= 1;
     if (entry.split) this.#split -= 1;
     if (this.#held === 0) return;
@@ -155,8 +163,7 @@ export class InFlight<C> {
     if (!entry.bypasses) this.unissued -= 1;
     if (entry.blocker) this.#held -= 1;
     entry.blocker = undefined;
-    const ready = this.#ready.indexOf(entry);
-    if (ready >= 0) this.#ready.splice(ready, 1);
+    this.#ready = this.#ready.filter((other) => other !== entry);
     this.leave(entry);
   }
 }

@@ -91,8 +91,17 @@ export class IoScheduler implements AsyncDisposable {
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 256 * 1024 * 1024;
     this.#stackTraces = options.stackTraces ?? false;
     const { gathers } = storage.capabilities;
-    const issue = (): void => this.#driver.pump();
-    this.#issueSoon = gathers ? () => queueMicrotask(issue) : issue;
+    let isPlugged = false;
+    const issue = (): void => {
+      isPlugged = false;
+      this.#driver.pump();
+    };
+    // One microtask for all requests of a turn, and that of a promise, because `queueMicrotask` makes objects for each.
+    const issueLater = (): void => {
+      if (!isPlugged) void DONE.then(issue);
+      isPlugged = true;
+    };
+    this.#issueSoon = gathers ? issueLater : issue;
     this.#guarantees = this.#acceptable(options.mode ?? 'auto');
     this.#ordering = new Ordering({
       mode: this.#guarantees.mode,
@@ -469,6 +478,8 @@ export class IoScheduler implements AsyncDisposable {
     }
   }
 }
+
+const DONE = Promise.resolve();
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');

@@ -151,7 +151,7 @@ function stagesOf(
 ): Plan {
   return lowerSteps(steps, device).map((step) => {
     if (step.kind !== 'command') return { waits: 'drain', issues: undefined };
-    const { kind, op, tag, fua, stage } = step;
-    return { waits: waitOf(step), issues: { kind, op, offset: 0, length: 0, tag, fua, stage } };
+    const { request, ...command } = step;
+    return { waits: waitOf(step), issues: { ...command, offset: 0, length: 0 } };
   });
 }

@@ -1,4 +1,5 @@
 export { concatBuffers, type Payload, scatterBytes, sliceBuffers, totalLength } from './buffers.js';
+export { byteView } from './byte-view.js';
 export { checkRange } from './checks.js';
 export { type Fault, withFaults } from './faults.js';
 export { withLatency } from './latency.js';

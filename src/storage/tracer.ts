@@ -44,15 +44,15 @@ export class Tracer {
     this.#disk = blockSize === NOTATION_BLOCK_SIZE ? {} : { blockSize };
   }
 
-  /** It has an observer. */
+  /** It has an observer that listens. */
   get isWatched(): boolean {
-    return this.#observer !== undefined;
+    return this.#observer !== undefined && this.#observer.isListening !== false;
   }
 
   /** A request was submitted; returns its number. */
   submit(what: Request): number {
     const request = this.#requests++;
-    if (this.#observer) this.#report({ kind: 'submit', request, what: { ...what, ...this.#disk } });
+    if (this.isWatched) this.#report({ kind: 'submit', request, what: { ...what, ...this.#disk } });
     return request;
   }
 
@@ -90,8 +90,7 @@ export class Tracer {
   }
 
   #failed(error: unknown): void {
-    this.errors += 1;
-    if (this.errors > 1) return;
+    if (this.errors++ > 0) return;
     try {
       console.error(`write-barrier: the observer of ${this.#name} threw`, error);
     } catch {

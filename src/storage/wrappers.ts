@@ -114,7 +114,7 @@ export function overheard(
 }
 
 /** Only reads and writes answer with a number. */
-function nothing(answer: Transfer): void | Promise<void> {
+export function nothing(answer: Transfer): void | Promise<void> {
   if (isPending(answer)) return answer.then(() => undefined);
 }
 

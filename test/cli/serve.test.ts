@@ -2,7 +2,9 @@
 // the library's own client is its client; NBD's other programs have a test of their own, with a kernel (test/interop).
 
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -15,7 +17,7 @@ import { ignoringFlushes, volatileCache } from '../../src/cli/disks.js';
 import { emptyFolder } from '../examples/folder.js';
 import { AUTHORITY, ELSEWHERE } from '../nbd/client-tls-server.js';
 import { runCommand } from './run.js';
-import { serve } from './server.js';
+import { serve, serveAsService } from './server.js';
 
 const BLOCK = 4096;
 
@@ -73,6 +75,21 @@ test('it listens on a port as well, and in the mode that it is told', async () =
     expect(disk.size).toBe(65536);
     await disk.close();
   }
+});
+
+test('it serves on a socket that systemd has opened', async () => {
+  const folder = await emptyFolder();
+  const socket = createServer().listen(0, '127.0.0.1');
+  await once(socket, 'listening');
+  const { port } = socket.address() as AddressInfo;
+  const words = [join(folder, 'disk.img'), '--size', '64K'];
+  const server = await serveAsService(socket, ...words, '--systemd');
+  expect(server.lines[0]).toMatch(/disk\.img: 65536 bytes, descriptor 3$/);
+  const disk = await NbdStorage.connect({ host: '127.0.0.1', port });
+  await disk.write(0, block(5), { fua: true, tag: 'simple' });
+  await disk.close();
+  expect(await server.kill('SIGTERM')).toBe(0);
+  expect(readFileSync(words[0] as string)[0]).toBe(5);
 });
 
 test('a mode that is unsafe for barriers is told and taken, and a disk that lies is told', async () => {
@@ -248,7 +265,10 @@ describe('what makes no sense is told in one line, and nothing is made', () => {
     ['FILE is missing', []],
     ["'name=' names no file", ['name=']],
     ['a.img and b.img are both the default export', ['a.img', 'b.img', '--socket', 's']],
-    ['--socket, --port or --run is missing', ['disk.img']],
+    ['--socket, --port, --fd, --systemd or --run is missing', ['disk.img']],
+    ['--systemd: systemd has opened no socket for this process', [...disk, '--systemd']],
+    ['--run needs --socket or --port beside', [...disk, '--fd', '3', '--run', 'true']],
+    ['--fd takes a whole number from 0 to 65535', [...disk, '--fd', 'x']],
     ["Unknown option '--sise'", ['disk.img', '--sise', '1M']],
     ['--size takes bytes, as 1048576 or 64M, at least 1, not 12X', [...served, '--size', '12X']],
     ['--size takes bytes', [...served, '--size', '0']],
@@ -328,7 +348,13 @@ describe('what makes no sense is told in one line, and nothing is made', () => {
   test('help is no mistake', async () => {
     const { code, stdout } = await runCommand(['serve', '--help']);
     expect(code).toBe(0);
-    for (const option of ['--trace', '--tls-psk', '--max-bytes', '--ignore-flushes']) {
+    for (const option of [
+      '--trace',
+      '--tls-psk',
+      '--max-memory',
+      '--systemd',
+      '--ignore-flushes',
+    ]) {
       expect(stdout).toContain(`  ${option} `);
     }
   });

@@ -1,5 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import type { Server as TcpServer } from 'node:net';
 import { createInterface } from 'node:readline';
+import type { Stream } from 'node:stream';
 import { onTestFinished } from 'vitest';
 import { CLI } from './run.js';
 
@@ -16,10 +18,26 @@ export interface Server {
 }
 
 /** Starts `write-barrier serve` with these arguments; settles when it listens. It ends with the test at the latest. */
-export async function serve(...words: readonly string[]): Promise<Server> {
-  const child: ChildProcess = spawn(process.execPath, [CLI, 'serve', ...words], {
-    stdio: ['ignore', 'pipe', 'pipe'],
+export function serve(...words: readonly string[]): Promise<Server> {
+  const stdio: StdioOptions = ['ignore', 'pipe', 'pipe'];
+  return serverOf(spawn(process.execPath, [CLI, 'serve', ...words], { stdio }));
+}
+
+/** The same as the service of a socket unit: the process has the socket as descriptor 3, and the variables that systemd sets. */
+export async function serveAsService(
+  socket: TcpServer,
+  ...words: readonly string[]
+): Promise<Server> {
+  const script = 'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=disk.socket exec "$@"';
+  const child = spawn('sh', ['-c', script, 'sh', process.execPath, CLI, 'serve', ...words], {
+    // Node passes on the handle of a server as it does that of a stream.
+    stdio: ['ignore', 'pipe', 'pipe', socket as unknown as Stream],
   });
+  await new Promise((resolve) => socket.close(resolve));
+  return serverOf(child);
+}
+
+async function serverOf(child: ChildProcess): Promise<Server> {
   const ended = new Promise<number | string>((resolve) => {
     child.once('close', (code, signal) => resolve(code ?? signal ?? 'nothing'));
   });
@@ -46,7 +64,7 @@ export async function serve(...words: readonly string[]): Promise<Server> {
       look();
       ended.then((how) => reject(new Error(`it ends with ${how}: ${lines.join('\n')}`)));
     });
-  const first = await says(/nbd(\+unix)?:\/\//);
+  const first = await says(/nbd(\+unix)?:\/\/|descriptor \d/);
   const kill = (signal: NodeJS.Signals): Promise<number | string> => {
     child.kill(signal);
     return ended;

@@ -26,6 +26,7 @@ const CODES: Readonly<Record<ErrorCode, true>> = {
   BARRIER_ABORTED: true,
   STORAGE_LOCKED: true,
   READ_ONLY: true,
+  NO_SPACE: true,
   IO_FAILED: true,
   SHORT_TRANSFER: true,
   FLUSH_FAILED: true,

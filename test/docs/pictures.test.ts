@@ -7,6 +7,7 @@ import { crashPicture } from 'write-barrier/testing';
 import { barrierCosts, modeChoice } from './drawn/barriers.js';
 import { cost } from './drawn/cost.js';
 import { logReport } from './drawn/crash.js';
+import { files } from './drawn/files.js';
 import { hero } from './drawn/hero.js';
 import { lives } from './drawn/lives.js';
 import { modes } from './drawn/modes.js';
@@ -18,6 +19,7 @@ const PICTURES: Readonly<Record<string, () => Promise<string>>> = {
   'barrier-costs': async () => barrierCosts(),
   cost: async () => cost(),
   crash: async () => crashPicture(await logReport()),
+  files,
   hero,
   levels,
   lives,

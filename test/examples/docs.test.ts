@@ -60,9 +60,11 @@ const sources = Object.fromEntries(
 let folder = '';
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'docs-test-'));
-  mkdirSync(join(folder, 'node_modules', '@types'), { recursive: true });
+  for (const scope of ['@types', '@journeyapps']) {
+    mkdirSync(join(folder, 'node_modules', scope), { recursive: true });
+  }
   symlinkSync(ROOT, join(folder, 'node_modules', 'write-barrier'), 'junction');
-  for (const name of ['@types/node', 'undici-types']) {
+  for (const name of ['@types/node', 'undici-types', 'lokijs', '@journeyapps/wa-sqlite']) {
     symlinkSync(join(ROOT, 'node_modules', name), join(folder, 'node_modules', name), 'junction');
   }
   for (const { file, source } of programs) writeFileSync(join(folder, file), source);

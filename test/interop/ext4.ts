@@ -24,6 +24,8 @@ export const FILES = 60;
 /** Of the file system, in bytes. */
 export const BLOCK = 4096;
 
+const ZEROES = new Uint8Array(BLOCK);
+
 /** What the server saw. */
 export interface Recording {
   /** The disk with the file system. The value of a mark is the number of its file. */
@@ -159,7 +161,7 @@ export class Bench implements Disposable {
     this.#disk = join(this.#folder, 'disk.img');
     this.#file = fs.openSync(this.#disk, 'w');
     const offsets = Array.from({ length: space.map.size / BLOCK }, (_, block) => block * BLOCK);
-    this.#used = offsets.filter((offset) => this.#before(offset).some((byte) => byte !== 0));
+    this.#used = offsets.filter((offset) => Buffer.compare(this.#before(offset), ZEROES) !== 0);
   }
 
   /** See `judgeDisk`. */
@@ -189,6 +191,6 @@ export class Bench implements Disposable {
   }
 
   #before(offset: number): Uint8Array {
-    return this.#space.map.initial?.subarray(offset, offset + BLOCK) ?? new Uint8Array(BLOCK);
+    return this.#space.map.initial?.subarray(offset, offset + BLOCK) ?? ZEROES;
   }
 }

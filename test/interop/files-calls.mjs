@@ -178,6 +178,12 @@ export const CALLS = {
     await handle.write('x');
     await handle.close();
   },
+  'a handle that reads a stream and writes': async (d) => {
+    const handle = await fsp.open(`${d}/old`, 'r+');
+    for await (const _ of handle.createReadStream({ autoClose: false, end: 0 }));
+    await handle.write('x');
+    await handle.close();
+  },
   'a handle with a stream': async (d) => {
     const handle = await fsp.open(`${d}/a`, 'w');
     const stream = handle.createWriteStream();
@@ -216,6 +222,13 @@ export const CALLS = {
     stream.end('x');
     await closed(stream);
   },
+  'Utf8Stream, where it is': async (d) => {
+    if (!fs.Utf8Stream) return;
+    const stream = new fs.Utf8Stream({ dest: `${d}/a`, sync: false, fsync: true });
+    stream.write('one');
+    stream.end();
+    await closed(stream);
+  },
   'a read stream into a write stream': async (d) => {
     const stream = fs.createReadStream(`${d}/old`).pipe(fs.createWriteStream(`${d}/a`));
     await closed(stream);
@@ -251,10 +264,15 @@ export const CALLS = {
     fs.symlinkSync('dir', `${d}/u`);
     fs.writeFileSync(`${d}/u/new`, 'inside');
   },
+  symlink: (d) => until((back) => fs.symlink('old', `${d}/s`, back)),
   'promises.symlink': (d) => fsp.symlink('old', `${d}/s`),
   'mkdirSync and rmdirSync': (d) => {
     fs.mkdirSync(`${d}/x`);
     fs.rmdirSync(`${d}/x`);
+  },
+  'mkdir and rmdir': async (d) => {
+    await until((back) => fs.mkdir(`${d}/x`, back));
+    await until((back) => fs.rmdir(`${d}/x`, back));
   },
   'mkdirSync, recursive': (d) => fs.mkdirSync(`${d}/x/y/z`, { recursive: true }),
   'promises.mkdir, recursive, half there': (d) => fsp.mkdir(`${d}/dir/y/z`, { recursive: true }),
@@ -266,6 +284,9 @@ export const CALLS = {
   mkdtemp: (d) => until((back) => fs.mkdtemp(`${d}/tmp-`, back)),
   'promises.mkdtemp': (d) => fsp.mkdtemp(`${d}/tmp-`),
   'mkdtempDisposableSync, where it is': (d) => fs.mkdtempDisposableSync?.(`${d}/tmp-`).remove(),
+  'promises.mkdtempDisposable, where it is': async (d) => {
+    await (await fsp.mkdtempDisposable?.(`${d}/tmp-`))?.remove();
+  },
   'rmSync of a file': (d) => fs.rmSync(`${d}/old`),
   'rmSync of nothing, force': (d) => fs.rmSync(`${d}/nothing`, { force: true }),
   'rmSync, recursive': (d) => fs.rmSync(`${d}/dir`, { recursive: true }),
@@ -350,8 +371,22 @@ export async function makeAll(root, mark) {
   }
 }
 
+/** What a Node has, as it is called here: `fs.write`, `fsp.write`, `handle.write`. */
+async function functions() {
+  const handle = await fsp.open('/dev/null');
+  const doors = { fs: fs.default, fsp: fsp.default, handle: Object.getPrototypeOf(handle) };
+  await handle.close();
+  return Object.entries(doors).flatMap(([door, has]) =>
+    Object.getOwnPropertyNames(has)
+      .filter((name) => typeof has[name] === 'function')
+      .map((name) => `${door}.${name}`),
+  );
+}
+
 const [, , root, recorder] = process.argv;
-if (root && recorder) {
+if (root === 'functions') {
+  process.stdout.write(JSON.stringify(await functions()));
+} else if (root && recorder) {
   const { recordFiles, linesOf } = await import(recorder);
   const trace = await recordFiles({
     root,

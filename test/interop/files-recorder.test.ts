@@ -3,7 +3,15 @@
 // The others are packages of npm with the program of Node. Where they cannot be had their tests are skipped, and say so.
 
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -74,7 +82,47 @@ function byCall(lines: readonly string[]): Map<string, string[]> {
 /** Node does these on several threads at once, so their operations have no order of their own. */
 const UNORDERED = new Set(['rm, recursive', 'promises.rm, recursive']);
 
+/** Functions that change neither content nor names, and what is no function but a class. */
+const HARMLESS = [
+  'l?chown f?chown l?chmod f?chmod l?utimes f?utimes f?stat l?stat statfs access exists readlink realpath',
+  'readdir readFile',
+  'opendir glob readv watch watchFile unwatchFile openAsBlob readLines readableWebStream pull pullSync',
+  'constructor getAsyncId _toUnixTimestamp Dir Dirent Stats FileReadStream ReadStream',
+  // What createWriteStream makes.
+  'FileWriteStream WriteStream',
+].join(' ');
+const IS_HARMLESS = new RegExp(`\\.(${HARMLESS.replaceAll(' ', '|')})(Sync)?$`);
+
+/** Whether a function that was asked to flush asks the system for an fsync, as the page about crash tests of files says. */
+const FLUSHES: Readonly<Record<string, boolean>> = {
+  'writeFile, flush': true,
+  'promises.writeFile, flush': true,
+  'promises.appendFile, flush': true,
+  'createWriteStream, flush': true,
+  'writeFileSync of a text, flush': true,
+  'writeFileSync of bytes, flush': true,
+  'writeFileSync of a latin1 text, flush': true,
+  'appendFileSync of bytes, flush': true,
+  'writeFileSync of a text in utf8, flush': false,
+  'appendFileSync of a text in utf8, flush': false,
+  'a handle that writes whole files, flush': false,
+};
+
 describe.each([20, 22, 24])('node:fs of Node %i', (version) => {
+  test('has no function that changes files and is not called here', async ({ skip }) => {
+    const program = await nodeOf(version).catch((error: Error) => error);
+    if (program instanceof Error) {
+      skip(`Node ${version}: ${program.message}`);
+      return;
+    }
+    const { stdout } = await run(program, [PROGRAM, 'functions']);
+    const called = new Set(readFileSync(PROGRAM, 'utf8').match(/\b(fs|fsp|handle)\.\w+/g));
+    const missing = (JSON.parse(stdout) as string[]).filter(
+      (name) => !called.has(name) && !IS_HARMLESS.test(name),
+    );
+    expect(missing).toEqual([]);
+  });
+
   test('is recorded as strace sees it, call by call', async ({ skip }) => {
     const strace = await run('strace', ['-V']).then(
       () => undefined,
@@ -99,6 +147,10 @@ describe.each([20, 22, 24])('node:fs of Node %i', (version) => {
       return a.join('\n') === b.join('\n') ? [] : [{ name, recorded: a, strace: b }];
     });
     expect(differing).toEqual([]);
+    const flushing = Object.keys(FLUSHES).map((name) => {
+      return [name, theirs.get(name)?.some((line) => line.startsWith('fsync')) ?? false];
+    });
+    expect(Object.fromEntries(flushing)).toEqual(FLUSHES);
     expect(recorded.gaps).toEqual([]);
     expect(trace.gaps).toEqual([]);
   });

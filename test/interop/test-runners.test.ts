@@ -33,6 +33,20 @@ const store = (flushes) => ({
 
 test('a store that flushes survives', survives(store(true)));
 test('a store that forgets its flush survives', survives(store(false)));`;
+/** The same for a program that writes files: a CommonJS runner has functions of node:fs by their module alone. */
+const FILES = `
+const replacing = (flush) => ({
+  before: (root) => fs.promises.writeFile(root + '/a', 'old'),
+  workload: async (root) => {
+    await fs.promises.writeFile(root + '/t', Buffer.from('new'), { flush });
+    fs.renameSync(root + '/t', root + '/a');
+  },
+  recover: (root) => fs.readFileSync(root + '/a', 'utf8'),
+  check: (text) => text === 'old' || text === 'new',
+});
+
+test('a file that is synced first survives', survives(replacing(true)));
+test('a file that is not may be empty', survives(replacing(false)));`;
 const LAST_LINE = (source: string): number => source.split('\n').length;
 
 const RUNNERS = {
@@ -74,26 +88,53 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+/** Runs a file of tests in a runner. */
+function ran(
+  name: keyof typeof RUNNERS,
+  file: string,
+  source: string,
+): { readonly status: number | null; readonly text: string } {
+  writeFileSync(join(folder, file), source);
+  const [program, ...words] = RUNNERS[name].command.map((word) =>
+    word === RUNNERS[name].file ? file : word,
+  );
+  // Without the variables of the runner that runs this test.
+  const { PATH, HOME } = process.env;
+  const env = { PATH, HOME, NO_COLOR: '1' };
+  const { status, stdout, stderr } = spawnSync(program as string, words, {
+    cwd: folder,
+    env,
+    encoding: 'utf8',
+  });
+  return { status, text: stdout + stderr };
+}
+
 describe.each(Object.keys(RUNNERS) as (keyof typeof RUNNERS)[])('in %s', (name) => {
   test('a store that survives passes, and one that does not fails with the report and the line of its test', () => {
-    const { file, head, command } = RUNNERS[name];
+    const { file, head } = RUNNERS[name];
     const source = head + STORE;
-    writeFileSync(join(folder, file), source);
-    const [program, ...words] = command;
-    // Without the variables of the runner that runs this test.
-    const { PATH, HOME } = process.env;
-    const env = { PATH, HOME, NO_COLOR: '1' };
-    const { status, stdout, stderr } = spawnSync(program, words, {
-      cwd: folder,
-      env,
-      encoding: 'utf8',
-    });
-    const text = stdout + stderr;
+    const { status, text } = ran(name, file, source);
     expect(status, text).toBe(1);
     expect(text).toContain('failed: found by recovery');
     expect(text).toContain('a flush after #0 would have kept it');
     expect(text).toContain(`${file}:${LAST_LINE(source)}`);
     expect(text).not.toContain('a store that flushes survives\n\n');
+    expect(text).toMatch(/# pass 1\b|1 failed, 1 passed|1 failed \| 1 passed/);
+  });
+
+  test('a program that writes files is recorded, and one that loses them fails with the operation and its line', () => {
+    const { file, head } = RUNNERS[name];
+    const files = file.replace('.test', '.files.test');
+    const fs = file.endsWith('.mjs')
+      ? "import * as fs from 'node:fs';\n"
+      : "const fs = require('node:fs');\n";
+    const source =
+      head.replaceAll('write-barrier/testing', 'write-barrier/testing/files') + fs + FILES;
+    const { status, text } = ran(name, files, source);
+    expect(status, text).toBe(1);
+    expect(text).toContain('LOST  #1 write /t 0..3');
+    expect(text).toMatch(/this would prevent it: fsync \/t after #1/);
+    expect(text).toContain(`${files}:${LAST_LINE(source)}`);
     expect(text).toMatch(/# pass 1\b|1 failed, 1 passed|1 failed \| 1 passed/);
   });
 });

@@ -156,6 +156,28 @@ describe('a driver', () => {
     expect(events).toEqual([...one, ...one]);
   });
 
+  test('given an observer that listens now and then, then it is told of nothing else, and numbers go on', async () => {
+    const events: TraceEvent[] = [];
+    let isListening = false;
+    const observer = (event: TraceEvent): void => void events.push(event);
+    Object.defineProperty(observer, 'isListening', { get: () => isListening });
+    const { call } = driven(() => undefined, { observer });
+    await call(write(0));
+    expect(events).toEqual([]);
+    isListening = true;
+    await call(write(0));
+    expect(events.map(({ kind }) => kind)).toEqual(['submit', 'dispatch', 'complete', 'settle']);
+    expect(events.map((event) => 'request' in event && event.request)).toEqual([
+      1,
+      false,
+      false,
+      1,
+    ]);
+    isListening = false;
+    await call(write(0));
+    expect(events.length).toBe(4);
+  });
+
   test('given an observer that submits, then one loop handles it: driver.D3', async () => {
     let more = 3;
     const extra: Promise<unknown>[] = [];

@@ -9,9 +9,12 @@ import {
   GUARANTEES,
   type GuaranteeAnswers,
   guarantees,
+  initialState,
+  lowerSteps,
   MODE_NAMES,
   MODES,
   type ModeName,
+  transition,
   UNSAFE_PAIRS,
   type UnsafePair,
   type Verdict,
@@ -104,10 +107,21 @@ describe('laws on every mode and device', () => {
     }
   });
 
-  test('FUA is emulated exactly where a volatile cache has a flush and no FUA', () => {
-    for (const [mode, device] of PAIRS) {
-      const { cache, flush, fua } = device;
-      expect(guarantees(mode, device).fuaEmulated).toBe(cache === 'volatile' && flush && !fua);
+  test('FUA is emulated exactly where a volatile cache has a flush and no FUA, or a slow one', () => {
+    for (const [mode, traits] of PAIRS) {
+      for (const slowFua of [false, true]) {
+        const device = { ...traits, slowFua };
+        const { cache, flush, fua } = device;
+        const emulated = cache === 'volatile' && flush && (!fua || slowFua);
+        expect(guarantees(mode, device).fuaEmulated).toBe(emulated);
+        // What the word means: the steps of a forced write end with a flush, and no command is forced.
+        const request = { kind: 'write', offset: 0, length: 4096, fua: true } as const;
+        const { steps } = transition(initialState(mode), request);
+        const lowered = lowerSteps(steps, device).flatMap((step) =>
+          step.kind === 'command' ? [`${step.op}${step.fua ? ' with FUA' : ''}`] : [],
+        );
+        expect(lowered.join() === 'write,flush').toBe(emulated);
+      }
     }
   });
 

@@ -17,6 +17,7 @@ import {
   TraceRecorder,
   withLatency,
 } from 'write-barrier';
+import { Directory } from 'write-barrier/directory';
 import { FileStorage } from 'write-barrier/node';
 import { OpfsStorage } from 'write-barrier/opfs';
 
@@ -123,6 +124,13 @@ const TAKERS: readonly Taker[] = [
     take: (options) => OpfsStorage.open('never/looked/for', options),
   },
   {
+    of: 'DirectoryOptions',
+    by: 'Directory.open',
+    misspelt: ['filesmax', 'filesMax'],
+    wrong: ['logSize', 4096n, '4096n'],
+    take: (options) => Directory.open(disk(), options),
+  },
+  {
     of: 'SchedulerGroupOptions',
     by: 'SchedulerGroup',
     misspelt: ['dept', 'depth'],
@@ -162,7 +170,7 @@ describe.each(TAKERS)('$of of $by', (taker) => {
 
 test('the list has every interface that is called options, but those of the state machines, which nobody outside hands in', () => {
   const listed = new Set(['OrderingOptions', 'SharingOptions', ...TAKERS.map(({ of }) => of)]);
-  const missing = ['model', 'node', 'opfs', 'scheduler', 'storage', 'trace']
+  const missing = ['directory', 'model', 'node', 'opfs', 'scheduler', 'sqlite', 'storage', 'trace']
     .flatMap(sources)
     .flatMap((source) => [...source.matchAll(/export interface (\w+Options)\b/g)])
     .map(([, name]) => name)

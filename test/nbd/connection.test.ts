@@ -6,6 +6,7 @@ import type { Socket } from 'node:net';
 import { expect, test } from 'vitest';
 import { MemoryStorage } from '../../src/index.js';
 import { Connection } from '../../src/nbd/server/connection.js';
+import { Memory } from '../../src/nbd/server/memory.js';
 import { exportsOf, limitsOf } from '../../src/nbd/server/options.js';
 import { COMMAND } from '../../src/nbd/wire/index.js';
 import { bytes, FLAGS, go, request } from './support.js';
@@ -48,6 +49,8 @@ async function opened(): Promise<{
   new Connection(line as unknown as Socket, {
     exports: exportsOf({ exports: { '': new MemoryStorage(64 * BLOCK) } }, limits),
     limits,
+    memory: new Memory({ ...limits, largeMs: 1000 }),
+    name: 'connection 0',
     upgrade: undefined,
     local: true,
     counters: {

@@ -172,6 +172,15 @@ describe('a file of records', () => {
     expect(await readRecords(file)).toEqual(['one', 'two']);
   });
 
+  test('takes no lone surrogate, because what is read back would be another text', async () => {
+    for (const text of ['\ud800', 'a\udc00b', '\udc00\ud800'])
+      await expect(appendRecord(file, text)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(replaceFile(file, '\ud800')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(readFile(file)).rejects.toMatchObject({ code: 'ENOENT' });
+    await appendRecord(file, '\u{1f600}');
+    expect(await readRecords(file)).toEqual(['\u{1f600}']);
+  });
+
   test.each([
     ['a text without a line feed', 'hello world'],
     ['a line', 'hello world\n'],

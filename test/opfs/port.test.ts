@@ -173,6 +173,49 @@ describe('a storage behind a port', () => {
     expect((await served(memory)).far.size).toBe(SIZE);
   });
 
+  // In some browsers a port never tells that its other end is gone, as this one does not.
+  test('may be served again without the event of a closed port, when nothing is under way', async () => {
+    let answer = (): void => {};
+    const slow = withFaults(new MemoryStorage(SIZE), []);
+    const storage: Storage = Object.assign(Object.create(slow), {
+      flush: () => new Promise<void>((resolve) => (answer = resolve)),
+    });
+    const { port1, port2 } = new MessageChannel();
+    const silent: Port = {
+      postMessage: (message, transfer) => port1.postMessage(message, transfer),
+      addEventListener: (type, listener) => {
+        if (type === 'message') port1.addEventListener(type, listener as EventListener);
+      },
+      start: () => port1.start(),
+      close: () => port1.close(),
+    };
+    const stop = serveStorage(storage, silent);
+    const far = await PortStorage.open(port2 as Port);
+    const flushing = ended(far.flush({ tag: 'simple' }));
+    await far.read(0, bytes(0)); // the flush has arrived before it
+    const stopped = stop();
+    expect(await flushing).toBe('CONNECTION_LOST');
+    expect(await ended(served(storage))).toBe('STORAGE_IN_USE');
+    answer();
+    await stopped;
+    const again = await served(storage);
+    expect(again.far.size).toBe(SIZE);
+    await stop(); // of no use any more, and it takes nothing from the port that serves now
+    expect(await ended(served(storage))).toBe('STORAGE_IN_USE');
+  });
+
+  test('is not served by a port that was closed before it was open', async () => {
+    const memory = new MemoryStorage(SIZE);
+    const { port1, port2 } = new MessageChannel();
+    let open = (_: Storage): void => {};
+    const stop = serveStorage(new Promise<Storage>((resolve) => (open = resolve)), port1 as Port);
+    const opening = ended(PortStorage.open(port2 as Port));
+    await stop();
+    open(memory);
+    expect(await opening).toBe('CONNECTION_LOST');
+    expect((await served(memory)).far.size).toBe(SIZE);
+  });
+
   test('may be opened while the other end waits, and its failure is that of the opening', async () => {
     const later = new Promise<Storage>((resolve) => setTimeout(resolve, 5, new MemoryStorage(512)));
     expect((await served(later)).far.size).toBe(512);

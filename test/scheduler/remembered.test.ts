@@ -1,5 +1,6 @@
 // What the scheduler remembers of failures, what its in-flight set holds, and when a barrier may go or be taken back.
 
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type BarrierAbortedError, parseProgram, type Request } from 'write-barrier';
 import { Durability } from '../../src/scheduler/durability.js';
@@ -119,11 +120,16 @@ describe('the in-flight set', () => {
   test.each([16, 17, 64, 1024])(
     'finds the overlap of a small request with one of %i cells, both ways',
     (cells) => {
-      for (const [older, younger] of [
-        [`w3+${cells}`, `w${2 + cells}`],
-        [`w${2 + cells}`, `w3+${cells}`],
+      // Few requests are searched, and many are counted by cells.
+      const many = Array.from({ length: 20 }, (_, n) => `w${5000 + n}`);
+      for (const [older, younger, others] of [
+        [`w3+${cells}`, `w${2 + cells}`, []],
+        [`w${2 + cells}`, `w3+${cells}`, []],
+        [`w3+${cells}`, `w${2 + cells}`, many],
+        [`w${2 + cells}`, `w3+${cells}`, many],
       ] as const) {
         const inFlight = new InFlight<string>();
+        for (const other of others) expect(inFlight.admit(entryOf(other))).toBe(true);
         const wide = entryOf(older);
         expect(inFlight.admit(wide)).toBe(true);
         const small = entryOf(younger, 1);
@@ -134,6 +140,46 @@ describe('the in-flight set', () => {
       }
     },
   );
+
+  test('holds a request for the oldest that it overlaps, and for nothing else, however many there are', () => {
+    const moves = fc.array(
+      fc.oneof(
+        fc.record({ leaves: fc.nat(), text: fc.constant('') }),
+        fc
+          .tuple(fc.constantFrom('r', 'w'), fc.nat(1500), fc.constantFrom(1, 1, 1, 3, 20))
+          .map(([kind, at, blocks]) => ({ leaves: -1, text: `${kind}${at}+${blocks}` })),
+        fc
+          .tuple(fc.constantFrom('r', 'w'), fc.nat(20))
+          .map(([kind, at]) => ({ leaves: -1, text: `${kind}${at}` })),
+      ),
+      { maxLength: 120 },
+    );
+    const overlaps = (a: Entry<string>, b: Entry<string>): boolean =>
+      (a.mutates || b.mutates) && a.start < b.end && b.start < a.end;
+    fc.assert(
+      fc.property(moves, (all) => {
+        const inFlight = new InFlight<string>();
+        const present: Entry<string>[] = [];
+        for (const { leaves, text } of all) {
+          const free = present.filter(({ blocker }) => blocker === undefined);
+          if (text !== '') {
+            const entry = entryOf(text);
+            const mayGo = inFlight.admit(entry);
+            present.push(entry);
+            expect(mayGo).toBe(entry.blocker === undefined);
+          } else if (free.length > 0) {
+            const gone = free[leaves % free.length] as Entry<string>;
+            inFlight.leave(gone);
+            present.splice(present.indexOf(gone), 1);
+          }
+          present.forEach((entry, n) => {
+            const earlier = present.slice(0, n).find((other) => overlaps(other, entry));
+            expect(entry.blocker).toBe(earlier);
+          });
+        }
+      }),
+    );
+  });
 
   test('holds no more than `depth` requests that wait for an overlap; the others stay in the queue', async () => {
     for (const depth of [1, 2, 3]) {

@@ -6,7 +6,7 @@ import type { Storage } from 'write-barrier';
 import type { CrashTest } from 'write-barrier/testing';
 import { gapsOf, withBarriers } from '../../src/testing/crash-test/barriers.js';
 import { crashTest } from '../../src/testing/crash-test/crash-test.js';
-import { judgeState } from '../../src/testing/crash-test/judge.js';
+import { DISK_STATES, judgeState } from '../../src/testing/crash-test/lives.js';
 import { parseReplay, stateOf } from '../../src/testing/crash-test/replay.js';
 import { trialOf } from '../../src/testing/crash-test/trial.js';
 import { crashSpace } from '../../src/testing/space/crash-space.js';
@@ -119,7 +119,9 @@ test.each(Object.entries(DEVICES))(
         advised += 1;
         const [cut] = parseReplay(failure.replay, 0).cuts;
         const space = crashSpace(trace, subject.profile);
-        const image = (stateOf(space, cut as NonNullable<typeof cut>) as CrashState).image();
+        const image = (
+          stateOf(DISK_STATES, space, cut as NonNullable<typeof cut>) as CrashState
+        ).image();
         const repaired = withBarriers(trace, [gap], []);
         const trial = await trialOf({ ...subject, trace: repaired }, 0, []);
         for (const state of trial.space) {

@@ -82,6 +82,7 @@ function trace(text: string): TraceEvent[] {
 
 const STABLE: Capabilities = { ...VOLATILE, cache: 'none' };
 const NO_FUA: Capabilities = { ...VOLATILE, fua: false };
+const SLOW_FUA: Capabilities = { ...VOLATILE, slowFua: true };
 const NO_FLUSH: Capabilities = { ...NO_FUA, flush: false };
 const BARE: Capabilities = { ...NO_FUA, writev: false, discard: false, writeZeroes: false };
 
@@ -104,7 +105,7 @@ interface Setup {
 
 const setups: fc.Arbitrary<Setup> = fc.record({
   mode: fc.constantFrom(...MODE_NAMES),
-  device: fc.constantFrom(VOLATILE, STABLE, NO_FUA, NO_FLUSH, BARE),
+  device: fc.constantFrom(VOLATILE, STABLE, NO_FUA, SLOW_FUA, NO_FLUSH, BARE),
   depth: fc.integer({ min: 1, max: 8 }),
   errorPolicy: fc.constantFrom('abort', 'kernel'),
   readsPassBarriers: fc.boolean(),
@@ -268,6 +269,12 @@ test.each<[string, ModeName | CheckOptions, string]>([
     { mode: 'NONE', device: NO_FUA },
     '+w0! >w0:0 .0 >F:0 .1 =0',
   ],
+  [
+    'two forced writes that share a flush, where FUA is slow',
+    { mode: 'NONE', device: SLOW_FUA },
+    '+w0! +w1! >w0:0 >w1:1 .0 .1 >F:0,1 .2 =0 =1',
+  ],
+  ['the same where the device is not known', 'NONE', '+w0! +w1! >w0:0 >w1:1 .0 .1 >F:0,1 .2 =0 =1'],
   ['neighbours merged into one command', 'NONE', '+w0 +w1+2 >w0+3:0,1 .0 =0 =1'],
   [
     'an ordered tag between two overlapping writes',
@@ -292,6 +299,18 @@ test.each<[Violation['rule'], string, ModeName | CheckOptions, string]>([
   ['C2', 'a barrier without its postflush', 'DRAIN_FLUSH', '+b0 >F:0.pre .0 >w0:0.bar .1 =0'],
   ['C2', 'a postflush too many', 'DRAIN_FUA', '+b0 >F:0.pre .0 >w0!:0.bar .1 >F:0.post .2 =0'],
   ['C2', 'a payload that is not forced', 'DRAIN_FUA', '+b0 >F:0.pre .0 >w0:0.bar .1 =0'],
+  [
+    'C2',
+    'a flush after a forced write, where the device has FUA',
+    { mode: 'NONE', device: VOLATILE },
+    '+w0! >w0:0 .0 >F:0 .1 =0',
+  ],
+  [
+    'C2',
+    'a FUA command where FUA is slow',
+    { mode: 'NONE', device: SLOW_FUA },
+    '+w0! >w0!:0 .0 >F:0 .1 =0',
+  ],
   ['C2', 'a payload elsewhere', DRAIN, '+b0 >w1:0.bar .0 =0'],
   [
     'C2',

@@ -1,5 +1,5 @@
 // The commands of the protocol: which requests are legal, in the errors of the protocol, and what they do, as calls of a
-// scheduler. A request that is refused here never reaches a storage.
+// scheduler, or of the connection's member of the group above it (disk.ts). A request that is refused here never reaches a storage.
 //
 // The checks run in the order in which clients expect the errors: the command, its flags, whether the export is writable,
 // whether the range lies inside the export, whether it consists of whole blocks, whether the request is within the server's
@@ -23,10 +23,12 @@
 import {
   FlushFailedError,
   type IoScheduler,
+  type Storage,
+  type Transfer,
   WriteBarrierError,
   type WriteOptions,
 } from 'write-barrier';
-import { invariant } from 'write-barrier/kit';
+import { invariant, type Payload, perform } from 'write-barrier/kit';
 import {
   COMMAND,
   COMMAND_FLAG,
@@ -59,6 +61,8 @@ export type Outcome =
 
 /** The export that a request is for, and the state of its connection. */
 export interface Work extends Export {
+  /** The connection's own member of the group of the disk: its commands take turns with those of other connections. */
+  readonly member: Storage;
   /** The client is gone: nothing more is submitted for it (connection.K6). */
   abandoned(): boolean;
   /** The server is closing: a request in several pieces ends (C6). */
@@ -71,8 +75,8 @@ export interface Work extends Export {
 type Result = Uint8Array | readonly Extent[] | void;
 
 interface CommandRule {
-  /** May reject with QUEUE_FULL if it has done nothing yet. */
-  readonly run: (request: SessionRequest, target: Work) => Promise<Result>;
+  /** May reject with QUEUE_FULL if it has done nothing yet. `isDirect`: past the group (disk.H1). */
+  readonly run: (request: SessionRequest, target: Work, isDirect: boolean) => Promise<Result>;
   /** Flags that it allows in addition to FUA. */
   readonly flags: number;
   /** The transmission flag that offers it; 0 if it is always offered. */
@@ -110,13 +114,20 @@ const RULES: ReadonlyMap<number, CommandRule> = new Map([
   [COMMAND.BLOCK_STATUS, rule(status, 'look', 0, REQ_ONE)],
 ]);
 
-/** Zeroes that are written as data, and CACHE, go in pieces of this size, in bytes. */
+/** CACHE, and zeroes that the storage does not say to be fast, go in pieces of this size, in bytes, as the group would cut them. */
 const PIECE = 1024 * 1024;
-/** WRITE_ZEROES goes to the storage in pieces of this size if the storage does not say that zeroes are fast, in bytes. */
-const ZEROES_PIECE = 64 * 1024 * 1024;
 
-const DONE: Outcome = Object.freeze({});
+/** The answer to a request that comes while the server closes. */
+export const CLOSING: Refusal = {
+  error: NBD_ERROR.ESHUTDOWN,
+  message: 'the server is closing',
+};
+/** How long the pieces are in which Node reads a socket, in bytes. */
+const KEPT_MAX = 64 * 1024;
+/** What goes in pieces takes turns. */
+const TURN_NEEDED = Number.MAX_SAFE_INTEGER;
 const FORCED: WriteOptions = Object.freeze({ fua: true });
+const DONE: Outcome = Object.freeze({});
 
 // Which requests are legal
 
@@ -217,6 +228,15 @@ export function costOf({ command, length }: SessionRequest): number {
 }
 
 /**
+ * What a request keeps from being freed beyond its own buffers, in bytes: a payload may be a small part of the piece in which it
+ * came, and the rest of the piece lives as long.
+ */
+export function keptBy({ data: [first], length }: SessionRequest): number {
+  if (first === undefined) return 0;
+  return Math.max(0, Math.min(first.buffer.byteLength, KEPT_MAX) - length);
+}
+
+/**
  * Executes a legal request, and passes its outcome to `target.ended`.
  *
  * An object for a request in flight, which is used again for a later one: its two functions, and the frame of an async
@@ -226,6 +246,8 @@ export class Execution {
   readonly #target: Work;
   readonly #free: Execution[];
   #request: SessionRequest | undefined;
+  #rule: CommandRule | undefined;
+  #isDirect = false;
 
   /** @param free where it waits for its next request */
   constructor(target: Work, free: Execution[]) {
@@ -234,12 +256,24 @@ export class Execution {
   }
 
   begin(request: SessionRequest): void {
-    this.#request = request;
     const rule = RULES.get(request.command);
     invariant(rule !== undefined, 'nbd-server-session.N2: an unknown command was handed out');
+    const { disk } = this.#target;
+    this.#request = request;
+    this.#rule = rule;
+    if (rule.writes) disk.changes();
+    if (rule.ranged) this.#isDirect = disk.enter(rule.payload ? request.length : TURN_NEEDED);
+    this.#run();
+  }
+
+  #run(): void {
     const result = this.#target.abandoned()
       ? Promise.reject(clientGone())
-      : rule.run(request, this.#target);
+      : (this.#rule as CommandRule).run(
+          this.#request as SessionRequest,
+          this.#target,
+          this.#isDirect,
+        );
     result.then(this.#done, this.#failed);
   }
 
@@ -251,11 +285,15 @@ export class Execution {
   };
 
   /** C4 */
-  readonly #again = (): void => this.begin(this.#request as SessionRequest);
+  readonly #again = (): void => this.#run();
 
   #end(outcome: Outcome): void {
     const request = this.#request as SessionRequest;
+    const rule = this.#rule as CommandRule;
+    const { disk } = this.#target;
     this.#request = undefined;
+    if (rule.writes) disk.changes();
+    if (rule.ranged) disk.leave(rule.payload ? request.length : TURN_NEEDED, this.#isDirect);
     this.#free.push(this);
     this.#target.ended(request, outcome);
   }
@@ -275,14 +313,19 @@ function isFull(error: unknown): boolean {
   return WriteBarrierError.is(error) && error.code === 'QUEUE_FULL';
 }
 
-/** Settles when everything that was written before is durable (C1). @throws `FLUSH_FAILED`, `FAILED` */
-export function flushed(scheduler: IoScheduler): Promise<void> {
-  const { atRisk } = scheduler;
-  if (atRisk.length === 0 || scheduler.state !== 'running') return scheduler.flush();
+/** Rejects while bytes that a flush has lost are not written again (C1). */
+function checkAtRisk({ atRisk, state }: IoScheduler): void {
+  if (atRisk.length === 0 || state !== 'running') return;
   const cause = new Error(
     'an earlier flush failed, and these bytes have not been written again since then',
   );
-  return Promise.reject(new FlushFailedError(atRisk, cause));
+  throw new FlushFailedError(atRisk, cause);
+}
+
+/** Settles when everything that was written before is durable (C1). @throws `FLUSH_FAILED`, `FAILED` */
+export async function flushed(scheduler: IoScheduler): Promise<void> {
+  checkAtRisk(scheduler);
+  await scheduler.flush();
 }
 
 /** The reply to a request that failed (C5). */
@@ -291,40 +334,71 @@ export function refusalFor(error: unknown): Refusal {
   return { error: errorNumber(error), message };
 }
 
-function read({ offset, length }: SessionRequest, { scheduler }: Work): Promise<Uint8Array> {
-  return scheduler.read(offset, length);
+function read(
+  { offset, length }: SessionRequest,
+  { scheduler, member }: Work,
+  isDirect: boolean,
+): Promise<Uint8Array> {
+  return isDirect ? scheduler.read(offset, length) : readBy(member, offset, length);
 }
 
-function write({ offset, data, flags }: SessionRequest, { scheduler }: Work): Promise<void> {
+async function readBy(member: Storage, offset: number, length: number): Promise<Uint8Array> {
+  const into = new Uint8Array(length);
+  await member.read(offset, into);
+  return into;
+}
+
+function write(
+  { offset, length, data, flags }: SessionRequest,
+  { scheduler, member }: Work,
+  isDirect: boolean,
+): Promise<void> {
   const [only] = data;
   const payload = only && data.length === 1 ? only : data;
-  return scheduler.write(offset, payload, isFua(flags) ? FORCED : undefined);
+  const fua = isFua(flags);
+  if (isDirect) return scheduler.write(offset, payload, fua ? FORCED : undefined);
+  return put(member, 'write', offset, length, payload, fua);
 }
 
-function flush(_: SessionRequest, { scheduler }: Work): Promise<void> {
-  return flushed(scheduler);
+/** By what a member has for it: a list of buffers, or one. */
+async function put(
+  member: Storage,
+  op: 'write' | 'discard' | 'writeZeroes',
+  offset: number,
+  length: number,
+  data?: Payload,
+  fua = false,
+): Promise<void> {
+  await perform(member, { kind: 'command', op, offset, length, tag: 'simple', fua }, data);
+}
+
+async function flush(_: SessionRequest, { scheduler, disk }: Work): Promise<void> {
+  checkAtRisk(scheduler);
+  await disk.flush();
 }
 
 async function trim({ offset, length, flags }: SessionRequest, target: Work): Promise<void> {
-  const { scheduler } = target;
+  const { member, scheduler } = target;
   if (isForced(flags, target)) return;
-  await submit(target, () => scheduler.discard(offset, length));
+  await submit(target, () => put(member, 'discard', offset, length));
   if (isFua(flags)) await submit(target, () => scheduler.flush());
 }
 
 async function writeZeroes(request: SessionRequest, target: Work): Promise<void> {
   const { offset, length, flags } = request;
-  const { scheduler } = target;
+  const { member, scheduler } = target;
   const forced = isForced(flags, target);
   const asData = forced || (flags & NO_HOLE) !== 0 || !scheduler.capabilities.writeZeroes;
   if (asData) {
     const zeroes = new Uint8Array(Math.min(length, PIECE));
     await inPieces(target, length, PIECE, (at, size) =>
-      scheduler.write(offset + at, zeroes.subarray(0, size), { fua: forced }),
+      put(member, 'write', offset + at, size, zeroes.subarray(0, size), forced),
     );
   } else {
-    const piece = scheduler.capabilities.fastZeroes ? length : ZEROES_PIECE;
-    await inPieces(target, length, piece, (at, size) => scheduler.writeZeroes(offset + at, size));
+    const piece = scheduler.capabilities.fastZeroes ? length : PIECE;
+    await inPieces(target, length, piece, (at, size) =>
+      put(member, 'writeZeroes', offset + at, size),
+    );
   }
   if (isFua(flags) && !forced) await submit(target, () => scheduler.flush());
 }
@@ -332,7 +406,7 @@ async function writeZeroes(request: SessionRequest, target: Work): Promise<void>
 async function fill({ offset, length }: SessionRequest, target: Work): Promise<void> {
   const into = new Uint8Array(Math.min(length, PIECE));
   await inPieces(target, length, PIECE, (at, size) =>
-    target.scheduler.read(offset + at, into.subarray(0, size)),
+    target.member.read(offset + at, into.subarray(0, size)),
   );
 }
 
@@ -346,20 +420,22 @@ async function inPieces(
   target: Work,
   length: number,
   piece: number,
-  call: (at: number, size: number) => Promise<unknown>,
+  call: (at: number, size: number) => Transfer,
 ): Promise<void> {
   for (let at = 0; at < length; at += piece) {
+    if (at > 0) await target.disk.nextTurn();
     if (at > 0 && target.closing()) throw new WriteBarrierError('CLOSED', 'the server is closing');
     await submit(target, () => call(at, Math.min(piece, length - at)));
   }
 }
 
 /** C4, for a command of several requests: an `Execution` would begin it again. */
-async function submit<T>(target: Work, call: () => Promise<T>): Promise<T> {
+async function submit(target: Work, call: () => Transfer): Promise<void> {
   for (;;) {
     if (target.abandoned()) throw clientGone();
     try {
-      return await call();
+      await call();
+      return;
     } catch (error) {
       if (!isFull(error)) throw error;
     }

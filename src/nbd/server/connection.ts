@@ -6,8 +6,8 @@
 //
 // Invariants, tested under these numbers:
 //   K1  The next request is asked for only while fewer than `requestsInFlight` requests and `bytesInFlight` bytes of
-//       buffers are at the scheduler, and fewer than UNSENT_MAX bytes of replies wait for the client. Otherwise the socket
-//       is not read either. So these limits bound the cost of a client that does not read.
+//       buffers are at the disk, fewer than UNSENT_MAX bytes of replies wait for the client, and its share of the server's memory has
+//       room (memory.ts). Otherwise the socket is not read either. So these limits bound the cost of a client that does not read.
 //   K2  A reply is one piece in the stream, in whatever order replies come.
 //   K3  A client can end its own connection, and no other.
 //   K4  Replies of one turn leave together.
@@ -24,18 +24,28 @@
 // A Unix socket reports the rest when it is written to, even with nothing. On any other line a reply must be sent first, and
 // the other side has PROBE_MS to say that it takes none; until then no request is begun.
 
-import type { Socket } from 'node:net';
-import { ByteWriter, COMMAND } from '../wire/index.js';
-import { costOf, Execution, type Outcome, type SessionRequest, type Work } from './commands.js';
-import type { Export, Exports, Limits } from './options.js';
+import { ByteWriter } from '../wire/index.js';
+import {
+  CLOSING,
+  costOf,
+  Execution,
+  keptBy,
+  type Outcome,
+  type SessionRequest,
+  type Work,
+} from './commands.js';
+import type { ConnectionContext, Line } from './context.js';
+import type { Share } from './memory.js';
+import type { Export } from './options.js';
 import { type ServerEvent, ServerSession } from './session.js';
-import type { Upgrade } from './tls.js';
+import { Silence } from './silence.js';
+import { count, type NbdServerClient } from './stats.js';
 
 /** When this many bytes of replies wait for the client, no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
 /** How long a client may take for its last replies when it ends the connection, or broke the protocol. */
 const LINGER_MS = 5_000;
-/** K7: the budget of a turn. A request costs 1, and an answer 1 for each ANSWER_UNIT bytes. */
+/** K7: the budget of a turn. A request costs 1, and 1 for each 64 KiB of its buffers; an answer 1 for each ANSWER_UNIT bytes. */
 const TURN_BUDGET = 64;
 /** An option costs more, because it may be 64 KiB long. */
 const OPTION_COST = 8;
@@ -43,59 +53,29 @@ const ANSWER_UNIT = 4096;
 /** K6, K8 */
 const PROBE_MS = 200;
 
-/** What a connection needs to know. */
-export interface ConnectionContext {
-  readonly exports: Exports;
-  readonly limits: Limits;
-  /** Puts TLS on a socket; undefined if the server has no keys. */
-  readonly upgrade: Upgrade | undefined;
-  /** The socket is a Unix socket. */
-  readonly local: boolean;
-  readonly counters: Counters;
-  /** Whether the maximum number of clients use an export. */
-  readonly full: () => boolean;
-  readonly onOpen: (name: string, tls: boolean) => void;
-  /** A request has ended, with or without an error. */
-  readonly onEnded: (target: Export) => void;
-  /** Called once, when the socket is closed and no request of this client is at a scheduler any more. */
-  readonly onGone: (why: string | undefined) => void;
-}
-
-/** Counters of a server. */
-export interface Counters {
-  /** Requests that were executed and have ended, with or without an error. */
-  requests: number;
-  /** Executed requests that failed. */
-  failed: number;
-  /** Requests that never reached a storage: not legal, not offered, or too late. */
-  refusedRequests: number;
-  /** Options of the handshake that were refused, for example the choice of an export. */
-  refusedOptions: number;
-  /** Bytes of successful reads. */
-  bytesRead: number;
-  /** Bytes of successful writes, without WRITE_ZEROES. */
-  bytesWritten: number;
-  /** Successful flushes. */
-  flushes: number;
-}
-
 /** The connection of one client. */
 export class Connection {
   readonly #context: ConnectionContext;
   readonly #session: ServerSession;
   /** The socket of the client, and the layer that speaks for it: the same until TLS is in use. */
-  readonly #raw: Socket;
-  #socket: Socket;
+  readonly #raw: Line;
+  #socket: Line;
   #detach: () => void = () => {};
   #work: Work | undefined;
+  readonly #share: Share;
+  /** A request that waits until the share has room. */
+  #parked: SessionRequest | undefined;
+  /** The payload that is coming, in bytes, for which the share had room. */
+  #coming = 0;
   /** Those that execute nothing now; at most as many as requests were in flight at once. */
   readonly #executions: Execution[] = [];
   /** K4: the replies of this turn, and whether they are about to leave. */
   readonly #out = new ByteWriter();
   #sending = false;
-  /** Requests at the scheduler, and their buffers in bytes. */
+  /** Requests at the disk, their buffers in bytes, and what these keep from being freed beyond that. */
   #requests = 0;
   #bytes = 0;
+  #kept = 0;
   /** K7: the rest of the budget of this turn. */
   #budget = TURN_BUDGET;
   #starved = false;
@@ -111,17 +91,21 @@ export class Connection {
   #why: string | undefined;
   readonly #drained: (() => void)[] = [];
   readonly #tooSlow: ReturnType<typeof setTimeout>;
-  #silence: { readonly ms: number; silentMs: number; seen: number } | undefined;
+  #silence: Silence | undefined;
   #linger: ReturnType<typeof setTimeout> | undefined;
   #lingerMs = LINGER_MS;
 
-  constructor(socket: Socket, context: ConnectionContext) {
+  constructor(socket: Line, context: ConnectionContext) {
     const { exports, limits, upgrade, full } = context;
     this.#context = context;
     this.#raw = socket;
     this.#socket = socket;
     const offer = { exports, tls: upgrade !== undefined, full };
     this.#session = new ServerSession(offer, limits.requestBytes);
+    this.#share = context.memory.share(
+      () => this.#unpark(),
+      (why) => this.#destroy(why),
+    );
     const late = (): void =>
       this.#destroy(`the client chose no export within ${limits.handshakeMs} ms`);
     this.#tooSlow = setTimeout(late, limits.handshakeMs);
@@ -145,10 +129,22 @@ export class Connection {
     return upgrade?.provesClients === true && this.#session.tls && !this.#upgrading;
   }
 
+  /** Requests at the disk, and how many bytes of the server's memory it holds; whether it waits for more of it. */
+  get holds(): Pick<NbdServerClient, 'requestsInFlight' | 'heldBytes' | 'waits'> {
+    const { held, wants } = this.#share;
+    return { requestsInFlight: this.#requests, heldBytes: held, waits: wants !== undefined };
+  }
+
   /** Answers later requests with ESHUTDOWN; settles when nothing is in flight. */
   drain(): Promise<void> {
     this.#closing = true;
     this.#session.shutdown();
+    const parked = this.#parked;
+    this.#parked = undefined;
+    if (parked && !this.ending) {
+      this.#session.answer(parked, CLOSING, this.#out);
+      this.#sendSoon();
+    }
     if (this.#requests === 0) return Promise.resolve();
     return new Promise((resolve) => this.#drained.push(resolve));
   }
@@ -165,7 +161,7 @@ export class Connection {
 
   // Bytes in
 
-  #attach(socket: Socket): void {
+  #attach(socket: Line): void {
     this.#detach();
     const on = {
       data: (chunk: Uint8Array): void => {
@@ -173,7 +169,7 @@ export class Connection {
         this.#session.dialogue.receive(chunk);
         this.#pump();
       },
-      drain: (): void => this.#pump(),
+      drain: (): void => this.#taken(),
       end: (): void => this.#inputEnded(),
       timeout: (): void => this.#silent(),
     };
@@ -187,13 +183,20 @@ export class Connection {
     socket.on('close', () => {
       if (socket !== this.#socket) return;
       this.#closed = true;
+      this.#leave();
       this.#settle();
     });
   }
 
+  /** K6: what waits for its turn is not begun. */
+  #leave(): void {
+    this.#parked = undefined;
+    this.#work?.member.close();
+  }
+
   #pump(): void {
     while (!this.ending && !this.#full() && !this.#inDoubt()) {
-      const event = this.#session.dialogue.next();
+      const event = this.#session.dialogue.next() ?? this.#expect();
       if (!event) break;
       this.#spend(this.#session.open ? 1 : OPTION_COST);
       this.#handle(event);
@@ -208,10 +211,38 @@ export class Connection {
     const { requestsInFlight, bytesInFlight } = this.#context.limits;
     return (
       this.#starved ||
+      this.#share.wants !== undefined ||
       this.#requests >= requestsInFlight ||
       this.#bytes >= bytesInFlight ||
-      this.#out.length + this.#socket.writableLength >= UNSENT_MAX
+      this.#out.length + this.#socket.writableLength >= UNSENT_MAX ||
+      (this.#share.isFull && !this.#share.take(0))
     );
+  }
+
+  /** Makes room for a payload before it comes, because one that is not complete could not be given back otherwise. */
+  #expect(): undefined {
+    const { awaited } = this.#session;
+    if (awaited === 0 || this.#coming > 0 || !this.#share.take(awaited)) return undefined;
+    this.#coming = awaited;
+    this.#account();
+    return undefined;
+  }
+
+  /** The share has room now. */
+  #unpark(): void {
+    const request = this.#parked;
+    this.#share.wants = undefined;
+    if (request && !this.ending) {
+      this.#parked = undefined;
+      this.#admit(request);
+    }
+    this.#pump();
+  }
+
+  /** Tells the share what is held: what is coming, what is at the disk, and what the client has not taken. */
+  #account(): void {
+    const unsent = this.#socket.destroyed ? 0 : this.#out.length + this.#socket.writableLength;
+    this.#share.hold(this.#coming + this.#bytes + this.#kept + unsent);
   }
 
   /** K7: work over budget waits for the next turn. Bytes that arrive are a sign of a new turn, too. */
@@ -239,22 +270,29 @@ export class Connection {
         this.#startTls();
         break;
       case 'open':
-        clearTimeout(this.#tooSlow);
-        this.#work = {
-          ...(this.#context.exports.get(event.name) as Export),
-          abandoned: () => this.#abandoned(),
-          closing: () => this.#closing,
-          ended: (request, outcome) => this.#ended(request, outcome),
-        };
-        this.#watch();
-        this.#context.onOpen(event.name, this.#session.tls);
+        this.#open(this.#context.exports.get(event.name) as Export);
         break;
       case 'request':
-        this.#start(event.request, this.#work as Work);
+        this.#spend(costOf(event.request) >> 16);
+        this.#admit(event.request);
         break;
       case 'end':
         this.#finish(event.reason?.message);
     }
+  }
+
+  #open(target: Export): void {
+    clearTimeout(this.#tooSlow);
+    const { name, onOpen } = this.#context;
+    this.#work = {
+      ...target,
+      member: target.disk.group.member({ name }),
+      abandoned: () => this.#abandoned(),
+      closing: () => this.#closing,
+      ended: (request, outcome) => this.#ended(request, outcome),
+    };
+    this.#watch();
+    onOpen(target.name, this.#session.tls);
   }
 
   // The end of what the client sends
@@ -323,7 +361,7 @@ export class Connection {
     });
   }
 
-  #secured(secure: Socket): void {
+  #secured(secure: Line): void {
     if (this.ending) {
       // The promise may be resolved from inside of OpenSSL (nbd-server-tls.X6).
       setImmediate(() => secure.destroy());
@@ -340,33 +378,40 @@ export class Connection {
   #watch(): void {
     const { payloadMs, idleMs } = this.#context.limits;
     const ms = idleMs > 0 ? Math.min(payloadMs, idleMs) : payloadMs;
-    this.#silence = { ms, silentMs: 0, seen: 0 };
-    this.#socket.setTimeout(ms);
+    this.#silence = new Silence(ms);
+    this.#socket.setTimeout?.(ms);
   }
 
   #silent(): void {
     const silence = this.#silence;
     if (!silence || this.ending) return;
     const { payloadMs, idleMs } = this.#context.limits;
-    const now = performance.now();
-    // Something may have moved since the last time.
-    const rested = now - silence.seen < silence.ms * 1.5;
-    silence.silentMs = rested ? silence.silentMs + silence.ms : silence.ms;
-    silence.seen = now;
-    this.#socket.setTimeout(silence.ms);
+    const silentMs = silence.lasts();
+    this.#socket.setTimeout?.(silence.ms);
     const halfway = this.#session.halfway && !this.#full();
-    if (halfway && silence.silentMs >= payloadMs) {
-      this.#destroy(`no more bytes of a payload came for ${silence.silentMs} ms`);
-    } else if (idleMs > 0 && this.#requests === 0 && silence.silentMs >= idleMs) {
-      this.#destroy(`the client was idle for ${silence.silentMs} ms`);
+    if (halfway && silentMs >= payloadMs) {
+      this.#destroy(`no more bytes of a payload came for ${silentMs} ms`);
+    } else if (idleMs > 0 && this.#requests === 0 && silentMs >= idleMs) {
+      this.#destroy(`the client was idle for ${silentMs} ms`);
     }
   }
 
   // Requests
 
+  #admit(request: SessionRequest): void {
+    if (this.#coming > 0 || this.#share.take(costOf(request) + keptBy(request))) {
+      this.#start(request, this.#work as Work);
+    } else {
+      this.#parked = request;
+    }
+  }
+
   #start(request: SessionRequest, work: Work): void {
+    this.#coming = 0;
     this.#requests += 1;
     this.#bytes += costOf(request);
+    this.#kept += keptBy(request);
+    this.#account();
     const execution = this.#executions.pop() ?? new Execution(work, this.#executions);
     execution.begin(request);
   }
@@ -374,9 +419,11 @@ export class Connection {
   #ended(request: SessionRequest, outcome: Outcome): void {
     this.#requests -= 1;
     this.#bytes -= costOf(request);
+    this.#kept -= keptBy(request);
     count(this.#context.counters, request, outcome);
     this.#context.onEnded(this.#work as Work);
     this.#session.answer(request, outcome, this.#out);
+    this.#account();
     this.#sendSoon();
     if (this.#requests === 0) this.#settle();
     this.#pump();
@@ -397,10 +444,18 @@ export class Connection {
     const pieces = this.#out.take();
     if (this.#closed || this.#doomed || socket.destroyed || socket.writableEnded) return;
     if (pieces.length > 1) socket.cork();
-    for (const piece of pieces) socket.write(piece);
+    for (const piece of pieces) socket.write(piece, this.#taken);
     if (pieces.length > 1) socket.uncork();
+    this.#account();
     // What was collected counts as unsent, and there is no event if the system takes it at once.
     if (!this.ending && socket.isPaused()) this.#pump();
+  };
+
+  /** The client has taken some of it. */
+  readonly #taken = (): void => {
+    const { held } = this.#share;
+    this.#account();
+    if (this.#share.held < held) this.#pump();
   };
 
   // The end
@@ -432,6 +487,7 @@ export class Connection {
     this.#stopClocks();
     if (this.#doomed) return;
     this.#doomed = true;
+    this.#leave();
     if (this.#upgrading)
       setImmediate(() => this.#raw.destroy()); // K9
     else this.#socket.destroy();
@@ -440,7 +496,7 @@ export class Connection {
   #stopClocks(): void {
     clearTimeout(this.#tooSlow);
     clearTimeout(this.#probe);
-    if (this.#silence) this.#socket.setTimeout(0);
+    if (this.#silence) this.#socket.setTimeout?.(0);
     this.#silence = undefined;
   }
 
@@ -454,6 +510,7 @@ export class Connection {
     this.#stopClocks();
     clearTimeout(this.#linger);
     if (!this.#finishing) this.#why ??= 'the connection was lost';
+    this.#share.leave();
     this.#context.onGone(this.#why);
   }
 
@@ -465,14 +522,6 @@ export class Connection {
     }, this.#lingerMs);
     if (this.#socket.writableEnded) return;
     this.#send();
-    this.#socket.end(() => this.#socket.destroySoon());
+    this.#socket.end(() => this.#socket.destroy());
   }
-}
-
-function count(counters: Counters, { command, length }: SessionRequest, outcome: Outcome): void {
-  counters.requests += 1;
-  if ('error' in outcome) counters.failed += 1;
-  else if (command === COMMAND.READ) counters.bytesRead += length;
-  else if (command === COMMAND.WRITE) counters.bytesWritten += length;
-  else if (command === COMMAND.FLUSH) counters.flushes += 1;
 }

@@ -1,4 +1,4 @@
-// Where a server listens: a Unix socket, or a TCP port of this machine. Another address needs `allowRemote`, because NBD
+// Where a server listens: a Unix socket, a TCP port of this machine, or a socket that was inherited. Another address needs `allowRemote`, because NBD
 // without TLS has neither passwords nor encryption. The address is checked before the system sees it, because the system
 // resolves names and takes numbers in other notations: '127.1' would be this machine, and '0' every address that it has.
 // Without `allowRemote` only an address that is plainly loopback is taken.
@@ -54,6 +54,7 @@ import {
   type KnownOptions,
   messageOf,
   misuse,
+  type Rule,
   rule,
   wholeNumber,
 } from 'write-barrier/kit';
@@ -74,6 +75,15 @@ export type NbdListenOptions =
        * a `ca` or a `psk`: a certificate alone asks clients for nothing. @defaultValue false
        */
       readonly allowRemote?: boolean;
+    }
+  | {
+      /**
+       * A descriptor of this process, 0 to 65,535, of a socket that another program has opened, as those of `systemdSockets()`. The
+       * program decides who may connect to a Unix socket, and removes its file.
+       */
+      readonly fd: number;
+      /** Allows a socket whose address is not of this machine, as for `port`. @defaultValue false */
+      readonly allowRemote?: boolean;
     };
 
 /** Where a server listens. */
@@ -87,6 +97,10 @@ export type NbdAddress =
       readonly host: string;
       /** The given port, or the free one that the system chose. */
       readonly port: number;
+    }
+  | {
+      /** The descriptor of a Unix socket that another program has opened. */
+      readonly fd: number;
     };
 
 /** A server that listens. */
@@ -97,7 +111,9 @@ export interface Listening {
 }
 
 type PathOptions = Extract<NbdListenOptions, { path: string }>;
-type PortOptions = Exclude<NbdListenOptions, PathOptions>;
+type PortOptions = Extract<NbdListenOptions, { port: number }>;
+type InheritedOptions = Extract<NbdListenOptions, { fd: number }>;
+type AnyOptions = PathOptions & PortOptions & InheritedOptions;
 
 /** What `sun_path` takes on Linux, without its NUL. */
 const PATH_MAX = 107;
@@ -117,7 +133,11 @@ const PORT_RULES: KnownOptions<PortOptions> = {
   port: PORT,
   allowRemote: BOOLEAN,
 };
-const KNOWN: KnownOptions<PathOptions & PortOptions> = { ...PATH_RULES, ...PORT_RULES };
+const FD_RULES: KnownOptions<InheritedOptions> = {
+  fd: wholeNumber(0, 65_535),
+  allowRemote: BOOLEAN,
+};
+const KNOWN: KnownOptions<AnyOptions> = { ...PATH_RULES, ...PORT_RULES, ...FD_RULES };
 
 /**
  * A client that closes its sending side still gets its replies. A client whose machine is gone is found by the system, after
@@ -142,12 +162,38 @@ export async function listenOn(
   options: NbdListenOptions,
   onClient: (socket: Socket, local: boolean) => void,
 ): Promise<Listening> {
-  checkOptions(options as PathOptions & PortOptions, KNOWN, 'listen');
-  const local = 'path' in options;
-  const server = createServer(SOCKETS, (socket) => onClient(socket, local));
-  const listens = await (local ? onPath(server, options) : onPort(server, options));
+  checkOptions(options as AnyOptions, KNOWN, 'listen');
+  // The server of an inherited Unix socket has no address.
+  const server = createServer(SOCKETS, (socket) =>
+    onClient(socket, 'path' in options || server.address() === null),
+  );
+  const listens = await listensOn(server, options);
   server.on('error', () => {}); // A client could not be accepted, and knows it.
   return listens;
+}
+
+function listensOn(server: Server, options: NbdListenOptions): Promise<Listening> {
+  if ('path' in options) return onPath(server, options);
+  return 'fd' in options ? onInherited(server, options) : onPort(server, options);
+}
+
+async function onInherited(server: Server, options: InheritedOptions): Promise<Listening> {
+  checkOptions(options, FD_RULES, 'listen on a descriptor');
+  const { fd, allowRemote = false } = options;
+  checkArgument('fd', fd, FD_RULES.fd as Rule);
+  await listening(server, { fd }).catch((cause) => {
+    throw refused(`descriptor ${fd}`, cause);
+  });
+  const address = server.address();
+  if (address === null || typeof address === 'string') {
+    return { address: { fd }, stop: () => closed(server) };
+  }
+  const { address: host, port } = address;
+  if (!allowRemote && !isLoopback(host)) {
+    await closed(server);
+    throw remote(host);
+  }
+  return { address: { host, port }, stop: () => closed(server) };
 }
 
 async function onPath(server: Server, options: PathOptions): Promise<Listening> {
@@ -171,9 +217,7 @@ async function onPort(server: Server, options: PortOptions): Promise<Listening> 
   checkOptions(options, PORT_RULES, 'listen on a port');
   checkArgument('port', port, PORT);
   if (!allowRemote && !isLoopback(host)) {
-    throw misuse(
-      `host must be a loopback address, not ${formatValue(host)}; use allowRemote: true to serve other machines`,
-    );
+    throw remote(host);
   }
   await listening(server, { host, port }).catch((cause) => {
     throw refused(`${host}:${port}`, cause);
@@ -184,6 +228,12 @@ async function onPort(server: Server, options: PortOptions): Promise<Listening> 
     address: { host: address.address, port: address.port },
     stop: () => closed(server),
   };
+}
+
+function remote(host: unknown): Error {
+  return misuse(
+    `host must be a loopback address, not ${formatValue(host)}; use allowRemote: true to serve other machines`,
+  );
 }
 
 function refused(where: string, cause: unknown): IoFailedError {
@@ -362,7 +412,7 @@ function codeOf(error: unknown): string {
 }
 
 /** Rejects with the error of the system. */
-async function listening(server: Server, where: ListenOptions): Promise<void> {
+async function listening(server: Server, where: ListenOptions | { fd: number }): Promise<void> {
   server.listen(where);
   await once(server, 'listening');
 }

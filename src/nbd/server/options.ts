@@ -13,15 +13,16 @@
 //   SEND_FAST_ZERO     the storage has something better, and says that it is fast
 //   SEND_CACHE         always, because it is executed as a read, which fills the caches below
 //   SEND_DF            with structured replies, because a read is answered with one chunk
-//   CAN_MULTI_CONN     always, because all connections share one scheduler: its flush covers everything that was submitted
-//                      to it, and its reads see everything that was written before
+//   CAN_MULTI_CONN     always, because all connections share one scheduler: a flush covers everything that was answered on
+//                      any of them (commands.C1), and reads see everything that was written before
 //
 // A read-only export offers neither SEND_TRIM nor SEND_WRITE_ZEROES nor SEND_FAST_ZERO, because it refuses these commands.
 //
 // A bare storage gets a scheduler of the server's own: one for each storage and not for each name, because two exports of
 // one storage would otherwise not see each other's writes in flight. Its mode is NONE, because no request of the protocol is
 // a barrier: NBD is today's Linux contract, in which the client orders by waiting. Flush and FUA work in every mode.
-// What the storage cannot do is not offered, so `allowUnsafe` hides nothing.
+// What the storage cannot do is not offered, so `allowUnsafe` hides nothing. On each scheduler stands a group, whose members
+// are connections (disk.ts).
 //
 // After a failed flush an export is read-only for new clients, and its description says why, because they would otherwise
 // notice only when their first write fails. Clients that use it already get EIO until `recover`.
@@ -51,6 +52,7 @@ import {
   STRING_MAX,
   utf8,
 } from '../wire/index.js';
+import { DEPTH, Disk } from './disk.js';
 import type { NbdTlsOptions } from './tls.js';
 
 /** Whether an export is used over TLS: never, always, or as the client chooses. */
@@ -91,6 +93,14 @@ export interface NbdServerLimits {
   readonly requestsInFlight?: number;
   /** Maximum size of their buffers, in bytes. A single request may exceed it. @defaultValue 64 MiB */
   readonly bytesInFlight?: number;
+  /**
+   * Maximum bytes that all connections together hold: payloads that are coming, buffers of requests, and replies that clients have
+   * not taken. A single request may exceed it. `requestBytes` of it are for one request at a time that has no room otherwise;
+   * half of the rest is divided evenly among `connections`, and the other half is for those that need more. The buffers that
+   * Node has not collected yet may be as much again: a server with the defaults needs 64 MiB for Node, 128 MiB, and 128 MiB for
+   * those, and fits into a container of 512 MiB. @defaultValue 128 MiB
+   */
+  readonly totalBytes?: number;
   /**
    * The longest CACHE, and the longest WRITE_ZEROES that costs as much as data, in bytes, at least 64 KiB. A longer one is
    * answered with EOVERFLOW. @defaultValue 1 GiB
@@ -177,6 +187,7 @@ const LIMITS: { readonly [K in keyof Limits]: readonly [standard: number, rule: 
   requestBytes: [PAYLOAD_MAX, wholeNumber(64 * 1024, 2 ** 30)],
   requestsInFlight: [128, wholeNumber(1, 65_536)],
   bytesInFlight: [64 * 1024 * 1024, wholeNumber(1)],
+  totalBytes: [128 * 1024 * 1024, wholeNumber(1)],
   workBytes: [1024 * 1024 * 1024, wholeNumber(64 * 1024, 2 ** 32)],
   payloadMs: [8_000, wholeNumber(1, MS_MAX)],
   idleMs: [0, wholeNumber(0, MS_MAX)],
@@ -224,6 +235,7 @@ export interface ExportInfo extends ExportFacts {
 
 /** An export as the connection sees it. */
 export interface Export extends ExportInfo {
+  readonly disk: Disk;
   readonly scheduler: IoScheduler;
 }
 
@@ -251,10 +263,12 @@ const PREFERRED = 4096;
  * @throws `INVALID_STORAGE` for a storage that contradicts itself
  */
 export function exportsOf({ exports, tls }: NbdServerOptions, limits: Limits): Exports {
-  const schedulers = new Map<Storage, { scheduler: IoScheduler; name: string; risk: boolean }>();
-  const schedulerOf = (name: string, { storage, readAtRisk }: NbdExportOptions): IoScheduler => {
+  const disks = new Map<Storage | IoScheduler, { disk: Disk; name: string; risk: boolean }>();
+  const diskFor = (name: string, { storage, readAtRisk }: NbdExportOptions): Disk => {
     if (isScheduler(storage)) {
-      if (readAtRisk === undefined) return storage;
+      const disk = disks.get(storage)?.disk ?? new Disk(storage, false);
+      disks.set(storage, { disk, name, risk: false });
+      if (readAtRisk === undefined) return disk;
       throw misuse(
         `export ${formatValue(name)}: readAtRisk cannot be given for a scheduler; give it to the IoScheduler`,
       );
@@ -265,17 +279,17 @@ export function exportsOf({ exports, tls }: NbdServerOptions, limits: Limits): E
       );
     }
     const risk = readAtRisk ?? false;
-    const shared = schedulers.get(storage);
+    const shared = disks.get(storage);
     if (shared && shared.risk !== risk) {
       throw misuse(
         `exports ${formatValue(shared.name)} and ${formatValue(name)} share a storage, so their readAtRisk must be the same`,
       );
     }
-    if (shared) return shared.scheduler;
-    const options = { mode: 'NONE', allowUnsafe: true, depth: 64, readAtRisk: risk } as const;
-    const scheduler = new IoScheduler(storage, options);
-    schedulers.set(storage, { scheduler, name, risk });
-    return scheduler;
+    if (shared) return shared.disk;
+    const options = { mode: 'NONE', allowUnsafe: true, depth: DEPTH, readAtRisk: risk } as const;
+    const disk = new Disk(new IoScheduler(storage, options), true);
+    disks.set(storage, { disk, name, risk });
+    return disk;
   };
   if (typeof exports !== 'object' || exports === null) {
     throw misuse(`exports must be an object of storages by name, not ${formatValue(exports)}`);
@@ -288,9 +302,10 @@ export function exportsOf({ exports, tls }: NbdServerOptions, limits: Limits): E
         `export ${formatValue(name)}: tls is ${formatValue(policy)}, but the server has no keys; give it the option tls`,
       );
     }
-    const scheduler = schedulerOf(name, options);
+    const disk = diskFor(name, options);
+    const { scheduler } = disk;
     const info = infoOf(name, options, policy, scheduler, limits);
-    return [name, { ...info, scheduler, changes: () => changesOf(info, scheduler) }];
+    return [name, { ...info, disk, scheduler, changes: () => changesOf(info, scheduler) }];
   });
   if (found.length === 0) throw misuse('exports must have at least one export, and has none');
   return new Map(found);

@@ -12,13 +12,15 @@
 //
 // Not here: one client (connection.ts), what is promised about an export (options.ts), addresses (listen.ts).
 
-import type { Socket } from 'node:net';
+import { Duplex } from 'node:stream';
 import { type ByteRange, type IoScheduler, WriteBarrierError } from 'write-barrier';
 import { formatValue, misuse, withText } from 'write-barrier/kit';
 import { observed } from '../report.js';
 import { flushed } from './commands.js';
-import { Connection, type Counters } from './connection.js';
+import { Connection } from './connection.js';
+import type { Line } from './context.js';
 import { type Listening, listenOn, type NbdAddress, type NbdListenOptions } from './listen.js';
+import { Memory } from './memory.js';
 import {
   canFlush,
   checkServerOptions,
@@ -30,7 +32,11 @@ import {
   type NbdServerEvent,
   type NbdServerOptions,
 } from './options.js';
+import type { Counters, NbdServerClient } from './stats.js';
 import { type Upgrade, upgradeWith } from './tls.js';
+
+/** How long a request may hold memory that others wait for, in milliseconds (memory.M4): 3 MiB a second for the largest. */
+const LARGE_MS = 10_000;
 
 /** What a server does and has done. */
 export interface NbdServerStats extends Readonly<Counters> {
@@ -42,6 +48,10 @@ export interface NbdServerStats extends Readonly<Counters> {
   readonly accepted: number;
   /** Connections that gave way to newer ones during the handshake. */
   readonly displaced: number;
+  /** Bytes that all connections hold, of `limits.totalBytes`. */
+  readonly heldBytes: number;
+  /** The clients that use an export, in the order in which they connected: who holds what. */
+  readonly clients: readonly NbdServerClient[];
   /** Exports of which a flush failed, and that were not recovered since. */
   readonly failedExports: readonly string[];
 }
@@ -61,7 +71,9 @@ export class NbdServer implements AsyncDisposable {
   readonly #upgrade: Upgrade | undefined;
   readonly #observer: (event: NbdServerEvent) => void;
   readonly #listeners = new Set<Listening>();
-  readonly #connections = new Set<Connection>();
+  readonly #memory: Memory;
+  /** In the order in which they came, with their exports. */
+  readonly #connections = new Map<Connection, { readonly connection: number; export?: string }>();
   readonly #counters: Counters = {
     requests: 0,
     failed: 0,
@@ -86,6 +98,7 @@ export class NbdServer implements AsyncDisposable {
   constructor(options: NbdServerOptions) {
     checkServerOptions(options);
     this.#limits = limitsOf(options.limits);
+    this.#memory = new Memory({ ...this.#limits, largeMs: LARGE_MS });
     this.#exports = exportsOf(options, this.#limits);
     this.#upgrade = options.tls === undefined ? undefined : upgradeWith(options.tls);
     this.#observer = observed(options.observer, 'an NbdServer');
@@ -95,7 +108,7 @@ export class NbdServer implements AsyncDisposable {
   }
 
   /**
-   * Listens on a Unix socket or a TCP port. May be called for several addresses.
+   * Listens on a Unix socket, a TCP port, or a socket that another program has opened. May be called for several addresses.
    *
    * @throws `CLOSED` after `close`
    * @throws `INVALID_ARGUMENT` for a wrong address, and for one of another machine without `allowRemote`
@@ -113,6 +126,22 @@ export class NbdServer implements AsyncDisposable {
     return listening.address;
   }
 
+  /**
+   * Serves a client on a stream that is connected already: a socket of a tunnel, a channel of ssh, the standard input and output of
+   * a process as one stream. The stream belongs to the server from now on. A socket needs `allowHalfOpen: true`, because a client
+   * that closes its sending side still waits for replies. The limits `payloadMs` and `idleMs` hold for sockets only.
+   *
+   * @throws `CLOSED` after `close`
+   * @throws `INVALID_ARGUMENT` for what is not a connected duplex stream
+   */
+  serve(stream: Duplex): void {
+    if (!(stream instanceof Duplex) || stream.destroyed || stream.readableObjectMode) {
+      throw misuse(`stream must be a connected Duplex stream of bytes, not ${formatValue(stream)}`);
+    }
+    if (this.#closing) throw new WriteBarrierError('CLOSED', 'the server is closed');
+    this.#accept(stream, false);
+  }
+
   /** What the server does and has done. */
   stats(): NbdServerStats {
     const connections = this.#connections.size;
@@ -122,6 +151,10 @@ export class NbdServer implements AsyncDisposable {
       handshakes: connections - this.#opened,
       accepted: this.#accepted,
       displaced: this.#displaced,
+      heldBytes: this.#memory.held,
+      clients: [...this.#connections].flatMap(([{ holds }, { connection, export: name }]) =>
+        name === undefined ? [] : [{ connection, export: name, ...holds }],
+      ),
       failedExports: [...this.#exports]
         .filter(([, { scheduler }]) => scheduler.state === 'failed')
         .map(([name]) => name),
@@ -162,7 +195,7 @@ export class NbdServer implements AsyncDisposable {
     return this.close();
   }
 
-  #accept(socket: Socket, local: boolean): void {
+  #accept(socket: Line, local: boolean): void {
     if (this.#closing) {
       socket.on('error', () => {});
       socket.destroy();
@@ -171,7 +204,10 @@ export class NbdServer implements AsyncDisposable {
     this.#makeRoom();
     const connection = this.#accepted++;
     this.#observer({ kind: 'connected', connection });
+    const known: { connection: number; export?: string } = { connection };
     const served = new Connection(socket, {
+      memory: this.#memory,
+      name: `connection ${connection}`,
       exports: this.#exports,
       limits: this.#limits,
       upgrade: this.#upgrade,
@@ -180,6 +216,7 @@ export class NbdServer implements AsyncDisposable {
       full: () => this.#opened >= this.#limits.connections,
       onOpen: (name, tls) => {
         this.#opened += 1;
+        known.export = name;
         this.#observer({ kind: 'opened', connection, export: name, tls });
       },
       onEnded: (target) => this.#look(target),
@@ -190,7 +227,7 @@ export class NbdServer implements AsyncDisposable {
         if (this.#connections.size === 0) this.#onEmpty?.();
       },
     });
-    this.#connections.add(served);
+    this.#connections.set(served, known);
   }
 
   /** Reports when an export fails, and when it has recovered. */
@@ -210,7 +247,7 @@ export class NbdServer implements AsyncDisposable {
   #makeRoom(): void {
     if (this.#connections.size - this.#opened < this.#limits.handshakes) return;
     // In the order in which they came.
-    const waiting = [...this.#connections].filter(({ open, ending }) => !open && !ending);
+    const waiting = [...this.#connections.keys()].filter(({ open, ending }) => !open && !ending);
     if (waiting.length < this.#limits.handshakes) return;
     const oldest = waiting.find(({ proved }) => !proved) ?? waiting[0];
     this.#displaced += 1;
@@ -219,7 +256,7 @@ export class NbdServer implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const stopped = [...this.#listeners].map((listening) => listening.stop());
-    await Promise.all([...this.#connections].map((connection) => connection.drain()));
+    await Promise.all([...this.#connections.keys()].map((connection) => connection.drain()));
     const schedulers = new Set(
       [...this.#exports.values()]
         .filter((target) => !target.readOnly && canFlush(target))
@@ -232,7 +269,7 @@ export class NbdServer implements AsyncDisposable {
       this.#onEmpty = resolve;
       if (this.#connections.size === 0) resolve();
     });
-    for (const connection of this.#connections) connection.end(this.#limits.closeMs);
+    for (const connection of this.#connections.keys()) connection.end(this.#limits.closeMs);
     await Promise.all([empty, ...stopped]);
     for (const flush of flushes) if (flush.status === 'rejected') throw flush.reason;
   }

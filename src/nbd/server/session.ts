@@ -37,7 +37,6 @@ import {
   COMMAND,
   encodeOptionReply,
   HANDSHAKE_FLAG,
-  NBD_ERROR,
   type NbdRequest,
   OPTION,
   OPTION_HEADER,
@@ -50,7 +49,7 @@ import {
   SIMPLE_REPLY,
   STRING_MAX,
 } from '../wire/index.js';
-import { type Outcome, type Refusal, refusalOf, type SessionRequest } from './commands.js';
+import { CLOSING, type Outcome, type Refusal, refusalOf, type SessionRequest } from './commands.js';
 import { type Agreement, ALLOCATION_ID, INITIAL, negotiate, type Offer } from './negotiation.js';
 import type { ExportInfo } from './options.js';
 
@@ -111,6 +110,11 @@ export class ServerSession {
   /** A payload has arrived in part. */
   get halfway(): boolean {
     return this.#state.at === 'payload' && !this.dialogue.pending && !this.dialogue.ended;
+  }
+
+  /** The length of the payload that has arrived in part, in bytes; 0 if there is none. */
+  get awaited(): number {
+    return this.halfway && this.#state.at === 'payload' ? this.#state.request.length : 0;
   }
 
   /** TLS was agreed on. */
@@ -313,4 +317,3 @@ function payloadOf(input: ByteReader, length: number): readonly Uint8Array[] | u
 
 const OPTION_NEXT: State = { at: 'option' };
 const REQUEST_NEXT: State = { at: 'request' };
-const CLOSING: Refusal = { error: NBD_ERROR.ESHUTDOWN, message: 'the server is closing' };

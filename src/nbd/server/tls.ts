@@ -22,7 +22,7 @@
 // Not here: when there is TLS, and for which export (negotiation.ts).
 
 import { constants, randomBytes } from 'node:crypto';
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { createSecureContext, createServer, type TLSSocket, type TlsOptions } from 'node:tls';
 import { checkOptions, formatValue, messageOf, misuse } from 'write-barrier/kit';
 import { printable } from '../report.js';
@@ -88,7 +88,7 @@ export interface Upgrade {
   /** Whether a client proves in TLS that it has a key. */
   readonly provesClients: boolean;
   /** Puts TLS on a socket, or rejects with the reason; the socket cannot be used then. */
-  readonly secure: (socket: Socket) => Promise<TLSSocket>;
+  readonly secure: (socket: Duplex) => Promise<TLSSocket>;
 }
 
 /** @throws `INVALID_ARGUMENT` for values that are not keys, for no keys, and for keys that admit strangers (X1) */
@@ -142,7 +142,7 @@ export function upgradeWith(given: NbdTlsOptions): Upgrade {
 }
 
 function secured(
-  socket: Socket,
+  socket: Duplex,
   options: TlsOptions,
   keyOf: KeyOf | undefined,
 ): Promise<TLSSocket> {

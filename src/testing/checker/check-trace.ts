@@ -68,7 +68,12 @@ export interface Violation {
 export interface CheckOptions {
   /** The mode of the whole trace. */
   readonly mode: ModeName;
-  /** The device. @defaultValue a volatile cache with flush, FUA and ordered tags */
+  /**
+   * The device, as the scheduler was told of it (`capabilities`).
+   *
+   * @defaultValue a volatile cache with flush, FUA and ordered tags. A flush after a forced write is accepted then, because the
+   * FUA may have been slow; for a device that is given only where it has none or a slow one (`slowFua`)
+   */
   readonly device?: DeviceTraits;
   /** Whether reads that overlap no earlier request may bypass a barrier. @defaultValue true */
   readonly readsPass?: boolean;
@@ -271,7 +276,7 @@ class Checker {
   /** A command outside of a sequence: data, or a shared flush. */
   #checkPlain(asked: Asked, what: CommandWhat, alone: boolean, blame: Blame): void {
     const isFlush = what.op === 'flush';
-    const fault = isFlush ? flushFault(asked) : dataFault(asked, what, alone);
+    const fault = isFlush ? flushFault(asked, this.#options.device) : dataFault(asked, what, alone);
     if (fault) blame('C2', asked.touched, `, ${fault}`);
     this.#checkFences(asked, what, blame);
     if (what.tag !== 'simple') blame('C5', asked.submitted, ' with an ordered tag');
@@ -411,10 +416,10 @@ function isSame(due: DeviceCommand & { readonly stage: Stage }, what: CommandWha
   return op === 'flush' || (offset === due.offset && length === due.length);
 }
 
-function flushFault({ what, expected, data }: Asked): string | undefined {
-  // A device whose FUA is slow gets a forced write so, and a trace does not say which device it was.
-  const isForced = what.kind === 'write' && what.fua === true;
-  if (!isForced && !expected.commands.some(({ op }) => op === 'flush')) return 'which needs none';
+function flushFault({ what, expected, data }: Asked, device?: DeviceTraits): string | undefined {
+  // A device without FUA, or whose FUA is slow, gets a forced write so, and a trace by itself does not say which device it was.
+  const mayShare = !device && what.kind === 'write' && what.fua === true;
+  if (!mayShare && !expected.commands.some(({ op }) => op === 'flush')) return 'which needs none';
   return what.kind === 'flush' || data !== 'issued' ? undefined : 'whose data is at the device';
 }
 

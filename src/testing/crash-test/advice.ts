@@ -5,11 +5,12 @@ import { crashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { regionOf, versionAt } from '../space/places.js';
 import { failsIn, type Gap, gapsOf, missingSince, withBarriers } from './barriers.js';
+import { judgeChain, leftOf } from './chains.js';
 import type { Told } from './execute.js';
-import { type Chain, contentOf, judgeChain, type Life, type Link } from './lives.js';
+import { diskSubject } from './lives.js';
 import { type Gone, isSound, lossesOf } from './scene.js';
-import { type Failing, momentOf } from './shrink.js';
-import type { Trial } from './trial.js';
+import { type FailingOf, momentOf } from './shrink.js';
+import type { Chain, Disk, Life, Link, Trial } from './trial.js';
 import type { CrashFailure } from './types.js';
 
 /** The barrier that would have prevented a failure, or why none would have. */
@@ -24,7 +25,7 @@ const GAPS_MAX = 100;
  */
 export async function adviceFor<A, R>(
   trial: Trial<A, R>,
-  { chain, failed }: Failing,
+  { chain, failed }: FailingOf<Disk>,
 ): Promise<Advice> {
   let none: Advice | undefined;
   for (const [n, link] of [...chain.links.entries()].reverse()) {
@@ -48,9 +49,11 @@ async function adviceIn<A, R>(
   cut: number,
   lost: readonly Gone[],
 ): Promise<Advice> {
+  const subject = diskSubject(trial);
   const { links } = chain;
   const link = links[n] as Link;
   const { space, trace, state } = link;
+  const below = leftOf(subject, links[n - 1])?.content;
   if (!space.profile.flush) {
     return { text: 'no barrier would have prevented it: the disk has no flush' };
   }
@@ -60,9 +63,9 @@ async function adviceIn<A, R>(
     const repaired = crashSpace(withBarriers(trace, [gap], []), space.profile);
     const fails = (same: CrashState): Promise<unknown> => {
       const again = links.map((one, m) => (m === n ? { ...one, state: same } : one));
-      return judgeChain(trial, { ...chain, links: again });
+      return judgeChain(subject, { ...chain, links: again });
     };
-    if (await failsIn(repaired, state, fails, contentOf(links[n - 1]))) continue;
+    if (await failsIn(repaired, state, fails, below)) continue;
     const where = links.length > 1 && n === 0 ? ' of the workload' : '';
     return { ...wordsFor(gap, link, where), before: gap.time };
   }

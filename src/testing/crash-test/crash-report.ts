@@ -7,13 +7,13 @@
 // The text is for a person, so it has the length of a screen whatever the workload wrote: a long value becomes one short line,
 // and a long list its first items and the number of the others. `fullText` is the same text with nothing left out.
 
-import { messageOf } from '../../model/error.js';
 import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { describeProfile } from '../device/profile.js';
 import { type Advice, adviceFor } from './advice.js';
 import type { Told } from './execute.js';
+import { comparison, inWords } from './failure-words.js';
 import {
   formatCount,
   formatShare,
@@ -21,21 +21,19 @@ import {
   shortCommand,
   shortList,
   shortText,
-  shown,
 } from './in-short.js';
-import { type Failed, isHang } from './judge.js';
-import type { Life } from './lives.js';
-import { formatReplay, type Replay } from './replay.js';
+import { isHang } from './judge.js';
+import { diskSubject } from './lives.js';
 import { isSound, lostCommands, type Scene, sceneOf, shownIn, spanOf } from './scene.js';
-import { cutsOf, type Failing, momentOf } from './shrink.js';
-import type { Trial } from './trial.js';
+import { cutsOf, type FailingOf, momentOf } from './shrink.js';
+import type { Disk, Life, Trial } from './trial.js';
 import type { CrashFailure, CrashReport, CrashTest, Loss } from './types.js';
 import type { HangError } from './watch.js';
 
 /** The failure of a chain in words and as data. `advises`: with the barrier that would have prevented it. */
 export async function failureOf<A, R>(
   trial: Trial<A, R>,
-  failing: Failing,
+  failing: FailingOf<Disk>,
   advises = true,
 ): Promise<CrashFailure> {
   const { test, seed, steps } = trial;
@@ -55,7 +53,7 @@ export async function failureOf<A, R>(
     ...(failed.goesOn ? ['  then the recovery and more work, which fails'] : []),
     ...(advice ? [`  ${advice.text}`] : []),
   ];
-  const replay = { seed, steps, cuts: cutsOf(failing), goesOn: failed.goesOn };
+  const replay = { seed, steps, cuts: cutsOf(diskSubject(trial), failing), goesOn: failed.goesOn };
   const words = inWords(test, replay, failed.cause, 'after this power cut: ', body);
   return { ...words, lost: lost.flat(), cuts, ...(advice && { advice }) };
 }
@@ -81,65 +79,6 @@ export function describeHang(
     lost: [],
     cuts: [],
   };
-}
-
-type InWords = 'message' | 'cause' | 'replay' | 'program' | 'text' | 'fullText';
-
-/** What every failure has: its message after `head`, the program, the lines of `body`, and the replay. */
-function inWords(
-  test: { readonly program?: readonly unknown[] },
-  again: Replay,
-  cause: unknown,
-  head: string,
-  body: (full: boolean) => readonly string[],
-): Pick<CrashFailure, InWords> {
-  const all = test.program ?? [];
-  const program = again.steps.map((step) => all[step]);
-  const replay = formatReplay(again, all.length);
-  const message = messageOf(cause);
-  const write = (full: boolean): string =>
-    [
-      // The words of a hang are ours.
-      head + shortText(message, full || head === ''),
-      ...(program.length > 0
-        ? [`  the program: ${shortList(program, full, STEPS_MAX, '; ', ' steps')}`]
-        : []),
-      ...body(full),
-      `  replay: '${replay}'`,
-    ].join('\n');
-  return { message, cause, replay, program, text: write(false), fullText: write(true) };
-}
-
-const STEPS_MAX = 20;
-
-/** What was recovered, what had been acknowledged, and what of that is missing if the two can be compared. */
-function comparison({ recovered, expected }: Failed, full: boolean): string[] {
-  if (!recovered || !expected) return [];
-  const { acknowledged, begun } = expected;
-  const lines = [`  recovered: ${shown(recovered.value, full)}`];
-  if (acknowledged.length > 0) {
-    lines.push(`  acknowledged by then: ${shortList(acknowledged, full)}`);
-  }
-  const found = itemsOf(recovered.value);
-  const named = (item: unknown): string => shown(item, true);
-  const known = new Set(begun.concat(acknowledged).map(named));
-  // Items that are not operations cannot be compared with the journal.
-  if (!found?.every((item) => known.has(named(item)))) return lines;
-  const there = new Set(found.map(named));
-  const missing = acknowledged.filter((operation) => !there.has(named(operation)));
-  if (missing.length > 0) lines.push(`  missing: ${shortList(missing, full)}`);
-  return lines;
-}
-
-/** Longer lists are not compared. */
-const COMPARED_MAX = 100_000;
-
-/** The items of a list or a set, the keys of a map or an object; undefined for other values. */
-function itemsOf(value: unknown): readonly unknown[] | undefined {
-  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return undefined;
-  const items = value instanceof Map || value instanceof Set ? [...value.keys()] : value;
-  const list = Array.isArray(items) ? items : Object.keys(items);
-  return list.length <= COMPARED_MAX ? list : undefined;
 }
 
 const LOST_MAX = 8;

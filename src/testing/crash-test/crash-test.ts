@@ -14,12 +14,12 @@
 //
 // What is made of one run of the workload is in one-seed.ts.
 
-import { checkOptions } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { formatCrashReport, inspectable } from './crash-report.js';
 import { explored, neverCame, replayed, warned } from './one-seed.js';
 import { checkCrashTest } from './options.js';
 import { smallestProgram } from './shrink.js';
+import { bodyOf } from './survives.js';
 import type { CrashReport, CrashTest } from './types.js';
 import { Watch } from './watch.js';
 
@@ -84,9 +84,6 @@ function together(reports: readonly CrashReport[]): CrashReport {
   return { ...last, ...sums, orders, seeds: reports.length, verdict, warnings };
 }
 
-/** What `survives` takes. */
-const SURVIVES_OPTIONS = { allowWarnings: 0, full: 0 };
-
 /**
  * A crash test for any test runner: the body of a test, which fails with the report as its message.
  *
@@ -107,21 +104,5 @@ export function survives<A, R, P = unknown>(
   test: CrashTest<A, R, P>,
   options: { readonly allowWarnings?: boolean; readonly full?: boolean } = {},
 ): () => Promise<void> {
-  checkOptions(options, SURVIVES_OPTIONS, 'survives');
-  const { allowWarnings = false, full = false } = options;
-  const called = new Error();
-  Error.captureStackTrace?.(called, survives);
-  return async () => {
-    const report = await crashTest(test);
-    const { verdict, failure, warnings } = report;
-    const passes = verdict === 'proved' || verdict === 'passed';
-    if (passes && (allowWarnings || warnings.length === 0)) return;
-    const text = formatCrashReport(report, { full });
-    const error = new Error(text, { ...(failure && { cause: failure.cause }) });
-    const { stack } = called;
-    // Only V8 begins a stack with the message. A program may have made something else of its stacks.
-    if (typeof stack === 'string')
-      error.stack = stack.replace(/^Error(?:: ?)?(?=\n)/, () => `Error: ${text}`);
-    throw error;
-  };
+  return bodyOf(() => crashTest(test), formatCrashReport, options, survives);
 }

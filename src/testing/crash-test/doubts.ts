@@ -7,7 +7,7 @@ import { type Storage, wrap } from '../../storage/index.js';
 import { CrashState } from '../space/crash-state.js';
 import type { Told } from './execute.js';
 import { formatCount, formatShare, shown } from './in-short.js';
-import { judge } from './judge.js';
+import { judge } from './lives.js';
 import { recoverOn } from './recovery.js';
 import type { Tally } from './search.js';
 import type { Trial } from './trial.js';

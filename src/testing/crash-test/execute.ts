@@ -46,7 +46,7 @@ export interface Executed {
   /** Says that the workload went on after it had returned. */
   readonly unfinished?: string;
   /** Says that the disk may have answered too early to find every mistake. */
-  readonly doubt?: string;
+  readonly doubt?: string | undefined;
   /** The calls that the commands came from, where that is known. */
   readonly sites?: CallSites;
 }
@@ -71,8 +71,7 @@ export async function execute(
     const again = { ...options, patient: isBearable ? patient : PATIENCE_MS };
     run = await attempt(again, workload, watch, before);
   }
-  const doubt = doubtOf('workload', run);
-  return doubt === undefined ? run : { ...run, doubt };
+  return { ...run, doubt: doubtOf('workload', run) };
 }
 
 /** Why a disk may have answered too early to find every mistake of its host, by when the host rested. */

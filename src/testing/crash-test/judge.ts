@@ -1,7 +1,7 @@
-// The verdict of recovery and check about a disk that power cuts may leave.
+// The verdict of recovery and check about what power cuts may leave.
 //
-// The search for failures (crash-test.ts, lives.ts), their shrinking (shrink.ts) and their advice (advice.ts) all judge disks with
-// the functions of this file.
+// The search for failures (search.ts, chains.ts), their shrinking (shrink.ts) and their advice (advice.ts) all judge with the
+// functions of this file.
 //
 //   J1  A recovered state is checked at the first moment at which the power can have been cut to leave it, and after each
 //       later entry of the journal, because at each of them more must be there, or more may be.
@@ -9,15 +9,11 @@
 //       life before had acknowledged, because that is all that anybody was told.
 
 import { formatValue, misuse } from '../../model/index.js';
-import type { Storage } from '../../storage/index.js';
-import type { DiskTrace, Mark } from '../device/disk-trace.js';
-import type { CrashState } from '../space/crash-state.js';
+import type { Mark } from '../device/disk-trace.js';
 import { UnsteadyRecoveryError } from '../space/walks.js';
 import type { Told } from './execute.js';
-import { type Recorded, recorded, recoverOn } from './recovery.js';
-import type { Trial } from './trial.js';
-import type { Expected } from './types.js';
-import { HangError } from './watch.js';
+import type { CrashTest, Expected } from './types.js';
+import { HangError, type Watch } from './watch.js';
 
 /** Why a recovered state is wrong. */
 export interface Failed {
@@ -41,7 +37,7 @@ export function isHang({ cause }: Pick<Failed, 'cause'>): boolean {
 
 /** A life that a power cut ended, and when the power can have been cut. */
 export interface CutShort {
-  readonly trace: DiskTrace;
+  readonly trace: { readonly marks: readonly Mark[] };
   /** After this moment. */
   readonly after: number;
   /** Before this moment. */
@@ -100,16 +96,6 @@ function* momentsIn<A, R>(
   if (isFirst) yield at(after);
 }
 
-/** What recovery and check say of a disk. */
-export interface Judged {
-  /** Absent if they accept it. */
-  readonly failed?: Failed;
-  /** The check has accepted it by returning nothing. */
-  readonly isSilent: boolean;
-  /** What the recovery did, if power cuts during recoveries are to come. */
-  readonly recovery: Recorded | undefined;
-}
-
 /**
  * A copy of data, so that changing one does not change the other. What is more than data, such as an instance of a class, is
  * returned as it is, because a copy would have lost its methods.
@@ -132,28 +118,23 @@ function isData(value: unknown): boolean {
 }
 
 /**
- * Recovers from a disk and checks the result, up to the first failure.
+ * Recovers and checks the result, up to the first failure.
  *
  * @param lives called after the recovery, because only then it is known what the recovery has read
  * @throws `INVALID_ARGUMENT` for a check whose answer is not a verdict
  */
-export async function judge<A, R>(
-  trial: Pick<Trial<A, R>, 'test' | 'seed' | 'watch'>,
-  disk: Storage & { end?(): void },
+export async function checked<A, R>(
+  { test, watch }: { readonly test: Pick<CrashTest<A, R>, 'check'>; readonly watch: Watch },
+  recover: () => R | Promise<R>,
   lives: () => readonly CutShort[],
-): Promise<Judged> {
-  const { test, watch } = trial;
-  const recovery = test.nested ? recorded(test, trial.seed, disk) : undefined;
+): Promise<{ readonly failed?: Failed; readonly isSilent: boolean }> {
   let isSilent = false;
   let recovered: R;
   try {
-    recovered = await recoverOn(test, recovery?.disk ?? disk, watch);
+    recovered = await recover();
   } catch (cause) {
     if (cause instanceof UnsteadyRecoveryError) throw cause;
-    return { failed: failedOn(cause, lives()), isSilent, recovery };
-  } finally {
-    recovery?.end();
-    disk.end?.();
+    return { failed: failedOn(cause, lives()), isSilent };
   }
   for (const { time, life, expected } of momentsOf<A, R>(lives())) {
     const at = { cut: time, life, recovered: { value: recovered }, expected };
@@ -163,7 +144,7 @@ export async function judge<A, R>(
       if (answer === false) throw new Error('the check returned false');
     } catch (cause) {
       if (cause instanceof UnsteadyRecoveryError) throw cause;
-      return { failed: { cause, ...at }, isSilent, recovery };
+      return { failed: { cause, ...at }, isSilent };
     }
     if (answer !== true && answer !== undefined) {
       throw misuse(
@@ -172,20 +153,10 @@ export async function judge<A, R>(
     }
     isSilent ||= answer === undefined;
   }
-  return { isSilent, recovery };
+  return { isSilent };
 }
 
 /** A recovery that throws is wrong, whatever had been acknowledged. */
 export function failedOn(cause: unknown, lives: readonly CutShort[]): Failed {
   return { cause, cut: lives.at(-1)?.after ?? 0, life: lives.length - 1 };
-}
-
-/** Judges one crash state of the first life. */
-export async function judgeState<A, R>(
-  trial: Pick<Trial<A, R>, 'test' | 'seed' | 'trace' | 'watch'>,
-  state: CrashState,
-): Promise<Failed | undefined> {
-  const { trace } = trial;
-  const { after, before } = state;
-  return (await judge(trial, state.disk(), () => [{ trace, after, before }])).failed;
 }

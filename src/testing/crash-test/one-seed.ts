@@ -12,15 +12,16 @@
 import { chooseMode, invariant, misuse } from '../../model/index.js';
 import type { DiskFault } from '../device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from '../device/profile.js';
+import { chainOf, type Found, judgeChain } from './chains.js';
 import { describeHang, failureOf } from './crash-report.js';
 import { doubtsOf } from './doubts.js';
 import { labelOf } from './in-short.js';
 import { type Failed, isHang } from './judge.js';
-import { chainOf, completed, type Found, judgeChain } from './lives.js';
+import { diskSubject } from './lives.js';
 import { parseReplay } from './replay.js';
 import { search } from './search.js';
-import { smallestChain } from './shrink.js';
-import { type Trial, trialOf } from './trial.js';
+import { smallestFailure, UNSTEADY } from './shrink.js';
+import { type Disk, type Trial, trialOf } from './trial.js';
 import type { CrashReport, CrashTest } from './types.js';
 import { HangError, type Watch } from './watch.js';
 
@@ -69,9 +70,10 @@ export async function replayed<A, R, P>(
   const { seed, steps, ...replay } = parseReplay(text, test.program?.length ?? 0);
   const { trial, hung } = await ran(test, seed, steps, watch);
   if (hung) return hung;
-  const chain = await chainOf(trial, replay);
+  const subject = diskSubject(trial);
+  const chain = await chainOf(subject, replay);
   if (!chain) throw misuse(`replay: no power cut leaves what it names: ${text.slice(0, 200)}`);
-  const failed = await judgeChain(trial, chain);
+  const failed = await judgeChain(subject, chain);
   const failure = failed && (await failureOf(trial, { chain, failed }));
   return {
     ...{ ...factsOf(trial), covered: 1n, recoveries: 1, orders: { replay: 1 } },
@@ -114,7 +116,7 @@ function factsOf<A, R>({ space, trace, seed }: Trial<A, R>) {
 
 /** Judges all crash states of a run. */
 async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<CrashReport> {
-  const { tally, found } = await search(trial);
+  const { tally, found } = await search(diskSubject(trial), trial.test);
   const { covered, recoveries, orders } = tally;
   const report = { ...factsOf(trial), covered, recoveries, orders };
   if (found) return { ...report, ...(await failing(trial, found, advises)) };
@@ -133,26 +135,17 @@ function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
   return labels;
 }
 
-const UNSTEADY =
-  'the same image did not fail again: the recovery or the check is not deterministic';
-
 /** The failure or the hang for the report. */
 async function failing<A, R>(
   trial: Trial<A, R>,
-  found: Found,
+  found: Found<Disk>,
   advises: boolean,
 ): Promise<Pick<CrashReport, 'verdict' | 'failure' | 'warnings'>> {
   const { failed } = found;
-  // What no recovery has read is there as far as the failure allows.
-  const early = completed(found, true);
-  const smallest = isHang(failed)
-    ? undefined
-    : ((await smallestChain(trial, completed(found, false))) ??
-      (await smallestChain(trial, early)));
-  const last = smallest ?? { chain: early, failed };
-  const failure = await failureOf(trial, last, advises && smallest !== undefined);
+  const { isSteady, ...smallest } = await smallestFailure(diskSubject(trial), found);
+  const failure = await failureOf(trial, smallest, advises && isSteady);
   const verdict = verdictOf(failed);
-  return { verdict, failure, warnings: smallest || verdict === 'hung' ? [] : [UNSTEADY] };
+  return { verdict, failure, warnings: isSteady || verdict === 'hung' ? [] : [UNSTEADY] };
 }
 
 function verdictOf(failed: Failed | undefined): 'passed' | 'hung' | 'failed' {

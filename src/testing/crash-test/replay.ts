@@ -3,31 +3,12 @@
 //   seed 0 steps 1,4 cut 7 512:0 then cut 3 life cut 12
 //
 // The seed and the steps of the program say which run of the workload it is. `cut 7` leaves everything that was dispatched up to
-// moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead. `then` cuts the power during the
+// moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead, of a tree of files its place 512. `then` cuts the power during the
 // recovery that follows, `life` during the recovery and the work that follow. A last `life` without a cut says that these fail.
 
 import { formatValue, invalid, misuse } from '../../model/index.js';
-import type { Content } from '../device/disk-trace.js';
-import type { CrashSpace } from '../space/crash-space.js';
-import { CrashState } from '../space/crash-state.js';
-import { newestUntil, regionOf } from '../space/places.js';
-import { offsetOf, regionAt } from '../space/regions.js';
-
-/** A crash state of some life, in words that do not depend on how many states there are. */
-export interface Cut {
-  /** What was cut short. */
-  readonly during: 'workload' | 'recovery' | 'life';
-  /** Everything dispatched up to this moment is there. */
-  readonly time: number;
-  /** Except that the places at these offsets have these versions. */
-  readonly versions: ReadonlyMap<number, number>;
-}
-
-/** A power cut: what it ended, and what it left of that. */
-interface Left extends Pick<Cut, 'during'> {
-  readonly space: CrashSpace;
-  readonly state: CrashState;
-}
+import { lostPlaces, momentsOf, newestUntil, regionOf } from '../space/places.js';
+import type { Cut, Kinds, States } from './subject.js';
 
 /** A replay: a seed, the steps of the program that ran, and the power cuts. */
 export interface Replay {
@@ -39,38 +20,37 @@ export interface Replay {
   readonly goesOn?: boolean | undefined;
 }
 
-/** A state as a cut at a moment; that of an untouched disk may be before all others. */
-export function cutOf({ space, state, during }: Left, moment: number): Cut {
-  const { map, moments } = space;
-  const first = Math.min(0, ...moments.slice(0, 1)) - 1;
+/** A state as a cut at a moment; that of an untouched medium may be before all others. */
+export function cutOf<K extends Kinds>(
+  states: States<K>,
+  { space: { map }, state, during }: K['life'] & { readonly state: K['state'] },
+  moment: number,
+): Cut {
+  const first = Math.min(0, ...momentsOf(map).slice(0, 1)) - 1;
   const time = moment > Number.NEGATIVE_INFINITY ? moment : first;
   const odd = new Map<number, number>();
-  for (const region of map.regions) {
-    const newest = newestUntil(region, time, true);
-    for (let place = region.first; place < region.first + region.count; place += 1) {
-      const version = state.versions[place] as number;
-      if (version !== newest) odd.set(offsetOf(region, place), version);
-    }
-  }
+  for (const { region, place, there } of lostPlaces(map, state.versions, time))
+    odd.set(states.keyOf(region, place), there);
   return { during, time, versions: odd };
 }
 
-/** The state that a cut leaves; undefined if no power cut leaves it. */
-export function stateOf(
-  { map }: CrashSpace,
+/** The state that a cut leaves; undefined if no power cut leaves it. `below`: what the life before has left. */
+export function stateOf<K extends Kinds>(
+  states: States<K>,
+  space: K['life']['space'],
   { time, versions }: Cut,
-  below?: Content,
-): CrashState | undefined {
-  for (const [offset, version] of versions) {
-    const region = regionAt(map, offset);
-    const isPlace = region && (offset - region.offset) % region.step === 0;
-    if (!isPlace || version >= region.versions.length) return undefined;
+  below?: K['left'],
+): K['state'] | undefined {
+  const { map } = space;
+  for (const [key, version] of versions) {
+    const place = states.placeOf(space, key);
+    if (place === undefined || version >= regionOf(map, place).versions.length) return undefined;
   }
   const versionOf = (place: number): number => {
     const region = regionOf(map, place);
-    return versions.get(offsetOf(region, place)) ?? newestUntil(region, time, true);
+    return versions.get(states.keyOf(region, place)) ?? newestUntil(region, time, true);
   };
-  const state = new CrashState(map, versionOf, below);
+  const state = states.state(space, versionOf, below);
   return state.isPossible ? state : undefined;
 }
 
@@ -99,7 +79,8 @@ const FORM =
  */
 export function parseReplay(text: string, length: number): Replay {
   const parts = typeof text === 'string' && text.length <= CHARACTERS_MAX && FORM.exec(text);
-  if (!parts) throw invalid('replay', "'seed N cut N', copied from a report", text);
+  const wrong = (): Error => invalid('replay', "'seed N cut N', copied from a report", text);
+  if (!parts) throw wrong();
   const [, seed = '', list, rest = '', end] = parts;
   // A number of more digits is not exact.
   if (Number(seed) >= 2 ** 32) {
@@ -107,11 +88,10 @@ export function parseReplay(text: string, length: number): Replay {
   }
   const all = [...new Array(length).keys()];
   const steps = list === undefined ? all : list.split(',').filter(Boolean).map(Number);
-  if (steps.some((step) => step >= length)) {
-    throw misuse(`replay: the program has ${length} steps, numbered from 0`);
-  }
-  if (steps.some((step, i) => i > 0 && step <= (steps[i - 1] as number))) {
-    throw misuse('replay: the steps must be in ascending order, each of them once');
+  if (steps.some((step, i) => step >= length || step <= (steps[i - 1] ?? -1))) {
+    throw misuse(
+      `replay: the steps must be ascending numbers below ${length}, as the program has them`,
+    );
   }
   const cuts = [...rest.matchAll(/(?: (then|life))? cut (\S+)((?: \d+:\d+)*)/g)].map(
     ([, how, time, odd = '']): Cut => ({
@@ -122,10 +102,7 @@ export function parseReplay(text: string, length: number): Replay {
       ),
     }),
   );
-  if (cuts.some(({ during }, i) => (during === 'workload') !== (i === 0))) {
-    throw misuse(
-      "replay: the first cut has no word before it, and each later one has 'then' or 'life'",
-    );
-  }
+  // Only the first cut has no word before it.
+  if (cuts.some(({ during }, i) => (during === 'workload') !== (i === 0))) throw wrong();
   return { seed: Number(seed), steps, cuts, goesOn: end !== undefined };
 }

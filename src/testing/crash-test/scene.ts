@@ -11,11 +11,11 @@ import type { DiskCommand, DiskTrace, Mark } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
-import { newestUntil, regionOf, versionAt } from '../space/places.js';
+import { lostPlaces, regionOf, versionAt } from '../space/places.js';
 import { offsetOf, placeAt, regionAt } from '../space/regions.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
-import type { Link } from './lives.js';
+import type { Link } from './trial.js';
 import type { CrashFailure } from './types.js';
 
 /** A power cut as data. */
@@ -107,18 +107,12 @@ export interface Gone {
 
 /** The regions whose newest content before the cut is gone. */
 export function lossesOf({ map }: CrashSpace, state: CrashState, cut: number): Gone[] {
-  const { versions } = state;
   const losses: Gone[] = [];
-  for (const region of map.regions) {
-    const newest = newestUntil(region, cut, true);
-    for (let place = region.first; place < region.first + region.count; place += 1) {
-      const there = versions[place] as number;
-      if (there === newest) continue;
-      const { command } = versionAt(region, newest);
-      const since = region.versions.slice(there + 1, newest).filter(({ intact }) => intact);
-      const gone = new Set([...since.map((version) => version.command), command]);
-      losses.push({ place, offset: offsetOf(region, place), command, gone: [...gone] });
-    }
+  for (const { region, place, there, newest } of lostPlaces(map, state.versions, cut)) {
+    const { command } = versionAt(region, newest);
+    const since = region.versions.slice(there + 1, newest).filter(({ intact }) => intact);
+    const gone = new Set([...since.map((version) => version.command), command]);
+    losses.push({ place, offset: offsetOf(region, place), command, gone: [...gone] });
   }
   return losses;
 }

@@ -10,22 +10,10 @@
 
 import { misuse } from '../../model/index.js';
 import type { Decisions } from '../space/decisions.js';
-import { continued, crashesOf, type Run } from '../space/explore.js';
-import { doubtOf } from './execute.js';
-import { labelOf } from './in-short.js';
-import { type CutShort, failedOn, judge } from './judge.js';
-import {
-  cutShort,
-  type Found,
-  firstLife,
-  type Life,
-  levelsOf,
-  live,
-  recoveryLife,
-} from './lives.js';
-import type { Recorded } from './recovery.js';
-import { isWrite } from './scene.js';
-import type { Trial } from './trial.js';
+import { cutShort, type Found, levelsOf } from './chains.js';
+import { type CutShort, failedOn } from './judge.js';
+import type { Judged, Kinds, Run, Subject } from './subject.js';
+import type { CrashTest } from './types.js';
 
 /** What has been tried. */
 export interface Tally {
@@ -53,17 +41,20 @@ const LIFE_SHARE = 1 / 16;
 const LATER = 'after a later cut';
 
 /** Cuts the power at every moment of the workload and of what follows, up to the first failure. */
-export async function search<A, R>(
-  trial: Trial<A, R>,
-): Promise<{ readonly tally: Tally; readonly found: Found | undefined }> {
-  const { recoveriesMax = 100_000, nested = false, lives = 1 } = trial.test;
+export async function search<K extends Kinds>(
+  subject: Subject<K>,
+  { recoveriesMax = 100_000, nested = false, lives = 1 }: Limits,
+): Promise<{ readonly tally: Tally; readonly found: Found<K> | undefined }> {
   const tally: Tally = {
     ...{ recoveries: 0, recoveriesMax, covered: 0n, orders: {}, doubt: undefined },
     ...{ reads: false, silence: false, isWhole: true },
   };
-  const first = [firstLife(trial)];
-  return { found: await cutIn(trial, first, undefined, Number(nested), lives - 1, tally), tally };
+  const first = [subject.first];
+  return { found: await cutIn(subject, first, undefined, Number(nested), lives - 1, tally), tally };
 }
+
+/** How thoroughly a test looks. */
+type Limits = Pick<CrashTest<never, never>, 'recoveriesMax' | 'nested' | 'lives'>;
 
 /**
  * Cuts the power at every moment of the last life, and recovers.
@@ -71,38 +62,34 @@ export async function search<A, R>(
  * @param nested how many more power cuts may come during recoveries
  * @param more how many more lives may come
  */
-async function cutIn<A, R>(
-  trial: Trial<A, R>,
-  lives: readonly Life[],
-  below: Decisions | undefined,
+async function cutIn<K extends Kinds>(
+  subject: Subject<K>,
+  lives: readonly K['life'][],
+  below: Decisions<K['map']> | undefined,
   nested: number,
   more: number,
   tally: Tally,
-): Promise<Found | undefined> {
-  const { space } = lives.at(-1) as Life;
-  const { test } = trial;
+): Promise<Found<K> | undefined> {
+  const life = lives.at(-1) as K['life'];
   const left = tally.recoveriesMax - tally.recoveries;
   const most = below ? Math.max(LIFE_MIN, Math.ceil(left * LIFE_SHARE)) : left;
-  const all = space.count * (below?.states ?? 1n);
-  const options = {
-    ...((!below || all > most) && { recoveriesMax: most }),
-    ...(!below && test.label && { label: (offset: number) => labelOf(test, offset) }),
-  };
+  const all = life.space.count * (below?.states ?? 1n);
   let covered = 0n;
   let tried = 0;
-  for (const run of crashesOf(space, options, below)) {
+  for (const run of subject.crashes(life, !below || all > most ? most : undefined, below)) {
     if (tried === most || tally.recoveries >= tally.recoveriesMax) break;
     tried += 1;
     count(tally, below ? LATER : run.order);
     const cuts = (): CutShort[] => cutShort(lives, levelsOf(run.decisions));
-    const { failed, isSilent, recovery } = await judge(trial, run.disk, cuts);
+    const judged = await subject.judge(run, cuts);
+    const { failed, isSilent } = judged;
     covered += run.images;
     tally.covered = below ? tally.covered : covered;
-    tally.reads ||= !below && run.decided.size > 0;
+    tally.reads ||= !below && run.decisions.decided.size > 0;
     tally.silence ||= isSilent;
     const found = failed
       ? { failed, lives, decisions: run.decisions }
-      : await goOn(trial, lives, run, recovery, nested, more, tally);
+      : await goOn(subject, lives, run, judged, nested, more, tally);
     if (found) return found;
   }
   if (below && covered < all) tally.isWhole = false;
@@ -110,36 +97,36 @@ async function cutIn<A, R>(
 }
 
 /** Goes on after a crash that the recovery has survived: with power cuts during that recovery, and in another life. */
-async function goOn<A, R>(
-  trial: Trial<A, R>,
-  lives: readonly Life[],
-  { decisions }: Run,
-  recovery: Recorded | undefined,
+async function goOn<K extends Kinds>(
+  subject: Subject<K>,
+  lives: readonly K['life'][],
+  { decisions }: Run<K>,
+  judged: Judged<K>,
   nested: number,
   more: number,
   tally: Tally,
-): Promise<Found | undefined> {
-  const trace = nested > 0 ? recovery?.recorder.trace : undefined;
-  if (trace?.commands.some(isWrite)) {
-    tally.doubt ??= recovery && doubtOf('recovery', recovery.rest);
-    const all = [...lives, recoveryLife(trial, trace)];
-    const found = await cutIn(trial, all, decisions, nested - 1, more, tally);
+): Promise<Found<K> | undefined> {
+  const recovery = nested > 0 ? judged.recovery?.() : undefined;
+  if (recovery) {
+    tally.doubt ??= recovery.doubt;
+    const all = [...lives, recovery];
+    const found = await cutIn(subject, all, decisions, nested - 1, more, tally);
     if (found) return found;
   }
   if (more === 0) return undefined;
-  for (const run of continued(decisions)) {
+  for (const run of subject.continued(decisions)) {
     if (tally.recoveries >= tally.recoveriesMax) {
       tally.isWhole = false;
       return undefined;
     }
     count(tally, LATER);
-    const life = await live(trial, run.content, lives);
+    const life = await subject.live(run, lives);
     if ('cause' in life) {
       const failed = failedOn(life.cause, cutShort(lives, levelsOf(run.decisions)));
       return { failed: { ...failed, goesOn: true }, lives, decisions: run.decisions };
     }
     tally.doubt ??= life.doubt;
-    const found = await cutIn(trial, [...lives, life], run.decisions, nested, more - 1, tally);
+    const found = await cutIn(subject, [...lives, life], run.decisions, nested, more - 1, tally);
     if (found) return found;
     // A failure comes first: a command that was not waited for may be the mistake in question.
     if (life.unfinished !== undefined) throw misuse(life.unfinished);

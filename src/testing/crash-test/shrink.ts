@@ -6,17 +6,15 @@
 //
 // The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
-import { newestUntil, regionOf, versionAt } from '../space/places.js';
+import { lostPlaces, versionAt } from '../space/places.js';
+import { type ChainOf, chainOf, completed, type Found, judgeChain, type LinkOf } from './chains.js';
 import { type Failed, isHang } from './judge.js';
-import { type Chain, chainOf, judgeChain, type Link } from './lives.js';
-import { type Cut, cutOf } from './replay.js';
-import { lossesOf } from './scene.js';
-import type { Trial } from './trial.js';
-import type { CrashReport } from './types.js';
+import { cutOf } from './replay.js';
+import type { AnyState, Cut, Kinds, Subject } from './subject.js';
 
 /** A chain, and how it fails. */
-export interface Failing {
-  readonly chain: Chain;
+export interface FailingOf<K extends Kinds> {
+  readonly chain: ChainOf<K>;
   readonly failed: Failed;
 }
 
@@ -32,61 +30,91 @@ const TRIES_MAX = 200;
  *
  * @returns undefined if the chain does not fail again
  */
-export async function smallestChain<A, R>(
-  trial: Trial<A, R>,
-  { links, goesOn }: Chain,
-): Promise<Failing | undefined> {
-  let best = undefined as Failing | undefined;
+async function smallestChain<K extends Kinds>(
+  subject: Subject<K>,
+  { links, goesOn }: ChainOf<K>,
+): Promise<FailingOf<K> | undefined> {
+  let best = undefined as FailingOf<K> | undefined;
   let tries = links.length > 1 || goesOn ? TRIES_MAX : Number.POSITIVE_INFINITY;
   const attempt = async (cuts: readonly Cut[]): Promise<boolean> => {
     tries -= 1;
-    const chain = tries < 0 ? undefined : await chainOf(trial, { cuts, goesOn });
-    const failed = chain && (await judgeChain(trial, chain));
+    const chain = tries < 0 ? undefined : await chainOf(subject, { cuts, goesOn });
+    const failed = chain && (await judgeChain(subject, chain));
     if (!failed || isHang(failed)) return false;
     best = { chain, failed };
     return true;
   };
-  const first = links.map((link) => cutOf(link, link.state.after));
+  const first = links.map((link) => cutOf(subject, link, link.state.after));
   await attempt(first);
   for (let n = first.length - 1; best && n > 0; n -= 1) {
-    await attempt(cutsOf(best).filter((_, m) => m !== n));
+    await attempt(cutsOf(subject, best).filter((_, m) => m !== n));
   }
   for (let n = (best?.chain.links.length ?? 0) - 1; best && n >= 0; n -= 1) {
-    await giveBack(best, n, () => best as Failing, attempt);
+    await giveBack(subject, best, n, () => best as FailingOf<K>, attempt);
   }
   return best;
 }
 
+/** The warning about a chain that does not fail again. */
+export const UNSTEADY =
+  'the same image did not fail again: the recovery or the check is not deterministic';
+
+/**
+ * The failure with the smallest chain. What no recovery has read is there as far as the failure allows.
+ *
+ * @returns `isSteady`: the chain fails again
+ */
+export async function smallestFailure<K extends Kinds>(
+  subject: Subject<K>,
+  found: Found<K>,
+): Promise<FailingOf<K> & { readonly isSteady: boolean }> {
+  const { failed } = found;
+  const early = completed(subject, found, true);
+  const smallest = isHang(failed)
+    ? undefined
+    : ((await smallestChain(subject, completed(subject, found, false))) ??
+      (await smallestChain(subject, early)));
+  return { ...(smallest ?? { chain: early, failed }), isSteady: smallest !== undefined };
+}
+
 /** The power cuts of a chain, at the moments that its failure has them. */
-export function cutsOf({ chain, failed }: Failing): Cut[] {
-  return chain.links.map((link, n) => cutOf(link, momentOf(link, n, failed)));
+export function cutsOf<K extends Kinds>(
+  subject: Subject<K>,
+  { chain, failed }: FailingOf<K>,
+): Cut[] {
+  return chain.links.map((link, n) => cutOf(subject, link, momentOf(link, n, failed)));
 }
 
 /** The moment of the power cut in a life. */
-export function momentOf({ state }: Link, life: number, failed: Failed): number {
+export function momentOf(
+  { state }: { readonly state: AnyState },
+  life: number,
+  failed: Failed,
+): number {
   return life === failed.life ? failed.cut : state.after;
 }
 
 /** Tries newer content for what is lost in one life. */
-async function giveBack(
-  { chain, failed }: Failing,
+async function giveBack<K extends Kinds>(
+  subject: Subject<K>,
+  { chain, failed }: FailingOf<K>,
   n: number,
-  best: () => Failing,
+  best: () => FailingOf<K>,
   attempt: (cuts: readonly Cut[]) => Promise<boolean>,
 ): Promise<void> {
-  const link = chain.links[n] as Link;
+  const link = chain.links[n] as LinkOf<K>;
   const { space, state } = link;
-  const withVersions = (change: (versions: Cut['versions']) => Cut['versions']): Cut[] =>
-    cutsOf(best()).map((cut, m) => (m === n ? { ...cut, versions: change(cut.versions) } : cut));
+  const withVersions = (change: (cut: Cut) => Cut['versions']): Cut[] =>
+    cutsOf(subject, best()).map((one, m) => (m === n ? { ...one, versions: change(one) } : one));
   if (await attempt(withVersions(() => new Map()))) return;
   const cut = momentOf(link, n, failed);
-  for (const { offset, place } of lossesOf(space, state, cut)) {
-    const region = regionOf(space.map, place);
-    const newest = newestUntil(region, cut, true);
-    const there = state.versions[place] as number;
+  for (const { region, place, there, newest } of lostPlaces(space.map, state.versions, cut)) {
     for (let version = newest; version > Math.max(there, newest - NEWER_MAX); version -= 1) {
       if (!versionAt(region, version).intact) continue;
-      if (await attempt(withVersions((all) => new Map(all).set(offset, version)))) break;
+      const changed = (one: Cut): Cut['versions'] =>
+        subject.withVersion?.(space, one, place, version) ??
+        new Map(one.versions).set(subject.keyOf(region, place), version);
+      if (await attempt(withVersions(changed))) break;
     }
   }
 }
@@ -100,12 +128,12 @@ async function giveBack(
  *
  * @param run tests the program with only these steps
  */
-export async function smallestProgram(
+export async function smallestProgram<T extends { readonly verdict: string }>(
   length: number,
-  run: (steps: readonly number[]) => Promise<CrashReport | undefined>,
-): Promise<CrashReport | undefined> {
+  run: (steps: readonly number[]) => Promise<T | undefined>,
+): Promise<T | undefined> {
   let steps: readonly number[] = [...new Array(length).keys()];
-  let smallest: CrashReport | undefined;
+  let smallest: T | undefined;
   let size = Math.ceil(length / 2);
   while (size >= 1) {
     const { length: before } = steps;

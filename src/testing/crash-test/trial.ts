@@ -4,8 +4,14 @@
 // states. The journal is in the trace, as marks, so for every power cut it is known what had begun and what had been
 // acknowledged.
 
+import type { Storage } from '../../storage/index.js';
+import type { Content } from '../device/disk-trace.js';
 import { type CrashSpace, crashSpace } from '../space/crash-space.js';
+import type { CrashState } from '../space/crash-state.js';
+import type { RegionMap } from '../space/regions.js';
+import type { ChainOf, LinkOf } from './chains.js';
 import { type Executed, execute, work } from './execute.js';
+import type { AnyLife } from './subject.js';
 import type { CrashTest } from './types.js';
 import { Watch } from './watch.js';
 
@@ -20,6 +26,29 @@ export interface Trial<A, R> extends Executed {
   /** Limits the time of recovery and check. */
   readonly watch: Watch;
 }
+
+/** What a power cut ended, of a disk. */
+export interface Life extends Omit<Executed, 'faultsToCome'> {
+  readonly during: AnyLife['during'];
+  readonly space: CrashSpace;
+}
+
+/** A disk for a recovery, and the content of its sectors without what the recovery has written. */
+export interface Left {
+  readonly disk: Storage & { end?(): void };
+  readonly content: Content;
+}
+
+/** The types of a disk as a subject. */
+export interface Disk {
+  readonly map: RegionMap;
+  readonly life: Life;
+  readonly state: CrashState;
+  readonly left: Left;
+}
+
+export type Link = LinkOf<Disk>;
+export type Chain = ChainOf<Disk>;
 
 /** Runs the workload, or takes the trace that is given. */
 export async function trialOf<A, R, P>(

@@ -123,11 +123,6 @@ export class DiskRecorder {
     this.#initial = initial && copyOf(initial);
   }
 
-  /** The next moment. */
-  get now(): number {
-    return this.#now;
-  }
-
   /** The trace so far. Later events do not change it. */
   get trace(): DiskTrace {
     return {

@@ -66,7 +66,10 @@ function sizeWith({ offset, data }: Write, before: number): number {
   return data.length === 0 ? before : Math.max(before, offset + data.length);
 }
 
-/** The changes of the size of a file. */
+/**
+ * The changes of the size of a file. Where it comes after the data, only a write over the old end has one of its own: without the new
+ * size it shows its part in front of that end. Everything else that has no size yet is not to be seen.
+ */
 export function sizeChanges(
   { inode, events }: FileHistory,
   { size: mode, block }: FileModel,
@@ -77,16 +80,35 @@ export function sizeChanges(
     const steps = promises.steps[operation] as readonly Step[];
     const durable = promises.durable(operation, inode);
     if (made.op === 'truncate') return [{ operation, value: size, step: steps[0], durable }];
-    if (steps.length === 0) {
-      return mode === 'free' ? [{ operation, value: size, step: undefined, durable }] : [];
+    if (steps.length === 0 && mode !== 'free') {
+      const isOverEnd = mode === 'after-data' && made.offset < before;
+      return isOverEnd ? [{ operation, value: size, step: undefined, durable }] : [];
     }
-    const [first] = blocksOf(made, block);
-    return steps
-      .map((step, n) => {
-        return { operation, value: Math.min(size, (first + n + 1) * block), step, durable };
-      })
-      .filter(({ value }) => value > before);
+    const [first, end] = blocksOf(made, block);
+    return Array.from({ length: end - first }, (_, n) => {
+      return { operation, value: Math.min(size, (first + n + 1) * block), step: steps[n], durable };
+    }).filter(({ value }) => value > before);
   });
+}
+
+/**
+ * What holds a size that follows the data: it is at least that of the last truncation, if there is one, after whose operation data
+ * counts, and at most that before the first change that is not there.
+ */
+export function sizeBounds(
+  { by }: FileHistory,
+  changes: readonly Change[],
+  last: number,
+): { readonly cut: number | undefined; readonly most: number; readonly since: number } {
+  const eventOf = ({ operation }: Change): FileEvent => by.get(operation) as FileEvent;
+  const isTruncation = (change: Change): boolean => eventOf(change).made.op === 'truncate';
+  const cut = changes
+    .slice(0, last + 1)
+    .filter(isTruncation)
+    .at(-1);
+  const next = changes[last + 1];
+  const most = next && !isTruncation(next) ? eventOf(next).before : Number.POSITIVE_INFINITY;
+  return { cut: cut?.value, most, since: cut?.operation ?? -1 };
 }
 
 /** A change of some blocks of a file. */

@@ -12,7 +12,8 @@
 // place, like any other: ext4 and xfs leave its old content beside the old size. A truncation that makes a file longer changes
 // its size alone.
 //
-// Where the size follows the data it is no cell of its own, but for truncations: it is as large as the data that is there asks.
+// Where the size follows the data it is as large as the data that is there asks, and no cell of its own but for truncations, and for
+// writes over the old end where it comes after the data.
 
 import { misuse } from '../../model/index.js';
 import { ClockCounts, type ClockVersion, pointsAt } from '../space/clocks.js';
@@ -35,13 +36,25 @@ export interface Cell extends Places<CellVersion> {
   readonly changes: readonly Change[];
   /** The number of the first block of a run; 0 for other cells. */
   readonly block: number;
+  /** What it belongs to: the inode of a file, or of a directory. A guide loses all of it together. */
+  readonly of: number;
 }
+
+/** What an inode is. */
+export type Kind =
+  | { readonly kind: 'file' }
+  | { readonly kind: 'directory' }
+  | { readonly kind: 'symlink'; readonly target: string };
 
 /** The cells of a trace. */
 export interface CellMap extends PlaceMap<Cell> {
   readonly trace: FilesTrace;
   readonly model: FileModel;
   readonly counts: ClockCounts;
+  /** The inodes that the trace knows. */
+  readonly kinds: ReadonlyMap<number, Kind>;
+  /** It is of a later life, whose trace knows only what it has met of the tree before. */
+  readonly isLater: boolean;
   /** By `entryKey`. */
   readonly entries: ReadonlyMap<string, Cell>;
   /** The names that a directory has at some time, by its inode, sorted. */
@@ -63,14 +76,19 @@ export function entryKey(directory: number, name: string): string {
  * @param lies whether no sync promises anything
  * @throws `INVALID_ARGUMENT` for moments that are not ascending
  */
-export function cellsOf(trace: FilesTrace, model: FileModel, lies: boolean): CellMap {
+export function cellsOf(
+  trace: FilesTrace,
+  model: FileModel,
+  lies: boolean,
+  isLater: boolean = false,
+): CellMap {
   checkTimes(trace);
   const promises = new Promises(trace, model, lies);
   const regions: Cell[] = [];
   let places = 0;
-  const add = (changes: readonly Change[], block = 0, count = 1): Cell => {
+  const add = (of: number, changes: readonly Change[], block = 0, count = 1): Cell => {
     const versions = versionsOf(changes, trace.operations, promises);
-    const cell = { first: places, count, versions, changes, block };
+    const cell = { first: places, count, versions, changes, block, of };
     regions.push(cell);
     places += count;
     return cell;
@@ -78,7 +96,7 @@ export function cellsOf(trace: FilesTrace, model: FileModel, lies: boolean): Cel
   const names = namesBefore(trace);
   const entries = new Map<string, Cell>();
   for (const { directory, name, changes } of changedEntries(trace, promises)) {
-    entries.set(entryKey(directory, name), add(changes));
+    entries.set(entryKey(directory, name), add(directory, changes));
     names.set(directory, (names.get(directory) ?? new Set()).add(name));
   }
   const sizes = new Map<number, Cell>();
@@ -86,17 +104,18 @@ export function cellsOf(trace: FilesTrace, model: FileModel, lies: boolean): Cel
   const histories = historiesOf(trace);
   for (const [inode, history] of histories) {
     const resized = sizeChanges(history, model, promises);
-    if (resized.length > 0) sizes.set(inode, add(resized));
+    if (resized.length > 0) sizes.set(inode, add(inode, resized));
     const runs = [...blockRuns(history, model, promises)];
     blocks.set(
       inode,
-      runs.map(({ block, count, changes }) => add(changes, block, count)),
+      runs.map(({ block, count, changes }) => add(inode, changes, block, count)),
     );
   }
   const { clocks } = promises;
   const map = { regions, places, pointsAt: (time: number) => pointsAt(clocks, time) };
   return {
-    ...{ ...map, trace, model, entries, sizes, blocks, histories },
+    ...{ ...map, trace, model, isLater, entries, sizes, blocks, histories },
+    kinds: kindsOf(trace),
     names: new Map([...names].map(([directory, all]) => [directory, [...all].sort()])),
     counts: new ClockCounts(map, clocks),
   };
@@ -208,4 +227,18 @@ function namesBefore({ initial }: FilesTrace): Map<number, Set<string>> {
     if (node.kind === 'directory') names.set(inode, new Set(node.entries.keys()));
   }
   return names;
+}
+
+function kindsOf({ initial, operations }: FilesTrace): Map<number, Kind> {
+  const kinds = new Map<number, Kind>([[1, { kind: 'directory' }]]);
+  for (const [inode, node] of initial) {
+    const { kind } = node;
+    kinds.set(inode, kind === 'symlink' ? { kind, target: node.target } : { kind });
+  }
+  for (const one of operations) {
+    if (one.op === 'create') kinds.set(one.inode, { kind: 'file' });
+    if (one.op === 'mkdir') kinds.set(one.inode, { kind: 'directory' });
+    if (one.op === 'symlink') kinds.set(one.inode, { kind: 'symlink', target: one.target });
+  }
+  return kinds;
 }

@@ -7,7 +7,8 @@
 //
 // Source: lib/fs.js of Node 20, 22 and 24; libuv's src/unix/fs.c for the calls of the system that a copy makes.
 
-import type { PathLike, RmDirOptions } from 'node:fs';
+import type { PathLike, RmDirOptions, Stats } from 'node:fs';
+import { withHeardTimes } from './asks.js';
 import { real } from './originals.js';
 import type { Need, OpenFile, Session } from './session.js';
 
@@ -49,8 +50,9 @@ function openSync(session: Session, args: Arguments): number {
   const flags = flagsOf(args[1]);
   const isTruncating = has(flags, constants.O_TRUNC);
   const follow = !has(flags, constants.O_NOFOLLOW);
-  session.touch(path, isTruncating ? 'name' : 'data', follow);
   const { shadow } = session;
+  // A record needs what a recovery empties, because a power cut may leave it.
+  session.touch(path, isTruncating && !shadow ? 'name' : 'data', follow);
   // O_EXCL does not follow a link, but where there is one it fails.
   const place = session.place(path, follow);
   const descriptor = call('openSync', args) as number;
@@ -286,7 +288,7 @@ function mkdtempSync(session: Session, args: Arguments): unknown {
 export function copyFileSync(session: Session, args: Arguments): void {
   const [from, to] = args;
   session.touch(from, 'data');
-  session.touch(to, 'name');
+  session.touch(to, session.shadow ? 'data' : 'name');
   const place = session.place(to, true);
   const source = session.place(from, true);
   call('copyFileSync', args);
@@ -315,6 +317,14 @@ function readFile(path: PathLike): Uint8Array {
     real.closeSync(descriptor);
   }
 }
+
+/** The status of a file. */
+const stats =
+  (name: Name, need: Need, follow = true): Effect =>
+  (session, args) => {
+    const status = looks(name, need, follow)(session, args);
+    return withHeardTimes(status as Stats | undefined, session.asked);
+  };
 
 /** What only looks, or changes what is not followed here: times, owners and modes. */
 const looks =
@@ -351,8 +361,8 @@ export const EFFECTS: Readonly<Record<string, Effect>> = {
   copyFileSync,
   readdirSync,
   opendirSync: looks('opendirSync', 'names'),
-  statSync: looks('statSync', 'size'),
-  lstatSync: looks('lstatSync', 'size', false),
+  statSync: stats('statSync', 'size'),
+  lstatSync: stats('lstatSync', 'size', false),
   statfsSync: looks('statfsSync', 'name'),
   existsSync: looks('existsSync', 'name'),
   accessSync: looks('accessSync', 'name'),
@@ -364,7 +374,7 @@ export const EFFECTS: Readonly<Record<string, Effect>> = {
   lchmodSync: looks('lchmodSync', 'name', false),
   utimesSync: looks('utimesSync', 'name'),
   lutimesSync: looks('lutimesSync', 'name', false),
-  fstatSync: looks('fstatSync', 'name'),
+  fstatSync: stats('fstatSync', 'name'),
   fchmodSync: looks('fchmodSync', 'name'),
   fchownSync: looks('fchownSync', 'name'),
   futimesSync: looks('futimesSync', 'name'),

@@ -5,8 +5,14 @@
 //
 // Not tried: another order of the calls, and a sync of anything but the file or the directory that was just changed.
 
+import { judgeChain, type LinkOf } from '../crash-test/chains.js';
+import { type FailingOf, momentOf } from '../crash-test/shrink.js';
+import type { Subject } from '../crash-test/subject.js';
+import { regionOf } from '../space/places.js';
 import { Names } from './scene.js';
+import type { FileSpace } from './space.js';
 import type { FileOperation, FilesTrace } from './trace.js';
+import type { Files, TreeState } from './tree-subject.js';
 
 /** After some operations an fsync of what each has changed: the file, or the directory. */
 interface Place {
@@ -41,6 +47,49 @@ export async function adviceFor(
     if (found.length > 0) return found;
   }
   return [];
+}
+
+/**
+ * The syncs of a recovery or of a later life that would have kept a failing chain from being left, in words: the last lives first.
+ * Each is tried on this chain alone, because another sync in a recovery makes other lives.
+ */
+export async function adviceInLater(
+  subject: Subject<Files>,
+  { chain, failed }: FailingOf<Files>,
+  spaceOf: (trace: FilesTrace) => FileSpace,
+): Promise<string[]> {
+  const { links } = chain;
+  for (let n = links.length - 1; n > 0; n -= 1) {
+    const link = links[n] as LinkOf<Files>;
+    const places = placesIn(link.trace, momentOf(link, n, failed)).slice(0, TRIES_MAX);
+    const found: string[] = [];
+    for (const place of places.reverse()) {
+      const state = sameState(subject, link, spaceOf(withSyncs(link.trace, [place])), links[n - 1]);
+      const again = state && links.map((one, m) => (m === n ? { ...one, state } : one));
+      if (again && (await judgeChain(subject, { ...chain, links: again }))) continue;
+      const where = link.during === 'recovery' ? 'in the recovery' : 'in the later life';
+      found.push(`${inWords(link.trace, [place])}, ${where}`);
+      if (found.length >= ADVICE_MAX) break;
+    }
+    if (found.length > 0) return found;
+  }
+  return [];
+}
+
+/** The same changes in a space of the same trace with more syncs; undefined if no power cut leaves them there. */
+function sameState(
+  subject: Subject<Files>,
+  { space: from, state: { versions } }: LinkOf<Files>,
+  to: FileSpace,
+  before: LinkOf<Files> | undefined,
+): TreeState | undefined {
+  const found = versions.map((version, place) => {
+    const change = regionOf(from.map, place).versions[version]?.change;
+    return regionOf(to.map, place).versions.findIndex((one) => one.change === change);
+  });
+  if (found.includes(-1)) return undefined;
+  const state = subject.state(to, (place) => found[place] as number, before?.state);
+  return state.isPossible ? state : undefined;
 }
 
 function placesIn(trace: FilesTrace, until: number): Place[] {

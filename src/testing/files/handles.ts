@@ -63,7 +63,7 @@ export function openHandle(session: Session, args: Arguments): Promise<FileHandl
         return session.promise(() => {
           session.files.delete(handle.fd);
           return close();
-        });
+        }, handle.fd);
       };
       return handle;
     });
@@ -137,14 +137,14 @@ function replaceMethods(prototype: Methods): void {
         const args = argumentsOf(given);
         const result = run(session, effect, descriptor, ...args);
         return answer ? answer(result, args) : result;
-      }),
+      }, descriptor),
     );
   for (const name of ['writeFile', 'appendFile'])
     replace(name, (session, descriptor, [data, options]) =>
       session.onBehalf(() => writeHandle(session, descriptor, data, options)),
     );
   replace('readFile', (session, descriptor, [options]) =>
-    session.promise(() => run(session, 'readFileSync', descriptor, options)),
+    session.promise(() => run(session, 'readFileSync', descriptor, options), descriptor),
   );
   patched = { prototype, originals, own };
 }
@@ -190,7 +190,7 @@ export async function writeFile(
   const handle = await openHandle(session, [path, flag ?? defaultFlag, mode]);
   try {
     await writeAll(session, handle.fd, data, { encoding: encoding ?? null, signal });
-    if (flush) await session.promise(() => run(session, 'fsyncSync', handle.fd));
+    if (flush) await session.promise(() => run(session, 'fsyncSync', handle.fd), handle.fd);
   } finally {
     await handle.close();
   }
@@ -207,7 +207,7 @@ async function writeHandle(
   checkData(data);
   await writeAll(session, descriptor, data, options);
   if (flush && (await classes)?.flushes)
-    await session.promise(() => run(session, 'fsyncSync', descriptor));
+    await session.promise(() => run(session, 'fsyncSync', descriptor), descriptor);
 }
 
 /** Node writes no more at once. Source: kWriteFileMaxChunkSize. */
@@ -229,6 +229,7 @@ async function writeAll(
       const length = Math.min(CHUNK_BYTES, bytes.length - at);
       at += await session.promise(
         () => run(session, 'writeSync', descriptor, bytes, at, length) as number,
+        descriptor,
       );
     }
   }

@@ -7,8 +7,17 @@
  * @module write-barrier/testing/files
  */
 
-export { crashFiles, formatFilesReport } from './crash-files.js';
-export type { CrashFilesTest, FilesFailure, FilesReport, FilesVerdict } from './files-test.js';
+export { byCommand } from './by-command.js';
+export { crashFiles, type FsyncMutant, fsyncMutation, survives } from './crash-files.js';
+export { filesPicture } from './files-picture.js';
+export { formatFilesReport } from './files-report.js';
+export type {
+  CrashFilesTest,
+  FilesCut,
+  FilesFailure,
+  FilesReport,
+  FilesVerdict,
+} from './files-test.js';
 export { FILE_MODELS, type FileModel, type FileModelName } from './models.js';
 export { type FilesRecording, recordFiles } from './record.js';
 export {

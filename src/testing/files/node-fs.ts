@@ -105,7 +105,7 @@ function withCallback(name: string, effect: Effect, original: AnyFunction): AnyF
       );
       return undefined;
     }
-    session.later(() => effect(session, whole(name, given)), answer);
+    session.later(() => effect(session, whole(name, given)), answer, given[0]);
     return undefined;
   };
 }

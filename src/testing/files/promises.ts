@@ -2,7 +2,8 @@
 //
 // Where names are ordered, every operation on names and every truncation is a step; where data is journaled, so is each block of a
 // write. The journal commits steps in their order, so one number says what it has committed: its clock (clocks.ts). It may have
-// committed a step as soon as the operation has begun. It must have when a sync was answered that covers it.
+// committed a step as soon as the operation has begun. It must have when a sync was answered that covers it. An fdatasync may
+// cover less than an fsync, as the model says.
 //
 // A log of single files, as btrfs has it, is a second clock: how many syncs it has committed. A step is there when the journal has
 // committed it, or the log the first sync that covers it.
@@ -52,12 +53,18 @@ export class Promises {
   readonly #all: readonly Sync[];
   readonly #syncs: readonly Sync[];
   readonly #ends = new Map<number, Ends>();
+  /** The writes that make their file larger. */
+  readonly #growing: ReadonlySet<FileOperation>;
+  readonly #directories: ReadonlySet<number>;
   /** For each inode the directory in which it got its latest name, by the number of the operation. */
   readonly #parents = new Map<number, { readonly operation: number; readonly parent: number }[]>();
 
   /** @param lies whether the device answers flushes and does nothing: then no sync promises anything */
-  constructor({ operations }: FilesTrace, model: FileModel, lies: boolean) {
+  constructor(trace: FilesTrace, model: FileModel, lies: boolean) {
+    const { operations } = trace;
     this.#operations = operations;
+    this.#growing = growingIn(trace);
+    this.#directories = directoriesIn(trace);
     this.#model = model;
     this.#all = operations.filter(isSync);
     this.#syncs = lies ? [] : this.#all;
@@ -83,7 +90,7 @@ export class Promises {
     ];
   }
 
-  /** From when on a change of a file that is no step must be there. */
+  /** From when on a change of a file that is no step must be there; of an entry, with the inode of its directory. */
   durable(operation: number, inode: number): number {
     return this.#endsOf(inode).after((this.#operations[operation] as FileOperation).begin);
   }
@@ -127,22 +134,34 @@ export class Promises {
     return false;
   }
 
+  /** Whether a sync brings as much as an fsync. */
+  #isFull(sync: Sync): boolean {
+    if (sync.op !== 'fdatasync' || this.#model.fdatasync === 'fsync') return true;
+    return this.#directories.has(sync.inode);
+  }
+
   #journal(): Clock {
     const { delays, fsync } = this.#model;
     const from = [-NEVER];
-    /** How many steps each inode needs. */
+    /** How many steps each inode needs, and how many its size and its being there need. */
     const needs = new Map<number, number>();
+    const dataNeeds = new Map<number, number>();
     const forced: { end: number; committed: number }[] = [];
     const works = new Set<FileOperation>(this.#syncs);
     for (const [operation, one] of this.#operations.entries()) {
       for (const _ of this.steps[operation] as readonly Step[]) from.push(one.begin);
       const committed = from.length - 1;
-      for (const inode of touched(one)) needs.set(inode, committed);
+      const isStep = (this.steps[operation] as readonly Step[]).length > 0;
+      if (isStep || this.#growing.has(one)) {
+        for (const inode of touched(one)) needs.set(inode, committed);
+        if ('inode' in one && changesData(one)) dataNeeds.set(one.inode, committed);
+      }
       if (!delays) forced.push({ end: one.end, committed });
       else if (!isSync(one) || !works.has(one)) continue;
       else if (one.op === 'sync') forced.push({ end: one.end, committed });
       else if (fsync === 'journal') {
-        forced.push({ end: one.end, committed: needs.get(one.inode) ?? 0 });
+        const needed = this.#isFull(one) ? needs : dataNeeds;
+        forced.push({ end: one.end, committed: needed.get(one.inode) ?? 0 });
       }
     }
     const until = new Array<number>(from.length).fill(NEVER);
@@ -203,6 +222,33 @@ function stepsOf(operation: FileOperation, { namespace, data, block }: FileModel
   if (operation.op !== 'write') return 1;
   const [first, end] = blocksOf(operation, block);
   return data === 'journaled' ? end - first : 0;
+}
+
+/** The writes that make their file larger. */
+function growingIn({ initial, operations }: FilesTrace): ReadonlySet<FileOperation> {
+  const sizes = new Map<number, number>();
+  const growing = new Set<FileOperation>();
+  for (const one of operations) {
+    if (one.op === 'truncate') sizes.set(one.inode, one.size);
+    if (one.op !== 'write' || one.data.length === 0) continue;
+    const node = initial.get(one.inode);
+    const size = sizes.get(one.inode) ?? (node?.kind === 'file' ? node.data.length : 0);
+    const end = one.offset + one.data.length;
+    if (end > size) growing.add(one);
+    sizes.set(one.inode, Math.max(size, end));
+  }
+  return growing;
+}
+
+function directoriesIn({ initial, operations }: FilesTrace): ReadonlySet<number> {
+  const before = [...initial].filter(([, { kind }]) => kind === 'directory');
+  const made = operations.flatMap((one) => (one.op === 'mkdir' ? [one.inode] : []));
+  return new Set([...before.map(([inode]) => inode), ...made]);
+}
+
+/** Whether an operation changes what a reader of the file itself finds: that it is there, its size, its bytes. */
+function changesData({ op }: FileOperation): boolean {
+  return op === 'create' || op === 'mkdir' || op === 'write' || op === 'truncate';
 }
 
 /** The inodes whose sync commits the operation, or the steps before it. */

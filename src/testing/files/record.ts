@@ -10,6 +10,8 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { misuse } from '../../model/index.js';
+import type { Told } from '../crash-test/execute.js';
+import type { Journal } from '../crash-test/types.js';
 import { differences, initialOf } from './folder.js';
 import { replaceFunctions } from './node-fs.js';
 import { quietly, real } from './originals.js';
@@ -25,6 +27,8 @@ export interface FilesRecording {
    * @defaultValue a new folder in memory (tmpfs) where the system has that, which is removed afterwards
    */
   readonly root?: string;
+  /** The order of calls that wait at the same time: that of the calls for 0, else a drawn one. @defaultValue 0 */
+  readonly seed?: number;
   /** Makes what is in the folder before the recording; all of it is durable. @defaultValue nothing */
   before?(root: string): void | Promise<void>;
   /** The program. When it returns, all that it has asked for must have been answered. `mark` notes a value in the trace. */
@@ -36,14 +40,19 @@ export interface FilesRecording {
  *
  * @throws what the program throws; `INVALID_ARGUMENT` on Windows, whose paths the recorder does not know
  */
-export async function recordFiles({ root, before, run }: FilesRecording): Promise<FilesTrace> {
+export async function recordFiles({
+  root,
+  seed = 0,
+  before,
+  run,
+}: FilesRecording): Promise<FilesTrace> {
   if (process.platform === 'win32')
     throw misuse('recordFiles does not know the paths of Windows; run the test on Linux or macOS');
   const folder = root ?? newFolder();
   const putBack = replaceFunctions();
   try {
     if (root !== undefined) quietly(() => real.mkdirSync(root, { recursive: true }));
-    return await attempt(folder, before, run);
+    return await attempt(folder, seed, before, run);
   } finally {
     putBack();
     if (root === undefined) removeFolder(folder);
@@ -53,11 +62,12 @@ export async function recordFiles({ root, before, run }: FilesRecording): Promis
 /** Named so that call sites end here: who has started the recording is no part of them. */
 async function attempt(
   folder: string,
+  seed: number,
   before: FilesRecording['before'],
   run: FilesRecording['run'],
 ): Promise<FilesTrace> {
   const shadow = new ShadowTree(real.realpathSync(folder), outerSite);
-  const session = new Session(folder, { shadow });
+  const session = new Session(folder, { shadow, seed });
   const gaps: string[] = [];
   const seal = (): void => shadow.seal(initialOf(session.root, shadow, (gap) => gaps.push(gap)));
   openSession(session);
@@ -101,4 +111,12 @@ export function newFolder(): string {
 
 export function removeFolder(folder: string): void {
   quietly(() => real.rmSync(folder, { recursive: true, force: true }));
+}
+
+/** A journal whose entries are marks. That of a disk would bring the simulated disk with it. */
+export function journalOf<A>(mark: (told: Told<A>) => void): Journal<A> {
+  return {
+    begin: (operation) => mark({ kind: 'begin', operation }),
+    acknowledge: (operation) => mark({ kind: 'acknowledge', operation }),
+  };
 }

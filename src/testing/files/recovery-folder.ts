@@ -7,6 +7,8 @@
 //   V1  A path is laid down before the first call that uses it, and once. From then on the folder is what the recovery makes of it.
 //   V2  What the recovery has removed, replaced or emptied is not laid down again, also if it has not looked at its bytes.
 //   V3  What a recovery moves is laid down whole before, because its new names are not those of the crash state.
+//   V4  Where names are independent, a crash state may have a folder under two names. No system lets a folder have two, so each has a
+//       folder of its own, with the same files. Below itself a folder is empty.
 //
 // A recovery that reads past node:fs (native code, a child process, functions that were taken earlier) sees an empty folder, so
 // it needs the whole tree: `isWhole`.
@@ -14,18 +16,15 @@
 // Not here: how calls come here (session.ts, effects.ts), which crash states there are.
 
 import { posix } from 'node:path';
+import { listen } from './asks.js';
+import { differences } from './folder.js';
 import { replaceFunctions } from './node-fs.js';
 import { quietly, real } from './originals.js';
+import { unseenText } from './record.js';
 import { closeSession, type Landing, type Need, openSession, Session } from './session.js';
-import { ROOT, resolveIn, type Tree } from './shadow.js';
-
-/** The tree that a power cut left. Each question may decide something. */
-export interface CrashTree extends Tree {
-  names(directory: number): readonly string[];
-  /** In bytes. */
-  size(inode: number): number;
-  data(inode: number): Uint8Array;
-}
+import { ROOT, resolveIn, type ShadowTree, type Tree } from './shadow.js';
+import type { FileNode } from './trace.js';
+import type { CrashTree } from './tree.js';
 
 /** How much of a file is there. */
 const LEVELS = { name: 0, size: 1, data: 2 } as const;
@@ -53,20 +52,34 @@ interface Laid {
   paths: string[];
 }
 
+/** A folder that was laid down. */
+interface Folder {
+  readonly path: string;
+  /** Which one of the crash state it is. */
+  readonly inode: number;
+  /** The inodes of the folders above it. */
+  readonly above: readonly number[];
+}
+
 /** See the essay above. */
 export class RecoveryFolder implements Landing, Tree {
   readonly #root: string;
   readonly #tree: CrashTree;
+  readonly #shadow: ShadowTree | undefined;
   /** The inodes of paths that are decided; undefined where nothing is, or what the recovery has made. */
   readonly #decided = new Map<string, number | undefined>([['/', ROOT]]);
-  /** Where a folder is. */
-  readonly #folders = new Map<number, string>([[ROOT, '/']]);
+  /** By a number that is the inode for its first name, and negative for each further one (V4). */
+  readonly #folders = new Map<number, Folder>([[ROOT, { path: '/', inode: ROOT, above: [] }]]);
   readonly #files = new Map<number, Laid>();
 
-  /** @param root the real path of an empty folder */
-  constructor(root: string, tree: CrashTree) {
+  /**
+   * @param root the real path of an empty folder
+   * @param shadow is told what is laid down, if the recovery is recorded
+   */
+  constructor(root: string, tree: CrashTree, shadow?: ShadowTree) {
     this.#root = root;
     this.#tree = tree;
+    this.#shadow = shadow;
   }
 
   touch(path: string, need: Need, follow: boolean): void {
@@ -104,29 +117,49 @@ export class RecoveryFolder implements Landing, Tree {
   entry(directory: number, name: string): number | undefined {
     const folder = this.#folders.get(directory);
     if (folder === undefined) return undefined;
-    const path = posix.join(folder, name);
+    const path = posix.join(folder.path, name);
     if (!this.#decided.has(path)) {
-      const inode = this.#tree.entry(directory, name);
+      const isCircular = folder.above.includes(folder.inode);
+      const inode = isCircular ? undefined : this.#tree.entry(folder.inode, name);
       this.#decided.set(path, inode);
-      if (inode !== undefined) quietly(() => this.#lay(path, inode));
+      if (inode !== undefined) {
+        quietly(() => this.#lay(path, inode, folder));
+        const number = this.#decided.get(path) as number;
+        if (number < 0) this.#shadow?.gap(TWO_NAMES);
+        this.#shadow?.learn(directory, name, number, this.#emptyNode(inode));
+      }
     }
     return this.#decided.get(path);
   }
 
   kind(inode: number): ReturnType<Tree['kind']> {
-    return this.#tree.kind(inode);
+    return this.#tree.kind(this.#inodeOf(inode));
   }
 
   target(inode: number): string {
     return this.#tree.target(inode);
   }
 
+  /** The inode of a number that may be that of a folder. */
+  #inodeOf(number: number): number {
+    return this.#folders.get(number)?.inode ?? number;
+  }
+
+  #emptyNode(inode: number): FileNode {
+    const kind = this.#tree.kind(inode);
+    if (kind === 'directory') return { kind, entries: new Map() };
+    if (kind === 'symlink') return { kind, target: this.#tree.target(inode) };
+    return { kind, data: new Uint8Array() };
+  }
+
   /** Something of this name: a folder without entries, a file without bytes. */
-  #lay(path: string, inode: number): void {
+  #lay(path: string, inode: number, parent: Folder): void {
     const full = this.#root + path;
     const kind = this.#tree.kind(inode);
     if (kind === 'directory') {
-      this.#folders.set(inode, path);
+      const number = this.#folders.has(inode) ? -this.#folders.size : inode;
+      this.#folders.set(number, { path, inode, above: [...parent.above, parent.inode] });
+      this.#decided.set(path, number);
       real.mkdirSync(full);
       return;
     }
@@ -143,11 +176,11 @@ export class RecoveryFolder implements Landing, Tree {
   }
 
   #need(inode: number, need: Need): void {
-    const kind = this.#tree.kind(inode);
+    const kind = this.kind(inode);
     if (kind === 'file') quietly(() => this.#fill(inode, FILE_NEEDS[need]));
     const inner = ENTRY_NEEDS[need];
     if (kind !== 'directory' || inner === undefined) return;
-    for (const name of this.#tree.names(inode)) {
+    for (const name of this.#tree.names(this.#inodeOf(inode))) {
       const entry = this.entry(inode, name);
       if (entry !== undefined) this.#need(entry, inner);
     }
@@ -158,10 +191,16 @@ export class RecoveryFolder implements Landing, Tree {
     const [path] = laid?.paths ?? [];
     if (!laid || path === undefined || laid.level >= LEVELS[need]) return;
     laid.level = LEVELS[need];
-    if (need === 'size') real.truncateSync(this.#root + path, this.#tree.size(inode));
-    else real.writeFileSync(this.#root + path, this.#tree.data(inode));
+    const isData = need === 'data';
+    const data = isData ? this.#tree.data(inode) : new Uint8Array(this.#tree.size(inode));
+    if (isData) real.writeFileSync(this.#root + path, data);
+    else real.truncateSync(this.#root + path, data.length);
+    this.#shadow?.learnData(inode, data);
   }
 }
+
+const TWO_NAMES =
+  'a power cut has left a folder with two names, and what a recovery changes in it is not followed';
 
 const isBelow = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(`${folder}/`);
@@ -173,6 +212,10 @@ export interface Recovery {
   readonly tree: CrashTree;
   /** Whether the whole tree is there before the recovery begins. */
   readonly isWhole: boolean;
+  /** Records what is done in the folder. */
+  readonly shadow?: ShadowTree | undefined;
+  /** Gets a sentence for each thing that the recovery asks and that a crash state does not have. */
+  readonly asked?: Set<string>;
 }
 
 /**
@@ -181,23 +224,29 @@ export interface Recovery {
  * @throws what the recovery throws
  */
 export async function recoverIn<T>(
-  { root, tree, isWhole }: Recovery,
+  { root, tree, isWhole, shadow, asked }: Recovery,
   run: (root: string) => T | Promise<T>,
 ): Promise<T> {
   empty(root);
-  const landing = new RecoveryFolder(real.realpathSync(root), tree);
+  const landing = new RecoveryFolder(real.realpathSync(root), tree, shadow);
   if (isWhole) {
     landing.touch('/', 'tree', true);
-    return run(root);
+    if (!shadow) return run(root);
   }
-  const session = new Session(root, { landing });
+  const session = new Session(root, { landing, shadow, asked });
   const putBack = replaceFunctions();
+  const silence = asked && listen(asked);
   openSession(session);
   try {
     return await run(root);
   } finally {
     closeSession(session);
     putBack();
+    silence?.();
+    if (shadow) {
+      const unseen = differences(session.root, shadow.trace());
+      if (unseen.length > 0) shadow.gap(unseenText(unseen));
+    }
   }
 }
 

@@ -6,10 +6,11 @@
 //
 // Syncs have nothing to lose. Names of files are those that they had when the operation was called.
 
+import type { LinkOf } from '../crash-test/chains.js';
+import type { FilesCut } from './files-test.js';
+import { isSync } from './promises.js';
 import type { FileOperation, FilesTrace } from './trace.js';
-
-/** What became of an operation. */
-export type Fate = 'LOST' | 'kept' | '?';
+import type { Files } from './tree-subject.js';
 
 /** The names of inodes while the operations of a trace are read in their order. */
 export class Names {
@@ -61,12 +62,30 @@ export class Names {
 /** How many operations before the cut are shown; those before them are counted. */
 const LINES_MAX = 40;
 
+/** What a power cut has left of a life. */
+export function sceneOf({ during, trace, space, state }: LinkOf<Files>, time: number): FilesCut {
+  const lost = new Set<number>();
+  const kept = new Set<number>();
+  for (const { first, count, versions, changes } of space.map.regions) {
+    for (let place = first; place < first + count; place += 1) {
+      if (!state.seen.has(place)) continue;
+      const last = versions[state.versions[place] as number]?.change ?? -1;
+      for (const [number, { operation }] of changes.entries())
+        (number > last ? lost : kept).add(operation);
+    }
+  }
+  const isBegun = (n: number): boolean => (trace.operations[n]?.begin ?? Infinity) <= time;
+  const sorted = (all: Iterable<number>): number[] => [...all].sort((a, b) => a - b);
+  const isWhole = (n: number): boolean => !lost.has(n);
+  return {
+    ...{ during, trace, time },
+    lost: sorted(lost).filter(isBegun),
+    kept: sorted(kept).filter(isBegun).filter(isWhole),
+  };
+}
+
 /** The lines of a power cut right after a moment. */
-export function picture(
-  trace: FilesTrace,
-  time: number,
-  fates: ReadonlyMap<number, Fate>,
-): string[] {
+export function picture({ trace, time, lost, kept }: FilesCut, full: boolean): string[] {
   const names = new Names(trace);
   const lines: string[] = [];
   const later: string[] = [];
@@ -77,12 +96,17 @@ export function picture(
       later.push(`        ${words}${site}`);
       continue;
     }
-    const isSync = operation.op === 'sync' || operation.op.startsWith('f');
-    const fate = isSync ? '' : (fates.get(number) ?? '?');
+    const fate = isSync(operation)
+      ? ''
+      : lost.includes(number)
+        ? 'LOST'
+        : kept.includes(number)
+          ? 'kept'
+          : '?';
     const open = operation.end > time ? '   (not returned)' : '';
     lines.push(`  ${fate.padStart(4)}  ${words}${site}${open}`);
   }
-  const left = Math.max(0, lines.length - LINES_MAX);
+  const left = full ? 0 : Math.max(0, lines.length - LINES_MAX);
   return [
     ...(left > 0 ? [`        ${left} operations before`] : []),
     ...lines.slice(left),

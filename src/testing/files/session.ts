@@ -4,12 +4,16 @@
 //   N2  A caller of an asynchronous call has its answer later, and after the answers of all earlier calls, so that a program
 //       that is run twice does the same twice.
 //   N3  What no path and no descriptor of the folder occurs in goes to the original.
+//   N4  With a seed a call has its effect when it is drawn among those that wait, and its answer then. Calls of one descriptor keep
+//       their order, because a handle closes after what it was asked before.
 //
 // With a shadow the session is a recording. With a folder to recover in, paths are laid down there before they are used.
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { type Random, seededRandom } from '../choices.js';
+import { BOOT, BOOT_PATH } from './asks.js';
 import { real, shared } from './originals.js';
 import { insideOf, type Place, type ShadowTree } from './shadow.js';
 
@@ -43,6 +47,19 @@ export interface OpenFile {
 const callSites = new AsyncLocalStorage<number>();
 export const outerSite = (): number | undefined => callSites.getStore();
 
+interface SessionOptions {
+  readonly shadow?: ShadowTree | undefined;
+  readonly landing?: Landing;
+  readonly seed?: number;
+  readonly asked?: Set<string> | undefined;
+}
+
+/** A call that waits for its turn. */
+interface Waiting {
+  readonly descriptor: unknown;
+  run(): Promise<void>;
+}
+
 /** See the essay above. */
 export class Session {
   /** The real path of the folder. */
@@ -53,9 +70,18 @@ export class Session {
   readonly landing: Landing | undefined;
   /** By descriptor. */
   readonly files: Map<number, OpenFile> = new Map();
+  readonly asked: Set<string> | undefined;
   #answers: Promise<void> = Promise.resolve();
+  readonly #random: Random | undefined;
+  #waiting: readonly Waiting[] = [];
 
-  constructor(root: string, { shadow, landing }: { shadow?: ShadowTree; landing?: Landing }) {
+  /**
+   * @param seed the order in which calls that wait at the same time take effect: with 0 that of the calls (N1), else drawn (N4)
+   * @param asked gets what a recovery asks that a crash state does not have
+   */
+  constructor(root: string, { shadow, landing, seed = 0, asked }: SessionOptions) {
+    this.asked = asked;
+    this.#random = seed === 0 ? undefined : seededRandom(seed);
     this.#alias = resolve(root);
     this.root = real.realpathSync(root);
     this.shadow = shadow;
@@ -114,9 +140,18 @@ export class Session {
    * An asynchronous call: its effect at once (N1), its answer when it is its turn (N2).
    *
    * @param effect may return a promise of what the system does later, and then the answer waits for that
+   * @param descriptor calls with the same one keep their order
    * @throws what Node throws at once: that arguments are not of their type
    */
-  later<T>(effect: () => T | Promise<T>, answer: (outcome: Outcome<T>) => void): void {
+  later<T>(
+    effect: () => T | Promise<T>,
+    answer: (outcome: Outcome<T>) => void,
+    descriptor?: unknown,
+  ): void {
+    if (this.#random) {
+      this.#wait(effect, answer, descriptor, this.#random);
+      return;
+    }
     this.shadow?.beginCall();
     const outcome = outcomeOf(effect);
     if ('error' in outcome && isMisuse(outcome.error)) throw outcome.error;
@@ -136,12 +171,44 @@ export class Session {
       );
   }
 
+  /** Effect and answer when it is drawn among those that wait (N4). */
+  #wait<T>(
+    effect: () => T | Promise<T>,
+    answer: (outcome: Outcome<T>) => void,
+    descriptor: unknown,
+    random: Random,
+  ): void {
+    const site = this.shadow?.callSite();
+    const run = async (): Promise<void> => {
+      this.shadow?.beginCall();
+      const made = (): Outcome<T | Promise<T>> => outcomeOf(effect);
+      const outcome = site === undefined ? made() : callSites.run(site, made);
+      const operation = this.shadow?.current;
+      const told = 'value' in outcome ? await settledOf(outcome.value) : outcome;
+      this.shadow?.end(operation);
+      answer(told);
+    };
+    this.#waiting = [...this.#waiting, { descriptor, run }];
+    if (this.#waiting.length > 1) return;
+    const next = (): void => {
+      const isFirst = ({ descriptor: own }: Waiting, n: number): boolean =>
+        typeof own !== 'number' || this.#waiting.findIndex((one) => one.descriptor === own) === n;
+      const ready = this.#waiting.filter(isFirst);
+      const drawn = ready[Math.floor(random() * ready.length)];
+      drawn?.run().finally(() => {
+        this.#waiting = this.#waiting.filter((one) => one !== drawn);
+        if (this.#waiting.length > 0) shared.setImmediate(next);
+      });
+    };
+    shared.setImmediate(next);
+  }
+
   /** The same with a promise, which is rejected for wrong arguments too. */
-  promise<T>(effect: () => T | Promise<T>): Promise<T> {
+  promise<T>(effect: () => T | Promise<T>, descriptor?: unknown): Promise<T> {
     return new Promise((resolvePromise, reject) => {
-      this.later(effect, (outcome) =>
-        'error' in outcome ? reject(outcome.error) : resolvePromise(outcome.value),
-      );
+      const answer = (outcome: Outcome<T>): void =>
+        'error' in outcome ? reject(outcome.error) : resolvePromise(outcome.value);
+      this.later(effect, answer, descriptor);
     });
   }
 
@@ -192,6 +259,8 @@ export const closeSession = (session: Session): void => void sessions.delete(ses
 export function sessionOf(...pathsOrDescriptors: readonly unknown[]): Session | undefined {
   if (sessions.size === 0 || shared.quiet > 0) return undefined;
   for (const session of sessions) {
+    if (session.asked && pathsOrDescriptors[0] === BOOT_PATH)
+      session.asked.add(`the recovery reads what a crash state does not have: ${BOOT}`);
     const isItsOwn = (at: unknown): boolean =>
       typeof at === 'number' ? session.files.has(at) : session.inside(at) !== undefined;
     if (pathsOrDescriptors.some(isItsOwn)) return session;

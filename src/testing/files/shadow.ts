@@ -122,6 +122,8 @@ export class ShadowTree implements Tree {
   #operations: Begun[] = [];
   #marks: { readonly time: number; readonly value: unknown }[] = [];
   #initial: ReadonlyMap<number, FileNode> = new Map([[ROOT, emptyDirectory()]]);
+  /** The initial tree as far as it is known, above another trace. */
+  #known = new Map<number, FileNode>();
   #now = 0;
   #nextInode = ROOT + 1;
   /** The last operation of the call that is being made (H3). */
@@ -148,6 +150,34 @@ export class ShadowTree implements Tree {
       this.#nodes.set(inode, shadowOf(node));
       this.#nextInode = Math.max(this.#nextInode, inode + 1);
     }
+  }
+
+  /**
+   * Begins a trace above a tree of which nothing is known yet: `learn` says what is.
+   *
+   * @param firstInode a number that no inode of that tree has, nor any above it
+   */
+  startAbove(firstInode: number): void {
+    this.#nextInode = firstInode;
+    this.#known = new Map([[ROOT, emptyDirectory()]]);
+    this.#initial = this.#known;
+  }
+
+  /** A name of the tree before the trace. */
+  learn(directory: number, name: string, inode: number, node: FileNode): void {
+    if (!this.#known.has(inode)) {
+      this.#known.set(inode, node);
+      this.#nodes.set(inode, shadowOf(node));
+    }
+    const known = this.#known.get(directory);
+    if (known?.kind === 'directory') (known.entries as Map<string, number>).set(name, inode);
+    this.#enter(directory, name, inode);
+  }
+
+  /** The bytes of a file of the tree before the trace. */
+  learnData(inode: number, data: Uint8Array): void {
+    this.#known.set(inode, { kind: 'file', data });
+    this.#nodes.set(inode, { kind: 'file', size: data.length, isDirty: false });
   }
 
   /** A number that no inode has had. */

@@ -7,15 +7,23 @@
 // A state by its number is found by deciding one cell after the other, and passing over as many states as each version has that
 // comes before. That takes a count for each version, so it is for single states, and not for all of them.
 
-import { checkOptions, formatValue, misuse, WriteBarrierError } from '../../model/index.js';
+import { checkOptions, misuse, WriteBarrierError } from '../../model/index.js';
 import type { Random } from '../choices.js';
-import { type Counted, Decisions } from '../space/decisions.js';
+import { type Choose, type Counted, Decisions } from '../space/decisions.js';
 import { versionAt } from '../space/places.js';
-import { walksOf } from '../space/walks.js';
-import { blockAfter, type FileHistory, sizeAsked } from './blocks.js';
-import { type Cell, type CellMap, type CellVersion, cellsOf, entryKey } from './cells.js';
-import { FILE_MODELS, type FileModel, type FileModelName } from './models.js';
+import { type Walk, walksOf } from '../space/walks.js';
+import { blockAfter, type FileHistory, sizeAsked, sizeBounds } from './blocks.js';
+import {
+  type Cell,
+  type CellMap,
+  type CellVersion,
+  cellsOf,
+  entryKey,
+  type Kind,
+} from './cells.js';
+import { type FileModel, type FileModelName, modelOf } from './models.js';
 import type { FilesTrace } from './trace.js';
+import { type CrashTree, treeOf } from './tree.js';
 
 /** What a path of a tree holds. */
 export type TreeNode =
@@ -65,32 +73,34 @@ export interface FileCrash {
 export class FileState {
   readonly #map: CellMap;
   readonly #versionOf: (cell: Cell, place: number) => number;
-  readonly #kinds: ReadonlyMap<number, Kind>;
+  readonly #before: CrashTree;
 
-  /** @internal */
+  /**
+   * @param before what was there before the trace
+   * @internal
+   */
   constructor(
     map: CellMap,
-    kinds: ReadonlyMap<number, Kind>,
     versionOf: (cell: Cell, place: number) => number,
+    before: CrashTree = treeOf(map.trace.initial),
   ) {
     this.#map = map;
-    this.#kinds = kinds;
     this.#versionOf = versionOf;
+    this.#before = before;
   }
 
   /** The inode of an entry; undefined if there is none. */
   entry(directory: number, name: string): number | undefined {
-    const { entries, trace } = this.#map;
-    const before = trace.initial.get(directory);
-    const known = before?.kind === 'directory' ? before.entries.get(name) : undefined;
-    const cell = entries.get(entryKey(directory, name));
-    return cell ? this.#valueOf(cell, known) : known;
+    const known = (): number | undefined => this.#before.entry(directory, name);
+    const cell = this.#map.entries.get(entryKey(directory, name));
+    return cell ? this.#valueOf(cell, known) : known();
   }
 
   /** The names in a directory, sorted. Each name that was ever there is looked at. */
   names(directory: number): string[] {
-    const names = this.#map.names.get(directory) ?? [];
-    return names.filter((name) => this.entry(directory, name) !== undefined);
+    const changed = this.#map.names.get(directory) ?? [];
+    const names = new Set([...this.#before.names(directory), ...changed]);
+    return [...names].sort().filter((name) => this.entry(directory, name) !== undefined);
   }
 
   /**
@@ -99,7 +109,7 @@ export class FileState {
    * @throws `INVALID_ARGUMENT` for an inode that the trace does not know
    */
   kind(inode: number): TreeNode['kind'] {
-    return this.#kindOf(inode).kind;
+    return this.#kindOf(inode)?.kind ?? this.#before.kind(inode);
   }
 
   /**
@@ -109,41 +119,44 @@ export class FileState {
    */
   target(inode: number): string {
     const kind = this.#kindOf(inode);
-    if (kind.kind === 'symlink') return kind.target;
+    if (kind?.kind === 'symlink') return kind.target;
+    if (!kind) return this.#before.target(inode);
     throw misuse(`inode ${inode} is a ${kind.kind}, not a symbolic link`);
   }
 
   /** The size of a file in bytes. */
   size(inode: number): number {
-    const { sizes, blocks, histories, trace, model } = this.#map;
-    const before = trace.initial.get(inode);
-    const known = before?.kind === 'file' ? before.data.length : 0;
+    const { sizes, blocks, histories, model } = this.#map;
+    const known = (): number => this.#before.size(inode);
     const cell = sizes.get(inode);
-    const size = (cell && this.#valueOf(cell, known)) ?? known;
-    if (model.size === 'free') return size;
-    // What was written before the last truncation says nothing of the size.
-    const since = cell ? this.#version(cell).command : -1;
-    const history = histories.get(inode) as FileHistory;
+    const history = histories.get(inode);
+    if (!history || model.size === 'free' || model.data === 'journaled')
+      return (cell && this.#valueOf(cell, known)) ?? known();
+    const last = cell ? this.#version(cell).change : -1;
+    const { cut, most, since } = sizeBounds(history, cell?.changes ?? [], last);
+    const least = cut ?? known();
+    if (most <= least) return least;
     for (const run of [...(blocks.get(inode) ?? [])].reverse()) {
       for (let n = run.count - 1; n >= 0; n -= 1) {
         // What lies before cannot ask for more.
-        if ((run.block + n + 1) * model.block <= size) return size;
+        if ((run.block + n + 1) * model.block <= least) return least;
         const { change, command } = this.#version(run, n);
         const made = command > since ? run.changes[change] : undefined;
         const asked = made ? sizeAsked(history, made, run.block + n, model.block) : 0;
-        if (asked > 0) return Math.max(size, asked);
+        if (asked > 0) return Math.min(most, Math.max(least, asked));
       }
     }
-    return size;
+    return least;
   }
 
   /** A new array with the bytes of a file. */
   data(inode: number): Uint8Array {
-    const { blocks, histories, trace, model } = this.#map;
+    const { blocks, histories, model } = this.#map;
+    const runs = blocks.get(inode);
+    if (!runs && !this.#map.sizes.has(inode)) return this.#before.data(inode).slice();
     const bytes = new Uint8Array(this.size(inode));
-    const before = trace.initial.get(inode);
-    if (before?.kind === 'file') bytes.set(before.data.subarray(0, bytes.length));
-    for (const run of blocks.get(inode) ?? []) {
+    bytes.set(this.#before.data(inode).subarray(0, bytes.length));
+    for (const run of runs ?? []) {
       for (let n = 0; n < run.count; n += 1) {
         const at = (run.block + n) * model.block;
         if (at >= bytes.length) return bytes;
@@ -165,18 +178,21 @@ export class FileState {
       for (const name of this.names(directory)) {
         const inode = this.entry(directory, name) as number;
         const path = `${prefix}${name}`;
-        const kind = this.#kindOf(inode);
-        found.set(path, kind.kind === 'file' ? { ...kind, data: this.data(inode) } : kind);
-        if (kind.kind === 'directory') walk(inode, `${path}/`, [...above, directory]);
+        const kind = this.kind(inode);
+        if (kind === 'file') found.set(path, { kind, data: this.data(inode) });
+        else if (kind === 'symlink') found.set(path, { kind, target: this.target(inode) });
+        else found.set(path, { kind });
+        if (kind === 'directory') walk(inode, `${path}/`, [...above, directory]);
       }
     };
     walk(1, '', []);
     return found;
   }
 
-  #kindOf(inode: number): Kind {
-    const kind = this.#kinds.get(inode);
-    if (kind) return kind;
+  /** Undefined for an inode from before the trace of a later life. */
+  #kindOf(inode: number): Kind | undefined {
+    const kind = this.#map.kinds.get(inode);
+    if (kind || this.#map.isLater) return kind;
     throw misuse(`the trace has no inode ${inode}`);
   }
 
@@ -184,16 +200,11 @@ export class FileState {
     return versionAt(cell, this.#versionOf(cell, cell.first + n));
   }
 
-  #valueOf(cell: Cell, before: number | undefined): number | undefined {
+  #valueOf<T>(cell: Cell, before: () => T): T | number | undefined {
     const { change } = this.#version(cell);
-    return change < 0 ? before : cell.changes[change]?.value;
+    return change < 0 ? before() : cell.changes[change]?.value;
   }
 }
-
-type Kind =
-  | { readonly kind: 'file' }
-  | { readonly kind: 'directory' }
-  | { readonly kind: 'symlink'; readonly target: string };
 
 /** All trees that a power cut during a trace may leave. */
 export class FileSpace {
@@ -201,19 +212,17 @@ export class FileSpace {
   readonly map: CellMap;
   /** The assumed file system. */
   readonly model: FileModel;
-  readonly #kinds: ReadonlyMap<number, Kind>;
   #count: bigint | undefined;
 
   /** @internal */
   constructor(map: CellMap) {
     this.map = map;
     this.model = map.model;
-    this.#kinds = kindsOf(map.trace);
   }
 
   /** The number of states. States with different versions are different, even if their bytes happen to be equal. */
   get count(): bigint {
-    this.#count ??= new Decisions(this.#searched).states;
+    this.#count ??= new Decisions(this.searched).states;
     return this.#count;
   }
 
@@ -231,7 +240,7 @@ export class FileSpace {
       );
     }
     let rest = k;
-    const decisions = new Decisions(this.#searched);
+    const decisions = new Decisions(this.searched);
     for (const cell of this.map.regions) {
       for (let place = cell.first; place < cell.first + cell.count; place += 1) {
         decisions.versionOf(cell, place, (_, __, candidates) => {
@@ -246,11 +255,7 @@ export class FileSpace {
         });
       }
     }
-    return new FileState(
-      this.map,
-      this.#kinds,
-      (_, place) => decisions.decided.get(place) as number,
-    );
+    return new FileState(this.map, (_, place) => decisions.decided.get(place) as number);
   }
 
   /** Draws a state; all are equally likely, as far as the numbers can tell. */
@@ -274,19 +279,43 @@ export class FileSpace {
    */
   *explore(options: { readonly recoveriesMax?: number } = {}): Generator<FileCrash, void> {
     checkOptions(options, { recoveriesMax: 0 }, 'explore');
-    for (const walk of walksOf(new Decisions(this.#searched), options)) {
-      const { choose, decisions } = walk;
-      const files = new FileState(this.map, this.#kinds, (cell, place) =>
-        decisions.versionOf(cell, place, choose),
-      );
-      yield Object.assign(walk, { files });
-    }
+    yield* this.crashes(options.recoveriesMax);
   }
 
-  get #searched(): Counted<CellMap> {
+  /**
+   * The same above what earlier power cuts have left.
+   *
+   * @internal
+   */
+  crashes(recoveriesMax?: number, below?: Decisions<CellMap>): Generator<FileRun, void> {
+    const label = (cell: Cell): unknown => cell.of;
+    return onTrees(walksOf(new Decisions(this.searched, below), { recoveriesMax, label }));
+  }
+
+  /** @internal */
+  get searched(): Counted<CellMap> {
     const { map } = this;
     return { map, counts: map.counts };
   }
+}
+
+/** A power cut with its decisions. */
+export type FileRun = Walk<CellMap> & { readonly files: FileState };
+
+/** Walks with the tree for each. */
+export function* onTrees(walks: Iterable<Walk<CellMap>>): Generator<FileRun, void> {
+  for (const walk of walks)
+    yield Object.assign(walk, { files: treeIn(walk.decisions, walk.choose) });
+}
+
+/** What the last of several power cuts has left, above what the others have. */
+function treeIn(decisions: Decisions<CellMap>, choose: Choose): FileState {
+  const { below, space } = decisions;
+  return new FileState(
+    space.map,
+    (cell, place) => decisions.versionOf(cell, place, choose),
+    below && treeIn(below, choose),
+  );
 }
 
 /**
@@ -301,25 +330,20 @@ export function fileSpace(
   options: FileSpaceOptions = {},
 ): FileSpace {
   checkOptions(options, { lies: 0 }, 'fileSpace');
-  const known = typeof model === 'string' ? FILE_MODELS[model] : model;
-  if (!known) {
-    throw misuse(
-      `unknown file system ${formatValue(model)}; known are ${Object.keys(FILE_MODELS).join(', ')}`,
-    );
-  }
-  return new FileSpace(cellsOf(trace, known, options.lies?.includes('ignoreFlush') ?? false));
+  return spaceOf(
+    trace,
+    modelOf(model).model,
+    options.lies?.includes('ignoreFlush') ?? false,
+    false,
+  );
 }
 
-function kindsOf({ initial, operations }: FilesTrace): Map<number, Kind> {
-  const kinds = new Map<number, Kind>([[1, { kind: 'directory' }]]);
-  for (const [inode, node] of initial) {
-    const { kind } = node;
-    kinds.set(inode, kind === 'symlink' ? { kind, target: node.target } : { kind });
-  }
-  for (const one of operations) {
-    if (one.op === 'create') kinds.set(one.inode, { kind: 'file' });
-    if (one.op === 'mkdir') kinds.set(one.inode, { kind: 'directory' });
-    if (one.op === 'symlink') kinds.set(one.inode, { kind: 'symlink', target: one.target });
-  }
-  return kinds;
+/** `isLater`: the trace has no more of the tree before it than its operations have met. */
+export function spaceOf(
+  trace: FilesTrace,
+  model: FileModel,
+  lies: boolean,
+  isLater: boolean,
+): FileSpace {
+  return new FileSpace(cellsOf(trace, model, lies, isLater));
 }

@@ -7,16 +7,10 @@
 //
 // Source: the manual pages of the calls, section 2.
 
+import { BOOT, BOOT_PATH } from './asks.js';
 import type { Place } from './shadow.js';
 import { descriptorIn, pathIn, type SystemCall, stringsIn } from './strace-log.js';
-import {
-  type Handler,
-  type Handlers,
-  type OpenFile,
-  type Process,
-  type Replay,
-  RING_USED,
-} from './strace-replay.js';
+import type { Handler, Handlers, OpenFile, Process, Replay } from './strace-replay.js';
 
 /** A mark is asked for below this path, as the JSON of its value with `encodeURIComponent`. */
 export const MARK_PATH = '/write-barrier-mark/';
@@ -35,7 +29,9 @@ function opening(path: number, flagsAt: number, directory?: number): Handlers[st
     begin: (replay, call, process) => {
       const flags = flagsIn(call.args[flagsAt]);
       const follow = !flags.has('O_NOFOLLOW');
-      const place = replay.placeOf(replay.pathOf(call, process, path, directory), follow);
+      const full = replay.pathOf(call, process, path, directory);
+      if (full === BOOT_PATH) replay.shadow.gap(`the program was recorded, and ${BOOT}`);
+      const place = replay.placeOf(full, follow);
       if (place && !flags.has('O_TMPFILE')) open(replay, call, place, flags);
     },
     end: opened,
@@ -275,6 +271,16 @@ const onFile =
     if (replay.fileOf(args[at], process)) replay.shadow.gap(`${what} is not followed`);
   };
 
+/**
+ * A ring is a gap, save those that libuv makes for each event loop, of 256 entries and right after its epoll: it registers descriptors with
+ * them, and takes another one for files. Source: uv__platform_loop_init in libuv's src/unix/linux.c.
+ */
+function ring({ shadow, loops }: Replay, { process, args }: SystemCall): void {
+  const isOfLoop =
+    loops.delete(process) && args[0] === '256' && !/SETUP_SQPOLL/.test(args[1] ?? '');
+  if (!isOfLoop) shadow.gap('io_uring was used, whose requests are in no log');
+}
+
 const sync: Handlers[string] = { begin: ({ shadow }) => shadow.syncAll() };
 const access: Handlers[string] = { begin: mark };
 
@@ -352,7 +358,8 @@ export const CALLS: Handlers = {
   fork: forking,
   vfork: forking,
   mmap: { begin: map },
-  io_uring_setup: { begin: gap(RING_USED) },
+  epoll_create1: { begin: ({ loops }, { process }) => void loops.add(process) },
+  io_uring_setup: { begin: ring },
   io_submit: { begin: gap('io_submit was used, which is not followed') },
   access,
   faccessat: access,

@@ -41,15 +41,14 @@ export type Handlers = Readonly<
   Record<string, { readonly begin?: Handler; readonly end?: Handler }>
 >;
 
-/** A ring that was made before the start is no gap, because libuv makes one for its event loop and none for files. */
-export const RING_USED = 'io_uring was used, whose requests are in no log';
-
 /** See the essay above. */
 export class Replay {
   readonly shadow: ShadowTree;
   readonly readOutside: ReadOutside;
   /** What an open has found, until it ends. */
   readonly opened: WeakMap<SystemCall, OpenFile> = new WeakMap();
+  /** The processes that have made an epoll, and no ring since. */
+  readonly loops: Set<number> = new Set();
   readonly #directory: string;
   readonly #processes = new Map<number, Process>();
   #contents: Contents;
@@ -111,8 +110,8 @@ export class Replay {
     const trace = this.shadow.trace();
     const nodes = finalTree(trace);
     this.shadow.seal(nodes);
-    // A mapping that was made before is there, and what was not followed may have left other bytes.
-    for (const gap of trace.gaps ?? []) if (gap !== RING_USED) this.shadow.gap(gap);
+    // A mapping or a ring that was made before is there, and what was not followed may have left other bytes.
+    for (const gap of trace.gaps ?? []) this.shadow.gap(gap);
     this.#contents = new Contents(nodes);
     this.#applied = 0;
   }

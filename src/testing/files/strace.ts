@@ -30,7 +30,12 @@ export interface StraceRecording {
   readonly command: readonly [program: string, ...args: string[]];
   /** The current directory of the program. @defaultValue that of this process */
   readonly cwd?: string;
-  /** The environment of the program. @defaultValue that of this process */
+  /**
+   * The environment of the program. `UV_USE_IO_URING` is 0 in it if it is not set, so that Node makes its calls where strace sees
+   * them: any use of io_uring for files is a gap.
+   *
+   * @defaultValue that of this process
+   */
   readonly env?: NodeJS.ProcessEnv;
 }
 
@@ -69,7 +74,8 @@ function runUnder(log: string, { command, cwd, env }: StraceRecording): Promise<
   const options = ['-f', '-qq', '-xx', '-y', '-s', String(STRING_MAX), '-e', 'signal=none'];
   const args = [...options, '-e', `trace=${names.join(',')}`, '-o', log, ...command];
   return new Promise((resolve, reject) => {
-    const child = spawn('strace', args, { cwd, env, stdio: ['ignore', 'ignore', 'pipe'] });
+    const own = { UV_USE_IO_URING: '0', ...(env ?? process.env) };
+    const child = spawn('strace', args, { cwd, env: own, stdio: ['ignore', 'ignore', 'pipe'] });
     const errors: Buffer[] = [];
     child.stderr.on('data', (data: Buffer) => errors.push(data));
     child.on('error', ({ message }) =>

@@ -179,7 +179,7 @@ function copying(session: Session, args: Arguments, isSync: boolean): Copying {
   const [source, target] = [textOf(args[0]), textOf(args[1])];
   const options = (args[2] ?? {}) as CopySyncOptions;
   session.touch(source, 'tree');
-  session.touch(target, 'shape');
+  session.touch(target, session.shadow ? 'tree' : 'shape');
   const isWhole = isSync && !options.filter && real.statSync(source).isDirectory();
   const isInPlace = isWhole && copiesInPlace();
   return copyEntry({ session, options, isInPlace }, source, target);

@@ -19,7 +19,7 @@ import { failsIn, withBarriers } from '../crash-test/barriers.js';
 import { crashTest } from '../crash-test/crash-test.js';
 import { NEVER_READ, PARTLY } from '../crash-test/doubts.js';
 import { labelOf } from '../crash-test/in-short.js';
-import { judgeState } from '../crash-test/judge.js';
+import { DISK_STATES, judgeState } from '../crash-test/lives.js';
 import { neverCame } from '../crash-test/one-seed.js';
 import { checkCrashTest } from '../crash-test/options.js';
 import { recoverOn } from '../crash-test/recovery.js';
@@ -95,7 +95,7 @@ async function isAlsoIn<A, R, P>(
   const from = crashSpace(trace, test.profile);
   const trial = await trialOf(test, 0, []);
   const [cut] = parseReplay(failure.replay, 0).cuts;
-  const state = cut && stateOf(from, cut);
+  const state = cut && stateOf(DISK_STATES, from, cut);
   if (!state) return false;
   return failsIn(trial.space, state, (same) => judgeState(trial, same));
 }

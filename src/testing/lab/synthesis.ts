@@ -19,9 +19,10 @@
 // Source: synthesis of fences (Ferrite); implicit hitting sets (Moreno-Centeno and Karp, 2013).
 
 import { type Gap, gapsOf, missingSince, withBarriers } from '../crash-test/barriers.js';
-import { judgeState } from '../crash-test/judge.js';
+import { DISK_STATES, judgeState } from '../crash-test/lives.js';
 import { explored } from '../crash-test/one-seed.js';
-import { type Cut, parseReplay, stateOf } from '../crash-test/replay.js';
+import { parseReplay, stateOf } from '../crash-test/replay.js';
+import type { Cut } from '../crash-test/subject.js';
 import { trialOf } from '../crash-test/trial.js';
 import type { CrashReport, CrashTest } from '../crash-test/types.js';
 import { Watch } from '../crash-test/watch.js';
@@ -167,7 +168,7 @@ class Search<A, R, P> {
   ): Promise<readonly Candidate[]> {
     const { space, ...trial } = await trialOf({ ...this.#test, trace }, 0, [], this.#watch);
     const [cut] = parseReplay(replay, 0).cuts;
-    const state = stateOf(space, cut as Cut) as CrashState;
+    const state = stateOf(DISK_STATES, space, cut as Cut) as CrashState;
     const failed = await judgeState(trial, state);
     // What fails only after a later cut no barrier of the workload helps.
     if (!failed) return [];

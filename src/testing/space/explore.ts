@@ -34,6 +34,8 @@ export interface Crash {
   readonly order: string;
 }
 
+type Undefinable<T> = { readonly [K in keyof T]: T[K] | undefined };
+
 /** A power cut with its disk, as the crash test sees it. */
 export type Run = Crash & {
   readonly decisions: Decisions;
@@ -48,7 +50,7 @@ export type Run = Crash & {
  */
 export function crashesOf(
   space: Counted<RegionMap>,
-  { recoveriesMax, label }: ExploreOptions,
+  { recoveriesMax, label }: Undefinable<ExploreOptions>,
   below?: Decisions,
 ): Generator<Run, void> {
   const named = label && ((region: Region, place: number) => label(offsetOf(region, place)));

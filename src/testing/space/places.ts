@@ -128,6 +128,21 @@ export function newestUntil(
   return version;
 }
 
+/** The places whose newest version until a moment is not there. */
+export function* lostPlaces<R extends Places>(
+  { regions }: PlaceMap<R>,
+  versions: ArrayLike<number>,
+  time: number,
+): Generator<{ readonly region: R; place: number; there: number; newest: number }, void> {
+  for (const region of regions) {
+    const newest = newestUntil(region, time, true);
+    for (let place = region.first; place < region.first + region.count; place += 1) {
+      const there = versions[place] as number;
+      if (there !== newest) yield { region, place, there, newest };
+    }
+  }
+}
+
 /** The versions that have begun by one moment, and are still possible at another. */
 export function possibleAt(
   { versions }: Places,

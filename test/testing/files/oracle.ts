@@ -85,8 +85,8 @@ export function treesByHand(
   }
 
   // Files: what a reader of the running system saw after each operation.
-  const files = [...contents].map(([inode, [before]]) => {
-    const start = before as Uint8Array;
+  const files = [...contents].map(([inode, [first]]) => {
+    const start = first as Uint8Array;
     const seen = new Map<number, Uint8Array>([[-1, start]]);
     const sizes: Cell<number> = { initial: start.length, changes: [] };
     let data = start;
@@ -94,10 +94,10 @@ export function treesByHand(
       const one = at(n);
       return (one.op === 'write' || one.op === 'truncate') && one.inode === inode;
     });
-    const before_ = new Map<number, number>();
+    const before = new Map<number, number>();
     for (const n of own) {
       const one = at(n);
-      before_.set(n, data.length);
+      before.set(n, data.length);
       if (one.op === 'truncate') data = padded(data, one.size);
       if (one.op === 'write' && one.data.length > 0) {
         data = padded(data, Math.max(data.length, one.offset + one.data.length));
@@ -112,7 +112,7 @@ export function treesByHand(
     );
     for (const n of own) {
       const one = at(n);
-      const old = before_.get(n) as number;
+      const old = before.get(n) as number;
       const size = (seen.get(n) as Uint8Array).length;
       const first = firstStep[n] as number;
       if (one.op === 'truncate') {
@@ -130,14 +130,16 @@ export function treesByHand(
           const step = first > 0 ? first + b - Math.floor(from / block) : 0;
           changes.push({ operation: n, step, value: n });
           const value = Math.min(size, (b + 1) * block);
-          if (step > 0 && value > old) sizes.changes.push({ operation: n, step, value });
+          if ((step > 0 || model.size === 'free') && value > old) {
+            sizes.changes.push({ operation: n, step, value });
+          }
         }
-        if (first === 0 && size > old && model.size === 'free') {
+        if (first === 0 && size > old && old > from && model.size === 'after-data') {
           sizes.changes.push({ operation: n, step: 0, value: size });
         }
       }
     }
-    return { inode, seen, sizes, blocks };
+    return { inode, seen, before, sizes, blocks };
   });
 
   // Promises
@@ -151,7 +153,17 @@ export function treesByHand(
         if (one.op === 'sync') return stepsUntil(n);
         if (model.fsync !== 'journal' || one.op === 'write') return 0;
         const { inode } = one as { inode: number };
-        const last = operations.map((other, m) => m < n && touches(other, inode)).lastIndexOf(true);
+        const isData =
+          one.op === 'fdatasync' && model.fdatasync === 'data' && kinds.get(inode) !== 'directory';
+        const counts = (other: FileOperation, m: number): boolean => {
+          if (isData && !['create', 'mkdir', 'write', 'truncate'].includes(other.op)) return false;
+          if (isData && (other as { inode: number }).inode !== inode) return false;
+          if (other.op !== 'write') return touches(other, inode);
+          const old = files.find((file) => file.inode === inode)?.before.get(m);
+          const size = files.find((file) => file.inode === inode)?.seen.get(m)?.length ?? 0;
+          return other.inode === inode && ((firstStep[m] as number) > 0 || size > (old ?? size));
+        };
+        const last = operations.map((other, m) => m < n && counts(other, m)).lastIndexOf(true);
         return last < 0 ? 0 : stepsUntil(last);
       }),
     );
@@ -237,14 +249,25 @@ export function treesByHand(
   }
 
   function dataOf(inode: number, chosen: ReadonlyMap<string, number | undefined>): string {
-    const { seen, sizes, blocks } = files.find((file) => file.inode === inode) as (typeof files)[0];
-    const resized = sizes.changes[chosen.get(`s${inode}`) as number];
+    const file = files.find((one) => one.inode === inode) as (typeof files)[0];
+    const { seen, before, sizes, blocks } = file;
+    const index = chosen.get(`s${inode}`) as number;
+    const follows = model.size !== 'free' && model.data === 'in-place';
+    const isCut = (change: Change<number> | undefined): boolean =>
+      change !== undefined && at(change.operation).op === 'truncate';
+    let resized = sizes.changes[index];
+    for (let n = index; follows && resized && !isCut(resized); n -= 1) resized = sizes.changes[n];
     let size = resized ? resized.value : sizes.initial;
     const versions = blocks.map((_, b) => chosen.get(`b${inode}/${b}`) as number);
-    if (model.size === 'with-data') {
+    if (follows) {
       for (const [b, version] of versions.entries()) {
         if (version <= (resized?.operation ?? -1) || at(version).op !== 'write') continue;
         size = Math.max(size, Math.min((seen.get(version) as Uint8Array).length, (b + 1) * block));
+      }
+      // A write over the end whose size is not there shows what lies before that end.
+      const missing = sizes.changes[index + 1];
+      if (missing && !isCut(missing)) {
+        size = Math.min(size, before.get(missing.operation) as number);
       }
     }
     const data = new Uint8Array(size);

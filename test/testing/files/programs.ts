@@ -420,4 +420,28 @@ export const PROGRAMS: Readonly<Record<string, Program>> = {
       ['rename', '/x', '/b'],
     ],
   },
+  'write over the end': {
+    before: one,
+    calls: [['write', '/a', 0, 'longer']],
+  },
+  'append of two blocks at once': {
+    before: one,
+    calls: [['write', '/a', 3, long('n', 5000)]],
+  },
+  'rename, fdatasync': {
+    before: one,
+    calls: [
+      ['fsync', '/a'],
+      ['rename', '/a', '/b'],
+      ['fdatasync', '/b'],
+    ],
+  },
+  'create and rename, fdatasync of the directory': {
+    before: one,
+    calls: [
+      ['create', '/b'],
+      ['rename', '/a', '/c'],
+      ['fdatasync', '/'],
+    ],
+  },
 };

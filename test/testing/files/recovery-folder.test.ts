@@ -6,7 +6,8 @@ import * as fsp from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { newFolder, removeFolder } from '../../../src/testing/files/record.js';
-import { type CrashTree, recoverIn } from '../../../src/testing/files/recovery-folder.js';
+import { recoverIn } from '../../../src/testing/files/recovery-folder.js';
+import type { CrashTree } from '../../../src/testing/files/tree.js';
 
 const root = newFolder();
 afterAll(() => removeFolder(root));
@@ -255,6 +256,20 @@ describe('what a recovery changes', () => {
     });
     expect(value).toBe('shared');
   });
+});
+
+test('a folder under two names has its files under both, and below itself it is empty', async () => {
+  const folder: Record<string, Written> = { a: 'x', deep: { b: 'y' } };
+  Object.assign(folder, { self: folder });
+  const { value } = await recover({ one: folder, two: folder }, (d) => [
+    fs.readFileSync(`${d}/one/a`, 'utf8'),
+    fs.readFileSync(`${d}/two/a`, 'utf8'),
+    fs.readdirSync(`${d}/two`),
+    fs.readFileSync(`${d}/two/deep/b`, 'utf8'),
+    fs.readdirSync(`${d}/two/self`),
+    fs.readdirSync(`${d}/one`, { recursive: true }).length,
+  ]);
+  expect(value).toEqual(['x', 'x', ['a', 'deep', 'self'], 'y', [], 4]);
 });
 
 test('links that lead in circles, up, or out of the folder are those of the system', async () => {

@@ -286,6 +286,28 @@ test.each<[string, RegExp, readonly string[]]>([
   expect(traceOf(...log).gaps).toEqual([expect.stringMatching(sentence)]);
 });
 
+test('a ring that was made before the start is a gap, because it may be used after it', () => {
+  const ring = 'io_uring_setup(8, {flags=0}) = 5<anon_inode:[io_uring]>';
+  const start = 'access("/write-barrier-start", F_OK) = -1 ENOENT (No such file or directory)';
+  expect(traceOf(ring, start, OPEN).gaps).toEqual([expect.stringMatching(/io_uring/)]);
+});
+
+test('the ring of an event loop of libuv is no gap, and another one of the same process is', () => {
+  const polls = 'epoll_create1(EPOLL_CLOEXEC) = 5<anon_inode:[eventpoll]>';
+  const ring = (entries: number, flags: string): string =>
+    `io_uring_setup(${entries}, {flags=${flags}, features=IORING_FEAT_SQPOLL_NONFIXED}) = 6<anon_inode:[io_uring]>`;
+  expect(traceOf(polls, ring(256, '0x10000')).gaps).toEqual([]);
+  for (const log of [
+    [ring(256, '0')],
+    [polls, ring(64, '0')],
+    [polls, ring(256, 'IORING_SETUP_SQPOLL')],
+    [polls, ring(256, '0'), ring(256, '0')],
+    [polls, `8 ${ring(256, '0')}`],
+  ]) {
+    expect(traceOf(...log).gaps).toEqual([expect.stringMatching(/io_uring/)]);
+  }
+});
+
 test('a private mapping and one that is only read are no gaps', () => {
   const trace = traceOf(
     OPEN,

@@ -17,6 +17,9 @@
 //   F4  Policy `reuse` breaks F3 on purpose, as a pool of files does that are never really deleted: the same sectors
 //       again. Directory and sectors are not ordered with each other until a sync, so the directory may already
 //       speak of the new file where the sectors still hold the old one.
+//   F5  Three policies try to repair F4 with zeroes where a file was removed: in the first sector, where a journal has its
+//       head; in all sectors; in all sectors, with a flush between the directory and the zeroes and another behind them. Only
+//       the last one is enough, because a journal may have a second head, and because zeroes may be late, or the directory.
 //
 // Claims are what SQLite is told of the device (https://www.sqlite.org/c3ref/c_iocap_atomic.html). None of them is
 // true here: the size of a file may be on the medium before its bytes are, and writes come in any order.
@@ -33,7 +36,7 @@ export const SECTOR = 512;
 const EXTENT = 64;
 
 /** What a file that is created, or cut to nothing, is made of. */
-export type Policy = 'fresh' | 'reuse';
+export type Policy = 'fresh' | 'reuse' | 'zero-head' | 'zero-all' | 'zero-all-ordered';
 
 /** What SQLite is told and what is not so. */
 export type Claim = 'safeAppend' | 'sequential';
@@ -107,6 +110,24 @@ export class SectorFiles {
     file.exists = false;
     file.size = 0;
     this.#writeDirectory();
+    this.#zero(file);
+  }
+
+  /** F5. */
+  #zero({ start }: File): void {
+    const sectors = {
+      fresh: 0,
+      reuse: 0,
+      'zero-head': 1,
+      'zero-all': EXTENT,
+      'zero-all-ordered': EXTENT,
+    };
+    const count = sectors[this.#policy];
+    if (count === 0 || start === 0) return;
+    const isOrdered = this.#policy === 'zero-all-ordered';
+    if (isOrdered) this.sync();
+    this.#disk.write(start * SECTOR, new Uint8Array(count * SECTOR), PLAIN);
+    if (isOrdered) this.sync();
   }
 
   /** A file that is cut to a part of itself keeps its extent. Only a recovery does that, which nothing follows. */

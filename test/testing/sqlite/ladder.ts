@@ -39,6 +39,8 @@ export interface Rung {
   readonly profile?: Partial<DeviceProfile>;
   /** Move the WAL into the database after each transaction, so that the next one starts the WAL anew. */
   readonly checkpoint?: boolean;
+  /** SQLite has room for so few pages that it writes some before it commits, and the journal gets a second head. */
+  readonly spills?: boolean;
   /** 3 unless given. */
   readonly transactions?: number;
 }
@@ -246,11 +248,12 @@ function setUp(engine: Engine, rung: Rung): Uint8Array {
   });
 }
 
-function configure(database: Database, { journal, synchronous }: Rung): void {
+function configure(database: Database, { journal, synchronous, spills }: Rung): void {
   if (journal === 'WAL') database(EXCLUSIVE);
   const [mode] = database(`PRAGMA journal_mode = ${journal}`).flat();
   if (mode !== journal.toLowerCase()) throw new Error(`SQLite is in journal mode ${mode}`);
   database(`PRAGMA synchronous = ${synchronous}`);
+  if (spills) database('PRAGMA cache_size = 1');
 }
 
 function insert(database: Database, transaction: number): void {

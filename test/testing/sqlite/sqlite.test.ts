@@ -16,6 +16,7 @@ import {
   type Rung,
   recover,
   runOf,
+  type Survey,
   survey,
   withoutFlush,
 } from './ladder.js';
@@ -181,6 +182,30 @@ describe('given a safe setting on a false foundation', () => {
     const run = runOf(engine, { ...DELETE_EXTRA, claims: ['sequential'] });
     expect(flushesOf(run.trace)).toHaveLength(6);
     expect(worstOf(run, ['corrupt'])).toBe('corrupt');
+  });
+});
+
+describe('given sectors that are used again, and zeroes where a file was removed (F5)', () => {
+  const of = (policy: Policy, transactions: number, spills: boolean): Survey =>
+    survey(engine, runOf(engine, { ...DELETE_EXTRA, policy, transactions, spills }));
+
+  test('when only the first sector is zeroed, then no head of an earlier transaction comes back, as long as a journal has one', () => {
+    const { count, covered, corrupt, lost } = of('zero-head', 3, false);
+    expect({ covered, corrupt, lost }).toEqual({ covered: count, corrupt: 0, lost: 0 });
+  });
+
+  // In the last transactions the second head of the new journal has the place of that of the old one.
+  test('when only the first sector is zeroed and a journal has two heads, then the second one comes back and corrupts', () => {
+    expect(of('zero-head', 6, true).corrupt).toBeGreaterThan(0);
+  });
+
+  test('when all sectors are zeroed and nothing orders that behind the removal, then a journal that still counts is without its records', () => {
+    expect(of('zero-all', 3, false).corrupt).toBeGreaterThan(0);
+  });
+
+  test('when all sectors are zeroed behind the removal, then every image is covered, and none is corrupt', () => {
+    const { count, covered, corrupt, lost } = of('zero-all-ordered', 6, true);
+    expect({ covered, corrupt, lost }).toEqual({ covered: count, corrupt: 0, lost: 0 });
   });
 });
 
