@@ -80,6 +80,7 @@ const JUDGE = {
   },
   recoveries: { value: 'N', text: 'so many for each file system at most, by default 1000' },
   timeout: { value: 'SECONDS', text: 'for a command; by default 60' },
+  replay: { value: 'TEXT', text: 'tries only one folder: the replay that a failure has printed' },
 } as const;
 
 const OPTIONS = { ...PROGRAM, ...JUDGE };
@@ -137,6 +138,7 @@ async function tested(program: Program, values: Values, ends: Ends): Promise<num
     trace,
     ...judgesFor(judges),
     ...(models && { models }),
+    ...(values.replay !== undefined && { replay: values.replay }),
     recoveriesMax,
     // The commands are other processes.
     wholeTree: true,

@@ -77,6 +77,11 @@ describe.runIf(process.platform === 'linux')('a program in Node', () => {
     );
     expect(stdout).toMatch(/LOST {2}#1 write \/a\.tmp 0\.\.3 {3}at replace\.mjs:4/);
     expect(stdout).toContain('this would prevent it: fsync /a.tmp');
+    const [, again = ''] = /replay: '(.*)'/.exec(stdout) ?? [];
+    const program = ['--', 'node', 'replace.mjs', '{}'];
+    const replayed = await crash([...CHECK, '--replay', again, ...program]);
+    expect(replayed.code).toBe(1);
+    expect(replayed.stdout).toContain(`replay: '${again}'`);
   });
 
   test.each([
