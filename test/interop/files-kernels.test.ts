@@ -72,7 +72,15 @@ const APART = { sample: 20 * TIMES, size: 4, images: 8 };
 
 const LITTLE: readonly Program[] = Object.values(PROGRAMS);
 
+/** Those in which the file systems differ. They run alone, because on btrfs a commit for others would bring what an fsync does not. */
+const TELLING = [
+  'two files, fsync of the second',
+  'directory rename, fsync of a file in it',
+  'write over the end',
+].map((name) => PROGRAMS[name] as Program);
+
 function* groups(isPlain: boolean): Generator<Group, void> {
+  yield { programs: TELLING, images: 24 };
   yield { programs: LITTLE, images: LITTLE_IMAGES };
   if (isPlain) yield* drawn(LITTLE, { sample: LITTLE.length, size: APART.size, images: 12 });
   if (isWhole && !isPlain) return;
