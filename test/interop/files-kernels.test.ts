@@ -10,7 +10,7 @@
 //   KERNELS=whole   all sequences, on ext4, xfs and btrfs with default options; several hours
 //   KERNELS=more    four times the sample
 //   KERNELS=write   what was seen is written to test/interop/kernels-seen.json, of which the page docs/file-systems.md is made;
-//                   it was made with `more,write`
+//                   that has ext4 of `more,write`, and the others of `write`
 //   SEED=7          another sample, other cuts, other pauses; 1 without it
 //
 // The seed does not decide all, because a kernel has times of its own. The share of a model that was seen is printed. What is missing
