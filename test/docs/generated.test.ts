@@ -27,6 +27,7 @@ import { GUARANTEES, UNSAFE_PAIRS } from '../../src/model/index.js';
 import { FEATURES, type Feature, PLATFORMS } from '../platforms/platforms.js';
 import { costInWords } from './drawn/cost.js';
 import { fileLosses } from './drawn/file-losses.js';
+import { kernelsRefuted, kernelsSeen, nativeStores } from './drawn/file-systems.js';
 import { ROOT, read, table, withSection } from './pages.js';
 
 const SAYS: Readonly<Record<Answer, string>> = {
@@ -171,6 +172,7 @@ function costPicture(folder: string): string {
 
 const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'README.md': { cost: () => costPicture('docs/'), modes, platforms, sizes },
+  'docs/file-systems.md': { kernels: kernelsSeen, refuted: kernelsRefuted, stores: nativeStores },
   'docs/how-to/choose-a-mode.md': { chosen },
   'docs/how-to/is-your-atomic-write-atomic.md': { losses: fileLosses },
   'docs/how-to/wait-and-flush.md': { cost: () => costPicture('../') },

@@ -112,25 +112,27 @@ export class KernelDisk implements AsyncDisposable {
     const storage = lateDisk(initial.slice(), random);
     await using device = await Device.over(this.#folder, recording(storage, recorder));
     await this.#mount(device.path, options);
-    const times = programs.map(() => ({ begins: [] as number[], ends: [] as number[] }));
-    const tick = (): number => {
-      recorder.mark(undefined);
-      return recorder.now - 1;
-    };
+    const made = programs.map(() => 0);
     try {
       await using caller = new Caller(this.#mountPoint);
       for (const n of interleaved(programs, random)) {
-        const { begins, ends } = times[n] as (typeof times)[0];
-        const call = programs[n]?.calls[ends.length] as Call;
-        begins.push(tick());
+        const call = programs[n]?.calls[made[n] as number] as Call;
+        recorder.mark({ n, at: 'begins' });
         await caller.make(call, folderOf(n));
-        ends.push(tick());
+        recorder.mark({ n, at: 'ends' });
+        made[n] = (made[n] as number) + 1;
         await this.#meanwhile(caller, call, n, random);
       }
     } finally {
       await this.#unmount();
     }
-    return { space: crashSpace(recorder.trace, { cache: 'volatile', sectorSize: BLOCK }), times };
+    const { trace } = recorder;
+    const times = programs.map(() => ({ begins: [] as number[], ends: [] as number[] }));
+    for (const { time, value } of trace.marks) {
+      const { n, at } = value as { n: number; at: 'begins' | 'ends' };
+      times[n]?.[at].push(time);
+    }
+    return { space: crashSpace(trace, { cache: 'volatile', sectorSize: BLOCK }), times };
   }
 
   /** Mounts images of power cuts, and says what each program finds. All of them can be mounted. */
