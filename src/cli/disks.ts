@@ -84,12 +84,21 @@ export function volatileCache(storage: Storage, seed = 1): Storage {
   };
 }
 
+/** What a storage without the optional methods says of them. */
+const NOT_PASSED_ON = {
+  writev: false,
+  discard: false,
+  writeZeroes: false,
+  fastZeroes: false,
+  blockStatus: false,
+} as const;
+
 /** A storage that answers every flush, and does none. */
 export function ignoringFlushes(storage: Storage): Storage {
   const { size, capabilities } = storage;
   return {
     size,
-    capabilities: { ...capabilities, writev: false, discard: false, writeZeroes: false },
+    capabilities: { ...capabilities, ...NOT_PASSED_ON },
     read: (offset, into) => storage.read(offset, into),
     write: (offset, data, { tag }) => storage.write(offset, data, { tag, fua: false }),
     flush: () => {},

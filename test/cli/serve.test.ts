@@ -84,7 +84,7 @@ test('it serves on a socket that systemd has opened', async () => {
   const { port } = socket.address() as AddressInfo;
   const words = [join(folder, 'disk.img'), '--size', '64K'];
   const server = await serveAsService(socket, ...words, '--systemd');
-  expect(server.lines[0]).toMatch(/disk\.img: 65536 bytes, descriptor 3$/);
+  expect(server.lines[0]).toContain(`disk.img: 65536 bytes, nbd://127.0.0.1:${port}`);
   const disk = await NbdStorage.connect({ host: '127.0.0.1', port });
   await disk.write(0, block(5), { fua: true, tag: 'simple' });
   await disk.close();

@@ -1,7 +1,6 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import type { Server as TcpServer } from 'node:net';
 import { createInterface } from 'node:readline';
-import type { Stream } from 'node:stream';
 import { onTestFinished } from 'vitest';
 import { CLI } from './run.js';
 
@@ -30,11 +29,15 @@ export async function serveAsService(
 ): Promise<Server> {
   const script = 'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=disk.socket exec "$@"';
   const child = spawn('sh', ['-c', script, 'sh', process.execPath, CLI, 'serve', ...words], {
-    // Node passes on the handle of a server as it does that of a stream.
-    stdio: ['ignore', 'pipe', 'pipe', socket as unknown as Stream],
+    stdio: ['ignore', 'pipe', 'pipe', descriptorOf(socket)],
   });
   await new Promise((resolve) => socket.close(resolve));
   return serverOf(child);
+}
+
+/** Node has no public name for the descriptor of a server. */
+function descriptorOf(socket: TcpServer): number {
+  return (socket as unknown as { readonly _handle: { readonly fd: number } })._handle.fd;
 }
 
 async function serverOf(child: ChildProcess): Promise<Server> {
