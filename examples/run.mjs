@@ -12,7 +12,8 @@ if (wanted === undefined) {
   console.log('Run one of these with: npm run example -- NAME\n');
   for (const name of names) console.log(`  ${name.padEnd(20)}  ${summaryOf(name)}`);
 } else {
-  const found = names.includes(wanted) ? [wanted] : names.filter((name) => matches(name, wanted));
+  const exact = names.filter((name) => name === wanted || name.slice(3) === wanted);
+  const found = exact.length > 0 ? exact : names.filter((name) => matches(name, wanted));
   const [name] = found;
   if (name === undefined || found.length > 1) {
     const which = found.length > 1 ? `more than one example: ${found.join(', ')}` : 'no example';

@@ -11,7 +11,7 @@
 // flushes. It says nothing of what is not known.
 
 import { randomBytes } from 'node:crypto';
-import { rmSync, statSync } from 'node:fs';
+import { rmSync, statSync, utimesSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import {
@@ -133,8 +133,23 @@ type Opened = Pick<FileStorage, 'size'> & {
   readonly capabilities: Findings['capabilities'] & object;
 };
 
-/** What the file itself gives. It is opened for writing and locked, and nothing is written. */
+/**
+ * What the file itself gives. It is opened for writing and locked, and nothing is written. Its times are put back, because to ask
+ * whether the file system trims counts as a change of the file.
+ */
 async function opened(path: string, unknown: string[]): Promise<Opened | undefined> {
+  const { atime, mtime, mtimeMs } = statSync(path);
+  const found = await openedAnyway(path, unknown);
+  if (statSync(path).mtimeMs === mtimeMs) return found;
+  try {
+    utimesSync(path, atime, mtime);
+  } catch {
+    unknown.push(`${path} has a new time of its last change, because its owner is another user`);
+  }
+  return found;
+}
+
+async function openedAnyway(path: string, unknown: string[]): Promise<Opened | undefined> {
   for (const readOnly of [false, true]) {
     try {
       await using file = await FileStorage.open(path, { readOnly });

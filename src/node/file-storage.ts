@@ -117,7 +117,8 @@ export class FileStorage implements Storage, AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   /**
-   * Opens a file or a block device, for one writer.
+   * Opens a file or a block device, for one writer. To ask whether a file can be trimmed counts as a change of it, so the time of
+   * its last change becomes that of the opening.
    *
    * @param path a path, or a URL object whose protocol is `file:`
    * @throws `INVALID_ARGUMENT` for unknown or contradictory options, for a directory or anything else that is not a file or a

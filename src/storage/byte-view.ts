@@ -18,8 +18,8 @@
 import { type DeviceCommand, WriteBarrierError } from '../model/index.js';
 import { type Payload, totalLength } from './buffers.js';
 import { checkRange } from './checks.js';
-import { perform, transferred } from './perform.js';
-import type { FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
+import { perform, statusOf, transferred } from './perform.js';
+import type { Extent, FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
 import { isPending, nothing } from './wrappers.js';
 
 /**
@@ -33,13 +33,16 @@ export function byteView(storage: Storage): Storage {
   const { blockSize, orderedTags, ...rest } = storage.capabilities;
   const held = new HeldBlocks(blockSize);
   let closed = false;
+  const checkOpen = (): void => {
+    if (closed) throw new WriteBarrierError('CLOSED', 'the byte view is closed');
+  };
   const within = (
     offset: number,
     length: number,
     writes: boolean,
     run: () => Transfer,
   ): Transfer => {
-    if (closed) throw new WriteBarrierError('CLOSED', 'the byte view is closed');
+    checkOpen();
     checkRange(view, offset, length);
     if (length > 0) return held.hold(offset, offset + length, writes, run);
   };
@@ -54,7 +57,7 @@ export function byteView(storage: Storage): Storage {
       within(offset, into.byteLength, false, () => readBytes(storage, offset, into)),
     write: (offset, data, flags) => writev(offset, [data], flags),
     flush: (flags: FlushFlags) => {
-      if (closed) throw new WriteBarrierError('CLOSED', 'the byte view is closed');
+      checkOpen();
       return storage.flush(flags);
     },
     close: () => {
@@ -76,6 +79,17 @@ export function byteView(storage: Storage): Storage {
   if (storage.writeZeroes) {
     view.writeZeroes = (offset, length) =>
       nothing(within(offset, length, true, () => zero(storage, offset, length)));
+  }
+  if (storage.blockStatus) {
+    view.blockStatus = (offset, length) => {
+      checkOpen();
+      checkRange(view, offset, length);
+      const { start, end } = outer(offset, length, blockSize);
+      const answer = statusOf(storage, start, end - start);
+      const own = (extents: readonly Extent[]): Extent[] =>
+        clipped(extents, offset - start, length);
+      return isPending(answer) ? answer.then(own) : own(answer);
+    };
   }
   return view;
 }
@@ -118,6 +132,26 @@ class HeldBlocks {
 function inner(offset: number, length: number, blockSize: number): { start: number; end: number } {
   const end = offset + length;
   return { start: Math.ceil(offset / blockSize) * blockSize, end: end - (end % blockSize) };
+}
+
+/** The blocks that have bytes of a range. */
+function outer(offset: number, length: number, blockSize: number): { start: number; end: number } {
+  const start = offset - (offset % blockSize);
+  return { start, end: Math.ceil((offset + length) / blockSize) * blockSize };
+}
+
+/** What extents say of the bytes behind the first `skip`, at most `length` of them. */
+function clipped(extents: readonly Extent[], skip: number, length: number): Extent[] {
+  const found: Extent[] = [];
+  let [from, left] = [skip, length];
+  for (const extent of extents) {
+    const own = Math.min(extent.length - from, left);
+    from = Math.max(0, from - extent.length);
+    if (own <= 0) continue;
+    found.push({ ...extent, length: own });
+    left -= own;
+  }
+  return found;
 }
 
 function readBytes(storage: Storage, offset: number, into: Uint8Array): Transfer {

@@ -18,7 +18,7 @@ import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Block, BROWSER_PAGE, blocksOf, pages, ROOT, read } from '../docs/pages.js';
 
-const LANGUAGES = ['console', 'js', 'json', 'text', 'ts'];
+const LANGUAGES = ['console', 'ini', 'js', 'json', 'text', 'ts'];
 /** Printed between two blocks. */
 const BORDER = '\u001e';
 

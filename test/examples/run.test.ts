@@ -123,7 +123,7 @@ test('the stack shows the flush that TAG never sends for an empty barrier', asyn
 
 test('the store of several files prints what its page says, and leaves no file', async () => {
   const folder = await emptyFolder();
-  const { code, stdout, stderr } = await runExample(['13'], folder);
+  const { code, stdout, stderr } = await runExample(['14'], folder);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   const [shown] = blocksOf(read('examples/14-store/README.md'));
   expect(stdout).toBe(shown?.text);

@@ -26,7 +26,6 @@ import {
   FlushFailedError,
   type IoScheduler,
   type Storage,
-  type Extent as StorageExtent,
   type Transfer,
   WriteBarrierError,
   type WriteOptions,
@@ -35,12 +34,12 @@ import { invariant, type Payload, perform } from 'write-barrier/kit';
 import {
   COMMAND,
   COMMAND_FLAG,
-  EXTENT_FLAG,
   type Extent,
   NBD_ERROR,
   type NbdRequest,
   TRANSMISSION_FLAG,
 } from '../wire/index.js';
+import { SPARSE_MIN, sparsePieces, wireExtents } from './extents.js';
 import { type Agreement, allowsAllocation } from './negotiation.js';
 import { canFlush, type Export, type ExportInfo } from './options.js';
 
@@ -143,8 +142,6 @@ export const CLOSING: Refusal = {
 const KEPT_MAX = 64 * 1024;
 /** What goes in pieces takes turns. */
 const TURN_NEEDED = Number.MAX_SAFE_INTEGER;
-/** Shorter reads are not asked for holes, and shorter holes are sent as data, because each costs as much as its bytes. */
-const SPARSE_MIN = 64 * 1024;
 /** The most extents of one answer, because a client may ask again from where they end. */
 const EXTENTS_MAX = 8192;
 const FORCED: WriteOptions = Object.freeze({ fua: true });
@@ -388,28 +385,6 @@ async function readSparse(
   return { pieces: await Promise.all(pieces) };
 }
 
-/** The holes of a read, and what is between them: never two of a kind in a row. */
-function sparsePieces(
-  start: number,
-  length: number,
-  extents: readonly StorageExtent[],
-): { offset: number; length: number; isHole: boolean }[] {
-  const pieces: { offset: number; length: number; isHole: boolean }[] = [];
-  const end = start + length;
-  const add = (offset: number, size: number, isHole: boolean): void => {
-    const last = pieces.at(-1);
-    if (last?.isHole === isHole) last.length += size;
-    else if (size > 0) pieces.push({ offset, length: size, isHole });
-  };
-  let at = start;
-  for (const { length: size, zero } of extents) {
-    add(at, size, zero && size >= SPARSE_MIN);
-    at += size;
-  }
-  add(at, end - at, false);
-  return pieces;
-}
-
 async function readBy(member: Storage, offset: number, length: number): Promise<Uint8Array> {
   const into = new Uint8Array(length);
   await member.read(offset, into);
@@ -479,16 +454,8 @@ async function fill({ offset, length }: SessionRequest, target: Work): Promise<v
 }
 
 async function status({ offset, length, flags }: SessionRequest, target: Work): Promise<Result> {
-  const most = flags & REQ_ONE ? 1 : EXTENTS_MAX;
-  const extents: { length: number; flags: number }[] = [];
-  for (const extent of await target.scheduler.blockStatus(offset, length)) {
-    const flags = (extent.hole ? EXTENT_FLAG.HOLE : 0) | (extent.zero ? EXTENT_FLAG.ZERO : 0);
-    const last = extents.at(-1);
-    if (last?.flags === flags) last.length += extent.length;
-    else if (extents.length === most) break;
-    else extents.push({ length: extent.length, flags });
-  }
-  return { extents };
+  const extents = await target.scheduler.blockStatus(offset, length);
+  return { extents: wireExtents(extents, flags & REQ_ONE ? 1 : EXTENTS_MAX) };
 }
 
 /** C6 */

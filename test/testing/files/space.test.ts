@@ -96,7 +96,7 @@ describe.each(MODELS)('given any small trace of files on %s', (_, model) => {
     );
   });
 
-  test('at every moment and for all values that the clocks may have then, each cell has a version (K1 and K3 of the clocks)', () => {
+  test('at every moment and for all values that the clocks may have then, each cell has a version (clocks.K1, clocks.K3)', () => {
     fc.assert(
       fc.property(traces, fc.boolean(), (trace, lies) => {
         const { clocks } = new Promises(trace, model, lies);
