@@ -97,7 +97,7 @@ describe.skipIf(libnbd.length > 0)(titled('libnbd', libnbd), () => {
     expect(exports[3]).toMatchObject({ description: 'of last year' });
     expect(exports[4]).toMatchObject({ block_size_minimum: 4096, block_size_maximum: 32 << 20 });
     expect(JSON.parse(await succeeds('nbdinfo', ['--map', '--json', uri]))).toMatchObject([
-      { offset: 0, length: SIZE, type: 0 },
+      { offset: 0, length: SIZE, type: 3 },
     ]);
   });
 
