@@ -138,11 +138,12 @@ type Opened = Pick<FileStorage, 'size'> & {
  * whether the file system trims counts as a change of the file.
  */
 async function opened(path: string, unknown: string[]): Promise<Opened | undefined> {
-  const { atime, mtime, mtimeMs } = statSync(path);
+  const { atimeMs, mtimeMs } = statSync(path);
   const found = await openedAnyway(path, unknown);
   if (statSync(path).mtimeMs === mtimeMs) return found;
   try {
-    utimesSync(path, atime, mtime);
+    // In seconds, because a `Date` would round to milliseconds.
+    utimesSync(path, atimeMs / 1000, mtimeMs / 1000);
   } catch {
     unknown.push(`${path} has a new time of its last change, because its owner is another user`);
   }
