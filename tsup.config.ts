@@ -26,8 +26,8 @@ export default defineConfig({
   clean: true,
   target: 'es2022',
   // `write-barrier/node`, `write-barrier/nbd` and `write-barrier/systems` import the public face like any stranger does, and the
-  // command imports public doors. The doors of the crash kit drive the state machine itself, which is not public. As ESM they share its code with the face, and their own
-  // with each other, in chunks. CommonJS has a copy for each door, because splitting it would pass all code through a
+  // command imports public doors. The doors of the crash kit drive the state machine itself, which is not public. As ESM they share
+  // its code with the face, and their own with each other, in chunks. CommonJS has a copy for each door, because splitting it would pass all code through a
   // transformer that makes `?.` and `??` calls and `import()` a `require`: tell errors by `WriteBarrierError.is`.
   external: [/^write-barrier(?:\/|$)/],
   removeNodeProtocol: false,

@@ -23,7 +23,7 @@ export interface Schedules {
  * mode below except NONE.
  */
 export function asStorage(scheduler: Schedules): Storage {
-  const { cache, flush, fua, blockSize } = scheduler.capabilities;
+  const { cache, flush, fua, blockSize, fastZeroes = false } = scheduler.capabilities;
   const stable = cache !== 'volatile';
   const write = (offset: number, data: Payload, flags: WriteFlags): Promise<void> =>
     scheduler.write(offset, data, { barrier: flags.tag === 'ordered', fua: flags.fua });
@@ -38,6 +38,7 @@ export function asStorage(scheduler: Schedules): Storage {
       writev: true,
       discard: true,
       writeZeroes: true,
+      fastZeroes,
       blockStatus: true,
     },
     read: async (offset, into) => void (await scheduler.read(offset, into)),

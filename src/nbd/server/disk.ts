@@ -45,14 +45,11 @@ export class Disk {
 
   /** @param owned whether the server made the scheduler itself, and nothing else submits to it */
   constructor(scheduler: IoScheduler, owned: boolean) {
-    const below = scheduler.asStorage();
-    const { fastZeroes } = scheduler.capabilities;
-    // Otherwise the group would cut zeroes into pieces, although all of them together cost no more than one.
-    const whole = fastZeroes
-      ? { ...below, capabilities: { ...below.capabilities, fastZeroes } }
-      : below;
     this.scheduler = scheduler;
-    this.group = new SchedulerGroup(whole, { depth: DEPTH, depthBytes: DEPTH_BYTES });
+    this.group = new SchedulerGroup(scheduler.asStorage(), {
+      depth: DEPTH,
+      depthBytes: DEPTH_BYTES,
+    });
     this.#owned = owned;
   }
 
