@@ -12,7 +12,6 @@ import {
   type StagedCommand,
   type WriteRequest,
 } from '../model/index.js';
-import type { Epoch } from './flush-group.js';
 import type { ListNode } from './list.js';
 import type { Plan, PlanStage } from './plan.js';
 
@@ -43,8 +42,6 @@ export class Entry<C> implements ListNode<Entry<C>> {
   cancelled = false;
   /** The overlapping request that must complete first. */
   blocker: Entry<C> | undefined;
-  /** Its epoch in the flush group: a later flush waits for it. */
-  epoch: Epoch | undefined;
   /** A read that bypasses a barrier: the barrier does not wait for it. */
   bypasses = false;
   /** It is issued in pieces. */

@@ -130,12 +130,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     return this.#queue.bytes;
   }
 
-  /** No request is queued, and no command is at the device. */
-  get idle(): boolean {
-    const known = this.#queue.size + this.#active + this.running.size;
-    return known === 0 && this.#barrier === undefined && this.#inFlight.isEmpty;
-  }
-
   /** No command at the device can add bytes at risk. */
   get recoverable(): boolean {
     return !this.#barrier && [...this.running].every(({ what }) => what.op === 'read');
@@ -268,13 +262,10 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     this.#queue.remove(entry);
     this.#active += 1;
     entry.state = 'admitted';
-    const waits = entry.stage?.waits === 'group';
-    if (waits && entry.mutates) this.#inFlight.admitWaiting(entry);
-    // Before the write is counted, because a write's own preflush does not wait for the write.
-    if (waits) this.#group.join(entry);
-    const mayPass = !waits && this.#inFlight.admit(entry);
-    if (entry.mutates) entry.epoch = this.#group.writeAdmitted();
-    return mayPass;
+    if (entry.stage?.waits !== 'group') return this.#inFlight.admit(entry);
+    if (entry.mutates) this.#inFlight.admitWaiting(entry);
+    this.#group.join(entry);
+    return false;
   }
 
   /** I9. Passes a request, with the writes that are gathered. A flush among them only waits for the writes before it. */
@@ -333,10 +324,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     if (waits === 'overlap') {
       const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
       if (splits) this.#inFlight.split(entry);
-    } else if (issues.op !== 'flush') {
-      this.#inFlight.enter(entry);
-      entry.epoch = this.#group.writeAdmitted();
-    }
+    } else if (issues.op !== 'flush') this.#inFlight.enter(entry);
     return this.#issue(commandOf(entry, issues), [entry]);
   }
 
@@ -386,11 +374,12 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     const forced = command.what.fua || !this.#plans.groupFlush;
     if (cause === undefined) this.#durability.wrote(entry, forced);
     else this.#durability.writeFailed(entry.request, entry, cause);
-    if (entry.epoch) this.#group.writeGone(entry.epoch);
   }
 
   #flushGroup(): Command<C> | undefined {
-    for (let served = this.#group.take(); served; served = this.#group.take()) {
+    for (;;) {
+      const served = this.#group.take(this.#inFlight);
+      if (!served) return undefined;
       const { groupFlush } = this.#plans;
       if (groupFlush) {
         this.counters.flushesCoalesced += served.length - 1;
@@ -398,7 +387,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       }
       this.#serve(served, undefined);
     }
-    return undefined;
   }
 
   #groupFlushed(command: Command<C>, cause: unknown): void {
@@ -480,7 +468,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
 
   #withdrawAdmitted(entry: Entry<C>): void {
     this.#inFlight.withdraw(entry);
-    if (entry.epoch) this.#group.writeGone(entry.epoch);
     if (!entry.bypasses) this.#active -= 1;
   }
 

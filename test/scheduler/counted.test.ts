@@ -1,5 +1,5 @@
 // What the scheduler counts, bounds and remembers: limits and their defaults, what `stats()` says, what a flush holds, and
-// what is left of an epoch of the flush group when nobody is in it any more.
+// whom the flush group serves and forgets.
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -260,123 +260,146 @@ describe('the counter `drains`', () => {
   });
 });
 
-describe('an epoch of the flush group', () => {
-  setFlagsFromString('--expose-gc');
-  const gc = runInNewContext('gc') as () => void;
+describe('a flush waits for the writes before it and for no other', () => {
+  const programs = [
+    'w0 f w1 f w2 f',
+    'w0 w1 f w2 f',
+    // Its own write is not before a preflush, and a forced write on this device covers nothing but itself.
+    'w0 fw1 f w2! f',
+    // Reads and bypassing reads stand among the writes, and are none.
+    'r9 w0 r8 f r7 w1 f',
+    'w0 f b1 f r9 w2 f',
+  ];
+  test.each(programs)('in %s, whichever order the device answers in', async (program) => {
+    const cases = orders(program.split(' ').filter((text) => /[wb]/.test(text)).length);
+    for (const order of cases) await inOrder(program, order);
+  });
 
-  /** Three epochs: the oldest has a write that hangs, and waiters everywhere. */
-  function group() {
-    const made = new FlushGroup<string>();
-    const hangs = made.writeAdmitted();
-    made.join('first');
-    const middle = made.writeAdmitted();
-    made.join('second');
-    const youngest = made.writeAdmitted();
-    made.join('third');
-    return { made, hangs, middle, youngest };
-  }
-
-  async function isGone(weak: WeakRef<object>): Promise<boolean> {
-    for (let turn = 0; turn < 10 && weak.deref(); turn += 1) {
-      await settled();
-      gc();
-    }
-    return weak.deref() === undefined;
-  }
-
-  test.each(['its write ends last', 'its waiter leaves last'])(
-    'in the middle that nobody is left in is kept by nobody, when %s',
-    async (how) => {
-      const { weak, made, hangs } = (() => {
-        const { made, hangs, middle } = group();
-        const leave = (): void => expect(made.leave('second')).toBe(true) as void;
-        if (how === 'its write ends last') leave();
-        made.writeGone(middle);
-        if (how !== 'its write ends last') leave();
-        return { weak: new WeakRef(middle), made, hangs };
-      })();
-      expect(await isGone(weak)).toBe(true);
-      // The others are still there, and in order.
-      expect(made.take()).toBeUndefined();
-      made.writeGone(hangs);
-      expect([...(made.take() ?? [])]).toEqual(['first']);
-      expect(made.waiting).toBe(1);
-    },
-  );
-
-  test.each([['youngest first'], ['oldest first']])(
-    'is taken out beside others that are, %s, and the order of those who are left stays',
-    async (order) => {
-      const made = new FlushGroup<string>();
-      const hangs = made.writeAdmitted();
-      made.join('first');
-      const middles = Array.from({ length: 5 }, (_, n) => {
-        const epoch = made.writeAdmitted();
-        made.join(`middle ${n}`);
-        return epoch;
+  /** Answers what is at the device by `order`, and looks after each answer who is done. */
+  async function inOrder(program: string, order: readonly number[]): Promise<void> {
+    const world = new World({ mode: 'DRAIN_FLUSH', device: { fua: false } });
+    const calls = world.submit(program);
+    await settled();
+    for (let turn = 0; world.device.inFlight; turn += 1) {
+      const inFlight = world.device.inFlight.split(' ');
+      // Flushes at once, so that only writes hold a flush up.
+      const next = inFlight.includes('F')
+        ? 'F'
+        : inFlight[(order[turn % order.length] ?? 0) % inFlight.length];
+      await world.device.answer(next as string);
+      calls.forEach(({ text, outcome }, at) => {
+        if (text !== 'f' || world.device.inFlight.includes('F')) return;
+        const writes = calls.slice(0, at).filter((call) => /[wb]/.test(call.text));
+        const isDue = writes.every((call) => call.outcome === 'done');
+        expect([program, order, turn, at, outcome]).toEqual([
+          ...[program, order, turn, at],
+          isDue ? 'done' : 'pending',
+        ]);
       });
-      const last = made.writeAdmitted();
-      made.join('last');
-      const leaving = [1, 2, 3];
-      for (const n of order === 'oldest first' ? leaving : leaving.reverse()) {
-        expect(made.leave(`middle ${n}`)).toBe(true);
-        made.writeGone(middles[n] as (typeof middles)[0]);
-      }
-      expect(made.waiting).toBe(4);
-      for (const epoch of [hangs, middles[0], middles[4], last])
-        made.writeGone(epoch as typeof hangs);
-      expect([...(made.take() ?? [])]).toEqual(['first', 'middle 0', 'middle 4', 'last']);
-    },
-  );
+    }
+    expect(calls.filter(({ outcome }) => outcome !== 'done')).toEqual([]);
+  }
 
-  test('that has only a write left keeps the younger ones waiting, whoever has left', () => {
-    const { made, hangs, middle, youngest } = group();
-    made.leave('second');
-    made.writeGone(hangs);
-    made.writeGone(youngest);
-    expect([...(made.take() ?? [])]).toEqual(['first']);
-    made.ended();
-    expect(made.take()).toBeUndefined();
-    made.writeGone(middle);
-    expect([...(made.take() ?? [])]).toEqual(['third']);
+  function orders(count: number): number[][] {
+    if (count === 0) return [[]];
+    return orders(count - 1).flatMap((order) =>
+      Array.from({ length: count }, (_, at) => [
+        ...order.slice(0, at),
+        count - 1,
+        ...order.slice(at),
+      ]),
+    );
+  }
+});
+
+describe('the flush group', () => {
+  const waiterOf = (ticket: number) => ({ ticket });
+  const oldest = (ticket: number) => ({ oldestWrite: { ticket } });
+  const NONE_LEFT = { oldestWrite: undefined };
+
+  test('serves those that cover no write that is left, in the order in which they joined', () => {
+    const group = new FlushGroup<{ ticket: number }>();
+    const waiters = [1, 3, 5].map(waiterOf);
+    for (const waiter of waiters) group.join(waiter);
+    expect(group.take(oldest(0))).toBeUndefined();
+    expect(group.take(oldest(4))).toEqual(waiters.slice(0, 2));
+    expect(group.waiting).toBe(1);
+    group.ended();
+    expect(group.take(NONE_LEFT)).toEqual(waiters.slice(2));
   });
 
-  test('that has only a waiter left keeps it', () => {
-    const { made, hangs, middle } = group();
-    made.writeGone(middle);
-    expect(made.evict()).toEqual(['first', 'second', 'third']);
-    expect(made.waiting).toBe(0);
-    made.writeGone(hangs);
-    expect(made.take()).toBeUndefined();
+  test('serves a write that waits for its own preflush when it is the oldest itself', () => {
+    const group = new FlushGroup<{ ticket: number }>();
+    const write = waiterOf(2);
+    group.join(write);
+    expect(group.take(oldest(1))).toBeUndefined();
+    expect(group.take(oldest(2))).toEqual([write]);
   });
 
-  test('that is over is kept by nobody', async () => {
-    const { weak, made } = (() => {
-      const { made, hangs } = group();
-      made.writeGone(hangs);
-      return { weak: new WeakRef(hangs), made };
-    })();
-    expect(await isGone(weak)).toBe(true);
-    expect(made.waiting).toBe(3);
+  test('serves one whose own write has completed, whatever is left', () => {
+    const group = new FlushGroup<{ ticket: number }>();
+    const [flush, forced] = [waiterOf(5), waiterOf(7)];
+    group.join(flush);
+    group.joinReady(forced);
+    expect(group.take(oldest(0))).toEqual([forced]);
+    group.ended();
+    expect(group.take(NONE_LEFT)).toEqual([flush]);
   });
 
-  test('is one for all writes between which nobody joins', () => {
-    const made = new FlushGroup<string>();
-    const epoch = made.writeAdmitted();
-    expect(made.writeAdmitted()).toBe(epoch);
-    made.join('waiter');
-    expect(made.writeAdmitted()).not.toBe(epoch);
+  test('has one flush at the device, and looks for writes only while a request waits for it', () => {
+    const group = new FlushGroup<{ ticket: number }>();
+    let looked = 0;
+    const writes = {
+      get oldestWrite() {
+        looked += 1;
+        return undefined;
+      },
+    };
+    expect([group.take(writes), looked]).toEqual([undefined, 0]);
+    group.join(waiterOf(0));
+    expect([group.take(writes)?.length, looked]).toEqual([1, 1]);
+    group.join(waiterOf(1));
+    expect([group.take(writes), looked]).toEqual([undefined, 1]);
   });
 
   test('is not left by one who is not there', () => {
-    const { made } = group();
-    expect([made.leave('nobody'), made.waiting]).toEqual([false, 3]);
+    const group = new FlushGroup<{ ticket: number }>();
+    const waiter = waiterOf(0);
+    group.join(waiter);
+    expect([group.leave(waiterOf(0)), group.waiting]).toEqual([false, 1]);
+    expect([group.leave(waiter), group.leave(waiter), group.waiting]).toEqual([true, false, 0]);
   });
 
-  test('is forgotten by those who were sent away: one who comes back may leave again', () => {
-    const { made } = group();
-    made.evict();
-    made.joinReady('second');
-    expect([made.leave('second'), made.waiting]).toEqual([true, 0]);
+  test('forgets those who were sent away: one who comes back may leave again', () => {
+    const group = new FlushGroup<{ ticket: number }>();
+    const [covering, ready] = [waiterOf(0), waiterOf(1)];
+    group.join(covering);
+    group.joinReady(ready);
+    expect(group.evict()).toEqual([ready, covering]);
+    expect(group.waiting).toBe(0);
+    group.joinReady(covering);
+    expect([group.leave(covering), group.waiting]).toEqual([true, 0]);
   });
+
+  test.each(['served', 'taken out', 'sent away'])(
+    'keeps nothing of one who was %s',
+    async (how) => {
+      setFlagsFromString('--expose-gc');
+      const gc = runInNewContext('gc') as () => void;
+      const group = new FlushGroup<{ ticket: number }>();
+      const weak = (() => {
+        const waiter = waiterOf(0);
+        group.join(waiter);
+        if (how === 'served') group.take(NONE_LEFT);
+        if (how === 'taken out') group.leave(waiter);
+        if (how === 'sent away') group.evict();
+        return new WeakRef(waiter);
+      })();
+      for (let turn = 0; turn < 10 && weak.deref(); turn += 1) {
+        await settled();
+        gc();
+      }
+      expect(weak.deref()).toBeUndefined();
+    },
+  );
 });

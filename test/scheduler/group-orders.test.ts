@@ -25,6 +25,7 @@ import { Ordering } from '../../src/scheduler/ordering.js';
 import { Sharing } from '../../src/scheduler/sharing.js';
 import { sampled, share } from '../kit/amount.js';
 import { type Chooser, everyWay, type Tell, wordsOf } from '../kit/explore.js';
+import { isIdle } from './exploration.js';
 import { Specification, Violation } from './specification.js';
 
 const DEVICE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
@@ -177,7 +178,7 @@ class Run {
     }
     for (const { ordering, specification } of this.#schedulers) {
       specification.atRest();
-      if (!ordering.idle) throw new Violation('at rest, and not idle');
+      if (!isIdle(ordering)) throw new Violation('at rest, and not idle');
     }
   }
 
