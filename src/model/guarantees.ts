@@ -12,14 +12,7 @@
 // Source: the truth table was computed by exhaustive search of a model of the device; the litmus names
 // (L1, F3, ...) are those of the litmus tables in the documentation.
 
-import {
-  type DeviceTraits,
-  MODE_NAMES,
-  MODES,
-  type ModeName,
-  modeOf,
-  type OrderedMode,
-} from './mode.js';
+import { type DeviceTraits, MODE_NAMES, type ModeName, modeOf, type OrderedMode } from './mode.js';
 
 /**
  * `yes` and `no`; `host-waits`: only if the host itself waits for completions; `refused`: the question does not arise,
@@ -91,37 +84,18 @@ const PAST_THE_CACHE: Readonly<Record<'through' | 'flush' | 'fua', string>> = {
   fua: 'the cache is flushed before it, and its data is forced to the medium',
 };
 
-/** The matrix: what each mode gives on a device whose completed writes are stable, or volatile. */
-export const GUARANTEES: Readonly<
-  Record<
-    ModeName,
-    {
-      /** Completion means on the medium: no cache, or a protected one. */
-      readonly stable: GuaranteeRow;
-      /** Completion means in a cache that a power cut empties. */
-      readonly volatile: GuaranteeRow;
-    }
-  >
-> = /* @__PURE__ */ matrix();
-
-/** In a function of its own, so that a bundle that does not use the matrix does not hold it. */
-function matrix(): typeof GUARANTEES {
-  const rows = MODE_NAMES.map((name) => {
-    const mode = MODES[name];
-    return [name, { stable: rowOf(mode, false), volatile: rowOf(mode, true) }] as const;
-  });
-  return Object.freeze(Object.fromEntries(rows)) as typeof GUARANTEES;
-}
-
 /**
- * What the mode promises on a device with these capabilities, if the device does what it states.
+ * What the mode promises on a device with these capabilities, if the device does what it states. Whether completions are in order
+ * depends on how the mode orders; everything else depends on whether a barrier gets past the cache, and on whether the device
+ * keeps it in its place.
  *
  * @throws `EINVAL` for a name that is not one of the seven
  */
 export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   const mode = modeOf(name);
   const cached = device.cache === 'volatile';
-  const flushes = mode.by !== 'none' && mode.cache !== 'through';
+  const refuses = mode.by === 'none';
+  const flushes = !refuses && mode.cache !== 'through';
   const noFlush = cached && flushes && !device.flush;
   const noTags = mode.by === 'tag' && !device.orderedTags;
 
@@ -130,55 +104,36 @@ export function guarantees(name: ModeName, device: DeviceTraits): Guarantees {
   if (noFlush) unsafe.push(NO_FLUSH);
   if (noTags) unsafe.push(NO_ORDERED_TAGS);
 
-  // Without a flush command a mode keeps what its plain sibling keeps on a cache.
-  const kept = rowOf(noFlush ? { by: mode.by, cache: 'through' } : mode, cached);
-  const answers: GuaranteeAnswers = {
-    ...kept.answers,
-    ...(noTags && UNORDERED),
-    ...(noTags && cached && { barrierDurable: 'no', emptyBarrierFlushes: 'no' }),
-  };
+  // A barrier without its tag is on the medium when it completes only where nothing is volatile.
+  const kept = !cached || (flushes && !noFlush && !noTags) ? 'yes' : 'no';
+  const ordered = noTags ? 'no' : refuses && !cached ? 'host-waits' : kept;
+  const byDrain = mode.by === 'drain';
   const broken = noTags ? NO_ORDERED_TAGS : noFlush ? NO_FLUSH : undefined;
   return {
     mode: name,
-    ...answers,
-    verdict: verdictOf(answers),
-    reason: broken ? `This is ${broken.combination}; it breaks ${broken.breaks}.` : kept.reason,
+    completionOrder: byDrain ? 'yes' : 'no',
+    preBeforeBarrier: ordered,
+    barrierBeforePost: ordered,
+    barrierDurable: refuses ? 'refused' : kept,
+    coveredDurable: refuses ? 'no' : ordered,
+    emptyBarrierFlushes: refuses ? 'no' : kept,
+    plainDurable: cached ? 'no' : 'yes',
+    verdict: verdictOf(ordered, byDrain),
+    reason: broken
+      ? `This is ${broken.combination}; it breaks ${broken.breaks}.`
+      : reasonOf(mode, cached),
     fuaEmulated: cached && device.flush && !(device.fua && !device.slowFua),
-    failureStopsBarrier: mode.by === 'drain',
+    failureStopsBarrier: byDrain,
     unsafe,
   };
 }
 
-/**
- * A cell of the matrix. Whether completions are in order depends on how the mode orders; everything else depends on whether
- * a barrier gets past the cache.
- */
-function rowOf(mode: OrderedMode, cached: boolean): GuaranteeRow {
-  const refuses = mode.by === 'none';
-  const kept = !cached || (!refuses && mode.cache !== 'through') ? 'yes' : 'no';
-  const ordered = refuses && !cached ? 'host-waits' : kept;
-  const answers: GuaranteeAnswers = {
-    completionOrder: mode.by === 'drain' ? 'yes' : 'no',
-    preBeforeBarrier: ordered,
-    barrierBeforePost: ordered,
-    barrierDurable: refuses ? 'refused' : kept,
-    coveredDurable: refuses ? 'no' : kept,
-    emptyBarrierFlushes: refuses ? 'no' : kept,
-    plainDurable: cached ? 'no' : 'yes',
-  };
-  return { answers, verdict: verdictOf(answers), reason: reasonOf(mode, cached) };
-}
-
-/** The verdict follows from the answers, for a row of the matrix and for a device that keeps less than its row. */
-function verdictOf({
-  completionOrder,
-  preBeforeBarrier,
-  barrierBeforePost,
-}: GuaranteeAnswers): Verdict {
-  if (preBeforeBarrier === 'host-waits') return 'host-ordered';
-  if (preBeforeBarrier === 'no' || barrierBeforePost === 'no') return 'unsafe';
+/** @param ordered nothing of the barrier is on the medium unless all before it is, and nothing after it unless it is */
+function verdictOf(ordered: Answer, byDrain: boolean): Verdict {
+  if (ordered === 'host-waits') return 'host-ordered';
+  if (ordered === 'no') return 'unsafe';
   // The host that waits for all of pre before it sends B knows that a command has failed, and sends no B.
-  return completionOrder === 'yes' ? 'safe' : 'safe-without-errors';
+  return byDrain ? 'safe' : 'safe-without-errors';
 }
 
 function reasonOf(mode: OrderedMode, cached: boolean): string {
@@ -199,14 +154,6 @@ function reasonOf(mode: OrderedMode, cached: boolean): string {
     : 'The device keeps each barrier in its place';
   return `${order}, ${PAST_THE_CACHE[mode.cache]}${byDrain ? '' : ', as long as no command fails'}.`;
 }
-
-/** What is left of a tag mode on a device that ignores tags: an empty barrier drains where nothing is volatile. */
-const UNORDERED = {
-  completionOrder: 'no',
-  preBeforeBarrier: 'no',
-  barrierBeforePost: 'no',
-  coveredDurable: 'no',
-} as const;
 
 /** A combination of mode and device that breaks a promise that it seems to make. */
 export interface UnsafePair {
@@ -287,6 +234,33 @@ const SPLIT_PREFLUSH: UnsafePair = {
   combination: "a request's preflush and data sent as two concurrent commands",
   breaks: 'the data may land before what the flush covers (an NVMe driver had this bug)',
 };
+
+/** The matrix: what each mode gives on a device whose completed writes are stable, or volatile. */
+export const GUARANTEES: Readonly<
+  Record<
+    ModeName,
+    {
+      /** Completion means on the medium: no cache, or a protected one. */
+      readonly stable: GuaranteeRow;
+      /** Completion means in a cache that a power cut empties. */
+      readonly volatile: GuaranteeRow;
+    }
+  >
+> = /* @__PURE__ */ matrix();
+
+/** In a function of its own, so that a bundle that does not use the matrix does not hold it. */
+function matrix(): typeof GUARANTEES {
+  const rows = MODE_NAMES.map((name) => {
+    const rowOn = (cache: DeviceTraits['cache']): GuaranteeRow => {
+      const device = { cache, flush: true, fua: true, orderedTags: true };
+      const { mode, verdict, reason, fuaEmulated, failureStopsBarrier, unsafe, ...answers } =
+        guarantees(name, device);
+      return { answers, verdict, reason };
+    };
+    return [name, { stable: rowOn('none'), volatile: rowOn('volatile') }] as const;
+  });
+  return Object.freeze(Object.fromEntries(rows)) as typeof GUARANTEES;
+}
 
 /**
  * The unsafe combinations, with the litmus tests that show them. The first three follow from capabilities; the others

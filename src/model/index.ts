@@ -93,6 +93,7 @@ export {
   type Stage,
   type StagedCommand,
   type Step,
+  stepsOf,
   type Tag,
   type Transformer,
   type TransformState,

@@ -249,8 +249,11 @@ async function* stepsAsync<R extends Request>(
   }
 }
 
-/** What a request becomes in this state. */
-function stepsOf<R extends Request>({ mode, drained }: TransformState, request: R): Step<R>[] {
+/** What a request becomes in this state, for those that keep no state (scheduler/plan.ts). */
+export function stepsOf<R extends Request>(
+  { mode, drained }: TransformState,
+  request: R,
+): Step<R>[] {
   const { preflush, fua } = flagsOf(request);
   if (!isBarrier(request)) {
     // T1, T6, T7.

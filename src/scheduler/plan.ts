@@ -26,15 +26,15 @@ import {
   type ByteRange,
   canHonour,
   type DeviceTraits,
-  initialState,
   invariant,
   isBarrier,
   lowerSteps,
   type ModeName,
+  modeOf,
   type Request,
   type StagedCommand,
   type Step,
-  transition,
+  stepsOf,
 } from '../model/index.js';
 
 /**
@@ -129,7 +129,7 @@ function indexOf(request: Request): number {
 function planOf(request: Request, mode: ModeName, device: DeviceTraits): Plan | undefined {
   if (!canHonour(request, device)) return undefined;
   // The scheduler knows what is in flight, so the model must not leave out a drain because of what was issued.
-  const { steps } = transition({ ...initialState(mode), drained: false }, request);
+  const steps = stepsOf({ mode: modeOf(mode), drained: false }, request);
   if (steps[0]?.kind === 'refuse') return undefined;
   const plan = isBarrier(request)
     ? stagesOf(steps, device, ({ tag }) => (tag === 'ordered' ? 'tag' : 'own'))
