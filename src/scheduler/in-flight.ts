@@ -60,15 +60,18 @@ export class InFlight<C> {
   /** Reads that bypass a barrier and have not completed. */
   bypassing = 0;
 
-  get oldest(): Entry<C> | undefined {
-    return this.#entries.head;
-  }
-
   /** The oldest that changes bytes: a flush that covers it waits for it (flush-group.F1). */
   get oldestWrite(): Entry<C> | undefined {
     let entry = this.#entries.head;
     while (entry && !entry.mutates) entry = entry.next;
     return entry;
+  }
+
+  /** Whether a request that was submitted before this one is here. Only a read that bypasses a barrier is younger than it. */
+  hasOlder({ ticket }: Entry<C>): boolean {
+    let entry = this.#entries.head;
+    while (entry && entry.ticket > ticket) entry = entry.next;
+    return entry !== undefined;
   }
 
   /** Every request here is at the device as a whole, which an ordered tag waits for. */

@@ -91,8 +91,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   readonly #durability: Durability<C>;
 
   #nextTicket = 0;
-  /** How many requests are admitted in order and not settled: a drain waits for them. */
-  #active = 0;
   /** Barriers that are submitted and not settled. */
   barriersPending = 0;
   /** Live counters. */
@@ -260,7 +258,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   /** Admits the head of the queue, which is no barrier. True if the first stage of its plan need not wait. */
   #enter(entry: Entry<C>): boolean {
     this.#queue.remove(entry);
-    this.#active += 1;
     entry.state = 'admitted';
     if (entry.stage?.waits !== 'group') return this.#inFlight.admit(entry);
     if (entry.mutates) this.#inFlight.admitWaiting(entry);
@@ -301,9 +298,10 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   /** Whether the wait of a stage is over. */
   #mayPass(entry: Entry<C>, { waits, issues }: PlanStage): boolean {
     if (waits === 'drain') {
-      // I2. Reads that bypass the barrier may be at the device; reads that were submitted before it may not.
-      if (this.#active > 0 || this.#group.running || entry.outstanding > 0) return false;
-      return (this.#inFlight.oldest?.ticket ?? Infinity) > entry.ticket;
+      // I2. An earlier request that is admitted and not settled is in flight, or waits for a flush, or is served by one.
+      const { waiting, running } = this.#group;
+      if (waiting > 0 || running || entry.outstanding > 0) return false;
+      return !this.#inFlight.hasOlder(entry);
     }
     if (waits === 'tag' ? !this.#inFlight.isIssued : entry.outstanding > 0) return false;
     // A device without tags keeps nothing apart, so overlapping writes wait here.
@@ -349,7 +347,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   #isRefusedRead(entry: Entry<C>): boolean {
     if (!this.failed || this.#options.readAtRisk || !this.#durability.isAtRisk(entry)) return false;
     this.#inFlight.leave(entry);
-    this.#done(entry, readAtRisk(entry.request, this.#durability.failure));
+    this.#settle(entry, readAtRisk(entry.request, this.#durability.failure));
     return true;
   }
 
@@ -359,9 +357,9 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     entry.outstanding -= 1;
     this.#leftDevice(command, entry, cause);
     if (cause !== undefined || !entry.stage) {
-      this.#done(entry, ioFailure(entry.request, cause));
+      this.#settle(entry, ioFailure(entry.request, cause));
     } else if (this.failed) {
-      this.#done(entry, this.#durability.failure);
+      this.#settle(entry, this.#durability.failure);
     } else {
       this.#options.releaseData?.(entry.client);
       this.#group.joinReady(entry);
@@ -402,9 +400,9 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       if (entry.state === 'settled') continue; // cancelled while its preflush ran
       entry.at += 1;
       if (!entry.stage) {
-        this.#done(entry, error);
+        this.#settle(entry, error);
       } else if (error) {
-        this.#withdrawAdmitted(entry);
+        this.#inFlight.withdraw(entry);
         this.#settle(entry, error);
       } else {
         this.#inFlight.release(entry);
@@ -460,15 +458,9 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     // Otherwise its outcome is that of the device.
     if (entry.state !== 'admitted') return false;
     const left = this.#group.leave(entry);
-    const isFlush = entry.request.kind === 'flush';
-    if (isFlush && left) this.#active -= 1;
-    if (!isFlush) this.#withdrawAdmitted(entry);
-    return left || !isFlush;
-  }
-
-  #withdrawAdmitted(entry: Entry<C>): void {
+    if (entry.request.kind === 'flush') return left;
     this.#inFlight.withdraw(entry);
-    if (!entry.bypasses) this.#active -= 1;
+    return true;
   }
 
   /** I6: possible while nothing that the client asked for has been issued, and its outcome is open. */
@@ -488,11 +480,6 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     return true;
   }
 
-  #done(entry: Entry<C>, error: unknown): void {
-    if (!entry.bypasses) this.#active -= 1;
-    this.#settle(entry, error);
-  }
-
   #settle(entry: Entry<C>, error: unknown): void {
     invariant(entry.state !== 'settled', 'ordering.I1');
     entry.state = 'settled';
@@ -505,7 +492,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
   /** I8. Reads stay, and are checked when they are issued, because a write at the device may still add bytes at risk. */
   #fail(error: FlushFailedError): void {
     this.#evict(new SchedulerFailedError(error), error, ({ request }) => request.kind !== 'read');
-    for (const entry of this.#group.evict()) this.#done(entry, error);
+    for (const entry of this.#group.evict()) this.#settle(entry, error);
   }
 
   /** Settles requests that have nothing at the device with `error`; a barrier that has begun ends with `inDoubt`. */

@@ -26,21 +26,13 @@ export function checkRange(
   offset: number,
   length: number,
 ): void {
-  const fault = rangeFault({ offset, length }, storage.size, storage.capabilities.blockSize);
-  if (fault) throw fault;
-}
-
-/** The error for a range of bytes that a storage does not have; undefined for one that it has. */
-export function rangeFault(
-  { offset, length }: { readonly offset: number; readonly length: number },
-  size: number,
-  blockSize: number,
-): WriteBarrierError | undefined {
+  const { size } = storage;
+  const { blockSize } = storage.capabilities;
   const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
   const inside = whole && offset >= 0 && length >= 0 && offset + length <= size;
-  if (inside && offset % blockSize === 0 && length % blockSize === 0) return undefined;
+  if (inside && offset % blockSize === 0 && length % blockSize === 0) return;
   const range = `${formatValue(length)} bytes at ${formatValue(offset)}`;
-  return inside
+  throw inside
     ? new WriteBarrierError('UNALIGNED', `${range} are not whole blocks of ${blockSize} bytes`)
     : new WriteBarrierError('OUT_OF_RANGE', `${range} are not inside a storage of ${size} bytes`);
 }
