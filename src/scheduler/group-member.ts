@@ -1,6 +1,6 @@
 // A member of a group: the face of the shared storage that one guest, database or connection sees, and itself a storage.
 //
-//   P1  A member keeps the clauses of the contract (storage.S1 to S11). Its commands are refused at once, with nothing queued,
+//   P1  A member keeps the clauses of the contract (storage.S1 to S13). Its commands are refused at once, with nothing queued,
 //       for a range or a flag that the storage does not have, after its end, and if there is no room.
 //   P2  A storage that answers synchronously still does, if the command has its turn at once.
 //   P3  The end of a member is its own: what it has in the queue is never issued, and what is at the storage ends there. The

@@ -89,4 +89,5 @@ const CAPABILITIES = {
   writeZeroes: MAYBE,
   fastZeroes: MAYBE,
   blockStatus: MAYBE,
+  resize: MAYBE,
 } as const satisfies KnownOptions<Capabilities>;

@@ -49,6 +49,7 @@ const DEFAULTS: Required<Capabilities> = /* @__PURE__ */ Object.freeze({
   writeZeroes: true,
   fastZeroes: false,
   blockStatus: true,
+  resize: false,
   slowFua: false,
   gathers: false,
 });

@@ -16,6 +16,7 @@ const EVERYTHING: Capabilities = {
   slowFua: false,
   gathers: false,
   blockStatus: true,
+  resize: false,
 };
 const LEAST: Capabilities = {
   blockSize: 1,
