@@ -78,6 +78,7 @@ export {
   isMutation,
   type ReadRequest,
   type Request,
+  resizeOf,
   type WriteRequest,
   type WriteZeroesRequest,
 } from './request.js';

@@ -57,11 +57,15 @@ export interface BarrierRequest {
 /** Tells the storage that the bytes are not needed. Until they are written again a read may return anything. */
 export interface DiscardRequest extends Ranged {
   readonly kind: 'discard';
+  /** The new size of the storage, in bytes: the request makes it, and cuts the bytes off, which are those from `size` to the end. */
+  readonly size?: number;
 }
 
 /** Makes the bytes read as zero. Zeroes are sent only where the storage has no command for it. */
 export interface WriteZeroesRequest extends Ranged {
   readonly kind: 'writeZeroes';
+  /** The new size of the storage, in bytes: the request makes it, and adds the bytes, which are those from the old end to `size`. */
+  readonly size?: number;
 }
 
 /** What a client asks for. A plain value: the payload of a write travels beside it. */
@@ -72,6 +76,16 @@ export type Request =
   | WriteZeroesRequest
   | FlushRequest
   | BarrierRequest;
+
+/**
+ * The request that changes a size, in bytes, to another one. It has no kind of its own, because its place in every order is that of
+ * a write to what it adds or cuts off.
+ */
+export function resizeOf(from: number, size: number): DiscardRequest | WriteZeroesRequest {
+  return size > from
+    ? { kind: 'writeZeroes', offset: from, length: size - from, size }
+    : { kind: 'discard', offset: size, length: from - size, size };
+}
 
 /** Whether the request is a barrier, with data or empty. */
 export function isBarrier(request: Request): boolean {

@@ -45,6 +45,8 @@ export interface DeviceCommand {
   readonly tag: Tag;
   /** Complete only when the data is on the medium. */
   readonly fua: boolean;
+  /** The new size of the storage, in bytes, if a writeZeroes adds the range to it, or a discard cuts the range off. */
+  readonly size?: number;
 }
 
 /** A command with its place in the sequence of its request. */
@@ -294,5 +296,6 @@ function command<R extends Request>(
     return { kind: 'command', op: 'flush', offset: 0, length: 0, tag, fua: false, stage, request };
   }
   const { offset, length } = request;
-  return { kind: 'command', op: kind, offset, length, tag, fua, stage, request };
+  const step = { kind: 'command', op: kind, offset, length, tag, fua, stage, request } as const;
+  return 'size' in request ? { ...step, size: request.size } : step;
 }

@@ -165,6 +165,7 @@ export class FileStorage implements Storage, AsyncDisposable {
       writeZeroes: trims,
       fastZeroes: trims,
       blockStatus: file.holes !== undefined,
+      resize: false,
     });
     const { trim, holes } = file;
     if (trim) this.discard = this.writeZeroes = (...range) => this.#trim(trim, ...range);

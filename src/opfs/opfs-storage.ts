@@ -130,7 +130,7 @@ export class OpfsStorage implements Storage, AsyncDisposable {
     this.capabilities = Object.freeze({
       ...({ blockSize, cache: 'volatile', flush: true, fua: false, orderedTags: false } as const),
       ...{ writev: true, discard: false, writeZeroes: false, fastZeroes: false },
-      ...{ slowFua: false, gathers: false, blockStatus: false },
+      ...{ slowFua: false, gathers: false, blockStatus: false, resize: false },
     });
     withText(this, () => {
       const state = this.#closed ? 'closed' : this.#poison ? 'a flush has failed' : 'open';

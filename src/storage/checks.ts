@@ -1,5 +1,6 @@
 import {
   BOOLEAN,
+  checkArgument,
   FUNCTION,
   formatValue,
   invalid,
@@ -37,6 +38,21 @@ export function checkRange(
     : new WriteBarrierError('OUT_OF_RANGE', `${range} are not inside a storage of ${size} bytes`);
 }
 
+/**
+ * For authors of storages: refuses a size that the storage cannot have.
+ *
+ * @param size in bytes
+ * @throws `INVALID_ARGUMENT` if it is not a whole number of at least 0, `UNALIGNED` if it is not a multiple of
+ *   `capabilities.blockSize`
+ */
+export function checkSize({ capabilities }: Pick<Storage, 'capabilities'>, size: number): void {
+  checkArgument('size', size, SIZE);
+  const { blockSize } = capabilities;
+  if (size % blockSize === 0) return;
+  const what = `a size of ${size} bytes is not whole blocks of ${blockSize} bytes`;
+  throw new WriteBarrierError('UNALIGNED', what);
+}
+
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */
 export function checkStorage(storage: Storage): void {
   need('it', storage, OBJECT);
@@ -47,13 +63,13 @@ export function checkStorage(storage: Storage): void {
   }
   const { blockSize, fastZeroes, writeZeroes } = capabilities;
   const isWhole: Rule['holds'] = (value) =>
-    wholeNumber().holds(value) && (value as number) % blockSize === 0;
+    SIZE.holds(value) && (value as number) % blockSize === 0;
   need('size', size, rule(isWhole, `whole blocks of ${blockSize} bytes`));
   for (const name of ['read', 'write', 'flush', 'close'] as const) {
     need(name, storage[name], FUNCTION);
   }
-  // The capability has the name of its method. `blockStatus` may be absent, because a wrapper that is older than it passes on the
-  // capabilities of what it wraps and has no such method; then nothing is known.
+  // The capability has the name of its method. `blockStatus` and `resize` may be absent, because a wrapper that is older than they
+  // are passes on the capabilities of what it wraps and has no such methods; then nothing is known, and the size stays.
   for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
     if (capabilities[name]) need(name, storage[name], FUNCTION);
   }
@@ -66,6 +82,7 @@ function need(name: string, value: unknown, { holds, expected }: Rule): void {
   throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${message}`);
 }
 
+const SIZE = wholeNumber();
 const MAYBE = rule((value) => value === undefined || BOOLEAN.holds(value), 'a boolean or left out');
 
 const CAPABILITIES = {
@@ -81,4 +98,5 @@ const CAPABILITIES = {
   writeZeroes: MAYBE,
   fastZeroes: MAYBE,
   blockStatus: MAYBE,
+  resize: MAYBE,
 } as const satisfies KnownOptions<Capabilities>;

@@ -2,7 +2,7 @@
 // what it is and what it can do.
 //
 // A storage has four methods, and optional ones exactly where its capabilities declare them, because a scheduler must know before
-// it asks. The clauses S1 to S12 stand at the interface. The suite of the crash kit (storageContract) tests each of them under its
+// it asks. The clauses S1 to S13 stand at the interface. The suite of the crash kit (storageContract) tests each of them under its
 // number, and pages, tests and other files cite them so: storage.S5.
 
 import type { DeviceTraits, Tag } from '../model/index.js';
@@ -29,6 +29,8 @@ export interface Capabilities extends DeviceTraits {
   readonly fastZeroes?: boolean;
   /** `blockStatus` exists. */
   readonly blockStatus?: boolean;
+  /** `resize` exists. */
+  readonly resize?: boolean;
 }
 
 /** How a write is to be carried out. */
@@ -79,13 +81,19 @@ export type Transfer = void | number | Promise<void | number>;
  *       any of the bytes that it named, and no others.
  * - S10 `close` is called once, after all other commands have completed. Only `close` releases resources. After it every
  *       command fails.
- * - S11 `size` and `capabilities` never change.
+ * - S11 `capabilities` never change, and `size` changes only by `resize`.
  * - S12 A block status answers with extents that follow each other from `offset` on: at least one, and together not longer than
  *       the range, of which they may leave a rest. It may run while anything else does. What it says held at one moment
  *       between its call and its answer, so a write that was answered before the call is never called a hole or zero.
+ * - S13 A resize answers when the storage has the new size; `size` is the new one then, and not before. What it adds reads as
+ *       zero. What it cuts off is gone: if it is added again, it reads as zero. A resize counts as a write, in S2 and S5, to the
+ *       range between the old and the new size, so until a flush covers it a power cut may leave either size. A flush that
+ *       covers a write also covers the size that the write needs, and so does FUA. A resize that fails leaves the size as it was,
+ *       or as it was to become, and `size` says which. No command for bytes from the smaller of the two sizes on runs at the
+ *       same time as the resize, with ordered tags as well; a block status may.
  */
 export interface Storage {
-  /** In bytes. */
+  /** In bytes, from 0 on. */
   readonly size: number;
   /** What it can do. A scheduler relies on it. */
   readonly capabilities: Capabilities;
@@ -105,6 +113,8 @@ export interface Storage {
   writeZeroes?(offset: number, length: number): void | Promise<void>;
   /** What is known of the bytes, without reading them (S12). Present if and only if `capabilities.blockStatus` is true. */
   blockStatus?(offset: number, length: number): readonly Extent[] | Promise<readonly Extent[]>;
+  /** Changes the size, in bytes, whole blocks (S13). Present if and only if `capabilities.resize` is true. */
+  resize?(size: number): void | Promise<void>;
 }
 
 /** The size and the capabilities of a storage in words: `1048576 bytes in blocks of 512, cache volatile, flush, fua`. */
@@ -122,6 +132,7 @@ export function describeStorage({
     'writeZeroes',
     'fastZeroes',
     'blockStatus',
+    'resize',
   ];
   const can = names.filter((name) => capabilities[name as 'flush']);
   const parts = [`${size} bytes in blocks of ${blockSize}`, `cache ${cache}`, ...can];

@@ -456,6 +456,7 @@ function propertiesOf(
     writeZeroes: !readOnly && has('SEND_WRITE_ZEROES'),
     fastZeroes: false,
     blockStatus: allocation !== undefined,
+    resize: false,
     slowFua: false,
     gathers: false,
   });
