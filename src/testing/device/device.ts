@@ -245,7 +245,12 @@ export class Device {
   get open(): string {
     const cached = [...this.#cache].map(([sector, { together }]) => `${sector}<${[...together]}`);
     const owned = [...this.#owned].map(([n, { pending }]) => `${n}:${[...pending.keys()]}`);
-    return [...owned, ...cached].join();
+    // What is behind the end of the medium shows when the size there changes.
+    const behind = [...this.#medium].filter(
+      ([at]) => at * this.#profile.sectorSize >= this.#sizeOnMedium,
+    );
+    const hidden = behind.map(([sector, { bytes }]) => `${sector}=${bytes}`).sort();
+    return [...owned, ...cached, ...hidden, this.size].join();
   }
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */

@@ -30,7 +30,7 @@ export class Sizes {
     const { op, offset, length, size = 0, failed, fault } = command;
     const end = op === 'writeZeroes' ? offset + length : op === 'discard' ? offset : undefined;
     const before = sizeBefore(command);
-    if (size !== end || length === 0 || !this.#now.has(before)) {
+    if (size !== end || !this.#now.has(before)) {
       const now = [...this.#now].join(' or ');
       throw misuse(
         `command ${number} is no resize of a disk of ${now} bytes: a ${op} of ${length} bytes at ${offset} to the size ${size}`,
@@ -57,9 +57,7 @@ export function withForced(
     (write) => write.size === undefined && write.forced && write.interval.dispatched < doubtful,
   );
   return versions.map((version) => {
-    const [source] = version.sources;
-    const write = resizes[(source as number) >> 1];
-    const size = source === -1 ? before : (write?.size as number);
+    const size = sizeOf(version, resizes, before);
     let { ordered, durable } = version;
     for (const { offset, length, interval } of forced) {
       if (offset + length <= size || interval.dispatched <= version.after) continue;
@@ -68,4 +66,13 @@ export function withForced(
     }
     return { ...version, ordered, durable };
   });
+}
+
+/** The size that a version of it is, in bytes; `before` is that before the trace. */
+export function sizeOf(
+  { sources: [source] }: Version,
+  resizes: readonly Write[],
+  before: number,
+): number {
+  return resizes[(source as number) >> 1]?.size ?? before;
 }
