@@ -30,6 +30,7 @@ export {
   type Around,
   byteView,
   checkRange,
+  checkSize,
   concatBuffers,
   describeStorage,
   type Issuer,

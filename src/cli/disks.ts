@@ -91,6 +91,7 @@ const NOT_PASSED_ON = {
   writeZeroes: false,
   fastZeroes: false,
   blockStatus: false,
+  resize: false,
 } as const;
 
 /** A storage that answers every flush, and does none. */

@@ -5,6 +5,7 @@
 //             fw3 with a preflush          b3    barrier write            b     empty barrier
 //             f   flush                    r3    read                     d3 z3 discard, write zeroes
 //             any range may be in bytes:   w@1000+24
+//             z8+2|  grow: the end of the storage is after what is added;  d|8+2  cut off: it is before
 //   steps     =>  drain: wait for completion      F  flush        ^  in front: ordered tag
 //             EOPNOTSUPP(b3)  refused
 //
@@ -96,7 +97,7 @@ export function requestText(request: Request, blockSize?: number): string {
       return `${request.preflush ? 'f' : ''}${letter}${range}${request.fua ? '!' : ''}`;
     }
     default:
-      return LETTER_OF[request.kind] + formatRange(request, blockSize);
+      return LETTER_OF[request.kind] + formatSized(request, blockSize);
   }
 }
 
@@ -128,7 +129,7 @@ function formatStep(step: Step | DeviceStep, blockSize: number | undefined): str
     case 'command': {
       const tag = step.tag === 'ordered' ? '^' : '';
       if (step.op === 'flush') return `${tag}F`;
-      return tag + LETTER_OF[step.op] + formatRange(step, blockSize) + (step.fua ? '!' : '');
+      return tag + LETTER_OF[step.op] + formatSized(step, blockSize) + (step.fua ? '!' : '');
     }
   }
 }
@@ -167,7 +168,7 @@ function parseRequest(word: Word, blockSize: number): Request {
     };
   }
   const kind = KIND_OF[other as 'r' | 'd' | 'z'];
-  return { kind, ...parseRange(otherRange as string, word, blockSize) };
+  return { kind, ...parseSized(kind, otherRange as string, word, blockSize) };
 }
 
 function parseStep(word: Word, blockSize: number): DeviceStep {
@@ -186,10 +187,35 @@ function parseStep(word: Word, blockSize: number): DeviceStep {
   return {
     kind: 'command',
     op,
-    ...parseRange(range as string, word, blockSize),
+    ...parseSized(op, range as string, word, blockSize),
     tag,
     fua: fua === '!',
   };
+}
+
+/** A range, and the end of the storage where a resize puts it. */
+function formatSized(
+  range: Parameters<typeof formatRange>[0] & { readonly size?: number },
+  blockSize: number | undefined,
+): string {
+  const text = formatRange(range, blockSize);
+  if (range.size === undefined) return text;
+  return range.size === range.offset ? `|${text}` : `${text}|`;
+}
+
+function parseSized(
+  op: Operation,
+  text: string,
+  word: Word,
+  blockSize: number,
+): { offset: number; length: number; size?: number } {
+  if (op === 'discard' && text.startsWith('|')) {
+    const range = parseRange(text.slice(1), word, blockSize);
+    return { ...range, size: range.offset };
+  }
+  if (op !== 'writeZeroes' || !text.endsWith('|')) return parseRange(text, word, blockSize);
+  const range = parseRange(text.slice(0, -1), word, blockSize);
+  return { ...range, size: range.offset + range.length };
 }
 
 function formatRange(

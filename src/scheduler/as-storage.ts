@@ -15,20 +15,34 @@ export interface Schedules {
   discard(offset: number, length: number): Promise<void>;
   writeZeroes(offset: number, length: number): Promise<void>;
   blockStatus(offset: number, length: number): Promise<readonly Extent[]>;
+  resize(size: number): Promise<void>;
   close(): Promise<void>;
 }
 
 /**
  * A scheduler as a storage. A write or a flush with an ordered tag becomes a barrier. So a tag mode above works over every
  * mode below except NONE.
+ *
+ * @param below the storage of the scheduler
  */
-export function asStorage(scheduler: Schedules): Storage {
-  const { cache, flush, fua, blockSize, fastZeroes = false } = scheduler.capabilities;
+export function asStorage(scheduler: Schedules, below: Pick<Storage, 'size'>): Storage {
+  const {
+    cache,
+    flush,
+    fua,
+    blockSize,
+    fastZeroes = false,
+    resize = false,
+  } = scheduler.capabilities;
   const stable = cache !== 'volatile';
   const write = (offset: number, data: Payload, flags: WriteFlags): Promise<void> =>
     scheduler.write(offset, data, { barrier: flags.tag === 'ordered', fua: flags.fua });
+  let held: number | undefined;
   const storage: Storage = {
-    size: scheduler.size,
+    // Not that of the scheduler, because a size is the new one when the resize has been answered, and not before (storage.S13).
+    get size() {
+      return held ?? below.size;
+    },
     capabilities: {
       blockSize,
       cache,
@@ -40,6 +54,7 @@ export function asStorage(scheduler: Schedules): Storage {
       writeZeroes: true,
       fastZeroes,
       blockStatus: true,
+      resize,
     },
     read: async (offset, into) => void (await scheduler.read(offset, into)),
     write,
@@ -59,6 +74,14 @@ export function asStorage(scheduler: Schedules): Storage {
     blockStatus: (offset, length) => scheduler.blockStatus(offset, length),
     close: () => scheduler.close(),
   };
+  if (resize) {
+    storage.resize = (size) => {
+      held = below.size;
+      return scheduler.resize(size).finally(() => {
+        held = undefined;
+      });
+    };
+  }
   return withText(
     storage,
     () => `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${scheduler.size} bytes })`,

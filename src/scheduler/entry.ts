@@ -6,6 +6,7 @@
 //   E2  A command serves one request, the group that shares its flush, or the writes that it gathers.
 
 import {
+  type ByteRange,
   isMutation,
   type Request,
   type Stage,
@@ -28,7 +29,10 @@ export class Entry<C> implements ListNode<Entry<C>> {
   readonly client: C;
   /** It takes the place of a cancelled barrier (E1). */
   readonly isTombstone: boolean;
-  /** Its bytes; an empty range for a flush and an empty barrier. */
+  /**
+   * Its bytes; an empty range for a flush and an empty barrier. A resize has no end, so it overlaps every other one, and all that
+   * relies on the size that it makes.
+   */
   readonly start: number;
   readonly end: number;
   readonly mutates: boolean;
@@ -66,8 +70,19 @@ export class Entry<C> implements ListNode<Entry<C>> {
     this.isTombstone = isTombstone;
     const { offset = 0, length = 0 } = request as Partial<WriteRequest>;
     this.start = offset;
-    this.end = offset + length;
+    this.end = 'size' in request ? Infinity : offset + length;
     this.mutates = isMutation(request);
+  }
+
+  /** It changes the size of the storage. */
+  get isResize(): boolean {
+    return this.end === Infinity;
+  }
+
+  /** The bytes that it names, which for a resize are those that it adds or cuts off. */
+  get bytes(): ByteRange {
+    const { start, request } = this;
+    return 'size' in request ? { start, end: start + request.length } : this;
   }
 
   /** The next stage; undefined at the end of the plan. */
@@ -121,7 +136,9 @@ export function commandOf<C>(
   if (issues.op === 'flush') return issues;
   // A barrier with data is a write; an empty one has no stage with data.
   const op = request.kind as StagedCommand['op'];
-  return { ...issues, op, offset: start, length: end - start };
+  return 'size' in request
+    ? { ...issues, op, offset: start, length: request.length, size: request.size }
+    : { ...issues, op, offset: start, length: end - start };
 }
 
 /** A command that the driver is to issue, or has issued (E2). */

@@ -81,7 +81,9 @@ export class Entry<K> implements ByteRange, ListNode<Entry<K>> {
     this.client = client;
     this.request = request;
     this.start = isRanged ? request.offset : 0;
-    this.end = isRanged ? request.offset + request.length : 0;
+    // A resize has no end, so it overlaps every other one, and all that relies on the size that it makes.
+    const isResize = 'size' in request;
+    this.end = isResize ? Infinity : isRanged ? request.offset + request.length : 0;
     this.mutates = isMutation(request);
     this.at = this.start;
   }

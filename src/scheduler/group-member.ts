@@ -10,9 +10,15 @@
 // Not here: when a command has its turn (sharing.ts), and the storage (scheduler-group.ts).
 
 import type { Call } from '../machine/index.js';
-import { type Request, type Tag, unsupported, WriteBarrierError } from '../model/index.js';
+import {
+  type Request,
+  resizeOf,
+  type Tag,
+  unsupported,
+  WriteBarrierError,
+} from '../model/index.js';
 import { type Payload, totalLength } from '../storage/buffers.js';
-import { checkRange } from '../storage/checks.js';
+import { checkRange, checkSize } from '../storage/checks.js';
 import type {
   Capabilities,
   Extent,
@@ -25,6 +31,7 @@ import type { Member } from './group-entry.js';
 
 /** What a member needs of its group. */
 export interface GroupCore {
+  /** That of the storage: every member sees the new one when the resize of any has been answered. */
   readonly size: number;
   readonly capabilities: Capabilities;
   /** Submits a command, or throws. */
@@ -92,7 +99,6 @@ export class GroupCall implements Call {
  * unanswered requests at the storage.
  */
 export class GroupMember implements Storage {
-  readonly size: number;
   readonly capabilities: Capabilities;
   declare readonly writev?: (
     offset: number,
@@ -102,14 +108,14 @@ export class GroupMember implements Storage {
   declare readonly discard?: (offset: number, length: number) => void | Promise<void>;
   declare readonly writeZeroes?: (offset: number, length: number) => void | Promise<void>;
   declare readonly blockStatus?: NonNullable<Storage['blockStatus']>;
+  declare readonly resize?: (size: number) => void | Promise<void>;
   readonly #core: GroupCore;
   readonly #member: Member<GroupCall>;
   #isClosed = false;
 
   /** Call `member()` of a group instead. */
   constructor(core: GroupCore, member: Member<GroupCall>) {
-    const { size, capabilities } = core;
-    this.size = size;
+    const { capabilities } = core;
     this.capabilities = capabilities;
     this.#core = core;
     this.#member = member;
@@ -118,6 +124,12 @@ export class GroupMember implements Storage {
     if (capabilities.discard) this.discard = this.#discard;
     if (capabilities.writeZeroes) this.writeZeroes = this.#writeZeroes;
     if (capabilities.blockStatus) this.blockStatus = this.#blockStatus;
+    if (capabilities.resize) this.resize = this.#resize;
+  }
+
+  /** That of the shared storage, in bytes. Any member may change it. */
+  get size(): number {
+    return this.#core.size;
   }
 
   read(offset: number, into: Uint8Array): Transfer {
@@ -164,6 +176,13 @@ export class GroupMember implements Storage {
     checkRange(this, offset, length);
     this.#checkOpen();
     return this.#core.status(offset, length);
+  }
+
+  /** It fails if another member changes the size first. */
+  #resize(size: number): void | Promise<void> {
+    checkSize(this, size);
+    this.#checkOpen();
+    if (size !== this.size) return this.#submit(resizeOf(this.size, size));
   }
 
   #checkOpen(): void {

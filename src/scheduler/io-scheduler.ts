@@ -17,17 +17,20 @@ import {
   chooseMode,
   type Guarantees,
   guarantees,
+  IoFailedError,
   isBarrier,
   isBytes,
   type ModeName,
   misuse,
   type Request,
+  resizeOf,
   unreadable,
+  unsupported,
   WriteBarrierError,
   type WriteRequest,
   withText,
 } from '../model/index.js';
-import { checkStorage } from '../storage/checks.js';
+import { checkSize, checkStorage } from '../storage/checks.js';
 import type { Capabilities, Extent, Storage } from '../storage/index.js';
 import { bytesOf, performStatus, performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
@@ -75,6 +78,10 @@ export class IoScheduler implements AsyncDisposable {
   /** Issues at once; or, if the storage gathers, when this turn has submitted all that it will: there is nothing to gather before. */
   readonly #issueSoon: () => void;
   #guarantees: Guarantees;
+  /** Resizes that are not settled, and the size that the last one makes. */
+  #resizes = 0;
+  #sizeToBe = 0;
+  #lastResize: Promise<void> = DONE;
   #closing: Promise<void> | undefined;
 
   /**
@@ -146,9 +153,9 @@ export class IoScheduler implements AsyncDisposable {
     return this.#guarantees;
   }
 
-  /** The size of the storage in bytes. */
+  /** The size of the storage in bytes, after all resizes that were submitted. If one fails, it is the real one once all have settled. */
   get size(): number {
-    return this.#storage.size;
+    return this.#resizes > 0 ? this.#sizeToBe : this.#storage.size;
   }
 
   /** The capabilities of the storage. */
@@ -264,6 +271,32 @@ export class IoScheduler implements AsyncDisposable {
     return this.#submit({ kind: 'read', offset, length, status: true }, NO_BYTES, options);
   }
 
+  /**
+   * Changes the size of the storage. What it adds reads as zero, what it cuts off is gone. It has the place of a write in every
+   * order, so a flush makes it durable, and what is submitted after it may use what it adds: `size` is the new one at once.
+   *
+   * If it fails or is cancelled, those that were submitted after it fail as well, because they begin at a size that does not come.
+   *
+   * @param size in bytes, a multiple of `capabilities.blockSize`; 0 is allowed
+   * @throws `EOPNOTSUPP` if the storage has no `resize`; nothing has changed
+   */
+  resize(size: number, options: RequestOptions = NO_OPTIONS): Promise<void> {
+    try {
+      const storage = this.#storage;
+      checkSize(storage, size);
+      if (!storage.resize) throw unsupported('a resize');
+      const request = resizeOf(this.size, size);
+      if (request.length > 0) return this.#submit(request, undefined, options);
+      checkRequest(request, options, this);
+      if (this.#closing) throw closed();
+      if (options.signal?.aborted) return Promise.reject(options.signal.reason);
+      // Nothing is to be done, but the size may be yet to come.
+      return this.#resizes === 0 ? DONE : this.#lastResize.catch(tooEarly);
+    } catch (cause) {
+      return Promise.reject(unreadable(cause));
+    }
+  }
+
   /** Settles when no request is queued and no command is at the storage. */
   idle(): Promise<void> {
     return this.#driver.idle();
@@ -353,7 +386,7 @@ export class IoScheduler implements AsyncDisposable {
    * tag mode above works over every mode of this scheduler except NONE.
    */
   asStorage(): Storage {
-    return asStorage(this);
+    return asStorage(this, this.#storage);
   }
 
   #text(): string {
@@ -377,7 +410,7 @@ export class IoScheduler implements AsyncDisposable {
     options: RequestOptions,
   ): Promise<T> {
     try {
-      checkRequest(request, options, this.#storage);
+      checkRequest(request, options, this);
       const { signal } = options;
       if (this.#closing) throw closed();
       if (signal?.aborted) return Promise.reject(signal.reason);
@@ -404,19 +437,26 @@ export class IoScheduler implements AsyncDisposable {
     signal?: AbortSignal,
     site?: SchedulerCall['site'],
   ): Promise<T> {
-    return new Promise<T>((resolveAny, reject) => {
+    const settled = new Promise<T>((resolveAny, reject) => {
       const resolve = resolveAny as SchedulerCall['resolve'];
       const watched = signal && this.#signals.watch(signal);
       const entry = this.#driver.enter({ number: 0, request, data, resolve, reject, signal, site });
       watched?.add(entry);
+      if ('size' in request) {
+        this.#resizes += 1;
+        this.#sizeToBe = request.size as number;
+      }
       this.#issueSoon();
     });
+    if ('size' in request) this.#lastResize = settled as Promise<void>;
+    return settled;
   }
 
   #answer(entry: Entry<SchedulerCall>): void {
     const { client, request, error, cancelled } = entry;
     const { resolve, reject, data, signal, site } = client;
     if (signal) this.#signals.forget(signal, entry);
+    if ('size' in request) this.#resizes -= 1;
     if (error !== undefined && isBarrier(request)) {
       // Clients see the rejection in a microtask. Barriers submitted after it are not tied to this failure.
       queueMicrotask(() => this.#ordering.acknowledge());
@@ -496,6 +536,10 @@ export class IoScheduler implements AsyncDisposable {
 
 const DONE = Promise.resolve();
 const NO_BYTES = new Uint8Array(0);
+
+function tooEarly(cause: unknown): never {
+  throw new IoFailedError('the resize that was to make this size failed', { cause });
+}
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');

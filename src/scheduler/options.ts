@@ -227,8 +227,13 @@ export function checkData(data: unknown): number {
 }
 
 /** @throws `INVALID_ARGUMENT`, `ZERO_LENGTH`, `OUT_OF_RANGE`, `UNALIGNED` */
-export function checkRequest(request: Request, options: WriteOptions, storage: Storage): void {
-  if (request.kind !== 'barrier' && request.kind !== 'flush') {
+export function checkRequest(
+  request: Request,
+  options: WriteOptions,
+  storage: Pick<Storage, 'size' | 'capabilities'>,
+): void {
+  // The range of a resize follows from sizes that were checked.
+  if (request.kind !== 'barrier' && request.kind !== 'flush' && !('size' in request)) {
     const { offset, length } = request;
     checkArgument('offset', offset, WHOLE);
     checkArgument('length', length, WHOLE);

@@ -331,8 +331,9 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     invariant(issues !== undefined, 'plan.PL1');
     this.#advance(entry, waits);
     if (waits === 'overlap') {
+      // An ordered tag may need the size that a resize makes, and no two commands overlap one (storage.S13).
       const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
-      if (splits) this.#inFlight.split(entry);
+      if (splits || entry.isResize) this.#inFlight.split(entry);
     } else if (issues.op !== 'flush') {
       this.#inFlight.enter(entry);
       entry.epoch = this.#group.writeAdmitted();
@@ -384,8 +385,8 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     this.#inFlight.leave(entry);
     if (!entry.mutates) return;
     const forced = command.what.fua || !this.#plans.groupFlush;
-    if (cause === undefined) this.#durability.wrote(entry, forced);
-    else this.#durability.writeFailed(entry.request, entry, cause);
+    if (cause === undefined) this.#durability.wrote(entry.bytes, forced);
+    else this.#durability.writeFailed(entry.request, entry.bytes, cause);
     if (entry.epoch) this.#group.writeGone(entry.epoch);
   }
 

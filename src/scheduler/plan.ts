@@ -151,7 +151,8 @@ function stagesOf(
 ): Plan {
   return lowerSteps(steps, device).map((step) => {
     if (step.kind !== 'command') return { waits: 'drain', issues: undefined };
-    const { request, ...command } = step;
+    // The plan serves other requests as well.
+    const { request, size, ...command } = step;
     return { waits: waitOf(step), issues: { ...command, offset: 0, length: 0 } };
   });
 }

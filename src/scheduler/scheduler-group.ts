@@ -131,7 +131,7 @@ export class SchedulerGroup implements AsyncDisposable {
   constructor(storage: Storage, options: SchedulerGroupOptions = {}) {
     checkStorage(storage);
     checkOptions(options, GROUP_OPTIONS, 'SchedulerGroup');
-    const { size, capabilities } = storage;
+    const { capabilities } = storage;
     this.#storage = storage;
     this.#sharing = new Sharing({
       depth: options.depth ?? 32,
@@ -153,7 +153,9 @@ export class SchedulerGroup implements AsyncDisposable {
     });
     this.#ownership = ownershipOf(storage);
     this.#core = {
-      size,
+      get size() {
+        return storage.size;
+      },
       capabilities,
       submit: (call) => this.#submit(call),
       status: (offset, length) => this.#status(offset, length),
@@ -161,7 +163,7 @@ export class SchedulerGroup implements AsyncDisposable {
       room: (member, bytes) => this.#driver.until(() => this.#sharing.fits(member, bytes)),
     };
     const { members } = this.#sharing;
-    withText(this, () => `SchedulerGroup { ${members.size} members on ${size} bytes }`);
+    withText(this, () => `SchedulerGroup { ${members.size} members on ${storage.size} bytes }`);
   }
 
   /**

@@ -44,6 +44,7 @@ import {
   type Operation,
   type Request,
   type StagedCommand,
+  type WriteZeroesRequest,
 } from '../model/index.js';
 import { overlap } from './durability.js';
 import { atRiskOf, FlushFailedError } from './errors.js';
@@ -152,7 +153,7 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   complete(command: GroupCommand<K>, error?: unknown): void {
     const { what, entry, served } = command;
     this.inFlight -= 1;
-    this.bytesInFlight -= this.#movedBy(what.op, what.length);
+    this.bytesInFlight -= this.#movedBy(what.op, what.length, what.size);
     if (!entry) {
       this.#flushEnded(served, error);
       return;
@@ -228,21 +229,22 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
 
   #costOfNext({ queue: { head } }: Member<K>): number {
     if (!head || head.request.kind === 'flush') return COMMAND_COST;
-    return COMMAND_COST + this.#movedBy(head.request.kind, this.#nextLength(head));
+    const { size } = head.request as WriteZeroesRequest;
+    return COMMAND_COST + this.#movedBy(head.request.kind, this.#nextLength(head), size);
   }
 
   /** G4. */
   #hasRoom(what: StagedCommand): boolean {
-    const moved = this.#movedBy(what.op, what.length);
+    const moved = this.#movedBy(what.op, what.length, what.size);
     if (moved === 0 || this.bytesInFlight === 0) return true;
     return this.bytesInFlight + moved <= this.#options.depthBytes;
   }
 
   #issue(member: Member<K>, entry: Entry<K>, what: StagedCommand): GroupCommand<K> {
-    const moved = this.#movedBy(what.op, what.length);
+    const moved = this.#movedBy(what.op, what.length, what.size);
     this.#fair.serve(member);
     if (entry.at === entry.start) this.#begin(member, entry);
-    entry.at += what.length;
+    entry.at = entry.end === Infinity ? Infinity : entry.at + what.length;
     entry.outstanding += 1;
     member.commands += 1;
     member.bytes += moved;
@@ -458,17 +460,27 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
     const op = request.kind as Operation;
     const fua = request.kind === 'write' && request.fua === true;
     const length = this.#nextLength(entry);
-    return { kind: 'command', op, offset: at, length, tag: 'simple', fua, stage: 'plain' };
+    const what = { kind: 'command', op, offset: at, length, tag: 'simple', fua } as const;
+    return 'size' in request
+      ? { ...what, stage: 'plain', size: request.size }
+      : { ...what, stage: 'plain' };
   }
 
   /** How many bytes its next command is for. */
-  #nextLength({ request: { kind }, at, end }: Entry<K>): number {
+  #nextLength({ request, at, end }: Entry<K>): number {
+    if ('size' in request) return request.length;
+    const { kind } = request;
     const isCut = kind === 'read' || (kind === 'writeZeroes' && !this.#options.fastZeroes);
     return isCut ? Math.min(end - at, this.#pieceMax) : end - at;
   }
 
-  #movedBy(kind: Request['kind'], length: number): number {
-    if (kind === 'discard' || (kind === 'writeZeroes' && this.#options.fastZeroes)) return 0;
+  #movedBy(kind: Request['kind'], length: number, size?: number): number {
+    if (
+      size !== undefined ||
+      kind === 'discard' ||
+      (kind === 'writeZeroes' && this.#options.fastZeroes)
+    )
+      return 0;
     return length;
   }
 

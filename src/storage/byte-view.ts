@@ -9,6 +9,9 @@
 //   V3  Only whole blocks inside a range are discarded or zeroed by the storage, because the rest of an outer block is other
 //       data. The bytes in the outer blocks are written as zeroes, or, of a discard, left as they are.
 //
+//   V4  The size is that of the storage, and a resize is one of the storage: whole blocks of it, because a size within a block would be
+//       known to the view only, and gone when the storage is opened again.
+//
 // What is atomic: what the storage writes as a whole, and no more. A write that ends within a block rewrites bytes that it does
 // not name, with the content that they have. So a power cut may damage them where the medium tears blocks, and a write of
 // bytes that lie in two blocks may be there by half.
@@ -17,7 +20,7 @@
 
 import { type DeviceCommand, WriteBarrierError } from '../model/index.js';
 import { type Payload, totalLength } from './buffers.js';
-import { checkRange } from './checks.js';
+import { checkRange, checkSize } from './checks.js';
 import { perform, statusOf, transferred } from './perform.js';
 import type { Extent, FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
 import { isPending, nothing } from './wrappers.js';
@@ -28,6 +31,8 @@ import { isPending, nothing } from './wrappers.js';
  *
  * Commands in one block take effect in the order of their calls; they may be called at once. A write is as atomic as the
  * storage's write of whole blocks. Where a power cut may tear a block, it may damage bytes of the block that were not named.
+ *
+ * A resize to a size that is not whole blocks of the storage is refused with `UNALIGNED`, because the storage could not keep it.
  */
 export function byteView(storage: Storage): Storage {
   const { blockSize, orderedTags, ...rest } = storage.capabilities;
@@ -51,7 +56,9 @@ export function byteView(storage: Storage): Storage {
     return within(offset, length, true, () => modify(storage, offset, length, data, flags));
   };
   const view: Storage = {
-    size: storage.size,
+    get size() {
+      return storage.size;
+    },
     capabilities: Object.freeze({ ...rest, blockSize: 1, orderedTags: false }),
     read: (offset, into) =>
       within(offset, into.byteLength, false, () => readBytes(storage, offset, into)),
@@ -79,6 +86,14 @@ export function byteView(storage: Storage): Storage {
   if (storage.writeZeroes) {
     view.writeZeroes = (offset, length) =>
       nothing(within(offset, length, true, () => zero(storage, offset, length)));
+  }
+  if (storage.resize) {
+    view.resize = (size) => {
+      checkOpen();
+      checkSize(storage, size);
+      const start = Math.min(size, storage.size);
+      return nothing(held.hold(start, Infinity, true, () => storage.resize?.(size)));
+    };
   }
   if (storage.blockStatus) {
     view.blockStatus = (offset, length) => {

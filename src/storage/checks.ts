@@ -1,5 +1,6 @@
 import {
   BOOLEAN,
+  checkArgument,
   FUNCTION,
   formatValue,
   invalid,
@@ -30,6 +31,21 @@ export function checkRange(
   if (fault) throw fault;
 }
 
+/**
+ * For authors of storages: refuses a size that the storage cannot have.
+ *
+ * @param size in bytes
+ * @throws `INVALID_ARGUMENT` if it is not a whole number of at least 0, `UNALIGNED` if it is not a multiple of
+ *   `capabilities.blockSize`
+ */
+export function checkSize({ capabilities }: Pick<Storage, 'capabilities'>, size: number): void {
+  checkArgument('size', size, SIZE);
+  const { blockSize } = capabilities;
+  if (size % blockSize === 0) return;
+  const what = `a size of ${size} bytes is not whole blocks of ${blockSize} bytes`;
+  throw new WriteBarrierError('UNALIGNED', what);
+}
+
 /** The error for a range of bytes that a storage does not have; undefined for one that it has. */
 export function rangeFault(
   { offset, length }: { readonly offset: number; readonly length: number },
@@ -55,13 +71,13 @@ export function checkStorage(storage: Storage): void {
   }
   const { blockSize, fastZeroes, writeZeroes } = capabilities;
   const isWhole: Rule['holds'] = (value) =>
-    wholeNumber().holds(value) && (value as number) % blockSize === 0;
+    SIZE.holds(value) && (value as number) % blockSize === 0;
   need('size', size, rule(isWhole, `whole blocks of ${blockSize} bytes`));
   for (const name of ['read', 'write', 'flush', 'close'] as const) {
     need(name, storage[name], FUNCTION);
   }
-  // The capability has the name of its method. `blockStatus` may be absent, because a wrapper that is older than it passes on the
-  // capabilities of what it wraps and has no such method; then nothing is known.
+  // The capability has the name of its method. `blockStatus` and `resize` may be absent, because a wrapper that is older than they
+  // are passes on the capabilities of what it wraps and has no such methods; then nothing is known, and the size stays.
   for (const name of ['writev', 'discard', 'writeZeroes'] as const) {
     if (capabilities[name]) need(name, storage[name], FUNCTION);
   }
@@ -74,6 +90,7 @@ function need(name: string, value: unknown, { holds, expected }: Rule): void {
   throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${message}`);
 }
 
+const SIZE = wholeNumber();
 const MAYBE = rule((value) => value === undefined || BOOLEAN.holds(value), 'a boolean or left out');
 
 const CAPABILITIES = {

@@ -1,6 +1,6 @@
 export { concatBuffers, type Payload, scatterBytes, sliceBuffers, totalLength } from './buffers.js';
 export { byteView } from './byte-view.js';
-export { checkRange } from './checks.js';
+export { checkRange, checkSize } from './checks.js';
 export { type Fault, withFaults } from './faults.js';
 export { withLatency } from './latency.js';
 export { MemoryStorage, type MemoryStorageOptions } from './memory.js';

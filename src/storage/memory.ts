@@ -17,7 +17,7 @@ import {
 } from '../model/index.js';
 import { withText } from '../model/show.js';
 import { totalLength } from './buffers.js';
-import { checkRange, checkStorage } from './checks.js';
+import { checkRange, checkSize, checkStorage } from './checks.js';
 import {
   type Capabilities,
   describeStorage,
@@ -49,7 +49,7 @@ const DEFAULTS: Required<Capabilities> = /* @__PURE__ */ Object.freeze({
   writeZeroes: true,
   fastZeroes: false,
   blockStatus: true,
-  resize: false,
+  resize: true,
   slowFua: false,
   gathers: false,
 });
@@ -64,14 +64,8 @@ export class MemoryStorage implements Storage {
   /** What a discarded byte reads as. It is not zero, so that code which relies on zeroes is found out. */
   static readonly DISCARDED: number = 0xdd;
 
-  readonly size: number;
   /** The defaults with the replaced capabilities, frozen. */
   readonly capabilities: Required<Capabilities>;
-  /**
-   * The medium itself, also after `close`. Read it, but do not write to it. Pass it to a new `MemoryStorage` to open the same
-   * medium again.
-   */
-  readonly bytes: Uint8Array;
 
   declare readonly writev?: (
     offset: number,
@@ -81,12 +75,14 @@ export class MemoryStorage implements Storage {
   declare readonly discard?: (offset: number, length: number) => void;
   declare readonly writeZeroes?: (offset: number, length: number) => void;
   declare readonly blockStatus?: (offset: number, length: number) => readonly Extent[];
+  declare readonly resize?: (size: number) => void;
 
+  #bytes: Uint8Array;
   #closed = false;
 
   /**
-   * @param medium the size in bytes, one or more whole blocks, which are zero at first; or the bytes themselves, which are
-   *   used in place and not copied
+   * @param medium the size in bytes, whole blocks, which are zero at first; or the bytes themselves, which are used in place and
+   *   not copied
    * @throws `INVALID_STORAGE` for a size or a capability that no storage can have
    * @throws `INVALID_ARGUMENT` for an unknown option or capability
    */
@@ -96,8 +92,7 @@ export class MemoryStorage implements Storage {
     checkOptions(given, DEFAULTS, 'the capabilities of a MemoryStorage');
     const capabilities = Object.freeze({ ...DEFAULTS, ...given });
     this.capabilities = capabilities;
-    this.bytes = typeof medium === 'number' ? allocate(medium) : medium;
-    this.size = sizeOf(this.bytes);
+    this.#bytes = mediumOf(medium);
 
     if (capabilities.writev) {
       this.writev = (offset, data, flags) => this.#writev(offset, data, flags);
@@ -111,9 +106,22 @@ export class MemoryStorage implements Storage {
     if (capabilities.blockStatus) {
       this.blockStatus = (offset, length) => this.#status(offset, length);
     }
+    if (capabilities.resize) this.resize = (size) => this.#resize(size);
     checkStorage(this);
     const end = (): string => (this.#closed ? ', closed' : '');
     withText(this, () => `MemoryStorage { ${describeStorage(this)}${end()} }`);
+  }
+
+  /**
+   * The medium itself, also after `close`. Read it, but do not write to it. Pass it to a new `MemoryStorage` to open the same
+   * medium again. A resize replaces it.
+   */
+  get bytes(): Uint8Array {
+    return this.#bytes;
+  }
+
+  get size(): number {
+    return this.#bytes.length;
   }
 
   /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED` */
@@ -168,6 +176,20 @@ export class MemoryStorage implements Storage {
     return [{ length: run, hole: zero, zero }];
   }
 
+  /** S13. What is cut off stays where it is, and is not used again: added bytes are new ones. */
+  #resize(size: number): void {
+    this.#check(0, 0);
+    checkSize(this, size);
+    const kept = this.#bytes.subarray(0, size);
+    if (size <= this.size) {
+      this.#bytes = kept;
+      return;
+    }
+    const bytes = allocate(size, 'NO_SPACE');
+    bytes.set(kept);
+    this.#bytes = bytes;
+  }
+
   #check(offset: number, length: number): void {
     if (this.#closed) throw new WriteBarrierError('CLOSED', 'the storage is closed');
     checkRange(this, offset, length);
@@ -182,21 +204,19 @@ export class MemoryStorage implements Storage {
 /** In blocks: how far a status looks for the end of a hole, and how much it calls data without looking, because looking takes time. */
 const [LOOK_MAX, DATA_RUN] = [8192, 128];
 
-function allocate(size: number): Uint8Array {
+function allocate(size: number, code: 'INVALID_STORAGE' | 'NO_SPACE'): Uint8Array {
   try {
     return new Uint8Array(size);
   } catch (cause) {
-    throw new WriteBarrierError('INVALID_STORAGE', `cannot allocate ${formatValue(size)} bytes`, {
-      cause,
-    });
+    throw new WriteBarrierError(code, `cannot allocate ${formatValue(size)} bytes`, { cause });
   }
 }
 
-function sizeOf(bytes: Uint8Array): number {
-  if (bytes instanceof Uint8Array && bytes.length > 0) return bytes.length;
-  const given = bytes instanceof Uint8Array ? 'an empty Uint8Array' : formatValue(bytes);
+function mediumOf(medium: number | Uint8Array): Uint8Array {
+  if (Number.isSafeInteger(medium)) return allocate(medium as number, 'INVALID_STORAGE');
+  if (medium instanceof Uint8Array) return medium;
   throw new WriteBarrierError(
     'INVALID_STORAGE',
-    `the medium must be a size in bytes or a Uint8Array, not ${given}`,
+    `the medium must be a size in bytes or a Uint8Array, not ${formatValue(medium)}`,
   );
 }

@@ -7,12 +7,14 @@
 //       of zeroes, one after the other.
 //   P4  It is a failure if a buffer changed its size while its command waited, or if a transfer moved another number of bytes
 //       than it was to move.
-//   P5  A block status that the storage lacks is one extent of which nothing is known, because that is always true.
+//   P5  A resize is carried out only if the storage has the size that the command is from, because otherwise the command does not say
+//       what is added or cut off: an earlier resize has failed, or the size is changed by another user.
+//   P6  A block status that the storage lacks is one extent of which nothing is known, because that is always true.
 //
 // Not here: when a command is issued, and what its failure does (machine/, scheduler/). Flushes and FUA bits go to the storage
 // unchanged; lowerSteps() of the model has removed those that it lacks.
 
-import { messageOf, misuse } from '../model/error.js';
+import { messageOf, misuse, unsupported } from '../model/error.js';
 import { type DeviceCommand, type Tag, WriteBarrierError } from '../model/index.js';
 import { concatBuffers, type Payload, scatterBytes, totalLength } from './buffers.js';
 import type { Extent, Storage, Transfer, WriteFlags } from './storage.js';
@@ -61,7 +63,8 @@ export function performWhole(
   data: Payload | undefined,
   issuer: Issuer,
 ): Transfer {
-  const { op, offset, length } = command;
+  const { op, offset, length, size } = command;
+  if (size !== undefined) return resize(storage, command, size);
   const tag = storage.capabilities.orderedTags ? command.tag : 'simple';
   const flags = FLAGS[tag][command.fua ? 1 : 0];
   switch (op) {
@@ -85,6 +88,19 @@ export function performWhole(
 }
 
 /** P5. */
+function resize(
+  storage: Storage,
+  { op, offset, length }: DeviceCommand,
+  size: number,
+): void | Promise<void> {
+  const from = op === 'discard' ? offset + length : offset;
+  if (!storage.resize) throw unsupported('a resize');
+  if (storage.size === from) return storage.resize(size);
+  const what = `a resize from ${from} to ${size} bytes found ${storage.size}`;
+  throw new WriteBarrierError('OUT_OF_RANGE', `${what}: another resize has failed, or came first`);
+}
+
+/** P6. */
 export function statusOf(
   storage: Storage,
   offset: number,

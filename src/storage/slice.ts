@@ -1,6 +1,7 @@
 // A part of a storage as a storage of its own.
 //
-// It has every method that the whole has. A failure of the whole may name bytes at risk (`atRisk`): they are told in offsets of the
+// It has every method that the whole has, except `resize`, because the bytes after it belong to others. If the whole becomes smaller
+// than its end, commands for what is gone fail. A failure of the whole may name bytes at risk (`atRisk`): they are told in offsets of the
 // part, and only those that are in it, because the part's user knows no others.
 
 import { type ByteRange, WriteBarrierError } from '../model/index.js';
@@ -10,7 +11,8 @@ import type { Extent, Storage } from './storage.js';
 import { isPending } from './wrappers.js';
 
 /**
- * The bytes from `offset` on as a storage of their own. It has the capabilities of the whole. Closing it closes nothing, because the rest belongs to others. A flush is one of the whole.
+ * The bytes from `offset` on as a storage of their own, of a fixed size. It has the capabilities of the whole, except `resize`.
+ * Closing it closes nothing, because the rest belongs to others. A flush is one of the whole.
  *
  * @param size of the part in bytes
  * @throws `OUT_OF_RANGE`, `UNALIGNED` for a part that the storage does not have
@@ -31,7 +33,7 @@ export function slice(storage: Storage, offset: number, size: number): Storage {
   const { writev, discard, writeZeroes } = storage.capabilities;
   const part: Storage = {
     size,
-    capabilities: storage.capabilities,
+    capabilities: Object.freeze({ ...storage.capabilities, resize: false }),
     read: (at, into) => ranged(at, into.byteLength, (place) => storage.read(place, into)),
     write: (at, data, flags) =>
       ranged(at, data.byteLength, (place) => storage.write(place, data, flags)),

@@ -2,13 +2,14 @@
 //
 //   W1  Size, capabilities, `close` and the set of optional methods are the wrapped storage's own.
 //   W2  Every other call becomes a command, which is a plain value, and the wrapper decides what to do with it; except a block
-//       status, which moves no bytes and goes to the wrapped storage as it is.
+//       status, which moves no bytes and goes to the wrapped storage as it is. A resize becomes a writeZeroes or a discard with
+//       a size.
 //   W3  A storage that answers synchronously still does, except where the wrapper itself takes time.
 //
 // Not here: what a wrapper does in between (tracer.ts, latency.ts, faults.ts).
 
 import { messageOf } from '../model/error.js';
-import type { DeviceCommand, Operation, Tag } from '../model/index.js';
+import { type DeviceCommand, type Operation, resizeOf, type Tag } from '../model/index.js';
 import { concatBuffers, sliceBuffers, totalLength } from './buffers.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
@@ -28,9 +29,16 @@ export type Around = (
 
 /** A storage that calls `around` for every command. */
 export function wrap(storage: Storage, around: Around): Storage {
-  const { size, capabilities } = storage;
+  const { capabilities } = storage;
+  /** While a resize runs, the size from before, because the storage may have the new one sooner than the answer (storage.S13). */
+  let held: number | undefined;
+  const free = (): void => {
+    held = undefined;
+  };
   const wrapper: Storage = {
-    size,
+    get size() {
+      return held ?? storage.size;
+    },
     capabilities,
     read: (offset, into) =>
       around(command('read', offset, into.length), (length) =>
@@ -59,6 +67,16 @@ export function wrap(storage: Storage, around: Around): Storage {
     if (!storage[op]) continue;
     wrapper[op] = (offset, length) =>
       nothing(around(command(op, offset, length), () => storage[op]?.(offset, length)));
+  }
+  if (storage.resize) {
+    wrapper.resize = (size) => {
+      const run = (): void | Promise<void> => storage.resize?.(size);
+      // It changes nothing, so it is no command; a size that no storage has is refused by the wrapped one.
+      if (size === storage.size || !(size >= 0)) return run();
+      held = storage.size;
+      const { kind: op, offset, length } = resizeOf(held, size);
+      return ending(() => nothing(around({ ...command(op, offset, length), size }, run)), free);
+    };
   }
   if (storage.blockStatus) wrapper.blockStatus = storage.blockStatus.bind(storage);
   return wrapper;
@@ -108,6 +126,18 @@ export function overheard(
     return fail(error);
   }
   return isPending(answer) ? answer.then(succeed, fail) : succeed(answer);
+}
+
+/** Runs a command, and calls `end` before the caller gets its answer or its failure. */
+export function ending(run: () => void | Promise<void>, end: () => void): void | Promise<void> {
+  let isRunning = false;
+  try {
+    const answer = run();
+    isRunning = isPending(answer);
+    return isPending(answer) ? answer.finally(end) : answer;
+  } finally {
+    if (!isRunning) end();
+  }
 }
 
 /** Only reads and writes answer with a number. */

@@ -11,6 +11,7 @@ import {
   parseProgram,
   parseSteps,
   type Request,
+  resizeOf,
   type Step,
   transformer,
   WriteBarrierError,
@@ -19,7 +20,12 @@ import { formatValue } from '../../src/model/show.js';
 import { share } from '../kit/amount.js';
 import { blockRanges, byteRanges, modeNames, requestsOver } from './arbitraries.js';
 
-const anyRequest = requestsOver(fc.oneof(blockRanges, byteRanges)).requests;
+const anyRange = fc.oneof(blockRanges, byteRanges);
+const anyResize = fc.oneof(
+  anyRange.map(({ offset, length }) => resizeOf(offset, offset + length)),
+  anyRange.map(({ offset, length }) => resizeOf(offset + length, offset)),
+);
+const anyRequest = fc.oneof(requestsOver(anyRange).requests, anyResize);
 const anyProgram = fc.array(anyRequest, { maxLength: 12 });
 const blockSizes = fc.constantFrom(1, 7, 512, NOTATION_BLOCK_SIZE, 65_536);
 const spaces = fc.constantFrom(' ', '  ', '\n', '\t', ' \r\n\t ');
@@ -39,6 +45,15 @@ const deviceSteps: fc.Arbitrary<DeviceStep> = fc.oneof(
       fua: fc.boolean(),
     })
     .map(({ op, range, tag, fua }): DeviceStep => ({ kind: 'command', op, ...range, tag, fua })),
+  anyResize.map(
+    ({ kind: op, ...range }): DeviceStep => ({
+      kind: 'command',
+      op,
+      ...range,
+      tag: 'simple',
+      fua: false,
+    }),
+  ),
 );
 
 /** A step without its stage and its request: what a device sees. */

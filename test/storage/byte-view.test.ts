@@ -7,7 +7,7 @@ import { IoScheduler, MemoryStorage, type Storage, withFaults } from '../../src/
 import { byteView, wrap } from '../../src/kit.js';
 import { crashTest, seededRandom } from '../../src/testing/index.js';
 import { share } from '../kit/amount.js';
-import { storageContract } from './contract.js';
+import { codeThrown, storageContract } from './contract.js';
 
 const BLOCK = 16;
 const SIZE = 8 * BLOCK;
@@ -34,6 +34,31 @@ for (const can of [true, false]) {
     );
   }
 }
+
+// Where the blocks below are single bytes, it has every size that a resize may name.
+const BYTEWISE = { ...new MemoryStorage(0).capabilities, blockSize: 1 };
+storageContract('a byte view over single bytes', BYTEWISE, () => {
+  let memory = new MemoryStorage(64, { capabilities: BYTEWISE });
+  const reopen = (): Storage => {
+    memory = new MemoryStorage(memory.bytes, { capabilities: BYTEWISE });
+    return byteView(memory);
+  };
+  return { storage: byteView(memory), reopen };
+});
+
+test('given a size within a block, then a byte view refuses it, because the storage could not keep it', async () => {
+  const memory = new MemoryStorage(SIZE, { capabilities: { blockSize: BLOCK } });
+  const view = byteView(memory);
+  await view.write(SIZE - 1, bytes(1, 9), PLAIN);
+  expect(await codeThrown(() => view.resize?.(SIZE + 1))).toBe('UNALIGNED');
+  expect(view.size).toBe(SIZE);
+  await view.resize?.(SIZE + BLOCK);
+  expect([view.size, memory.size]).toEqual([SIZE + BLOCK, SIZE + BLOCK]);
+  await view.write(SIZE + 3, bytes(1, 7), PLAIN);
+  await view.resize?.(SIZE);
+  await view.resize?.(SIZE + BLOCK);
+  expect([...memory.bytes.subarray(SIZE - 1)]).toEqual([9, ...new Array(BLOCK).fill(0)]);
+});
 
 /** Answers in a random order, and fails a command that overlaps one that is running: storage.S4. */
 function answeringLater(storage: Storage, random: () => number = seededRandom(1)): Storage {

@@ -16,7 +16,7 @@ const EVERYTHING: Capabilities = {
   slowFua: false,
   gathers: false,
   blockStatus: true,
-  resize: false,
+  resize: true,
 };
 const LEAST: Capabilities = {
   blockSize: 1,
@@ -28,14 +28,19 @@ const LEAST: Capabilities = {
   discard: false,
   writeZeroes: false,
   blockStatus: false,
+  resize: false,
 };
 
 const DEFAULT: Capabilities = { ...EVERYTHING, cache: 'volatile', orderedTags: false };
 
 for (const [name, capabilities] of Object.entries({ EVERYTHING, LEAST, DEFAULT })) {
   storageContract(`MemoryStorage, able to do ${name},`, capabilities, () => {
-    const storage = new MemoryStorage(32 * capabilities.blockSize, { capabilities });
-    return { storage, reopen: () => new MemoryStorage(storage.bytes, { capabilities }) };
+    let storage = new MemoryStorage(32 * capabilities.blockSize, { capabilities });
+    const reopen = (): MemoryStorage => {
+      storage = new MemoryStorage(storage.bytes, { capabilities });
+      return storage;
+    };
+    return { storage, reopen };
   });
 }
 
@@ -109,7 +114,7 @@ describe('a MemoryStorage', () => {
     for (const name of ['writev', 'discard', 'writeZeroes']) expect(name in storage).toBe(false);
   });
 
-  test.each([0, -512, 0.5, 100, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, 2 ** 60])(
+  test.each([-512, 0.5, 100, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, 2 ** 60])(
     'cannot have a size of %d bytes',
     async (size) => {
       expect(await codeThrown(() => new MemoryStorage(size))).toBe('INVALID_STORAGE');
@@ -127,6 +132,32 @@ describe('a MemoryStorage', () => {
     expect(await codeThrown(() => new MemoryStorage(1024, { capabilities }))).toBe(
       'INVALID_STORAGE',
     );
+  });
+
+  test('may have a size of 0 bytes, and any size later', () => {
+    for (const storage of [new MemoryStorage(0), new MemoryStorage(new Uint8Array(0))]) {
+      expect(storage.size).toBe(0);
+      storage.resize?.(1024);
+      expect(storage.bytes).toEqual(new Uint8Array(1024));
+    }
+  });
+
+  test('uses the bytes that it was given as long as it does not grow', () => {
+    const medium = new Uint8Array(1024).fill(1);
+    const storage = new MemoryStorage(medium);
+    storage.resize?.(512);
+    storage.write(0, new Uint8Array(512).fill(2), PLAIN);
+    expect(medium[511]).toBe(2);
+    storage.resize?.(1024);
+    storage.write(512, new Uint8Array(512).fill(3), PLAIN);
+    expect(medium[1023]).toBe(1);
+    expect(storage.bytes.buffer).not.toBe(medium.buffer);
+  });
+
+  test('given no memory for a size, then it keeps the one that it has', async () => {
+    const storage = new MemoryStorage(512);
+    expect(await codeThrown(() => storage.resize?.(2 ** 52))).toBe('NO_SPACE');
+    expect(storage.size).toBe(512);
   });
 
   test('cannot be made from anything but a size or bytes', async () => {

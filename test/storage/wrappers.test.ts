@@ -49,10 +49,14 @@ for (const [name, wrap] of Object.entries(WRAPPERS)) {
   })) {
     const declares = new MemoryStorage(BLOCK, { capabilities }).capabilities;
     storageContract(`${name}, over a storage that can do ${over},`, declares, () => {
-      const memory = new MemoryStorage(32 * BLOCK, { capabilities });
+      let memory = new MemoryStorage(32 * BLOCK, { capabilities });
       const storage = wrap(memory);
       expect(storage.capabilities).toBe(memory.capabilities);
-      return { storage, reopen: () => wrap(new MemoryStorage(memory.bytes, { capabilities })) };
+      const reopen = (): Storage => {
+        memory = new MemoryStorage(memory.bytes, { capabilities });
+        return wrap(memory);
+      };
+      return { storage, reopen };
     });
   }
 }

@@ -1,6 +1,7 @@
 // Storages that break the contract, one clause each as far as that goes: what the suite must find.
 
 import type { Capabilities, Storage, WriteFlags } from '../../src/index.js';
+import { checkSize } from '../../src/kit.js';
 import { type CachedDisk, EVERYTHING, joined } from './cached-disk.js';
 
 /** What is wrong with a storage, and which clause says so. */
@@ -556,4 +557,119 @@ export const BROKEN: readonly Broken[] = [
     how: 'says something of a part of a block',
     instead: () => ({ blockStatus: () => [{ length: B / 2, hole: false, zero: false }] }),
   },
+  {
+    clause: 'S13',
+    how: 'answers a resize and does nothing',
+    instead: ({ storage }) => ({ resize: (size) => void fits(storage, size) }),
+  },
+  {
+    clause: 'S13',
+    how: 'has the new size before it answers',
+    instead: ({ storage }) => {
+      let early: number | undefined;
+      return {
+        get size() {
+          return early ?? storage.size;
+        },
+        resize: async (size) => {
+          if (fits(storage, size)) early = size;
+          await storage.resize?.(size);
+          early = undefined;
+        },
+      };
+    },
+  },
+  {
+    clause: 'S13',
+    how: 'has the new size some time after it answers',
+    instead: ({ storage }) => ({
+      resize: (size) => {
+        if (fits(storage, size))
+          void tick()
+            .then(() => storage.resize?.(size))
+            .catch(() => {});
+      },
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'shows the old bytes of what it cut off and added again',
+    instead: ({ storage, cache }) => ({
+      resize: async (size) => {
+        const gone = new Map<number, Uint8Array>();
+        for (let at = size; fits(storage, size) && at < storage.size; at += B) {
+          const bytes = new Uint8Array(B);
+          storage.read(at, bytes);
+          gone.set(at / B, bytes);
+        }
+        const added = storage.size;
+        await storage.resize?.(size);
+        for (let at = added; at < size; at += B) {
+          const bytes = OLD.get(cache)?.get(at / B);
+          if (bytes) cache.set(at / B, bytes);
+        }
+        OLD.set(cache, new Map([...(OLD.get(cache) ?? []), ...gone]));
+      },
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'leaves what it adds as it finds it',
+    instead: ({ storage }) => ({
+      resize: async (size) => {
+        const from = storage.size;
+        await storage.resize?.(size);
+        if (size > from) await storage.discard?.(from, size - from);
+      },
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'cuts off a block too many',
+    instead: ({ storage }) => ({
+      resize: async (size) => {
+        const cuts = fits(storage, size) && size < storage.size && size >= B;
+        await storage.resize?.(size);
+        if (cuts) await storage.writeZeroes?.(size - B, B);
+      },
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'takes a size that is not whole blocks for the next one that is',
+    instead: ({ storage }) => ({
+      resize: (size) => storage.resize?.(Math.ceil(size / B) * B),
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'flushes data, and not the size',
+    instead: (disk) => ({
+      flush: () => {
+        if (!disk.isOpen()) throw new Error('closed');
+        for (const [block, bytes] of disk.cache) {
+          if ((block + 1) * B <= disk.medium.length) disk.settle(block, bytes);
+        }
+      },
+    }),
+  },
+  {
+    clause: 'S13',
+    how: 'forces data that the size on the medium has no room for, and not the size',
+    instead: (disk) => ({
+      write: (offset, data, { fua, tag }) => {
+        const hasRoom = offset + data.length <= disk.medium.length;
+        return disk.storage.write(offset, data, { fua: fua && hasRoom, tag });
+      },
+    }),
+  },
 ];
+
+/** What disks have cut off, by their caches. */
+const OLD = new WeakMap<Map<number, Uint8Array>, Map<number, Uint8Array>>();
+
+/** Whether a storage changes its size to that; fails for a size that none has. */
+function fits(storage: Storage, size: number): boolean {
+  checkSize(storage, size);
+  return size !== storage.size;
+}

@@ -2,7 +2,7 @@
 // called, so ordered tags hold; its answer comes some turns later, and answers overtake each other.
 
 import { type Capabilities, type Storage, WriteBarrierError } from '../../src/index.js';
-import { checkRange } from '../../src/kit.js';
+import { checkRange, checkSize } from '../../src/kit.js';
 
 /** A disk, and its insides. */
 export interface CachedDisk {
@@ -29,6 +29,7 @@ export const EVERYTHING: Capabilities = {
   discard: true,
   writeZeroes: true,
   blockStatus: true,
+  resize: true,
 };
 
 export const BLOCKS = 24;
@@ -39,10 +40,21 @@ const TURNS = [3, 0, 5, 1, 0, 2, 4];
 /** A disk over that medium, or over zeroes. */
 export function cachedDisk(
   capabilities: Capabilities,
-  medium: Uint8Array = new Uint8Array(BLOCKS * capabilities.blockSize),
+  given: Uint8Array = new Uint8Array(BLOCKS * capabilities.blockSize),
 ): CachedDisk {
-  const { blockSize, cache: kind, writev, discard, writeZeroes, blockStatus } = capabilities;
-  const size = medium.length;
+  const {
+    blockSize,
+    cache: kind,
+    writev,
+    discard,
+    writeZeroes,
+    blockStatus,
+    resize,
+  } = capabilities;
+  let medium = given;
+  /** What commands find, and what has been answered. */
+  let size = medium.length;
+  let answered = size;
   const cache = new Map<number, Uint8Array>();
   let open = true;
   let commands = 0;
@@ -55,7 +67,14 @@ export function cachedDisk(
     commands += 1;
     for (let turn = TURNS[commands % TURNS.length] ?? 0; turn > 0; turn -= 1) await null;
   };
+  /** Gives the medium the size. */
+  const settleSize = (): void => {
+    const next = new Uint8Array(size);
+    next.set(medium.subarray(0, size));
+    medium = next;
+  };
   const settle = (block: number, bytes: Uint8Array): void => {
+    if ((block + 1) * blockSize > medium.length) settleSize();
     medium.set(bytes, block * blockSize);
     cache.delete(block);
   };
@@ -76,7 +95,9 @@ export function cachedDisk(
   };
 
   const storage: Storage = {
-    size,
+    get size() {
+      return answered;
+    },
     capabilities,
     read: (offset, into) => {
       check(offset, into.length);
@@ -90,6 +111,7 @@ export function cachedDisk(
     write: (offset, data, { fua }) => put(offset, data, fua),
     flush: () => {
       check(0, 0);
+      if (medium.length !== size) settleSize();
       for (const [block, bytes] of cache) settle(block, bytes);
       return answer();
     },
@@ -114,8 +136,35 @@ export function cachedDisk(
         return [{ length: end - offset, hole: zero, zero }];
       },
     }),
+    ...(resize && {
+      resize: async (next: number) => {
+        check(0, 0);
+        checkSize({ capabilities }, next);
+        const from = size;
+        size = next;
+        for (let at = next; at < from; at += blockSize) cache.delete(at / blockSize);
+        const zero = new Uint8Array(blockSize);
+        for (let at = from; at < next; at += blockSize) cache.set(at / blockSize, zero);
+        if (kind !== 'volatile') {
+          settleSize();
+          cache.clear();
+        }
+        await answer();
+        answered = size;
+      },
+    }),
   };
-  return { storage, medium, cache, settle, forget: () => cache.clear(), isOpen: () => open };
+  const forget = (): void => {
+    cache.clear();
+    size = medium.length;
+    answered = size;
+  };
+  return {
+    ...{ storage, cache, settle, forget, isOpen: () => open },
+    get medium() {
+      return medium;
+    },
+  };
 }
 
 /** A list of buffers as one. */

@@ -1,4 +1,4 @@
-// The clauses S1 to S12 of the Storage contract (../storage/storage.ts) as a suite of tests, for any storage and for
+// The clauses S1 to S13 of the Storage contract (../storage/storage.ts) as a suite of tests, for any storage and for
 // any test runner that has `describe` and `test`.
 //
 //   C1  Every test opens a storage of its own. It is closed once and cleaned up, also when the test fails.
@@ -14,9 +14,10 @@
 //
 // Each read of a test asks for the block status as well, so S12 is tested wherever bytes are known.
 //
-// Only the first and the last blocks of a storage are touched, so a large storage costs no more than a small one.
+// Only the first and the last blocks of a storage are touched, and those that are added to it, so a large storage costs no more than a
+// small one.
 //
-// One test is in contract-trial.ts, the random programs are in contract-programs.ts.
+// One test is in contract-trial.ts, the random programs are in contract-programs.ts, what concerns sizes is in contract-resizes.ts.
 //
 // Not here: failing media (`withFaults` simulates them), and what a power cut may do to writes that were not flushed
 // (`crashSpace`).
@@ -24,6 +25,7 @@
 import { checkOptions, type KnownOptions } from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
 import { explored, type Shape } from './contract-programs.js';
+import { type Prove, proveResize } from './contract-resizes.js';
 import {
   BLOCKS,
   type Clause,
@@ -45,7 +47,7 @@ export interface TestRunner {
 }
 
 /**
- * Adds the tests of the storage contract, clauses S1 to S12, to a test runner.
+ * Adds the tests of the storage contract, clauses S1 to S13, to a test runner.
  *
  * @example
  * ```ts
@@ -89,6 +91,17 @@ export function storageContract(runner: TestRunner, subject: ContractSubject): v
     proveRefusals(prove, capabilities);
     proveEnds(prove, capabilities);
     if (capabilities.blockStatus) proveStatus(prove);
+    if (!capabilities.resize) return;
+    proveResize(prove, capabilities);
+    roam('S13', 'given any commands and resizes, it reads as memory of that size', {
+      atOnce: 3,
+      resizes: true,
+    });
+    roam('S13', 'given power cuts as well, size and content are as new as was promised', {
+      atOnce: 3,
+      cuts: true,
+      resizes: true,
+    });
   });
 }
 
@@ -100,7 +113,6 @@ const SUBJECT: KnownOptions<ContractSubject> = {
   runs: 0,
 };
 
-type Prove = (clause: Clause, sentence: string, body: (trial: Trial) => Promise<void>) => void;
 type Roam = (clause: Clause, sentence: string, shape: Shape) => void;
 
 const FORCED = { fua: true } as const;
@@ -433,6 +445,7 @@ function proveEnds(prove: Prove, declared: Capabilities): void {
       await trial.close();
       const calls = trial.commands(0, block);
       if (declared.flush) calls.push(['a flush', () => storage.flush({ tag: 'simple' })]);
+      if (declared.resize) calls.push(['a resize', () => storage.resize?.(storage.size + block)]);
       for (const [what, call] of calls) await trial.fails(call, `${what} after close`);
     },
   );
@@ -461,7 +474,7 @@ function proveEnds(prove: Prove, declared: Capabilities): void {
 
   prove('S11', 'it has each optional method exactly where it declares it', async (trial) => {
     const { storage } = trial;
-    for (const name of ['writev', 'discard', 'writeZeroes', 'blockStatus'] as const) {
+    for (const name of ['writev', 'discard', 'writeZeroes', 'blockStatus', 'resize'] as const) {
       const has = typeof storage[name] === 'function';
       trial.equal(has, storage.capabilities[name] === true, `that there is a method ${name}`);
     }
