@@ -15,7 +15,10 @@ import { Chooser } from '../kit/explore.js';
 export const SECTOR = 512;
 export const SECTORS = 3;
 
-type Asked = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>;
+/** The largest size of a disk that is resized, in sectors. */
+export const SECTORS_MAX = 4;
+
+type Asked = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'size'>;
 
 const range = fc
   .tuple(fc.nat({ max: SECTORS - 1 }), fc.integer({ min: 1, max: 3 }))
@@ -43,6 +46,24 @@ const asked: fc.Arbitrary<Asked> = fc.oneof(
   },
 );
 
+/** Growth may be asked of any size, so the size before is found when it is sent. */
+export const resizeTo = (sectors: number): Asked => ({
+  ...{ op: 'writeZeroes', offset: 0, length: 0, tag: 'simple', fua: false, size: sectors * SECTOR },
+});
+
+const behind: fc.Arbitrary<Asked> = fc
+  .tuple(fc.integer({ min: 1, max: SECTORS }), fc.integer({ min: 1, max: 2 }), fc.boolean())
+  .map(([first, sectors, fua]) => {
+    const length = Math.min(sectors, SECTORS_MAX - first) * SECTOR;
+    return { op: 'write', offset: first * SECTOR, length, tag: 'simple', fua };
+  });
+
+const resizing: fc.Arbitrary<Asked> = fc.oneof(
+  { weight: 3, arbitrary: asked },
+  { weight: 2, arbitrary: behind },
+  { weight: 3, arbitrary: fc.integer({ min: 1, max: SECTORS_MAX }).map(resizeTo) },
+);
+
 /** What a host does: it dispatches the next command, or takes the answer of one that is open. */
 export interface Host {
   readonly commands: readonly Asked[];
@@ -50,9 +71,9 @@ export interface Host {
   readonly picks: readonly number[];
 }
 
-export const hosts = (commandsMax: number): fc.Arbitrary<Host> =>
+export const hosts = (commandsMax: number, resizes = false): fc.Arbitrary<Host> =>
   fc.record({
-    commands: fc.array(asked, { minLength: 1, maxLength: commandsMax }),
+    commands: fc.array(resizes ? resizing : asked, { minLength: 1, maxLength: commandsMax }),
     picks: fc.array(fc.nat({ max: 11 }), { minLength: 4, maxLength: 4 * commandsMax }),
   });
 
@@ -72,7 +93,25 @@ export const profiles: fc.Arbitrary<DeviceProfile> = fc
 
 /** Overlapping commands at the device together are a hazard; the device and the axioms may differ about them. */
 export function meets(a: Asked, b: Asked): boolean {
-  return a.offset < b.offset + b.length && b.offset < a.offset + a.length;
+  return a.offset < endOf(b) && b.offset < endOf(a);
+}
+
+/** Where the bytes end that must not be asked for while the command runs: a resize keeps all from the smaller size on (S13). */
+function endOf({ offset, length, size }: Asked): number {
+  return size === undefined ? offset + length : Number.POSITIVE_INFINITY;
+}
+
+/** The command on a disk of that size: a resize from there; undefined if it is about nothing there. */
+function fitted(command: Asked, size: number): Asked | undefined {
+  const { op, offset, length, size: to } = command;
+  if (op === 'flush') return command;
+  if (to === undefined) {
+    return offset < size ? { ...command, length: Math.min(length, size - offset) } : undefined;
+  }
+  const range = { offset: Math.min(to, size), length: Math.abs(to - size) };
+  return to === size
+    ? undefined
+    : { ...command, op: to > size ? 'writeZeroes' : 'discard', ...range };
 }
 
 export interface Played {
@@ -88,18 +127,31 @@ export function playedBy(host: Host, profile: DeviceProfile): Played {
   const events: Played['events'][number][] = [];
   const open: number[] = [];
   let next = 0;
+  let size = SECTORS * SECTOR;
+  const sent: Asked[] = [];
   for (const pick of host.picks) {
-    const command = host.commands[next];
+    const asked = host.commands[next];
+    const command = asked && fitted(asked, size);
+    if (asked && !command) {
+      next += 1;
+      continue;
+    }
     const clash =
       command &&
-      profile.sameLba === 'fifo' &&
-      open.some((n) => meets(host.commands[n] as Asked, command));
+      open.some((n) => {
+        const other = sent[n] as Asked;
+        const isResize = command.size !== undefined || other.size !== undefined;
+        return (isResize || profile.sameLba === 'fifo') && meets(other, command);
+      });
     if (command && !clash && pick % 2 === 0) {
-      const data = new Uint8Array(command.length).fill(next + 1);
-      device.dispatch({ ...command, data });
-      recorder.dispatch(command, command.op === 'write' ? data : undefined);
-      events.push({ command: next, kind: 'dispatch' });
-      open.push(next);
+      const number = sent.push(command) - 1;
+      const data =
+        command.op === 'write' ? new Uint8Array(command.length).fill(number + 1) : undefined;
+      device.dispatch({ ...command, ...(data && { data }) });
+      recorder.dispatch(command, data);
+      events.push({ command: number, kind: 'dispatch' });
+      open.push(number);
+      size = command.size ?? size;
       next += 1;
     } else if (open.length > 0) {
       const n = open[(pick >> 1) % open.length] as number;
@@ -175,7 +227,7 @@ function replay(
 }
 
 function stateOf(device: Device): string {
-  const seen = new Uint8Array(SECTORS * SECTOR);
+  const seen = new Uint8Array(SECTORS_MAX * SECTOR);
   device.read(0, seen);
   // Sorted, because the order of the steps tells only how the device came here.
   const steps = device.steps().map(stepText).sort();
@@ -201,7 +253,10 @@ export function textOf(image: Uint8Array): string {
 const NEVER = Number.POSITIVE_INFINITY;
 
 /** The axioms of the documentation word for word: every subset of sector writes, at every moment; as above. */
-export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<string> {
+export function byAxioms(
+  { size: initial, commands }: DiskTrace,
+  profile: DeviceProfile,
+): Set<string> {
   const tagged = (x: number, y: number): boolean => {
     if (y <= x || profile.lies.includes('ignoreTags')) return false;
     return commands.slice(x, y + 1).some(({ tag }) => tag === 'ordered');
@@ -229,10 +284,12 @@ export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<s
   const unit = profile.atomicWriteUnit / SECTOR;
   // What is carried out as a whole: a write within a unit, or a sector.
   const pieces = all.flatMap((r) => {
-    if (r.op !== 'write') return [];
+    if (r.op !== 'write' && r.size === undefined) return [];
     const [first, end] = [r.offset / SECTOR, (r.offset + r.length) / SECTOR];
     const sectors = Array.from({ length: end - first }, (_, i) => first + i);
-    const fits = Math.floor(first / unit) === Math.floor((end - 1) / unit);
+    // A resize writes the size as well, which is sector -1, each by itself.
+    if (r.size !== undefined) sectors.push(-1);
+    const fits = r.size === undefined && Math.floor(first / unit) === Math.floor((end - 1) / unit);
     return (fits ? [sectors] : sectors.map((sector) => [sector])).map((mine) => ({
       ...{ n: r.n, I: r.dispatched, forced: isForced(r), sectors: mine },
       ...(bounds[r.n] as { U: number; R: number }),
@@ -286,9 +343,21 @@ export function byAxioms({ commands }: DiskTrace, profile: DeviceProfile): Set<s
         );
       });
       if (!legal) continue;
-      const image = new Array<number>(SECTORS).fill(0);
-      for (const [i, { sector, n }] of atoms.entries()) if (inD(i)) image[sector] = n + 1;
-      found.add(`${t + 0.5}: ${image.join(' ')}`);
+      const resize = atoms.filter((atom, i) => inD(i) && atom.sector === -1).at(-1);
+      const size = (resize && commands[resize.n]?.size) ?? initial;
+      // (5) A forced write is in front of the end, from when it must be there until another resize.
+      const fits = all.every((w) => {
+        if (w.op !== 'write' || !isForced(w) || w.offset + w.length <= size) return true;
+        if (w.n < (resize?.n ?? -1)) return true;
+        const { U, R } = bounds[w.n] as { U: number; R: number };
+        return U >= t && atoms.every((atom, i) => !inD(i) || R > atom.I);
+      });
+      if (!fits) continue;
+      const image = new Array<number>(SECTORS_MAX).fill(0);
+      for (const [i, { sector, n }] of atoms.entries()) {
+        if (inD(i) && sector >= 0) image[sector] = commands[n]?.size === undefined ? n + 1 : 0;
+      }
+      found.add(`${t + 0.5}: ${image.slice(0, size / SECTOR).join(' ')}`);
     }
   }
   return found;

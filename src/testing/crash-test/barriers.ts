@@ -12,7 +12,7 @@ import type { CrashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
 import { regionOf } from '../space/places.js';
-import { offsetOf, type RegionMap } from '../space/regions.js';
+import { contentOf, offsetOf, type RegionMap } from '../space/regions.js';
 import type { Version } from '../space/versions.js';
 
 /** A place for a barrier. */
@@ -122,14 +122,21 @@ interface Alike {
 }
 
 /** The versions of a place with the same bytes. */
-function alikeAt(place: number, from: CrashState, map: RegionMap, below?: Content): Alike[] {
+function alikeAt(
+  place: number,
+  from: CrashState,
+  map: RegionMap,
+  below: Content = map.before,
+): Alike[] {
   const region = regionOf(map, place);
   const start = offsetOf(region, place);
   const found: Alike[] = [];
   for (const [index, version] of region.versions.entries()) {
-    const other = new CrashState(map, () => index, below);
+    // Where the disk has ended, whatever was written looks alike.
+    const content = (at: number): Uint8Array | undefined =>
+      at < from.size ? contentOf(map, region, version, at, below) : from.content(at);
     let at = start;
-    while (at < start + region.step && isEqual(from.content(at), other.content(at))) {
+    while (at < start + region.step && isEqual(from.content(at), content(at))) {
       at += map.sectorSize;
     }
     if (at >= start + region.step) found.push({ index, version });

@@ -94,8 +94,11 @@ function lostLines(
   const why = isKnown ? undefined : sites?.whyUnknown(first.command);
   const most = full ? lost.length : LOST_MAX;
   const more = lost.length - most;
-  const lines = lost.slice(0, most).map(({ offset, command, site }) => {
+  const lines = lost.slice(0, most).map(({ offset, size, command, site }) => {
     const from = site === undefined ? '' : `, called from ${site}`;
+    if (size !== undefined) {
+      return `  lost: the size was still ${size} bytes, because #${command} is lost${from}`;
+    }
     return `  lost: ${labelOf(test, offset)}, written by #${command}${from}`;
   });
   return [
@@ -111,11 +114,16 @@ export function wordOf({ kind }: Told<unknown>): string {
 }
 
 function lostIn({ sites }: Life, cut: number, { regions }: Scene): Loss[] {
-  return regions.flatMap(({ offset, lost }): Loss[] => {
+  // The size comes first, because what was written behind it is lost with it.
+  const ordered = [...regions].sort(
+    (a, b) => Number(b.size !== undefined) - Number(a.size !== undefined),
+  );
+  return ordered.flatMap(({ offset, size, lost }): Loss[] => {
     const command = lost.at(-1);
     if (command === undefined) return [];
     const site = sites?.describe(command);
-    return [{ offset, command, cut, ...(site !== undefined && { site }) }];
+    const found = { offset, ...(size !== undefined && { size }), command, cut };
+    return [{ ...found, ...(site !== undefined && { site }) }];
   });
 }
 

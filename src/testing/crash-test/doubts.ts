@@ -110,7 +110,8 @@ async function seesDamage<A, R>(trial: Trial<A, R>): Promise<boolean> {
 /** A disk whose every read returns garbage, also where a sector cannot be read. */
 function garbled(disk: Storage): Storage {
   const same = wrap(disk, (_, run) => run());
-  return { ...same, read: (_, into) => void into.fill(0xa5) };
+  same.read = (_, into) => void into.fill(0xa5);
+  return same;
 }
 
 function acknowledgedIn({ trace }: Pick<Trial<unknown, unknown>, 'trace'>): number {

@@ -7,7 +7,7 @@
 
 import { messageOf } from '../../model/error.js';
 import { escapeControls, formatValue, tagOf } from '../../model/show.js';
-import type { DiskCommand } from '../device/disk-trace.js';
+import { type DiskCommand, sizeBefore } from '../device/disk-trace.js';
 
 const VALUE_MAX = 80;
 const LIST_MAX = 5;
@@ -107,7 +107,12 @@ export function shortList(
 }
 
 /** A command; `where` names its place. */
-export function shortCommand({ op, length }: DiskCommand, where: string): string {
+export function shortCommand(command: DiskCommand, where: string): string {
+  const { op, length, size } = command;
+  if (size !== undefined) {
+    const before = sizeBefore(command);
+    return `${size > before ? 'grow' : 'shrink'} from ${before} to ${size} bytes`;
+  }
   return op === 'flush' ? 'flush' : `${op} of ${length} bytes at ${where}`;
 }
 

@@ -8,17 +8,18 @@
 
 import { CallSites } from '../device/call-site.js';
 import { recoveryPaceOf } from '../device/disk-options.js';
-import type { Content, DiskTrace } from '../device/disk-trace.js';
+import { type Content, type DiskTrace, sizeAt, sizeIn } from '../device/disk-trace.js';
 import type { VolatileDisk } from '../device/volatile-disk.js';
 import { crashSpace } from '../space/crash-space.js';
 import { CrashState } from '../space/crash-state.js';
 import { continued, crashesOf } from '../space/explore.js';
-import { offsetOf, placeAt, type Region, regionAt } from '../space/regions.js';
+import { isSize, offsetOf, placeAt, type Region, regionAt } from '../space/regions.js';
 import { SettledDisk } from '../space/settled-disk.js';
 import { doubtOf, execute, work } from './execute.js';
 import { labelOf } from './in-short.js';
 import { type CutShort, checked, copied, type Failed } from './judge.js';
 import { recorded, recoverOn } from './recovery.js';
+import { SIZE_KEY } from './replay.js';
 import { isWrite } from './scene.js';
 import type { Judged, States, Subject } from './subject.js';
 import type { Disk, Left, Life, Trial } from './trial.js';
@@ -50,11 +51,13 @@ export function diskSubject<A, R>(trial: Trial<A, R>): Subject<Disk> {
   };
 }
 
-/** A place is named by its offset. */
+/** A place is named by its offset, and the size by its own word. */
 export const DISK_STATES: States<Disk> = {
   state: ({ map }, versionOf, below) => new CrashState(map, versionOf, below?.content),
-  keyOf: (region, place) => offsetOf(region as Region, place),
-  placeOf({ map }, offset) {
+  keyOf: (region, place) =>
+    isSize(region as Region) ? SIZE_KEY : offsetOf(region as Region, place),
+  placeOf({ map }, key) {
+    const offset = key === SIZE_KEY ? sizeAt(map.sectorSize) : key;
     const region = regionAt(map, offset);
     const isPlace = region && (offset - region.offset) % region.step === 0;
     return isPlace ? placeAt(region, offset) : undefined;
@@ -121,11 +124,12 @@ function recoveryLife<A, R>(
  * @throws what reading `content` throws
  */
 async function live<A, R>(
-  { test, seed, steps, watch }: Trial<A, R>,
+  { test, space, seed, steps, watch }: Trial<A, R>,
   content: Content,
   lives: readonly Life[],
 ): Promise<Life | { readonly cause: unknown }> {
-  const { size, profile = {}, answers = 'later' } = test;
+  const { profile = {}, answers = 'later' } = test;
+  const size = sizeIn(content, space.map.sectorSize);
   // A recovery that was cut short is no life of its own.
   const number = 1 + lives.filter(({ during }) => during !== 'recovery').length;
   let broken: unknown;

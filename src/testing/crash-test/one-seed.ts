@@ -130,6 +130,8 @@ async function judgeAll<A, R>(trial: Trial<A, R>, advises: boolean): Promise<Cra
 function labelsOf<A, R>({ test, space }: Trial<A, R>): Record<number, string> {
   const labels: Record<number, string> = {};
   for (const { offset, length, step } of space.map.regions) {
+    // The size has no offset that a user could name.
+    if (offset < 0) continue;
     for (let at = offset; at < offset + length; at += step) labels[at] = labelOf(test, at);
   }
   return labels;

@@ -3,12 +3,15 @@
 //   seed 0 steps 1,4 cut 7 512:0 then cut 3 life cut 12
 //
 // The seed and the steps of the program say which run of the workload it is. `cut 7` leaves everything that was dispatched up to
-// moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead, of a tree of files its place 512. `then` cuts the power during the
-// recovery that follows, `life` during the recovery and the work that follow. A last `life` without a cut says that these fail.
+// moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead, of a tree of files its place 512;
+// `size:0` says that of the size of a disk. `then` cuts the power during the recovery that follows, `life` during the recovery and the work that follow. A last `life` without a cut says that these fail.
 
 import { formatValue, invalid, misuse } from '../../model/index.js';
 import { lostPlaces, momentsOf, newestUntil, regionOf } from '../space/places.js';
 import type { Cut, Kinds, States } from './subject.js';
+
+/** What `keyOf` of a disk says for its size, which has no offset. */
+export const SIZE_KEY = -1;
 
 /** A replay: a seed, the steps of the program that ran, and the power cuts. */
 export interface Replay {
@@ -58,7 +61,8 @@ export function stateOf<K extends Kinds>(
 export function formatReplay({ seed, steps, cuts, goesOn }: Replay, length: number): string {
   const some = steps.length < length ? ` steps ${steps.join()}` : '';
   const all = cuts.map(({ during, time, versions }) => {
-    const odd = [...versions].map(([offset, version]) => ` ${offset}:${version}`).join('');
+    const named = (key: number): string => (key === SIZE_KEY ? 'size' : `${key}`);
+    const odd = [...versions].map(([key, version]) => ` ${named(key)}:${version}`).join('');
     const words = { workload: '', recovery: ' then', life: ' life' };
     return `${words[during]} cut ${time}${odd}`;
   });
@@ -69,7 +73,7 @@ export function formatReplay({ seed, steps, cuts, goesOn }: Replay, length: numb
 const CHARACTERS_MAX = 1_000_000;
 
 const FORM =
-  /^seed (\d+)(?: steps ((?:\d+(?:,\d+)*)?))?((?:(?: then| life)? cut -?\d+(?:\.\d+)?(?:e[+-]\d+)?(?: \d+:\d+)*)+)( life)?$/;
+  /^seed (\d+)(?: steps ((?:\d+(?:,\d+)*)?))?((?:(?: then| life)? cut -?\d+(?:\.\d+)?(?:e[+-]\d+)?(?: (?:\d+|size):\d+)*)+)( life)?$/;
 
 /**
  * Parses a replay.
@@ -93,12 +97,15 @@ export function parseReplay(text: string, length: number): Replay {
       `replay: the steps must be ascending numbers below ${length}, as the program has them`,
     );
   }
-  const cuts = [...rest.matchAll(/(?: (then|life))? cut (\S+)((?: \d+:\d+)*)/g)].map(
+  const cuts = [...rest.matchAll(/(?: (then|life))? cut (\S+)((?: (?:\d+|size):\d+)*)/g)].map(
     ([, how, time, odd = '']): Cut => ({
       during: how === 'then' ? 'recovery' : how === 'life' ? how : 'workload',
       time: Number(time),
       versions: new Map(
-        [...odd.matchAll(/(\d+):(\d+)/g)].map(([, at, version]) => [Number(at), Number(version)]),
+        [...odd.matchAll(/(\d+|size):(\d+)/g)].map(([, key, version]) => [
+          key === 'size' ? SIZE_KEY : Number(key),
+          Number(version),
+        ]),
       ),
     }),
   );

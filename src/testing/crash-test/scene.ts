@@ -11,8 +11,16 @@ import type { DiskCommand, DiskTrace, Mark } from '../device/disk-trace.js';
 import type { CrashSpace } from '../space/crash-space.js';
 import type { CrashState } from '../space/crash-state.js';
 import { countUpTo } from '../space/intervals.js';
-import { lostPlaces, regionOf, versionAt } from '../space/places.js';
-import { offsetOf, placeAt, regionAt } from '../space/regions.js';
+import { lostPlaces, newestUntil, regionOf, versionAt } from '../space/places.js';
+import {
+  isResized,
+  isSize,
+  offsetOf,
+  placeAt,
+  type Region as Run,
+  regionAt,
+} from '../space/regions.js';
+import { sizeOf } from '../space/sizes.js';
 import type { Told } from './execute.js';
 import { labelOf } from './in-short.js';
 import type { Link } from './trial.js';
@@ -55,14 +63,24 @@ export function sceneOf(
   const { from, end, later } = around(trace, time, [...lost.values()].flat());
   const near = trace.commands.slice(from, end + later);
   const places = new Set(near.flatMap((command) => placesOf(space, command)));
+  const due = dueSize(space, time);
   const regions = [...places]
     .sort((a, b) => a - b)
     .map((place): Region => {
       const region = regionOf(space.map, place);
       const { command: there } = versionAt(region, state.versions[place] as number);
+      const gone = lost.get(place) ?? [];
+      const { size } = state;
+      if (isSize(region)) {
+        return { offset: size, length: 0, label: SIZE_LABEL, there, lost: gone, size };
+      }
       const offset = offsetOf(region, place);
-      const label = labelOf(test, offset);
-      return { offset, length: region.step, label, there, lost: lost.get(place) ?? [] };
+      const named = { offset, length: region.step, label: labelOf(test, offset) };
+      // What was written behind a size that is lost is not there either.
+      const isBehind = size <= offset && offset < due;
+      if (!isBehind) return { ...named, there, lost: gone };
+      const all = goneSince(region, 0, newestUntil(region, time, true));
+      return { ...named, there: -1, lost: all.filter((command) => command >= 0) };
     });
   // A write that a fault took away wrote no region, and is shown all the same.
   const nowhere = near.filter((one) => isWrite(one) && placesOf(space, one).length === 0);
@@ -70,6 +88,16 @@ export function sceneOf(
     regions.push({ offset, length, label: labelOf(test, offset), there: -1, lost: [] });
   }
   return { during, trace, time, regions: regions.sort((a, b) => a.offset - b.offset) };
+}
+
+/** What the size of the disk is called where other regions have the label of the user. */
+export const SIZE_LABEL = 'the size';
+
+/** The size that the disk would have if nothing were lost, in bytes. */
+function dueSize({ map }: CrashSpace, time: number): number {
+  const [first] = map.regions;
+  if (!first || !isResized(map)) return map.size;
+  return sizeOf(versionAt(first, newestUntil(first, time, true)), first.writes, map.size);
 }
 
 /** Whether the command changes the medium. */
@@ -87,6 +115,17 @@ function placesOf({ map }: CrashSpace, command: DiskCommand): number[] {
   if (!isWrite(command)) return [];
   const start = startOf(command);
   const places: number[] = [];
+  if (command.size !== undefined) {
+    // The size is the first place. The range may be as long as the disk, and most of it was never written.
+    const end = start + command.length;
+    const met = map.regions.filter(
+      (region) => !isSize(region) && region.offset < end && start < region.offset + region.length,
+    );
+    return [
+      0,
+      ...met.flatMap(({ first, count }) => Array.from({ length: count }, (_, n) => first + n)),
+    ];
+  }
   for (let at = start; at < start + command.length; at += map.sectorSize) {
     const region = regionAt(map, at);
     if (region) places.push(placeAt(region, at));
@@ -110,11 +149,17 @@ export function lossesOf({ map }: CrashSpace, state: CrashState, cut: number): G
   const losses: Gone[] = [];
   for (const { region, place, there, newest } of lostPlaces(map, state.versions, cut)) {
     const { command } = versionAt(region, newest);
-    const since = region.versions.slice(there + 1, newest).filter(({ intact }) => intact);
-    const gone = new Set([...since.map((version) => version.command), command]);
-    losses.push({ place, offset: offsetOf(region, place), command, gone: [...gone] });
+    const gone = goneSince(region, there, newest);
+    losses.push({ place, offset: offsetOf(region, place), command, gone });
   }
   return losses;
+}
+
+/** The commands whose content is gone where one version is there and the newest one is not, oldest first. */
+function goneSince(region: Run, there: number, newest: number): number[] {
+  const since = region.versions.slice(there + 1, newest).filter(({ intact }) => intact);
+  const all = [...since, versionAt(region, newest)];
+  return [...new Set(all.map(({ command }) => command))];
 }
 
 /** The commands of which something is lost. */

@@ -33,7 +33,7 @@ export interface Life extends Omit<Executed, 'faultsToCome'> {
   readonly space: CrashSpace;
 }
 
-/** A disk for a recovery, and the content of its sectors without what the recovery has written. */
+/** A disk for a recovery, and the content of its sectors and its size without what the recovery has written. */
 export interface Left {
   readonly disk: Storage & { end?(): void };
   readonly content: Content;

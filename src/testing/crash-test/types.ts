@@ -42,7 +42,7 @@ export interface Expected<A, R = unknown> {
  * @typeParam P a step of the `program`, which the workload takes
  */
 export interface CrashTest<A, R, P = unknown> {
-  /** The size of the disk in bytes. */
+  /** The size of the disk before the workload, in bytes. */
   readonly size: number;
   /** The disk before the workload. @defaultValue zeroes */
   readonly initial?: Uint8Array;
@@ -138,6 +138,8 @@ export interface CrashFailure {
   readonly lost: readonly {
     /** In bytes from the start of the disk. */
     readonly offset: number;
+    /** What the size of the disk still is, in bytes, if that is what is lost: then `offset` is where the disk ends. */
+    readonly size?: number;
     /** The number of the command whose bytes are gone. */
     readonly command: number;
     /** In which of `cuts` they are lost. */
@@ -170,6 +172,8 @@ export interface CrashFailure {
       readonly there: number;
       /** The numbers of the commands whose newer content is gone, oldest first; empty if the newest content is there. */
       readonly lost: readonly number[];
+      /** What the size of the disk is, in bytes, if the region is the size: then `offset` is where the disk ends. */
+      readonly size?: number;
     }[];
   }[];
   /** What would have prevented the failure; absent if nothing was tried. */

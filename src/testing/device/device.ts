@@ -15,12 +15,14 @@
 //       medium may be left half old and half new, or worse, unless it is a part of a larger unit.
 //   D5  A unit reaches the medium as a whole, also from the cache, until a later unit lands on a part of it in the cache:
 //       then the rest of it is single sectors. The older content below a unit need not reach the medium with it.
+//   D6  A resize has a unit for the size, and one for each sector between the two sizes that may hold anything but zeroes. Two
+//       resizes keep their order, also on a racy device. What is forced to the medium behind its end takes the size there, too.
 //
 // What it may do next is kept up to date, because a host may have thousands of commands in flight. The work of a command is
 // units: the atomic units of a write, or one unit for a flush or a read. A unit is ready when it waits for nothing:
 //
 //   I1  `waits` counts what a unit waits for: the admission of its command, and each sector on which it is not the first
-//       of the queue. Strays, and all units of a racy device, are in no queue.
+//       of the queue. Strays, and all units of a racy device but sizes, are in no queue.
 //   I2  A command is busy until it is done; a stray write is busy until its failure is answered. What is admitted (D2) stays
 //       admitted. So two numbers that only grow are enough: that of the oldest busy command, and that of the first command
 //       which has not been admitted. Stray writes that are answered before they are admitted are passed over (`#late`).
@@ -35,7 +37,15 @@ import { invariant } from '../../model/error.js';
 import { copyOf } from '../../storage/buffers.js';
 import { isVolatile, keepsTags } from '../space/intervals.js';
 import { discarded, noise, type Remains, spoiltBy, tornContents } from './corruption.js';
-import { type Content, contentBefore, type DiskRequest, type TracedFault } from './disk-trace.js';
+import {
+  type Content,
+  contentBefore,
+  type DiskRequest,
+  sizeAt,
+  sizeBytes,
+  sizeIn,
+  type TracedFault,
+} from './disk-trace.js';
 import { enter, leave } from './pending.js';
 import type { DeviceProfile } from './profile.js';
 
@@ -93,7 +103,8 @@ export class Device {
   /** The cached sectors, which a power cut would lose and which it may destage now, in no order. */
   readonly dirty: Cached[] = [];
   readonly #profile: DeviceProfile;
-  readonly #size: number;
+  /** The largest size so far, in bytes: everything behind it is zero. */
+  #reach: number;
   /** Sectors that differ from what was there before. */
   readonly #medium = new Map<number, Remains>();
   readonly #cache = new Map<number, Cached>();
@@ -111,13 +122,13 @@ export class Device {
   /** Stray writes that were answered before they could be admitted, so later commands do not wait for them. */
   readonly #late = new Set<number>();
 
-  /** @param before what is on the medium; sectors that cannot be read can be when they are written. Zeroes by default */
+  /** @param before what is on the medium, its size included; sectors that cannot be read can be when they are written. Zeroes by default */
   constructor(
     size: number,
     profile: DeviceProfile,
-    before: Content = contentBefore(undefined, [], profile.sectorSize),
+    before: Content = contentBefore({ size }, profile.sectorSize),
   ) {
-    this.#size = size;
+    this.#reach = size;
     this.#profile = profile;
     this.#before = before;
   }
@@ -136,12 +147,15 @@ export class Device {
     };
     if (op === 'read' || op === 'flush') add(op, offset, 0);
     else {
+      if (request.size !== undefined) add('land', sizeAt(sectorSize), sectorSize);
+      const end = request.size === undefined ? offset + length : this.#reachedBy(request);
       const fits = Math.floor(offset / unit) === Math.floor((offset + length - 1) / unit);
       const step = fits && op === 'write' ? length : sectorSize;
-      for (let at = offset; at < offset + length; at += step) add('land', at, step);
+      for (let at = offset; at < end; at += step) add('land', at, step);
     }
-    if (sameLba === 'fifo' && fate !== 'stray')
-      for (const one of pending.values()) this.#queue(one);
+    for (const one of pending.values()) {
+      if (fate !== 'stray' && (sameLba === 'fifo' || isSize(one))) this.#queue(one);
+    }
     this.#admit();
     return command;
   }
@@ -160,7 +174,9 @@ export class Device {
     const unit = owned?.pending.get(step.sector);
     invariant(owned !== undefined && unit?.waits === 0, 'device.I1: the unit waits, or is over');
     // Where a discard may be ignored, it is.
-    const isIgnored = owned.request.op === 'discard' && this.#profile.discard === 'old-or-zero';
+    const { op, size } = owned.request;
+    const isAdvice = op === 'discard' && size === undefined;
+    const isIgnored = isAdvice && this.#profile.discard === 'old-or-zero';
     if (step.kind === 'land' && !isIgnored) this.#land(owned, unit);
     if (step.kind === 'flush' && !this.#lies('ignoreFlush')) this.#flush();
     this.#end(owned, unit);
@@ -195,7 +211,7 @@ export class Device {
     let isReadable = true;
     for (let at = 0; at < into.length; at += sectorSize) {
       const sector = (offset + at) / sectorSize;
-      const found = this.#cache.get(sector) ?? this.#stale.get(sector) ?? this.#onMedium(sector);
+      const found = this.#landed(sector);
       into.set(found.bytes, at);
       isReadable &&= found.readable;
     }
@@ -211,7 +227,7 @@ export class Device {
       const remains = tear?.(all.flatMap((above) => tornContents(how, below, above)));
       if (remains) torn.set(sector, remains);
     }
-    const bytes = new Uint8Array(this.#size);
+    const bytes = new Uint8Array(this.#sizeOnMedium);
     for (let at = 0; at < bytes.length; at += sectorSize) {
       const sector = at / sectorSize;
       bytes.set((torn.get(sector) ?? this.#onMedium(sector)).bytes, at);
@@ -219,11 +235,22 @@ export class Device {
     return bytes;
   }
 
+  /** The size that landed last, in bytes. */
+  get size(): number {
+    const { sectorSize } = this.#profile;
+    return sizeIn((offset) => this.#landed(offset / sectorSize).bytes, sectorSize);
+  }
+
   /** The open work as text: devices with the same trace and the same text continue alike. */
   get open(): string {
     const cached = [...this.#cache].map(([sector, { together }]) => `${sector}<${[...together]}`);
     const owned = [...this.#owned].map(([n, { pending }]) => `${n}:${[...pending.keys()]}`);
-    return [...owned, ...cached].join();
+    // What is behind the end of the medium shows when the size there changes.
+    const behind = [...this.#medium].filter(
+      ([at]) => at * this.#profile.sectorSize >= this.#sizeOnMedium,
+    );
+    const hidden = behind.map(([sector, { bytes }]) => `${sector}=${bytes}`).sort();
+    return [...owned, ...cached, ...hidden, this.size].join();
   }
 
   /** Gives up the cache, for faults. With `readable` the host still reads its content. */
@@ -232,6 +259,13 @@ export class Device {
     for (const { sector, bytes } of kept) this.#stale.set(sector, { bytes, readable: true });
     this.#cache.clear();
     this.dirty.length = 0;
+  }
+
+  /** Where the sectors of a resize end that may hold anything (D6). */
+  #reachedBy({ offset, length }: DiskRequest): number {
+    const end = Math.min(this.#reach, offset + length);
+    this.#reach = Math.max(this.#reach, offset + length);
+    return end;
   }
 
   /** D1. */
@@ -322,7 +356,22 @@ export class Device {
       this.#cache.set(sector, cached);
       enter(this.dirty, cached);
     }
-    if (forced && !stubborn) for (const sector of sectors) this.#destage(sector);
+    if (!forced || stubborn) return;
+    for (const sector of sectors) this.#destage(sector);
+    this.#takeSize((first + count) * sectorSize);
+  }
+
+  /** D6. `end` of what is forced, in bytes. */
+  #takeSize(end: number): void {
+    const { sectorSize } = this.#profile;
+    const place = sizeAt(sectorSize) / sectorSize;
+    if (this.#cache.get(place)?.stubborn === false && this.#sizeOnMedium < end)
+      this.#destage(place);
+  }
+
+  get #sizeOnMedium(): number {
+    const { sectorSize } = this.#profile;
+    return sizeIn((offset) => this.#onMedium(offset / sectorSize).bytes, sectorSize);
   }
 
   /** D5: a unit lands on this sector, so the cached unit of the sector is no longer whole. */
@@ -335,11 +384,12 @@ export class Device {
   /** The content of one sector of a write. */
   #contentOf(request: DiskRequest, fate: Fate | undefined, sector: number): Uint8Array {
     const { sectorSize } = this.#profile;
+    const { op, data, size } = request;
+    if (sector < 0) return sizeBytes(size as number);
     const at = sector * sectorSize - request.offset;
-    const data = request.data ?? new Uint8Array(request.length);
-    const left =
-      request.op === 'discard' ? discarded(this.#profile, sector * sectorSize) : undefined;
-    const plain = left ?? copyOf(data, at, at + sectorSize);
+    const isAdvice = op === 'discard' && size === undefined;
+    const left = isAdvice ? discarded(this.#profile, sector * sectorSize) : undefined;
+    const plain = left ?? (data ? copyOf(data, at, at + sectorSize) : new Uint8Array(sectorSize));
     return spoiltBy(at === 0 ? fate : undefined, plain, sectorSize, request.offset);
   }
 
@@ -358,6 +408,8 @@ export class Device {
   #onTheirWay(): Map<number, Uint8Array[]> {
     const found = new Map<number, Uint8Array[]>();
     const add = (sector: number, bytes: Uint8Array): void => {
+      // A size is not torn.
+      if (sector < 0) return;
       found.set(sector, [...(found.get(sector) ?? []), bytes]);
     };
     for (const { command, sector, count } of this.ready) {
@@ -369,6 +421,11 @@ export class Device {
       if (together.size === 1) add(sector, bytes);
     }
     return found;
+  }
+
+  /** What the host reads. */
+  #landed(sector: number): Remains {
+    return this.#cache.get(sector) ?? this.#stale.get(sector) ?? this.#onMedium(sector);
   }
 
   /** What is on the medium; of what cannot be read, bytes that no write put there. */
@@ -384,6 +441,11 @@ export class Device {
   #lies(lie: DeviceProfile['lies'][number]): boolean {
     return this.#profile.lies.includes(lie);
   }
+}
+
+/** Whether the unit is the size of a resize. */
+function isSize({ sector }: Unit): boolean {
+  return sector < 0;
 }
 
 function run(first: number, count: number): number[] {

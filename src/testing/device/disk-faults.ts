@@ -15,7 +15,7 @@ import type { TracedFault } from './disk-trace.js';
  * answers with an error and writes everything; `stray` is a `ghost` that lands at any later moment, also over later writes;
  * `lost` succeeds and writes nothing; `unserializable` succeeds and may stay in the cache, whatever is flushed or ordered
  * after it; `rot` flips one bit of the first sector; `latent` leaves the first sector unreadable; `misdirected` succeeds and
- * writes at `at` instead.
+ * writes at `at` instead, and a resize is `lost` then.
  *
  * Flushes: `keep` fails and can be repeated; `drop` fails and gives up the cache, so the next flush succeeds;
  * `drop-readback` is a `drop` after which the host still reads what is gone; `late` succeeds without effect, and the next
@@ -26,7 +26,7 @@ import type { TracedFault } from './disk-trace.js';
  */
 export type DiskFault =
   | {
-      /** The kind of command; discards and zeroes count as writes. */
+      /** The kind of command; discards, zeroes and resizes count as writes. */
       readonly on: 'write';
       /** Which command of its kind, from 0. */
       readonly nth: number;
@@ -103,9 +103,13 @@ const EFFECTS: Readonly<Record<DiskFault['on'], Readonly<Record<string, Effect>>
   read: { fail: { fails: true, spoils: true }, rot: {} },
 };
 
-/** What the fault of a command does; nothing without a fault. */
-export function effectOf(fault: DiskFault | undefined): Effect {
-  if (fault?.fault === 'misdirected') return { traced: { kind: 'misdirected', at: fault.at } };
+/** What the fault of a command does; nothing without a fault. A size has no other place where it could land. */
+export function effectOf(fault: DiskFault | undefined, isResize: boolean): Effect {
+  if (fault?.fault === 'misdirected') {
+    return isResize
+      ? effectOf({ ...fault, fault: 'lost' }, isResize)
+      : { traced: { kind: 'misdirected', at: fault.at } };
+  }
   return (fault && EFFECTS[fault.on][fault.fault]) ?? {};
 }
 

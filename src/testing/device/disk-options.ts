@@ -22,7 +22,7 @@ import { type DeviceName, type DeviceProfile, deviceProfile } from './profile.js
 
 /** Options of a simulated disk. */
 export interface VolatileDiskOptions {
-  /** In bytes, whole sectors, at most 2^32: the disk is in memory. */
+  /** In bytes, whole sectors, at most 2^32: the disk is in memory. 0 only where the size may change. */
   readonly size: number;
   /**
    * A device of `DEVICE_PROFILES`, or the fields that differ from a file.
@@ -85,7 +85,7 @@ const OPTIONS: KnownOptions<VolatileDiskOptions> = {
 export const LATENCY_US = [50, 500] as const;
 
 /** An image of the disk is one array, so it can have no more bytes. */
-const SIZE_MAX = 2 ** 32;
+export const SIZE_MAX: number = 2 ** 32;
 
 /**
  * Checks all options, and returns the profile of the disk.
@@ -97,9 +97,10 @@ export function checkedProfile(options: VolatileDiskOptions): DeviceProfile {
   const profile = deviceProfile(options.profile);
   const { sectorSize } = profile;
   const { size, initial, unreadable = [], faults = [] } = options;
-  const isSize = Number.isSafeInteger(size) && size >= 1 && size <= SIZE_MAX;
+  const least = profile.resize ? 0 : sectorSize;
+  const isSize = Number.isSafeInteger(size) && size >= least && size <= SIZE_MAX;
   if (!isSize || size % sectorSize !== 0) {
-    const bounds = `from ${sectorSize} to ${SIZE_MAX}, because the disk is in memory`;
+    const bounds = `from ${least} to ${SIZE_MAX}, because the disk is in memory`;
     throw invalid('size', `a multiple of the sector size ${sectorSize}, ${bounds}`, size);
   }
   if (initial && initial.length !== size) {

@@ -6,7 +6,12 @@
 // A trace is plain data. It says what the host sent and what it was answered. If a fault made something else happen, `fault`
 // says what really happened, so that the crash space of the trace is right.
 //
+// A command with a `size` is a resize: it writes zeroes from the old size to the new one, or discards from the new size to the
+// old one, and it writes one more place, the size itself. That place is a sector in front of the first one (`sizeAt`), so whatever
+// is true of a sector is true of the size: it may be lost, it is covered by flushes, and a recovery decides it by reading it.
+//
 //   R1  A command is dispatched before it is completed, and completed once.
+//   R2  Of a resize the range is all bytes between the two sizes, so the one that is not `size` was the size before.
 
 import { misuse, type Operation, type Tag } from '../../model/index.js';
 import { copyOf } from '../../storage/buffers.js';
@@ -27,6 +32,8 @@ export interface DiskCommand {
   readonly fua: boolean;
   /** The payload of a write. */
   readonly data?: Uint8Array;
+  /** Of a resize the new size of the disk, in bytes: `writeZeroes` of all that is added, or `discard` of all that is cut off. */
+  readonly size?: number;
   /** The moment when the device got the command. */
   readonly dispatched: number;
   /** The moment when the host got the answer; Infinity if it got none. */
@@ -38,7 +45,7 @@ export interface DiskCommand {
    *
    * Of writes:
    * - `lost`: it never reaches the medium, whatever was answered.
-   * - `misdirected`: it lands at `at` instead, in bytes from the start of the disk.
+   * - `misdirected`: it lands at `at` instead, in bytes from the start of the disk. No resize is.
    * - `stray`: it failed, and lands at any later moment, also above what was written later.
    * - `unserializable`: it may be missing, whatever was answered, flushed or ordered after it.
    * - `rot`: one bit of its first sector is changed.
@@ -62,7 +69,10 @@ export interface DiskCommand {
 }
 
 /** A command before it has moments and an answer. */
-export type DiskRequest = Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'data'>;
+export type DiskRequest = Pick<
+  DiskCommand,
+  'op' | 'offset' | 'length' | 'tag' | 'fua' | 'data' | 'size'
+>;
 
 /** What really happened to a command. */
 export type TracedFault = NonNullable<DiskCommand['fault']>;
@@ -72,7 +82,7 @@ export type Mark = DiskTrace['marks'][number];
 
 /** A run of a device: its commands, their answers, and the marks of the host. */
 export interface DiskTrace {
-  /** The size of the disk in bytes. */
+  /** The size of the disk before the first command, in bytes. */
   readonly size: number;
   /** The medium before the first command. @defaultValue zeroes */
   readonly initial?: Uint8Array;
@@ -89,21 +99,49 @@ export interface DiskTrace {
   }[];
 }
 
-/** The content of a sector, by its offset, decided when it is read; undefined if the sector cannot be read. */
+/**
+ * The content of a sector, by its offset, decided when it is read; undefined if the sector cannot be read. Behind the size all
+ * sectors are zero, and at `sizeAt` is the size.
+ */
 export type Content = (offset: number) => Uint8Array | undefined;
 
 /** What was on a medium before the first command. */
 export function contentBefore(
-  initial: Uint8Array | undefined,
-  unreadable: Iterable<number>,
+  { size, initial, unreadable = [] }: Pick<DiskTrace, 'size' | 'initial' | 'unreadable'>,
   sectorSize: number,
 ): Content {
   const bad = new Set(unreadable);
   const zeroes = new Uint8Array(sectorSize);
   return (offset) => {
+    if (offset < 0) return sizeBytes(size);
     if (bad.has(offset)) return undefined;
-    return initial ? initial.subarray(offset, offset + sectorSize) : zeroes;
+    return initial && offset < size ? initial.subarray(offset, offset + sectorSize) : zeroes;
   };
+}
+
+/** The offset of the size, in bytes: it has a sector of its own in front of the first one. */
+export function sizeAt(sectorSize: number): number {
+  return -sectorSize;
+}
+
+/** A size as the content of its place, whatever the sector size. */
+export function sizeBytes(size: number): Uint8Array {
+  return new Uint8Array(Float64Array.of(size).buffer);
+}
+
+/** The size that a medium has, in bytes. */
+export function sizeIn(content: Content, sectorSize: number): number {
+  const bytes = content(sizeAt(sectorSize)) as Uint8Array;
+  return new Float64Array(bytes.buffer, bytes.byteOffset, 1)[0] as number;
+}
+
+/** The size before a resize, in bytes (R2). */
+export function sizeBefore({
+  offset,
+  length,
+  size,
+}: Pick<DiskRequest, 'offset' | 'length' | 'size'>): number {
+  return size === offset ? offset + length : offset;
 }
 
 /** Records the commands of a device in memory, as a `DiskTrace`. */
@@ -145,12 +183,11 @@ export class DiskRecorder {
    * @param fate what a simulated device already knows about the command, whether or not the host will get an answer
    */
   dispatch(
-    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>,
+    what: Omit<DiskRequest, 'data'>,
     data?: Uint8Array,
     fate: Partial<Pick<DiskCommand, 'failed' | 'fault'>> = {},
   ): number {
-    const { op, offset, length, tag, fua } = what;
-    const command = { op, offset, length, tag, fua, dispatched: this.#now++ };
+    const command = { ...bare(what), dispatched: this.#now++ };
     const open = { completed: Number.POSITIVE_INFINITY, failed: false, ...fate };
     return this.#commands.push({ ...command, ...(data && { data: copyOf(data) }), ...open }) - 1;
   }
@@ -187,8 +224,19 @@ export function recording(
   recorder: Pick<DiskRecorder, 'dispatch' | 'complete'>,
 ): Storage {
   return wrap(storage, (what, run, data) => {
-    const { op, offset, length, tag, fua } = what;
-    const command = recorder.dispatch({ op, offset, length, tag, fua }, data?.());
+    const command = recorder.dispatch(bare(what), data?.());
     return overheard(what, run, (error) => recorder.complete(command, error !== undefined));
   });
+}
+
+/** A command without what a trace does not keep. */
+function bare({
+  op,
+  offset,
+  length,
+  tag,
+  fua,
+  size,
+}: Omit<DiskRequest, 'data'>): Omit<DiskRequest, 'data'> {
+  return { op, offset, length, tag, fua, ...(size !== undefined && { size }) };
 }

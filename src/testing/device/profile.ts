@@ -60,6 +60,8 @@ export interface DeviceProfile extends DeviceTraits {
   readonly discard: 'none' | 'zero' | 'old-or-zero' | 'arbitrary';
   /** The order in which two overlapping writes land that are in flight together: `fifo` as they came, `racy` in any order. */
   readonly sameLba: 'fifo' | 'racy';
+  /** Whether it has `resize`: its size may change. */
+  readonly resize: boolean;
   /** What happens to the commands that tags order after one that fails (SCSI's QErr). */
   readonly onTagError: 'continue' | 'abort-queue';
   /** What the device claims and does not do; `claimWriteThrough` has a volatile cache, whatever `cache` says. */
@@ -80,6 +82,7 @@ const FILE: DeviceProfile = Object.freeze({
   atomicWriteUnit: 512,
   tear: 'sector',
   discard: 'none',
+  resize: true,
   sameLba: 'fifo',
   onTagError: 'continue',
   lies: Object.freeze([]),
@@ -96,8 +99,9 @@ export type DeviceName =
   | 'protected'
   | 'write-through';
 
+/** A block device has the size that it has. */
 const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
-  Object.freeze({ ...FILE, slowFua: false, ...fields });
+  Object.freeze({ ...FILE, slowFua: false, resize: false, ...fields });
 
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
@@ -118,7 +122,7 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
  */
 export const DEVICE_PROFILES: Readonly<Record<DeviceName, DeviceProfile>> = Object.freeze({
   file: FILE,
-  'file-without-fua': profileWith({ fua: false }),
+  'file-without-fua': profileWith({ fua: false, resize: true }),
   nvme: profileWith({
     sameLba: 'racy',
     discard: 'arbitrary',

@@ -42,6 +42,7 @@ import {
   PASSED_MAX,
   type Pace,
   paceOf,
+  SIZE_MAX,
   type VolatileDiskOptions,
 } from './disk-options.js';
 import { contentBefore, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
@@ -65,8 +66,6 @@ import { capabilitiesOf, type DeviceProfile } from './profile.js';
  * The same host with the same seed sees the same disk.
  */
 export class VolatileDisk implements Storage {
-  /** The size in bytes. */
-  readonly size: number;
   /** What the profile claims. */
   readonly capabilities: Capabilities;
   /** What the device really is. */
@@ -81,6 +80,11 @@ export class VolatileDisk implements Storage {
   declare readonly discard?: NonNullable<Storage['discard']>;
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
   declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
+  /**
+   * Changes the size, in bytes, from 0 to 2^32. Present if and only if the profile has `resize`. Errors as for `read`;
+   * `OUT_OF_RANGE`, `UNALIGNED` for a size that the disk cannot have.
+   */
+  declare readonly resize?: (size: number) => void | Promise<void>;
   /** When the host rested: see host-rest.ts. @internal */
   readonly rest: HostRest;
   /** For the crash kit: when it answers, which differs between a recovery and the work after it. @internal */
@@ -94,6 +98,9 @@ export class VolatileDisk implements Storage {
   readonly #unreadable: readonly number[];
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
+  #size: number;
+  /** The number of the last command that has changed the size. */
+  #resized = -1;
   /** The pending commands in the order of their answers, and those that have been answered out of order. */
   #order: Pending | undefined;
   #sleepers: Sleeper | undefined;
@@ -114,7 +121,7 @@ export class VolatileDisk implements Storage {
 
   /**
    * @param options see `VolatileDiskOptions`
-   * @param before for the crash kit: a medium that is decided when it is read
+   * @param before for the crash kit: a medium of that size that is decided when it is read
    * @throws `INVALID_ARGUMENT` for options out of range, and for two faults at one command
    */
   constructor(options: VolatileDiskOptions, before?: (offset: number) => Uint8Array | undefined) {
@@ -125,23 +132,30 @@ export class VolatileDisk implements Storage {
     const isInTime = options.latencyUs !== undefined || this.profile.onTagError === 'abort-queue';
     this.pace = isInTime ? IN_TIME : paceOf(seed);
     this.rest = new HostRest(this.pace.timersMs, patient);
-    this.size = size;
+    this.#size = size;
     this.capabilities = capabilitiesOf(this.profile);
     const medium = initial && copyOf(initial);
     this.#unreadable = [...(options.unreadable ?? [])];
     const { sectorSize } = this.profile;
-    const content = before ?? contentBefore(medium, this.#unreadable, sectorSize);
+    const first = { size, ...(medium && { initial: medium }), unreadable: this.#unreadable };
+    const content = before ?? contentBefore(first, sectorSize);
     this.#device = new Device(size, this.profile, content);
     this.#recorder = new DiskRecorder(size, medium);
     this.#random = seededRandom(seed);
     this.#faults = new Map(faults.map((fault) => [`${fault.on} ${fault.nth}`, fault]));
     this.#answersAtOnce = answers === 'at-once';
-    const { writev, discard, writeZeroes } = this.capabilities;
+    const { writev, discard, writeZeroes, resize } = this.capabilities;
     const bare = (op: 'discard' | 'writeZeroes') => (offset: number, length: number) =>
       this.#command({ op, offset, length, ...PLAIN });
     if (writev) this.writev = (at, list, flags) => this.#write(at, concatBuffers(list), flags);
     if (discard) this.discard = bare('discard');
     if (writeZeroes) this.writeZeroes = bare('writeZeroes');
+    if (resize) this.resize = (to) => this.#resize(to);
+  }
+
+  /** The size in bytes: that of the last resize that was answered. */
+  get size(): number {
+    return this.#size;
   }
 
   /** All commands and answers so far: the input of `crashSpace`. */
@@ -185,7 +199,7 @@ export class VolatileDisk implements Storage {
         this.#opener = this;
       }
     });
-    return { ...opened, close: () => {} };
+    return Object.defineProperty(opened, 'close', { value: () => {} });
   }
 
   /**
@@ -300,6 +314,18 @@ export class VolatileDisk implements Storage {
     return this.#command({ op: 'write', offset, length: data.length, tag, fua, data });
   }
 
+  /** Its range is that from the size before, which is the size after the resizes under way. */
+  #resize(size: number): Answer {
+    checkRange({ size: SIZE_MAX, capabilities: this.capabilities }, 0, size);
+    const under = [...this.#pending.values()].filter(({ request }) => request.size !== undefined);
+    const before = under.at(-1)?.request.size ?? this.#size;
+    if (size === before && under.length === 0) return this.#check(ENDS);
+    const op = size > before ? 'writeZeroes' : 'discard';
+    const offset = Math.min(size, before);
+    const length = Math.max(size, before) - offset;
+    return this.#command({ op, offset, length, ...PLAIN, size });
+  }
+
   #command(request: DiskRequest, into?: Uint8Array): Answer {
     if (this.#state === 'abandoned' && !this.#answersAtOnce) return new Promise<void>(() => {});
     this.#check(request);
@@ -321,10 +347,10 @@ export class VolatileDisk implements Storage {
     });
   }
 
-  #check({ op, offset, length, tag, fua }: DiskRequest): void {
+  #check({ op, offset, length, tag, fua, size }: DiskRequest): void {
     if (this.#state === 'off' || this.#state === 'abandoned') throw powerCut();
     if (this.#state === 'closed') throw new WriteBarrierError('CLOSED', 'the disk is closed');
-    if (op !== 'flush') checkRange(this, offset, length);
+    if (op !== 'flush' && size === undefined) checkRange(this, offset, length);
     if (fua && !this.capabilities.fua) throw unsupported('FUA');
     if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
   }
@@ -338,7 +364,7 @@ export class VolatileDisk implements Storage {
 
   #dispatch(request: DiskRequest, into: Uint8Array | undefined, answers: Answers): number {
     const fault = this.#faultOf(request.op);
-    const { fails = false, spoils = false, traced } = effectOf(fault);
+    const { fails = false, spoils = false, traced } = effectOf(fault, isResize(request));
     const lands = traced?.kind === 'misdirected' ? { ...request, offset: traced.at } : request;
     const number = this.#device.dispatch(lands, traced?.kind);
     const owed = request.op === 'flush' && this.#owes(fault?.fault);
@@ -460,7 +486,7 @@ export class VolatileDisk implements Storage {
     }
     const { request, into, fault, spoilt } = pending;
     const kind = fault?.fault;
-    if (effectOf(fault).drops) this.#device.drop(kind === 'drop-readback');
+    if (effectOf(fault, isResize(request)).drops) this.#device.drop(kind === 'drop-readback');
     // The first step of a partial write lands.
     if (!spoilt || kind === 'partial') this.#device.take(step);
     if (spoilt) this.#device.fail(step.command);
@@ -494,11 +520,15 @@ export class VolatileDisk implements Storage {
     const pending = this.#pending.get(number);
     invariant(pending !== undefined, 'volatile-disk.V1: the command is answered already');
     invariant(this.#device.isDone(number), 'volatile-disk.V1: the command is not done');
-    const { request, failed, into, fault, dueUs, resolve, reject } = pending;
+    const { request, failed, spoilt, into, fault, dueUs, resolve, reject } = pending;
     if (fault?.fault === 'stray') this.#abortBehind(number);
     this.#pending.delete(number);
     this.#answers += 1;
     this.#device.answered(number);
+    if (request.size !== undefined && number > this.#resized) {
+      this.#size = failed || spoilt ? this.#device.size : request.size;
+      this.#resized = number;
+    }
     this.#nowUs = Math.max(this.#nowUs, dueUs);
     if (request.op === 'read' && fault?.fault === 'rot' && into) flipBit(into, this.#random);
     this.#recorder.complete(number, failed);
@@ -512,6 +542,13 @@ export class VolatileDisk implements Storage {
     return list[Math.floor(this.#random() * list.length)] as T;
   }
 }
+
+function isResize({ size }: DiskRequest): boolean {
+  return size !== undefined;
+}
+
+/** Checks nothing but whether the disk is there. */
+const ENDS: DiskRequest = { op: 'flush', offset: 0, length: 0, ...PLAIN };
 
 /** The share of the sectors on their way to the medium that a power cut tears. */
 const TORN_SHARE = 0.3;

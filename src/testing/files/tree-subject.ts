@@ -146,7 +146,7 @@ export function treeSubject<A, R>(trial: FilesTrial<A, R>): Subject<Files> {
     state: (space, versionOf, below) => new TreeState(space, versionOf, below?.files),
     left: (state) => state,
     keyOf: (_, place) => place,
-    placeOf: ({ map }, place) => (place < map.places ? place : undefined),
+    placeOf: ({ map }, place) => (place >= 0 && place < map.places ? place : undefined),
     fit: near,
     withVersion(space, { time, versions }, place, version) {
       const level = new Decisions<CellMap>(space.searched);

@@ -187,8 +187,8 @@ function inOrderOf(
 ): CrashState[] {
   const prefixes = (of: CrashSpace): CrashState[] =>
     [Number.NEGATIVE_INFINITY, ...of.moments].map((end) => of.inOrder(end));
-  // A write that failed may have come to nothing, in perfect order, too.
-  const commands = trace.commands.filter(({ failed }) => !failed);
+  // A write that failed may have come to nothing, in perfect order, too. A size that failed is what the next resize begins with.
+  const commands = trace.commands.filter(({ failed, size }) => !failed || size !== undefined);
   if (commands.length === trace.commands.length) return prefixes(space);
   return [...prefixes(space), ...prefixes(crashSpace({ ...trace, commands }, profile))];
 }

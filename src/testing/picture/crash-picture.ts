@@ -30,6 +30,7 @@ import {
   type Region,
   type Scene,
   type Shown,
+  SIZE_LABEL,
   shownIn,
   spanOf,
   startOf,
@@ -112,9 +113,14 @@ function wholeRun({ trace, profile, labels }: CrashReport): Scene {
   const { sectorSize: length } = profile;
   const run = { during: 'workload', trace, time: NEVER, regions: [] } as const;
   const offsets = new Set<number>();
+  let isResized = false;
   for (const item of shownIn(run, false)) {
     const command = item.kind === 'command' ? trace.commands[item.number] : undefined;
     if (!command || !isWrite(command)) continue;
+    if (command.size !== undefined) {
+      isResized = true;
+      continue;
+    }
     const start = startOf(command);
     for (let at = start; at < start + command.length; at += length) offsets.add(at);
   }
@@ -124,7 +130,8 @@ function wholeRun({ trace, profile, labels }: CrashReport): Scene {
       const label = labels?.[offset] ?? `offset ${offset}`;
       return { offset, length, label, there: -1, lost: [] };
     });
-  return { ...run, regions };
+  const end = { offset: trace.size, length: 0, label: SIZE_LABEL, there: -1, lost: [] };
+  return { ...run, regions: isResized ? [...regions, { ...end, size: trace.size }] : regions };
 }
 
 // Time
@@ -220,16 +227,23 @@ function lanesOf({ scene, items, later }: Run): Lane[] {
   const writes = [...shown, ...later].filter((number) => isWrite(commands[number] as DiskCommand));
   const lanes: Lane[] = [];
   for (const region of scene.regions) {
-    const { label, offset } = region;
+    const { label, offset, size } = region;
     const end = offset + region.length;
     const bars = writes.flatMap((number): Bar[] => {
       const command = commands[number] as DiskCommand;
       const start = startOf(command);
-      const isHere = start < end && offset < start + command.length;
+      const isHere =
+        size === undefined
+          ? start < end && offset < start + command.length
+          : command.size !== undefined;
       return isHere ? [{ number, look: lookOf(number, region, scene) }] : [];
     });
     const last = lanes.at(-1);
-    if (last?.end === offset && JSON.stringify(last.bars) === JSON.stringify(bars)) {
+    if (
+      size === undefined &&
+      last?.end === offset &&
+      JSON.stringify(last.bars) === JSON.stringify(bars)
+    ) {
       lanes[lanes.length - 1] = { ...last, regions: last.regions + 1, end };
     } else if (bars.length > 0) lanes.push({ label, regions: 1, end, bars });
   }

@@ -32,8 +32,10 @@ export interface Write {
   readonly offset: number;
   /** In bytes. */
   readonly length: number;
-  /** Its payload; without one it writes zeroes. */
+  /** Its payload; without one it writes zeroes, or a size. */
   readonly data: Uint8Array | undefined;
+  /** The size that a resize writes at its place (`sizeAt`), in bytes. */
+  readonly size?: number;
   /** What is wrong with its first sector. */
   readonly spoilt: 'rot' | 'latent' | undefined;
   /** It is one atomic unit; otherwise each of its sectors is one. */

@@ -1,7 +1,7 @@
 import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
 import { noise } from '../device/corruption.js';
-import type { Content } from '../device/disk-trace.js';
+import { type Content, sizeIn } from '../device/disk-trace.js';
 import { versionAt } from './places.js';
 import { contentOf, placeAt, type RegionMap, regionAt } from './regions.js';
 import { SettledDisk } from './settled-disk.js';
@@ -15,6 +15,7 @@ export class CrashState {
   readonly #below: Content;
   readonly #versionOf: (place: number) => number;
   #versions: Int32Array | undefined;
+  #size: number | undefined;
 
   /**
    * @param versionOf the version of a place, the same whenever it is asked for
@@ -59,13 +60,20 @@ export class CrashState {
     return this.after < this.#fold(NEVER, (least, { ordered }) => Math.min(least, ordered));
   }
 
+  /** The size of the disk, in bytes. What was written behind it is not there. */
+  get size(): number {
+    this.#size ??= sizeIn((offset) => this.#stored(offset), this.#map.sectorSize);
+    return this.#size;
+  }
+
   /** A new array with the bytes of the disk. Sectors that cannot be read hold arbitrary bytes. */
   image(): Uint8Array {
-    const { size, sectorSize, initial, regions } = this.#map;
-    const bytes = new Uint8Array(size);
-    if (initial) bytes.set(initial);
+    const { sectorSize, initial, regions } = this.#map;
+    const bytes = new Uint8Array(this.size);
+    if (initial) bytes.set(initial.subarray(0, this.size));
     for (const { offset, length } of regions) {
-      for (let at = offset; at < offset + length; at += sectorSize) {
+      const end = Math.min(offset + length, this.size);
+      for (let at = Math.max(0, offset); at < end; at += sectorSize) {
         bytes.set(this.content(at) ?? noise(sectorSize, at), at);
       }
     }
@@ -85,8 +93,13 @@ export class CrashState {
     return [...new Set(found)].filter((offset) => this.content(offset) === undefined);
   }
 
-  /** The content of a sector; undefined if it cannot be read. @internal */
+  /** The content of a sector; undefined if it cannot be read. Behind the size there are zeroes. @internal */
   content(offset: number): Uint8Array | undefined {
+    if (offset >= this.size) return new Uint8Array(this.#map.sectorSize);
+    return this.#stored(offset);
+  }
+
+  #stored(offset: number): Uint8Array | undefined {
     const region = regionAt(this.#map, offset);
     if (!region) return this.#below(offset);
     const version = versionAt(region, this.#versionOf(placeAt(region, offset)));
@@ -95,7 +108,8 @@ export class CrashState {
 
   static {
     withText(CrashState.prototype, function (this: CrashState) {
-      const { size, places } = this.#map;
+      const { size } = this;
+      const { places } = this.#map;
       const old = this.versions.reduce((count, version) => count + Number(version === 0), 0);
       return `CrashState { ${size} bytes: ${old} of ${places} written regions have their old content }`;
     });

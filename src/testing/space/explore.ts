@@ -3,10 +3,19 @@
 // The writes of the recovery itself overlay the disk and are never lost.
 
 import type { Storage } from '../../storage/index.js';
-import type { Content } from '../device/disk-trace.js';
+import { type Content, sizeIn } from '../device/disk-trace.js';
 import { type Counted, Decisions } from './decisions.js';
 import { versionAt } from './places.js';
-import { contentOf, offsetOf, placeAt, type Region, type RegionMap, regionAt } from './regions.js';
+import {
+  contentOf,
+  isResized,
+  isSize,
+  offsetOf,
+  placeAt,
+  type Region,
+  type RegionMap,
+  regionAt,
+} from './regions.js';
 import { SettledDisk } from './settled-disk.js';
 import { type Walk, walksOf } from './walks.js';
 
@@ -53,7 +62,10 @@ export function crashesOf(
   { recoveriesMax, label }: Undefinable<ExploreOptions>,
   below?: Decisions,
 ): Generator<Run, void> {
-  const named = label && ((region: Region, place: number) => label(offsetOf(region, place)));
+  // The size is no bytes that a user could name.
+  const named =
+    label &&
+    ((region: Region, place: number) => (isSize(region) ? isSize : label(offsetOf(region, place))));
   return onDisks(walksOf(new Decisions(space, below), { recoveriesMax, label: named }));
 }
 
@@ -72,7 +84,7 @@ function* onDisks(walks: Iterable<Walk<RegionMap>>): Generator<Run, void> {
   }
 }
 
-/** The content of a sector, decided now if it was not; undefined if it cannot be read. */
+/** The content of a sector, decided now if it was not, as the size is first; undefined if it cannot be read. */
 function contentIn(
   level: Decisions,
   offset: number,
@@ -80,6 +92,9 @@ function contentIn(
 ): Uint8Array | undefined {
   const { below, space } = level;
   const { map } = space;
+  const sizeOf = (): number =>
+    isResized(map) ? sizeIn((at) => contentIn(level, at, walk), map.sectorSize) : map.size;
+  if (offset >= 0 && offset >= sizeOf()) return new Uint8Array(map.sectorSize);
   const under: Content = below ? (at) => contentIn(below, at, walk) : map.before;
   const region = regionAt(map, offset);
   if (!region) return under(offset);

@@ -9,6 +9,10 @@
 // The `after` of a version is the latest dispatch among the units that are persisted. Its `ordered` and `durable` are the minima of
 // those of the missing units (intervals.ts). What follows from them is in places.ts.
 //
+// A resize is a write to one more place, the size, which is a sector in front of the first one (`sizeAt`); and of zeroes to the
+// sectors between the two sizes that may hold anything else. So the size is the first region of a trace that changes it. What a
+// crash state has behind its size is not there, whatever the versions of those places.
+//
 // How the versions of a region are found is in versions.ts.
 
 import { misuse, type WriteBarrierError } from '../../model/index.js';
@@ -19,16 +23,19 @@ import {
   contentBefore,
   type DiskCommand,
   type DiskTrace,
+  sizeAt,
+  sizeBytes,
 } from '../device/disk-trace.js';
 import { capabilitiesOf, type DeviceProfile } from '../device/profile.js';
 import type { Races, Unit, Write } from './breaks.js';
 import { type Interval, intervalsOf, isTaggedBehind, isVolatile } from './intervals.js';
 import type { PlaceMap, Places } from './places.js';
+import { Sizes, withForced } from './sizes.js';
 import { type Source, type Version, versionsOf } from './versions.js';
 
-/** A run of sectors with the same history. */
+/** A run of sectors with the same history, or the size. */
 export interface Region extends Places<Version> {
-  /** In bytes from the start of the disk. */
+  /** In bytes from the start of the disk; that of the size is less than 0. */
   readonly offset: number;
   /** In bytes. */
   readonly length: number;
@@ -42,6 +49,7 @@ export interface Region extends Places<Version> {
 export interface RegionMap extends PlaceMap<Region> {
   /** In bytes. */
   readonly sectorSize: number;
+  /** Before the trace, in bytes. */
   readonly size: number;
   readonly initial: Uint8Array | undefined;
   /** Offsets of sectors that cannot be read before the trace. */
@@ -58,37 +66,46 @@ export interface RegionMap extends PlaceMap<Region> {
 const VERSIONS_MAX = 4_000_000;
 
 /**
- * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or not within the disk, for a write
- *   without its data, for initial contents of another size than the disk, for moments that are not ascending, for a region in
+ * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or not within the disk, for a resize that
+ *   does not begin at the size of the disk, for a write without its data, for initial contents of another size than the disk, for moments that are not ascending, for a region in
  *   which too many writes overlap, and for a trace whose regions have more than 4,000,000 versions
  */
 export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   const { sectorSize, tear, discard } = profile;
-  const { size, initial, commands, unreadable = [] } = trace;
+  const { size, initial, commands } = trace;
   if (size % sectorSize !== 0) throw unsuited(`a disk of ${size} bytes`, sectorSize);
   if (initial && initial.length !== size) {
     throw misuse(`initial must have as many bytes as the disk: ${size}, not ${initial.length}`);
   }
   checkTimes(commands);
   const races = racesOf(commands, profile);
+  // Resizes keep their order, and a size is not torn.
+  const sizes = { ...profile, sameLba: 'fifo', tear: 'sector' } as const;
+  const sizesRace = racesOf(commands, sizes);
   const drops = commands.filter(({ fault }) => fault?.kind === 'drop');
   const regions: Region[] = [];
   let places = 0;
   let total = 0;
-  for (const { offset, length, step, units } of runsOf(writesOf(trace, profile), sectorSize)) {
+  const all = writesOf(trace, profile);
+  // Without a cache a size is on the medium when its resize is answered.
+  const cached = isVolatile(profile) ? all : [];
+  for (const { offset, length, step, units } of runsOf(all, sectorSize)) {
     // A region has more versions than units, and is refused before they take memory.
     if (total + units.length >= VERSIONS_MAX) throw tooLong();
-    const versions = versionsOf(step, units, races, drops, profile);
-    const count = length / step;
     const writes = units.map(({ write }) => write);
+    const versions =
+      offset < 0
+        ? withForced(versionsOf(step, units, sizesRace, drops, sizes), writes, cached, size)
+        : versionsOf(step, units, races, drops, profile);
+    const count = length / step;
     regions.push({ offset, length, step, first: places, count, versions, writes });
     places += count;
     total += versions.length;
   }
   return {
     ...{ sectorSize, size, initial, tear, discard, regions, places },
-    before: contentBefore(initial, unreadable, sectorSize),
-    unreadable: new Set(unreadable),
+    before: contentBefore(trace, sectorSize),
+    unreadable: new Set(trace.unreadable),
     offers: capabilitiesOf(profile),
   };
 }
@@ -104,6 +121,16 @@ export function regionAt({ regions }: RegionMap, offset: number): Region | undef
   }
   const region = regions[low - 1];
   return region && offset < region.offset + region.length ? region : undefined;
+}
+
+/** Whether a place of the region is the size of the disk. */
+export function isSize({ offset }: Pick<Region, 'offset'>): boolean {
+  return offset < 0;
+}
+
+/** Whether the trace changes the size of the disk, which is the first region then. */
+export function isResized({ regions: [first] }: Pick<RegionMap, 'regions'>): boolean {
+  return first !== undefined && isSize(first);
 }
 
 /** Where a place begins, in bytes from the start of the disk. */
@@ -144,11 +171,12 @@ export function contentOf(
 
 /** A sector that a write put there, of one of its two contents. */
 function writtenBy(
-  { data, offset: start, spoilt }: Write,
+  { data, size, offset: start, spoilt }: Write,
   choice: number,
   offset: number,
   sectorSize: number,
 ): Uint8Array | undefined {
+  if (size !== undefined) return sizeBytes(size);
   const at = offset - start;
   const plain = data ? data.subarray(at, at + sectorSize) : new Uint8Array(sectorSize);
   const bytes = choice === 1 ? noise(sectorSize, offset) : plain;
@@ -175,39 +203,48 @@ function writesOf({ size, commands }: DiskTrace, profile: DeviceProfile): Write[
   const intervals = intervalsOf(commands, profile);
   // Without a cache a unit is persisted when it lands.
   const landings = intervalsOf(commands, { ...profile, cache: 'none', lies: landingLies(profile) });
+  const sizes = new Sizes(size);
   return commands.flatMap((command, number): Write[] => {
     const interval = intervals[number];
+    const { op, fault, size: newSize } = command;
+    // Behind the largest size so far there are zeroes.
+    const { most: reach } = sizes;
+    if (newSize !== undefined) sizes.change(command, number);
     if (!interval) return [];
-    const { length, op, fault } = command;
     const offset = fault?.kind === 'misdirected' ? fault.at : command.offset;
-    if (!(offset >= 0 && offset + length <= size)) {
+    if (!(offset >= 0 && offset + command.length <= sizes.most)) {
       throw misuse(
-        `command ${number}, a ${op} of ${length} bytes at ${offset}, is not within the disk of ${size} bytes`,
+        `command ${number}, a ${op} of ${command.length} bytes at ${offset}, is not within the disk of ${sizes.most} bytes`,
       );
     }
-    if (length === 0) return [];
-    if (offset % sectorSize !== 0 || length % sectorSize !== 0) {
-      throw unsuited(`command ${number}, a ${op} of ${length} bytes at ${offset}`, sectorSize);
+    const length =
+      newSize === undefined
+        ? command.length
+        : Math.max(0, Math.min(command.length, reach - offset));
+    if (command.length === 0) return [];
+    if (offset % sectorSize !== 0 || command.length % sectorSize !== 0) {
+      const what = `command ${number}, a ${op} of ${command.length} bytes at ${offset}`;
+      throw unsuited(what, sectorSize);
     }
     const data = op === 'write' ? payloadOf(command, number) : undefined;
-    const maybe = op === 'discard' && discard !== 'zero';
+    // Of what a resize cuts off nothing may come back.
+    const maybe = op === 'discard' && discard !== 'zero' && newSize === undefined;
     const spoilt = fault?.kind === 'rot' || fault?.kind === 'latent' ? fault.kind : undefined;
-    return [
-      {
-        command: number,
-        offset,
-        length,
-        data,
-        spoilt,
-        isWhole: isWhole({ op, offset, length }, profile),
-        contents: maybe && discard !== 'old-or-zero' ? 2 : 1,
-        interval: maybe ? neverCertain(interval) : interval,
-        landing: landings[number] as Interval,
-        forced: isForced(command, profile),
-        strays: fault?.kind === 'stray',
-        spareFrom: maybe ? Number.NEGATIVE_INFINITY : interval.givenUp,
-      },
-    ];
+    const common = {
+      ...{ command: number, landing: landings[number] as Interval },
+      ...{ forced: isForced(command, profile), strays: fault?.kind === 'stray' },
+    };
+    const write: Write = {
+      ...{ ...common, offset, length, data, spoilt },
+      isWhole: isWhole({ op, offset, length }, profile),
+      contents: maybe && discard !== 'old-or-zero' ? 2 : 1,
+      interval: maybe ? neverCertain(interval) : interval,
+      spareFrom: maybe ? Number.NEGATIVE_INFINITY : interval.givenUp,
+    };
+    if (newSize === undefined) return [write];
+    const place = { offset: sizeAt(sectorSize), length: sectorSize, size: newSize };
+    const sized: Write = { ...write, ...place, spoilt: undefined };
+    return length > 0 ? [sized, write] : [sized];
   });
 }
 

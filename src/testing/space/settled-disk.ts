@@ -3,16 +3,22 @@ import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { discarded } from '../device/corruption.js';
-import type { Content } from '../device/disk-trace.js';
+import { SIZE_MAX } from '../device/disk-options.js';
+import { type Content, sizeIn } from '../device/disk-trace.js';
 import type { RegionMap } from './regions.js';
 
-/** A disk whose sectors get their content when they are read first, overlaid by what was written since. It answers at once. */
+/**
+ * A disk whose sectors get their content when they are read first, and whose size is read first by each command with a range;
+ * overlaid by what was written since. It answers at once.
+ */
 export class SettledDisk implements Storage {
   readonly #map: RegionMap;
   readonly #content: Content;
   readonly #overlay = new Map<number, Uint8Array>();
   #ended = false;
-  readonly size: number;
+  #size: number | undefined;
+  /** The least size that it was given, in bytes: everything behind it that was not written since is zero. */
+  #end = Number.POSITIVE_INFINITY;
   readonly capabilities: Capabilities;
   declare readonly writev?: (
     offset: number,
@@ -21,13 +27,13 @@ export class SettledDisk implements Storage {
   ) => void;
   declare readonly discard?: (offset: number, length: number) => void;
   declare readonly writeZeroes?: (offset: number, length: number) => void;
+  declare readonly resize?: (size: number) => void;
 
   constructor(map: RegionMap, content: Content) {
     this.#map = map;
     this.#content = content;
-    this.size = map.size;
     this.capabilities = map.offers;
-    const { writev, discard, writeZeroes } = map.offers;
+    const { writev, discard, writeZeroes, resize } = map.offers;
     if (writev)
       this.writev = (offset, list, flags) => this.write(offset, concatBuffers(list), flags);
     if (discard) {
@@ -36,6 +42,13 @@ export class SettledDisk implements Storage {
     if (writeZeroes) {
       this.writeZeroes = (offset, length) => this.write(offset, new Uint8Array(length));
     }
+    if (resize) this.resize = (size) => this.#resize(size);
+  }
+
+  /** In bytes; decided when it is asked for first. */
+  get size(): number {
+    this.#size ??= sizeIn(this.#content, this.#map.sectorSize);
+    return this.#size;
   }
 
   /** @throws `IO_FAILED` for a sector that cannot be read */
@@ -43,7 +56,7 @@ export class SettledDisk implements Storage {
     this.#check(offset, into.length);
     const { sectorSize } = this.#map;
     for (let at = 0; at < into.length; at += sectorSize) {
-      const bytes = this.#overlay.get(offset + at) ?? this.#content(offset + at);
+      const bytes = this.#bytesAt(offset + at);
       if (!bytes) throw new IoFailedError(`simulated: offset ${offset + at} cannot be read`);
       into.set(bytes, at);
     }
@@ -65,6 +78,20 @@ export class SettledDisk implements Storage {
   /** Refuses all later commands. */
   end(): void {
     this.#ended = true;
+  }
+
+  #bytesAt(offset: number): Uint8Array | undefined {
+    const written = this.#overlay.get(offset);
+    if (written) return written;
+    return offset < this.#end ? this.#content(offset) : new Uint8Array(this.#map.sectorSize);
+  }
+
+  #resize(size: number): void {
+    this.#check(0, 0);
+    checkRange({ size: SIZE_MAX, capabilities: this.capabilities }, 0, size);
+    this.#end = Math.min(this.#end, size, this.size);
+    for (const at of this.#overlay.keys()) if (at >= size) this.#overlay.delete(at);
+    this.#size = size;
   }
 
   #put(
