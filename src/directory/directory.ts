@@ -44,6 +44,7 @@ import {
   SLOT,
   type Superblock,
   superblockRange,
+  superblockSpan,
 } from './layout.js';
 import { RedoLog } from './redo-log.js';
 import { checkName, type Entry, Table } from './table.js';
@@ -56,7 +57,11 @@ export interface DirectoryOptions {
    * @defaultValue false
    */
   readonly create?: boolean;
-  /** In bytes, blocks of the disk: what a file takes is a multiple of it. @defaultValue 4096, or a block of the disk if that is larger */
+  /**
+   * In bytes, whole blocks of the disk and a multiple of 128: what a file takes is a multiple of it.
+   *
+   * @defaultValue 4096, or a block of the disk if that is larger
+   */
   readonly blockSize?: number;
   /**
    * In bytes. A longer log is emptied more rarely, and takes larger writes as a whole; what is in it is also in memory.
@@ -159,7 +164,7 @@ export class Directory implements AsyncDisposable {
   readonly #files = new Map<Entry, DirectoryFile>();
   /** D1: settles when all operations that were called have taken effect. */
   #turn: Promise<unknown> = Promise.resolve();
-  #closed = false;
+  #closed: Promise<void> | undefined;
 
   /**
    * Opens the directory that fills the disk of a scheduler, and finishes what a power cut has interrupted. Nothing else may write to
@@ -167,7 +172,7 @@ export class Directory implements AsyncDisposable {
    *
    * @throws `EOPNOTSUPP` for a mode that does not order what is on the medium, as NONE
    * @throws `INVALID_ARGUMENT` for unknown options, and for a disk that has no directory, and may not get one
-   * @throws `IO_FAILED` for a table that is damaged; what the disk throws
+   * @throws `IO_FAILED` for a table or a superblock that is damaged; what the disk throws
    */
   static async open(disk: IoScheduler, options: DirectoryOptions = {}): Promise<Directory> {
     checkOptions(options, OPTIONS, 'Directory.open');
@@ -176,7 +181,11 @@ export class Directory implements AsyncDisposable {
       throw unsupported(`a directory in mode ${mode}, which orders nothing on the medium,`);
     }
     const deviceBlock = disk.capabilities.blockSize;
-    const heads = await Promise.all([readHead(disk, 0), readHead(disk, 1)]);
+    const { offset, length } = superblockRange(deviceBlock, 1);
+    if (offset + length > disk.size) {
+      throw misuse(`a disk of ${disk.size} bytes is too small for a directory`);
+    }
+    const heads = await Promise.all([disk.read(0, length), disk.read(offset, length)]);
     const found = heads
       .map((head) => decodeSuperblock(head))
       .filter((superblock) => superblock !== undefined)
@@ -189,7 +198,12 @@ export class Directory implements AsyncDisposable {
         `a directory of ${size} bytes in blocks of ${blockSize} does not fit a disk of ${disk.size} in blocks of ${deviceBlock}`,
       );
     }
-    const layout = layoutOf(superblock, deviceBlock);
+    if (superblock.span !== superblockSpan(deviceBlock)) {
+      throw misuse(
+        `the directory was made on a disk of other blocks than ${deviceBlock} bytes, so its second superblock is elsewhere`,
+      );
+    }
+    const layout = layoutOf(superblock);
     const log = new RedoLog(disk, layout, superblock);
     if (newest) await log.replay();
     else {
@@ -230,7 +244,7 @@ export class Directory implements AsyncDisposable {
   /**
    * A file. One that is missing is made, and is empty.
    *
-   * @param name 1 to 112 bytes of UTF-8; any characters
+   * @param name 1 to 112 bytes of UTF-8; any characters, but no half of a surrogate pair, because UTF-8 has none
    * @throws `INVALID_ARGUMENT`, `CLOSED`, `FAILED`; `NO_SPACE` if there are as many files as there may be
    */
   open(name: string): Promise<DirectoryFile> {
@@ -292,11 +306,9 @@ export class Directory implements AsyncDisposable {
   }
 
   /** Syncs, and takes no more operations. The scheduler stays open, because it is yours. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    const synced = this.sync();
-    this.#closed = true;
-    await synced;
+  close(): Promise<void> {
+    this.#closed ??= this.sync();
+    return this.#closed;
   }
 
   /** The same as `close`. */
@@ -477,15 +489,8 @@ function planOf(disk: IoScheduler, options: DirectoryOptions): Superblock {
   const sixteenth = Math.min(LOG_MAX, disk.size / 16);
   const { logSize = Math.max(sixteenth, least * blockSize) } = options;
   const logBlocks = Math.floor(logSize / blockSize);
-  return { blockSize, size: disk.size, logBlocks, slotBlocks, epoch: 1 };
-}
-
-function readHead(disk: IoScheduler, turn: number): Promise<Uint8Array> {
-  const { offset, length } = superblockRange(disk.capabilities.blockSize, turn);
-  if (offset + length > disk.size) {
-    throw misuse(`a disk of ${disk.size} bytes is too small for a directory`);
-  }
-  return disk.read(offset, length);
+  const span = superblockSpan(deviceBlock);
+  return { blockSize, size: disk.size, span, logBlocks, slotBlocks, epoch: 1 };
 }
 
 /**
