@@ -8,7 +8,7 @@
 //       after some of them: all up to one, and none after it. No file is ahead of another.
 //   D2  What was called before `sync()` is there after a power cut once it was answered.
 //   D3  Each operation is there as a whole or not at all. Only a write that the log cannot hold beside the table is cut into pieces,
-//       which are there in their order.
+//       which are there in their order. `writeAll` is refused instead, because its caller relies on it.
 //   D4  A byte of a file is what was last written to it, or zero if it never was, whatever the disk held there: what a block is
 //       given with is written with the table that gives it, in one record.
 //   D5  An operation that is refused has changed nothing.
@@ -44,6 +44,7 @@ import {
   SLOT,
   type Superblock,
   superblockRange,
+  superblockSpan,
 } from './layout.js';
 import { RedoLog } from './redo-log.js';
 import { checkName, type Entry, Table } from './table.js';
@@ -56,7 +57,11 @@ export interface DirectoryOptions {
    * @defaultValue false
    */
   readonly create?: boolean;
-  /** In bytes, blocks of the disk: what a file takes is a multiple of it. @defaultValue 4096, or a block of the disk if that is larger */
+  /**
+   * In bytes, whole blocks of the disk and a multiple of 128: what a file takes is a multiple of it.
+   *
+   * @defaultValue 4096, or a block of the disk if that is larger
+   */
   readonly blockSize?: number;
   /**
    * In bytes. A longer log is emptied more rarely, and takes larger writes as a whole; what is in it is also in memory.
@@ -78,10 +83,19 @@ const OPTIONS: KnownOptions<DirectoryOptions> = {
 const BYTES = rule(isBytes, 'a Uint8Array');
 const LENGTH = wholeNumber();
 
+/** An offset in bytes, and what is to be there. */
+type Write = readonly [offset: number, data: Uint8Array];
+
+const WRITES = rule(
+  (value) => Array.isArray(value) && value.every((write) => Array.isArray(write)),
+  'a list of pairs, each an offset and a Uint8Array',
+);
+
 /** What a file asks of its directory. */
 interface Operations {
   read(entry: Entry, offset: number, length: number): Promise<Uint8Array>;
   write(entry: Entry, offset: number | undefined, data: Uint8Array): Promise<number>;
+  writeAll(entry: Entry, writes: readonly Write[]): Promise<void>;
   truncate(entry: Entry, size: number): Promise<void>;
 }
 
@@ -134,6 +148,16 @@ export class DirectoryFile {
     return this.#operations.write(this.#entry, undefined, data);
   }
 
+  /**
+   * Writes several ranges as one operation: after a power cut all of them are there, or none. Where two have a byte, the later one counts.
+   *
+   * @param writes pairs of an offset in bytes and the data
+   * @throws as `write`; `NO_SPACE` also if the log cannot hold all of them at once
+   */
+  writeAll(writes: readonly (readonly [offset: number, data: Uint8Array])[]): Promise<void> {
+    return this.#operations.writeAll(this.#entry, writes);
+  }
+
   /** Cuts the file, or extends it with zeroes. @throws as `write` */
   truncate(size: number): Promise<void> {
     return this.#operations.truncate(this.#entry, size);
@@ -159,7 +183,7 @@ export class Directory implements AsyncDisposable {
   readonly #files = new Map<Entry, DirectoryFile>();
   /** D1: settles when all operations that were called have taken effect. */
   #turn: Promise<unknown> = Promise.resolve();
-  #closed = false;
+  #closed: Promise<void> | undefined;
 
   /**
    * Opens the directory that fills the disk of a scheduler, and finishes what a power cut has interrupted. Nothing else may write to
@@ -167,7 +191,7 @@ export class Directory implements AsyncDisposable {
    *
    * @throws `EOPNOTSUPP` for a mode that does not order what is on the medium, as NONE
    * @throws `INVALID_ARGUMENT` for unknown options, and for a disk that has no directory, and may not get one
-   * @throws `IO_FAILED` for a table that is damaged; what the disk throws
+   * @throws `IO_FAILED` for a table or a superblock that is damaged; what the disk throws
    */
   static async open(disk: IoScheduler, options: DirectoryOptions = {}): Promise<Directory> {
     checkOptions(options, OPTIONS, 'Directory.open');
@@ -176,7 +200,11 @@ export class Directory implements AsyncDisposable {
       throw unsupported(`a directory in mode ${mode}, which orders nothing on the medium,`);
     }
     const deviceBlock = disk.capabilities.blockSize;
-    const heads = await Promise.all([readHead(disk, 0), readHead(disk, 1)]);
+    const { offset, length } = superblockRange(deviceBlock, 1);
+    if (offset + length > disk.size) {
+      throw misuse(`a disk of ${disk.size} bytes is too small for a directory`);
+    }
+    const heads = await Promise.all([disk.read(0, length), disk.read(offset, length)]);
     const found = heads
       .map((head) => decodeSuperblock(head))
       .filter((superblock) => superblock !== undefined)
@@ -189,7 +217,12 @@ export class Directory implements AsyncDisposable {
         `a directory of ${size} bytes in blocks of ${blockSize} does not fit a disk of ${disk.size} in blocks of ${deviceBlock}`,
       );
     }
-    const layout = layoutOf(superblock, deviceBlock);
+    if (superblock.span !== superblockSpan(deviceBlock)) {
+      throw misuse(
+        `the directory was made on a disk of other blocks than ${deviceBlock} bytes, so its second superblock is elsewhere`,
+      );
+    }
+    const layout = layoutOf(superblock);
     const log = new RedoLog(disk, layout, superblock);
     if (newest) await log.replay();
     else {
@@ -230,7 +263,7 @@ export class Directory implements AsyncDisposable {
   /**
    * A file. One that is missing is made, and is empty.
    *
-   * @param name 1 to 112 bytes of UTF-8; any characters
+   * @param name 1 to 112 bytes of UTF-8; any characters, but no half of a surrogate pair, because UTF-8 has none
    * @throws `INVALID_ARGUMENT`, `CLOSED`, `FAILED`; `NO_SPACE` if there are as many files as there may be
    */
   open(name: string): Promise<DirectoryFile> {
@@ -292,11 +325,9 @@ export class Directory implements AsyncDisposable {
   }
 
   /** Syncs, and takes no more operations. The scheduler stays open, because it is yours. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    const synced = this.sync();
-    this.#closed = true;
-    await synced;
+  close(): Promise<void> {
+    this.#closed ??= this.sync();
+    return this.#closed;
   }
 
   /** The same as `close`. */
@@ -310,6 +341,7 @@ export class Directory implements AsyncDisposable {
     const file = new DirectoryFile(entry, {
       read: (...args) => this.#read(...args),
       write: (...args) => this.#write(...args),
+      writeAll: (...args) => this.#writeAll(...args),
       truncate: (...args) => this.#truncate(...args),
     });
     this.#files.set(entry, file);
@@ -337,8 +369,32 @@ export class Directory implements AsyncDisposable {
       checkArgument('data', data, BYTES);
       this.#checkThere(entry);
       const offset = at ?? entry.size;
-      await this.#change(entry, offset, data.byteLength, data);
+      await this.#change(entry, { offset, end: offset + data.byteLength, data });
       return offset;
+    });
+  }
+
+  #writeAll(entry: Entry, writes: readonly Write[]): Promise<void> {
+    return this.#inTurn(async () => {
+      checkArgument('writes', writes, WRITES);
+      for (const [offset, data] of writes) {
+        checkArgument('offset', offset, LENGTH);
+        checkArgument('data', data, BYTES);
+      }
+      this.#checkThere(entry);
+      const changes = writes
+        .filter(([, data]) => data.byteLength > 0)
+        .map(([offset, data]) => ({ offset, end: offset + data.byteLength, data }));
+      if (changes.length === 0) return;
+      const blocks = this.#blocksOf(entry, changes);
+      const most = await this.#makeRoom(blocks.length);
+      if (blocks.length > most) {
+        const { blockSize } = this.#layout;
+        throw noSpace(
+          `the writes change ${blocks.length * blockSize} bytes, and the log holds ${most * blockSize} at once`,
+        );
+      }
+      await this.#changeBlocks(entry, blocks, changes);
     });
   }
 
@@ -346,57 +402,78 @@ export class Directory implements AsyncDisposable {
     return this.#inTurn(async () => {
       checkArgument('size', size, LENGTH);
       this.#checkThere(entry);
-      if (size > entry.size) return this.#change(entry, entry.size, size - entry.size);
+      if (size > entry.size) return this.#change(entry, { offset: entry.size, end: size });
       await this.#makeRoom(0);
       for (const block of this.#table.resize(entry, size)) this.#log.free(block);
       this.#publish();
     });
   }
 
-  /** Writes data, or zeroes; the bytes between the end of the file and `offset` become zero (D4). */
-  async #change(entry: Entry, offset: number, length: number, data?: Uint8Array): Promise<void> {
-    if (length === 0) return;
-    const end = offset + length;
-    this.#checkSpace(this.#table.needed(entry, end));
-    const start = Math.min(offset, entry.size);
-    const { blockSize } = this.#layout;
-    const first = Math.floor(start / blockSize);
-    const last = Math.ceil(end / blockSize);
-    const pieceMax = await this.#makeRoom(last - first);
-    for (let from = first; from < last; from += pieceMax) {
-      const to = Math.min(last, from + pieceMax);
-      if (from > first) await this.#makeRoom(to - from);
-      await this.#changeBlocks(entry, { from, to, offset, end, data });
+  /** Of as many blocks at once as the log can hold (D3). */
+  async #change(entry: Entry, change: Change): Promise<void> {
+    if (change.end === change.offset) return;
+    const blocks = this.#blocksOf(entry, [change]);
+    const most = await this.#makeRoom(blocks.length);
+    for (let at = 0; at < blocks.length; at += most) {
+      const piece = blocks.slice(at, at + most);
+      if (at > 0) await this.#makeRoom(piece.length);
+      await this.#changeBlocks(entry, piece, [change]);
     }
   }
 
-  /** One piece of a change: blocks of the file from `from` to `to`, all in one record. */
-  async #changeBlocks(entry: Entry, { from, to, offset, end, data }: Piece): Promise<void> {
+  /**
+   * Which blocks of the file change, ascending: also those between its end and a change behind it, because the bytes there become zero (D4).
+   *
+   * @throws `NO_SPACE`
+   */
+  #blocksOf(entry: Entry, changes: readonly Change[]): number[] {
     const { blockSize } = this.#layout;
-    const images = new Uint8Array((to - from) * blockSize);
-    const base = from * blockSize;
-    // Only the outer blocks can have bytes that stay.
-    for (const i of new Set([from, to - 1])) {
+    this.#checkSpace(this.#table.needed(entry, endOf(changes)));
+    const blocks = new Set<number>();
+    let { size } = entry;
+    for (const { offset, end } of changes) {
+      const last = Math.ceil(end / blockSize);
+      for (let i = Math.floor(Math.min(offset, size) / blockSize); i < last; i++) blocks.add(i);
+      size = Math.max(size, end);
+    }
+    return [...blocks].sort((a, b) => a - b);
+  }
+
+  /** Carries out what the changes say of these blocks of the file, in one record. A read that fails has changed nothing (D5). */
+  async #changeBlocks(
+    entry: Entry,
+    blocks: readonly number[],
+    changes: readonly Change[],
+  ): Promise<void> {
+    const { blockSize } = this.#layout;
+    const memory = new Uint8Array(blocks.length * blockSize);
+    const images = new Map(
+      blocks.map((i, n) => [i, memory.subarray(n * blockSize, (n + 1) * blockSize)] as const),
+    );
+    const kept = blocks.filter((i) => {
       const at = i * blockSize;
-      const isCovered =
-        offset <= at && Math.min(end, entry.size) >= Math.min(at + blockSize, entry.size);
-      const block = entry.blocks[i];
-      if (isCovered || block === undefined) continue;
-      const old = await this.#log.read([block]);
-      images.set(old.subarray(0, Math.max(0, Math.min(blockSize, entry.size - at))), at - base);
+      const there = Math.min(at + blockSize, entry.size);
+      return there > at && !changes.some(({ offset, end }) => offset <= at && end >= there);
+    });
+    const old = await this.#log.read(kept.map((i) => entry.blocks[i] as number));
+    for (const [n, i] of kept.entries()) {
+      const there = Math.min(blockSize, entry.size - i * blockSize);
+      images.get(i)?.set(old.subarray(n * blockSize, n * blockSize + there));
     }
-    const [writeFrom, writeTo] = [Math.max(offset, base), Math.min(end, to * blockSize)];
-    if (writeTo > writeFrom) {
-      const piece = images.subarray(writeFrom - base, writeTo - base);
-      if (data) piece.set(data.subarray(writeFrom - offset, writeTo - offset));
-      else piece.fill(0);
+    const [first, last] = [blocks[0] as number, blocks.at(-1) as number];
+    for (const { offset, end, data } of changes) {
+      const until = Math.min(last + 1, Math.ceil(end / blockSize));
+      for (let i = Math.max(first, Math.floor(offset / blockSize)); i < until; i++) {
+        const at = i * blockSize;
+        const [from, to] = [Math.max(offset, at), Math.min(end, at + blockSize)];
+        const part = images.get(i)?.subarray(from - at, to - at);
+        if (data) part?.set(data.subarray(from - offset, to - offset));
+        else part?.fill(0);
+      }
     }
-    const size = Math.min(end, to * blockSize);
+    const size = Math.min(endOf(changes), (last + 1) * blockSize);
     if (size > entry.size) this.#table.resize(entry, size);
-    for (let i = from; i < to; i++) {
-      const at = i * blockSize - base;
-      this.#log.put(entry.blocks[i] as number, images.subarray(at, at + blockSize));
-    }
+    for (const [i, image] of images) this.#log.put(entry.blocks[i] as number, image);
     this.#publish();
   }
 
@@ -415,10 +492,7 @@ export class Directory implements AsyncDisposable {
     const { free } = this.#table;
     if (needed <= free) return;
     const { blockSize } = this.#layout;
-    throw new WriteBarrierError(
-      'NO_SPACE',
-      `${needed * blockSize} bytes are needed, and ${free * blockSize} are free; nothing was written`,
-    );
+    throw noSpace(`${needed * blockSize} bytes are needed, and ${free * blockSize} are free`);
   }
 
   #drop(entry: Entry): void {
@@ -454,13 +528,19 @@ export class Directory implements AsyncDisposable {
   }
 }
 
-/** A part of a write, in blocks of its file; `offset` and `end` are those of the whole write, in bytes. */
-interface Piece {
-  readonly from: number;
-  readonly to: number;
+/** Bytes of a file from `offset` to `end`; zeroes without `data`. */
+interface Change {
   readonly offset: number;
   readonly end: number;
-  readonly data: Uint8Array | undefined;
+  readonly data?: Uint8Array;
+}
+
+function endOf(changes: readonly Change[]): number {
+  return changes.reduce((most, { end }) => Math.max(most, end), 0);
+}
+
+function noSpace(why: string): WriteBarrierError {
+  return new WriteBarrierError('NO_SPACE', `${why}; nothing was written`);
 }
 
 const LOG_MAX = 4 * 1024 * 1024;
@@ -477,15 +557,8 @@ function planOf(disk: IoScheduler, options: DirectoryOptions): Superblock {
   const sixteenth = Math.min(LOG_MAX, disk.size / 16);
   const { logSize = Math.max(sixteenth, least * blockSize) } = options;
   const logBlocks = Math.floor(logSize / blockSize);
-  return { blockSize, size: disk.size, logBlocks, slotBlocks, epoch: 1 };
-}
-
-function readHead(disk: IoScheduler, turn: number): Promise<Uint8Array> {
-  const { offset, length } = superblockRange(disk.capabilities.blockSize, turn);
-  if (offset + length > disk.size) {
-    throw misuse(`a disk of ${disk.size} bytes is too small for a directory`);
-  }
-  return disk.read(offset, length);
+  const span = superblockSpan(deviceBlock);
+  return { blockSize, size: disk.size, span, logBlocks, slotBlocks, epoch: 1 };
 }
 
 /**

@@ -29,6 +29,8 @@ export interface Superblock {
   readonly blockSize: number;
   /** Of the directory, in bytes. */
   readonly size: number;
+  /** In bytes: from the start of one superblock to the next. Blocks of a disk that are larger than usual make it larger. */
+  readonly span: number;
   readonly logBlocks: number;
   readonly slotBlocks: number;
   /** Counts up with every checkpoint. Only records of this epoch count. */
@@ -56,16 +58,30 @@ export function superblockRange(
   turn: number,
 ): { readonly offset: number; readonly length: number } {
   const length = Math.ceil(SUPER_LENGTH / deviceBlock) * deviceBlock;
-  const span = Math.ceil(Math.max(SUPER_SPAN, length) / deviceBlock) * deviceBlock;
-  return { offset: (turn % 2) * span, length };
+  return { offset: (turn % 2) * superblockSpan(deviceBlock), length };
 }
 
-/** @throws `INVALID_ARGUMENT` for a disk that is too small for a table, a log that takes it, and a block of data */
-export function layoutOf(of: Omit<Superblock, 'epoch'>, deviceBlock: number): Layout {
-  const { blockSize, size, logBlocks, slotBlocks } = of;
-  const { offset } = superblockRange(deviceBlock, 1);
+/** In bytes. */
+export function superblockSpan(deviceBlock: number): number {
+  return Math.ceil(SUPER_SPAN / deviceBlock) * deviceBlock;
+}
+
+/**
+ * @throws `INVALID_ARGUMENT` for blocks that would cut a slot, and for a disk that is too small for a table, a log that takes it, and a
+ *   block of data
+ */
+export function layoutOf({
+  blockSize,
+  size,
+  span,
+  logBlocks,
+  slotBlocks,
+}: Omit<Superblock, 'epoch'>): Layout {
+  if (blockSize % SLOT !== 0) {
+    throw misuse(`blockSize must be a multiple of ${SLOT} bytes, not ${blockSize}`);
+  }
   const blocks = Math.floor(size / blockSize);
-  const logStart = Math.ceil((2 * offset) / blockSize);
+  const logStart = Math.ceil((2 * span) / blockSize);
   const tableStart = logStart + logBlocks;
   const fatBlocks = Math.ceil((4 * blocks) / blockSize);
   const dataStart = tableStart + slotBlocks + fatBlocks;
@@ -96,7 +112,7 @@ export function layoutOf(of: Omit<Superblock, 'epoch'>, deviceBlock: number): La
 }
 
 export function encodeSuperblock(
-  { blockSize, size, logBlocks, slotBlocks, epoch }: Superblock,
+  { blockSize, size, span, logBlocks, slotBlocks, epoch }: Superblock,
   length: number,
 ): Uint8Array {
   const bytes = new Uint8Array(length);
@@ -104,7 +120,7 @@ export function encodeSuperblock(
   view.setUint32(0, SUPER_MAGIC, true);
   view.setFloat64(8, epoch, true);
   view.setFloat64(16, size, true);
-  for (const [i, word] of [blockSize, logBlocks, slotBlocks].entries()) {
+  for (const [i, word] of [blockSize, logBlocks, slotBlocks, span].entries()) {
     view.setUint32(24 + 4 * i, word, true);
   }
   sealed(bytes.subarray(0, SUPER_LENGTH));
@@ -120,7 +136,7 @@ export function decodeSuperblock(range: Uint8Array): Superblock | undefined {
   return {
     epoch: view.getFloat64(8, true),
     size: view.getFloat64(16, true),
-    ...{ blockSize: word(0), logBlocks: word(1), slotBlocks: word(2) },
+    ...{ blockSize: word(0), logBlocks: word(1), slotBlocks: word(2), span: word(3) },
   };
 }
 
@@ -144,9 +160,8 @@ export function recordHeadBlocks(count: number, blockSize: number): number {
 
 /** How many blocks a record may have that fills a log. */
 export function recordMax(logBlocks: number, blockSize: number): number {
-  let count = logBlocks;
-  while (count > 0 && count + recordHeadBlocks(count, blockSize) > logBlocks) count -= 1;
-  return count;
+  const room = logBlocks * blockSize - RECORD_HEAD;
+  return Math.max(0, Math.floor(room / (blockSize + RECORD_ENTRY)));
 }
 
 export function encodeRecordHead(
@@ -180,6 +195,12 @@ export function recordCount(
     view.getFloat64(8, true) === epoch &&
     view.getUint32(16, true) === sequence;
   return isIt ? view.getUint32(20, true) : undefined;
+}
+
+/** The epoch of a record whose head begins with these bytes; undefined for what is no head of a record. */
+export function recordEpoch(bytes: Uint8Array): number | undefined {
+  const view = viewOf(bytes);
+  return view.getUint32(0, true) === RECORD_MAGIC ? view.getFloat64(8, true) : undefined;
 }
 
 /** The blocks of a record; undefined if its head is not whole. */

@@ -23,7 +23,7 @@
 //
 // Not here: what blocks are (table.ts, directory.ts); turns: one caller at a time calls `read`, `put`, `record` (directory.ts).
 
-import { type IoScheduler, SchedulerFailedError } from 'write-barrier';
+import { IoFailedError, type IoScheduler, SchedulerFailedError } from 'write-barrier';
 import { messageOf } from 'write-barrier/kit';
 import {
   crc32,
@@ -32,6 +32,7 @@ import {
   encodeSuperblock,
   type Layout,
   recordCount,
+  recordEpoch,
   recordHeadBlocks,
   recordMax,
   type Superblock,
@@ -65,7 +66,7 @@ export class RedoLog {
     this.#superblock = superblock;
   }
 
-  /** Reads what the log has, puts it in its places, and begins an epoch (R5). */
+  /** Reads what the log has, puts it in its places, and begins an epoch (R5). @throws `IO_FAILED` if a superblock is damaged */
   async replay(): Promise<void> {
     for (;;) {
       const record = await this.#next();
@@ -225,6 +226,7 @@ export class RedoLog {
     if (left < 2) return undefined;
     const mark = { epoch: this.#superblock.epoch, sequence: this.#sequence };
     const first = await readLog(0, 1);
+    if (this.#used === 0) this.#checkEpoch(first);
     const count = recordCount(first, mark);
     if (count === undefined || count > left) return undefined;
     const headBlocks = recordHeadBlocks(count, blockSize);
@@ -238,6 +240,16 @@ export class RedoLog {
       blocks.set(block, image);
     }
     return { blocks, length: headBlocks + count };
+  }
+
+  /** The superblock of the log's epoch was on the medium before the log was (R4). Without it the log would not count. */
+  #checkEpoch(first: Uint8Array): void {
+    const newest = recordEpoch(first);
+    const { epoch } = this.#superblock;
+    if (newest === undefined || newest <= epoch) return;
+    throw new IoFailedError(
+      `a superblock of the directory is damaged: its log is of epoch ${newest}, and the newest superblock of epoch ${epoch}`,
+    );
   }
 
   /** R6. */

@@ -34,6 +34,7 @@ export class Table {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
   readonly #entries = new Map<string, Entry>();
+  readonly #freeSlots: number[] = [];
   readonly #touched = new Set<number>();
   /** T3. */
   #from = 0;
@@ -47,8 +48,11 @@ export class Table {
     const owned = new Set<number>();
     for (let slot = 0; slot < this.#slots; slot++) {
       const entry = this.#decode(slot, owned);
-      if (entry) this.#entries.set(entry.name, entry);
+      if (!entry) this.#freeSlots.push(slot);
+      else if (this.#entries.has(entry.name)) throw damaged(`two files are called ${entry.name}`);
+      else this.#entries.set(entry.name, entry);
     }
+    this.#freeSlots.reverse();
     for (let i = 0; i < layout.dataBlocks; i++) {
       if (this.#link(i) === FREE) this.#free += 1;
       else if (!owned.has(i)) throw damaged(`block ${i} belongs to no file`);
@@ -70,10 +74,8 @@ export class Table {
 
   /** @throws `NO_SPACE` if every slot is taken */
   create(name: string): Entry {
-    const taken = new Set([...this.#entries.values()].map(({ slot }) => slot));
-    let slot = 0;
-    while (taken.has(slot)) slot += 1;
-    if (slot >= this.#slots) {
+    const slot = this.#freeSlots.pop();
+    if (slot === undefined) {
       throw new WriteBarrierError('NO_SPACE', `the directory holds ${this.#slots} files at most`);
     }
     const entry: Entry = { slot, name, size: 0, blocks: [] };
@@ -86,6 +88,7 @@ export class Table {
   remove(entry: Entry): number[] {
     const freed = this.resize(entry, 0);
     this.#entries.delete(entry.name);
+    this.#freeSlots.push(entry.slot);
     this.#bytes.fill(0, entry.slot * SLOT, (entry.slot + 1) * SLOT);
     this.#touch(entry.slot * SLOT);
     return freed;
@@ -187,7 +190,8 @@ export class Table {
     if (length === 0) return undefined;
     if (length > NAME_MAX) throw damaged(`slot ${slot} has no name`);
     const { dataStart, dataBlocks, blockSize } = this.#layout;
-    const name = new TextDecoder().decode(this.#bytes.subarray(at + 16, at + 16 + length));
+    const name = nameOf(this.#bytes.subarray(at + 16, at + 16 + length));
+    if (name === undefined) throw damaged(`slot ${slot} has no name`);
     const size = this.#view.getFloat64(at, true);
     const blocks: number[] = [];
     for (let link = this.#view.getUint32(at + 8, true); link !== LAST; ) {
@@ -197,18 +201,28 @@ export class Table {
       blocks.push(dataStart + i);
       link = this.#link(i);
     }
-    if (blocks.length !== Math.ceil(size / blockSize)) throw damaged(`${name} has a wrong size`);
+    const isRight = Number.isSafeInteger(size) && blocks.length === Math.ceil(size / blockSize);
+    if (!isRight || size < 0) throw damaged(`${name} has a wrong size`);
     return { slot, name, size, blocks };
   }
 }
 
 /** @throws `INVALID_ARGUMENT` */
 export function checkName(name: unknown): asserts name is string {
-  const length = typeof name === 'string' ? new TextEncoder().encode(name).length : 0;
-  if (length >= 1 && length <= NAME_MAX) return;
+  const bytes = typeof name === 'string' ? new TextEncoder().encode(name) : [];
+  if (bytes.length >= 1 && bytes.length <= NAME_MAX && nameOf(bytes as Uint8Array) === name) return;
   throw misuse(
-    `the name of a file must be a string of 1 to ${NAME_MAX} bytes, not ${formatValue(name)}`,
+    `the name of a file must be a string of 1 to ${NAME_MAX} bytes of UTF-8, without half a surrogate pair, not ${formatValue(name)}`,
   );
+}
+
+/** Just the characters, also a mark of byte order at the start; undefined for what is not UTF-8. */
+function nameOf(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
 }
 
 function damaged(what: string): IoFailedError {

@@ -15,6 +15,7 @@ export const SQLITE_IOERR_UNLOCK = 2058;
 export const SQLITE_IOERR_DELETE = 2570;
 export const SQLITE_IOERR_CLOSE = 4106;
 export const SQLITE_IOERR_DELETE_NOENT = 5898;
+export const SQLITE_IOERR_COMMIT_ATOMIC = 7690;
 
 /** How a file is opened. */
 export const SQLITE_OPEN_CREATE = 0x4;
@@ -30,3 +31,10 @@ export const SQLITE_LOCK_EXCLUSIVE = 4;
 export const SQLITE_IOCAP_SAFE_APPEND = 0x200;
 export const SQLITE_IOCAP_SEQUENTIAL = 0x400;
 export const SQLITE_IOCAP_POWERSAFE_OVERWRITE = 0x1000;
+export const SQLITE_IOCAP_BATCH_ATOMIC = 0x4000;
+
+/** Operations of a file control. */
+export const SQLITE_FCNTL_PRAGMA = 14;
+export const SQLITE_FCNTL_BEGIN_ATOMIC_WRITE = 31;
+export const SQLITE_FCNTL_COMMIT_ATOMIC_WRITE = 32;
+export const SQLITE_FCNTL_ROLLBACK_ATOMIC_WRITE = 33;

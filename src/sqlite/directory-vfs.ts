@@ -8,8 +8,13 @@
 //   V2  SAFE_APPEND: the size of a file is never ahead of its bytes; POWERSAFE_OVERWRITE: a write harms no byte beside it
 //       (directory.D3).
 //
-// So a power cut leaves a prefix of what SQLite did, with every journal mode and with `synchronous = OFF`, too: the database is
-// never damaged. What is durable, SQLite decides: a sync is a flush, and covers all files.
+//   V6  BATCH_ATOMIC: what is written between a begin and a commit is one operation of the directory (directory.D3). So SQLite keeps its
+//       journal in memory, and a transaction is one write and one flush. If the log cannot hold it, the commit is refused, and
+//       SQLite writes a journal. With `synchronous = OFF` SQLite keeps the journal in memory as well, but writes without begin
+//       and commit. So a connection that was ever set to OFF has no such claim from then on.
+//
+// So a power cut leaves a prefix of what SQLite did, with every journal mode that has a journal on the disk, and with
+// `synchronous = OFF`, too: the database is never damaged. What is durable, SQLite decides: a sync is a flush, and covers all files.
 //
 //   V3  When a connection gives up its lock after a change, what it did is handed to the disk without a flush. So the end of the process
 //       loses no commit, whatever `synchronous` says. A connection in exclusive locking mode never gives it up.
@@ -33,12 +38,15 @@ export interface SqliteModule {
   UTF8ToString(pointer: number): string;
 }
 
-/** What an open file can do. */
-type OpenFile = Pick<DirectoryFile, 'size' | 'read' | 'write' | 'truncate'>;
+type OpenFile = DirectoryFile | MemoryFile;
 
 interface Opened {
   readonly file: OpenFile;
   readonly locks: Locks;
+  /** V6: what is to be written together. */
+  batch: (readonly [offset: number, data: Uint8Array])[] | undefined;
+  /** V6. */
+  hasBatches: boolean;
   /** Removed when it is closed. */
   readonly isTemporary: boolean;
 }
@@ -50,17 +58,20 @@ const CLAIMS =
 
 /** The methods that answer later. */
 const LATER: ReadonlySet<string> = new Set(
-  ['Open', 'Delete', 'Close', 'Read', 'Write', 'Truncate', 'Sync', 'Unlock'].map(
+  ['Open', 'Delete', 'Close', 'Read', 'Write', 'Truncate', 'Sync', 'Unlock', 'FileControl'].map(
     (name) => `x${name}`,
   ),
 );
+
+/** Values of `synchronous` other than OFF. Of other words and numbers some mean OFF as well. */
+const SYNCING: ReadonlySet<string> = new Set('normal full extra on yes true 1 2 3'.split(' '));
 
 /** The first day of 1970 in milliseconds of the Julian day. */
 const UNIX_EPOCH = 210_866_760_000_000n;
 
 /**
  * A file system for wa-sqlite, on the files of a `Directory`. SQLite keeps its order without syncs, because the directory does: a
- * transaction with a rollback journal needs one flush, and no setting of `synchronous` damages the database.
+ * transaction is one write and one flush, without a journal on the disk, and no setting of `synchronous` damages the database.
  *
  * The methods are those of SQLite's own interface, which document them.
  *
@@ -84,7 +95,8 @@ export class DirectoryVfs {
   readonly #files: Directory;
   /** By SQLite's own record of an open file. */
   readonly #opened = new Map<number, Opened>();
-  readonly #locks = new Map<DirectoryFile, Locks>();
+  /** Weak, because a journal is a new file each time. */
+  readonly #locks = new WeakMap<DirectoryFile, Locks>();
   #lastError: unknown;
 
   /**
@@ -129,12 +141,15 @@ export class DirectoryVfs {
       const mayCreate = (flags & SQLITE.SQLITE_OPEN_CREATE) !== 0;
       if (name !== undefined && !mayCreate && !this.#files.has(name)) return SQLITE.SQLITE_CANTOPEN;
       const isTemporary = name !== undefined && (flags & SQLITE.SQLITE_OPEN_DELETEONCLOSE) !== 0;
-      if (name === undefined) {
-        this.#opened.set(pFile, { file: new MemoryFile(), locks: new Locks(), isTemporary });
-      } else {
-        const file = await this.#files.open(name);
-        this.#opened.set(pFile, { file, locks: this.#locksOf(file), isTemporary });
-      }
+      const file = name === undefined ? new MemoryFile() : await this.#files.open(name);
+      const locks = file instanceof MemoryFile ? new Locks() : this.#locksOf(file);
+      this.#opened.set(pFile, {
+        file,
+        locks,
+        batch: undefined,
+        hasBatches: !(file instanceof MemoryFile),
+        isTemporary,
+      });
       this.#view.setInt32(pOutFlags, flags, true);
       return SQLITE.SQLITE_OK;
     });
@@ -216,7 +231,9 @@ export class DirectoryVfs {
   xWrite(pFile: number, pData: number, length: number, low: number, high: number): Promise<number> {
     return this.#guarded(SQLITE.SQLITE_IOERR_WRITE, async () => {
       const data = new Uint8Array(this.#module.HEAPU8.subarray(pData, pData + length));
-      await this.#at(pFile).file.write(offsetOf(low, high), data);
+      const { file, batch } = this.#at(pFile);
+      if (batch) batch.push([offsetOf(low, high), data]);
+      else await file.write(offsetOf(low, high), data);
       return SQLITE.SQLITE_OK;
     });
   }
@@ -262,9 +279,30 @@ export class DirectoryVfs {
     return SQLITE.SQLITE_OK;
   }
 
-  /** There are no operations of its own. */
-  xFileControl(_file: number, _operation: number, _pArg: number): number {
-    return SQLITE.SQLITE_NOTFOUND;
+  /** Writes pages together, and looks at what `synchronous` is set to (V6). */
+  xFileControl(pFile: number, operation: number, pArg: number): Promise<number> {
+    return this.#guarded(SQLITE.SQLITE_IOERR_COMMIT_ATOMIC, async () => {
+      const opened = this.#at(pFile);
+      const { file, batch } = opened;
+      if (operation === SQLITE.SQLITE_FCNTL_PRAGMA && this.#endsSyncs(pArg)) {
+        opened.hasBatches = false;
+      }
+      if (file instanceof MemoryFile) return SQLITE.SQLITE_NOTFOUND;
+      switch (operation) {
+        case SQLITE.SQLITE_FCNTL_BEGIN_ATOMIC_WRITE:
+          opened.batch = [];
+          return SQLITE.SQLITE_OK;
+        case SQLITE.SQLITE_FCNTL_COMMIT_ATOMIC_WRITE:
+          opened.batch = undefined;
+          await file.writeAll(batch ?? []);
+          return SQLITE.SQLITE_OK;
+        case SQLITE.SQLITE_FCNTL_ROLLBACK_ATOMIC_WRITE:
+          opened.batch = undefined;
+          return SQLITE.SQLITE_OK;
+        default:
+          return SQLITE.SQLITE_NOTFOUND;
+      }
+    });
   }
 
   /** In bytes. */
@@ -272,9 +310,10 @@ export class DirectoryVfs {
     return 512;
   }
 
-  /** What SQLite may rely on (V1, V2). */
-  xDeviceCharacteristics(_file: number): number {
-    return CLAIMS;
+  /** What SQLite may rely on (V1, V2, V6). */
+  xDeviceCharacteristics(pFile: number): number {
+    const hasBatches = this.#opened.get(pFile)?.hasBatches === true;
+    return hasBatches ? CLAIMS | SQLITE.SQLITE_IOCAP_BATCH_ATOMIC : CLAIMS;
   }
 
   get #view(): DataView {
@@ -295,12 +334,23 @@ export class DirectoryVfs {
     return locks;
   }
 
+  /** Whether it is a pragma after which SQLite may not sync any more; an answer to a question leaves all as it was. */
+  #endsSyncs(pArg: number): boolean {
+    const [name, value] = [4, 8].map((at) => {
+      const pointer = this.#view.getUint32(pArg + at, true);
+      return pointer === 0 ? undefined : this.#module.UTF8ToString(pointer).toLowerCase();
+    });
+    return name === 'synchronous' && value !== undefined && !SYNCING.has(value);
+  }
+
   /** V4. */
   async #guarded(failure: number, run: () => Promise<number>): Promise<number> {
     try {
       return await run();
     } catch (error) {
       this.#lastError = error;
+      // V6: after this one SQLite writes a journal, after a full disk it would give up.
+      if (failure === SQLITE.SQLITE_IOERR_COMMIT_ATOMIC) return failure;
       const isFull = WriteBarrierError.is(error) && error.code === 'NO_SPACE';
       return isFull ? SQLITE.SQLITE_FULL : failure;
     }
@@ -308,7 +358,7 @@ export class DirectoryVfs {
 }
 
 /** V5. */
-class MemoryFile implements OpenFile {
+class MemoryFile implements Pick<DirectoryFile, 'size' | 'read' | 'write' | 'truncate'> {
   #bytes = new Uint8Array(0);
   size = 0;
 

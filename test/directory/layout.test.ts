@@ -12,7 +12,10 @@ import {
   recordMax,
 } from '../../src/directory/layout.js';
 
-const SUPERBLOCK = { blockSize: 4096, size: 2 ** 40, logBlocks: 7, slotBlocks: 3, epoch: 2 ** 33 };
+const SUPERBLOCK = {
+  ...{ blockSize: 4096, size: 2 ** 40, span: 8192 },
+  ...{ logBlocks: 7, slotBlocks: 3, epoch: 2 ** 33 },
+};
 const MARK = { epoch: 2 ** 33, sequence: 5 };
 const BLOCK = 512;
 

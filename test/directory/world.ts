@@ -27,6 +27,15 @@ export type Op =
       readonly fill: number;
     }
   | { readonly op: 'append'; readonly name: string; readonly length: number; readonly fill: number }
+  | {
+      readonly op: 'writeAll';
+      readonly name: string;
+      readonly writes: readonly {
+        readonly at: number;
+        readonly length: number;
+        readonly fill: number;
+      }[];
+    }
   | { readonly op: 'truncate'; readonly name: string; readonly size: number }
   | { readonly op: 'remove'; readonly name: string }
   | { readonly op: 'rename'; readonly name: string; readonly to: string }
@@ -56,6 +65,18 @@ export const ops: fc.Arbitrary<Op> = fc.oneof(
       name: names,
       length: lengths,
       fill: fills,
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      op: fc.constant('writeAll' as const),
+      name: names,
+      // Together no more than the log holds at once.
+      writes: fc.array(
+        fc.record({ at: offsets, length: fc.integer({ min: 1, max: 20 }), fill: fills }),
+        { minLength: 1, maxLength: 3 },
+      ),
     }),
   },
   {
@@ -93,6 +114,8 @@ export class Model {
       if (!old) return;
       this.files.delete(name);
       this.files.set(op.to, old);
+    } else if (op.op === 'writeAll') {
+      for (const write of op.writes) this.apply({ op: 'write', name, ...write });
     } else if (op.op === 'truncate') this.files.set(name, extended(old, op.size).slice(0, op.size));
     else {
       const at = op.op === 'append' ? (old?.length ?? 0) : op.at;
@@ -138,6 +161,8 @@ export async function carryOut(files: Directory, op: Op): Promise<void> {
     case 'append':
       await (await files.open(op.name)).append(new Uint8Array(op.length).fill(op.fill));
       return;
+    case 'writeAll':
+      return (await files.open(op.name)).writeAll(pairsOf(op.writes));
     case 'truncate':
       return (await files.open(op.name)).truncate(op.size);
     case 'remove':
@@ -149,6 +174,12 @@ export async function carryOut(files: Directory, op: Op): Promise<void> {
     case 'sync':
       return files.sync();
   }
+}
+
+export function pairsOf(
+  writes: readonly { readonly at: number; readonly length: number; readonly fill: number }[],
+): [offset: number, data: Uint8Array][] {
+  return writes.map(({ at, length, fill }) => [at, new Uint8Array(length).fill(fill)]);
 }
 
 export async function filesOf(files: Directory): Promise<Files> {

@@ -181,6 +181,46 @@ test('a name is a full path as it is, if it fits', () => {
   expect(call.fullName('a/b c', 5).code).toBe(SQLite.SQLITE_CANTOPEN);
 });
 
+describe('xFileControl', () => {
+  const [BEGIN, COMMIT, ROLLBACK] = [31, 32, 33];
+  const control = (operation: number): Promise<number> => call.vfs.xFileControl(FILE, operation, 0);
+  beforeEach(async () => {
+    await call.open('test', CREATE);
+    await call.write([1, 1, 1, 1], 0);
+  });
+
+  test('writes what comes between begin and commit at the commit, and nothing after a rollback', async () => {
+    expect(await control(BEGIN)).toBe(SQLite.SQLITE_OK);
+    await call.write([2], 0);
+    await call.write([3, 3], 5);
+    expect(call.size()).toBe(4);
+    expect(await control(COMMIT)).toBe(SQLite.SQLITE_OK);
+    expect((await call.read(7, 0)).bytes).toEqual([2, 1, 1, 1, 0, 3, 3]);
+    expect(await control(BEGIN)).toBe(SQLite.SQLITE_OK);
+    await call.write([4], 0);
+    expect(await control(ROLLBACK)).toBe(SQLite.SQLITE_OK);
+    await call.write([5], 1);
+    expect((await call.read(7, 0)).bytes).toEqual([2, 5, 1, 1, 0, 3, 3]);
+  });
+
+  // SQLite writes a journal after an error of this kind, and gives up after others.
+  test('answers that a commit failed if there is no room for it, and nothing of it is there', async () => {
+    await control(BEGIN);
+    await call.write([2], 0);
+    await call.write([2], 2 ** 31);
+    expect(await control(COMMIT)).toBe(SQLite.SQLITE_IOERR_COMMIT_ATOMIC);
+    expect(await control(ROLLBACK)).toBe(SQLite.SQLITE_OK);
+    expect(call.vfs.lastError).toMatchObject({ code: 'NO_SPACE' });
+    expect([call.size(), (await call.read(4, 0)).bytes]).toEqual([4, [1, 1, 1, 1]]);
+  });
+
+  test('has no other operation', async () => {
+    expect(await control(SQLite.SQLITE_FCNTL_SIZE_HINT)).toBe(SQLite.SQLITE_NOTFOUND);
+    await call.open(null, CREATE, 2);
+    expect(await call.vfs.xFileControl(2, BEGIN, 0)).toBe(SQLite.SQLITE_NOTFOUND);
+  });
+});
+
 describe('locks of several connections', () => {
   const { SQLITE_OK: OK, SQLITE_BUSY: BUSY } = SQLite;
   const [SHARED, RESERVED, EXCLUSIVE] = [1, 2, 4];
@@ -260,6 +300,46 @@ describe('real SQLite', () => {
       ...(await database('SELECT count(*), sum(n) FROM t; PRAGMA integrity_check')),
     ]);
     expect(shown).toEqual(['exclusive', `60|${(60 * 61) / 2}`, 'ok']);
+  });
+
+  // directory-vfs.V6: without the claim SQLite writes its journal to the disk.
+  test('writes in batches, and by a journal once synchronous was set to what may be OFF', async () => {
+    const hasJournal = async (values: readonly string[]): Promise<boolean> => {
+      let isThere = false;
+      const { remove } = Directory.prototype;
+      const spied: Directory = await Directory.open(new IoScheduler(new MemoryStorage(SIZE)), {
+        create: true,
+      });
+      spied.remove = (name) => {
+        isThere ||= name === 'db-journal';
+        return remove.call(spied, name);
+      };
+      await engine.connect(new SeededVfs(engine.module, spied, 1), async (database) => {
+        await database('CREATE TABLE t (n)');
+        // The first page of a database is written by a journal.
+        isThere = false;
+        for (const value of values) await database(`PRAGMA Synchronous${value}`);
+        await database('INSERT INTO t VALUES (1)');
+      });
+      return isThere;
+    };
+    for (const value of ['', ' = FULL', " = 'normal'", '(EXTRA)', ' = 2', ' = yes']) {
+      expect([value, await hasJournal([value])]).toEqual([value, false]);
+    }
+    for (const value of [' = OFF', ' = off', '(0)', " = 'No'", ' = false', ' = 7', ' = 8']) {
+      expect([value, await hasJournal([value])]).toEqual([value, true]);
+    }
+    expect(await hasJournal([' = OFF', ' = FULL'])).toBe(true);
+  });
+
+  test('changes two databases in one transaction', async () => {
+    await engine.connect(new SeededVfs(engine.module, files, 1), async (database) => {
+      await database("ATTACH 'other' AS other; CREATE TABLE t (n); CREATE TABLE other.t (n)");
+      await database('BEGIN; INSERT INTO t VALUES (1); INSERT INTO other.t VALUES (2); COMMIT');
+      await database('BEGIN; INSERT INTO t VALUES (3); INSERT INTO other.t VALUES (4); ROLLBACK');
+      expect(await database('SELECT n FROM t; SELECT n FROM other.t')).toEqual(['1', '2']);
+    });
+    expect(files.names.sort()).toEqual(['db', 'other']);
   });
 
   test('has two connections, of which one at a time writes', async () => {

@@ -44,6 +44,14 @@ export class SeededVfs extends DirectoryVfs {
   }
 }
 
+/** One whose batches are no batches: each write is for itself. */
+export class TornVfs extends SeededVfs {
+  override async xFileControl(pFile: number, operation: number, pArg: number): Promise<number> {
+    const isBatch = operation >= 31 && operation <= 33;
+    return isBatch ? 0 : super.xFileControl(pFile, operation, pArg);
+  }
+}
+
 export class Engine {
   readonly #module: Wasm;
   readonly #sqlite3: SQLiteAPI;

@@ -7,20 +7,24 @@
 // The schema is there before the trace starts. Setup, workload and recovery have different random numbers, as real runs have.
 
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
-import { Directory } from 'write-barrier/directory';
+import { Directory, type DirectoryOptions } from 'write-barrier/directory';
 import { type CrashReport, type CrashTest, crashTest } from 'write-barrier/testing';
 import { EXHAUSTIVE } from '../kit/amount.js';
-import { type Database, type Engine, SeededVfs } from './engine.js';
+import { type Database, type Engine, SeededVfs, TornVfs } from './engine.js';
 
 export interface Rung {
-  readonly journal: 'DELETE' | 'TRUNCATE' | 'PERSIST' | 'WAL';
+  readonly journal: 'DELETE' | 'TRUNCATE' | 'PERSIST' | 'MEMORY' | 'WAL';
   readonly synchronous: 'OFF' | 'NORMAL' | 'FULL' | 'EXTRA';
   /** What SQLite is told instead of the truth. */
   readonly claims?: number;
+  /** Batches are no batches. */
+  readonly isTorn?: boolean;
   /** Move the WAL into the database after each transaction. */
   readonly checkpoint?: boolean;
   /** SQLite has room for so few pages that it writes some of them before it commits, behind a second head of the journal. */
   readonly spills?: boolean;
+  /** The log of the directory holds fewer blocks than a transaction changes. */
+  readonly overflows?: boolean;
   /** @defaultValue 2, and 3 in the exhaustive run */
   readonly transactions?: number;
 }
@@ -30,14 +34,18 @@ export type Found = number | string;
 
 const BLOCK = 512;
 const SIZE = 400 * BLOCK;
-const MADE = { create: true, blockSize: BLOCK, logSize: 60 * BLOCK, filesMax: 4 } as const;
+const madeFor = ({ overflows }: Rung): DirectoryOptions => ({
+  ...{ create: true, blockSize: BLOCK, filesMax: 4 },
+  logSize: (overflows ? 14 : 60) * BLOCK,
+});
 const ROWS = 3;
 
 /** What a transaction costs in device flushes, after the first one. */
 export async function flushesOf(engine: Engine, rung: Rung): Promise<number> {
+  // So large that its log is not emptied.
   const scheduler = new IoScheduler(new MemoryStorage(1 << 20));
   const files = await Directory.open(scheduler, { create: true, blockSize: BLOCK });
-  return engine.connect(new SeededVfs(engine.module, files, 1, rung.claims), async (database) => {
+  return engine.connect(vfsOf(engine, files, 1, rung), async (database) => {
     await prepare(database, rung);
     await insert(database, 1, rung);
     const before = scheduler.stats().commands.flush;
@@ -60,17 +68,14 @@ export async function crashed(
     initial,
     async workload(disk, journal) {
       const files = await Directory.open(new IoScheduler(disk));
-      await engine.connect(
-        new SeededVfs(engine.module, files, 2, rung.claims),
-        async (database) => {
-          await configure(database, rung);
-          for (let n = 1; n <= transactions; n++) {
-            journal.begin(n);
-            await insert(database, n, rung);
-            journal.acknowledge(n);
-          }
-        },
-      );
+      await engine.connect(vfsOf(engine, files, 2, rung), async (database) => {
+        await configure(database, rung);
+        for (let n = 1; n <= transactions; n++) {
+          journal.begin(n);
+          await insert(database, n, rung);
+          journal.acknowledge(n);
+        }
+      });
       await files.writeOut();
     },
     recover: (disk) => recover(engine, rung, disk),
@@ -85,38 +90,36 @@ export async function crashed(
 async function recover(engine: Engine, rung: Rung, disk: Storage): Promise<Found> {
   const files = await Directory.open(new IoScheduler(disk));
   try {
-    return await engine.connect(
-      new SeededVfs(engine.module, files, 3, rung.claims),
-      async (database) => {
-        if (rung.journal === 'WAL') await database(EXCLUSIVE);
-        const table = await database('SELECT body FROM t NOT INDEXED');
-        const index = await database('SELECT body FROM t INDEXED BY i ORDER BY body');
-        const verdict = await database('PRAGMA integrity_check');
-        const rows = rowsPer(rung);
-        const transactions = Math.floor(table.length / rows);
-        const expected = Array.from({ length: transactions }, (_, n) =>
-          bodiesOf(n + 1, rung),
-        ).flat();
-        if (String(verdict) !== 'ok') return String(verdict);
-        if (String(table) !== String(expected)) return 'the rows are not whole transactions';
-        return String(index) === String(expected)
-          ? transactions
-          : 'the index is not that of the table';
-      },
-    );
+    return await engine.connect(vfsOf(engine, files, 3, rung), async (database) => {
+      if (rung.journal === 'WAL') await database(EXCLUSIVE);
+      const table = await database('SELECT body FROM t NOT INDEXED');
+      const index = await database('SELECT body FROM t INDEXED BY i ORDER BY body');
+      const verdict = await database('PRAGMA integrity_check');
+      const rows = rowsPer(rung);
+      const transactions = Math.floor(table.length / rows);
+      const expected = Array.from({ length: transactions }, (_, n) => bodiesOf(n + 1, rung)).flat();
+      if (String(verdict) !== 'ok') return String(verdict);
+      if (String(table) !== String(expected)) return 'the rows are not whole transactions';
+      return String(index) === String(expected)
+        ? transactions
+        : 'the index is not that of the table';
+    });
   } catch (error) {
     return String(error);
   }
+}
+
+function vfsOf({ module }: Engine, files: Directory, seed: number, rung: Rung): SeededVfs {
+  const Vfs = rung.isTorn ? TornVfs : SeededVfs;
+  return new Vfs(module, files, seed, rung.claims);
 }
 
 const EXCLUSIVE = 'PRAGMA locking_mode = EXCLUSIVE';
 
 async function setUp(engine: Engine, rung: Rung): Promise<Uint8Array> {
   const disk = new MemoryStorage(SIZE);
-  const files = await Directory.open(new IoScheduler(disk), MADE);
-  await engine.connect(new SeededVfs(engine.module, files, 1, rung.claims), (database) =>
-    prepare(database, rung),
-  );
+  const files = await Directory.open(new IoScheduler(disk), madeFor(rung));
+  await engine.connect(vfsOf(engine, files, 1, rung), (database) => prepare(database, rung));
   await files.close();
   return disk.bytes;
 }
@@ -142,8 +145,8 @@ async function insert(database: Database, transaction: number, rung: Rung): Prom
   if (rung.checkpoint) await database('PRAGMA wal_checkpoint');
 }
 
-function rowsPer({ spills }: Rung): number {
-  return spills ? 8 * ROWS : ROWS;
+function rowsPer({ spills, overflows }: Rung): number {
+  return spills || overflows ? 8 * ROWS : ROWS;
 }
 
 /** The bodies ascend with the rows, and no byte of one transaction is a byte of another. */
