@@ -43,12 +43,11 @@ import {
   countOf,
   Ends,
   type Given,
-  millisecondsOf,
   readWords,
   UsageError,
 } from './command.js';
 import type { RecordOrder } from './record.js';
-import { ShellCommand } from './shell.js';
+import { type Judges, judgesIn } from './shell.js';
 import { isTold } from './trace-file.js';
 
 const MODEL_NAMES = Object.keys(FILE_MODELS) as FileModelName[];
@@ -113,7 +112,10 @@ by asking whether there is a file /write-barrier-mark/TEXT, where TEXT is {"kind
 type Program = readonly [name: string, ...words: string[]];
 
 async function tested(program: Program, values: Values, ends: Ends): Promise<number> {
-  const judges = judgesIn(values);
+  const judges = judgesIn(values, 'FOLDER');
+  if (!judges) {
+    throw new UsageError('--recover or --check is missing: what says whether a folder is right');
+  }
   const models = values.model?.map((name) => choiceOf('--model', name, MODEL_NAMES));
   const recoveriesMax = countOf('--recoveries', values.recoveries ?? '1000', 1, 1_000_000_000);
   const root = folderFor(values.from, ends);
@@ -258,22 +260,6 @@ function treeHash(tree: ReadonlyMap<string, TreeNode>): string {
     hash.update(JSON.stringify([path, node.kind, content.length])).update(content);
   }
   return hash.digest('hex').slice(0, 12);
-}
-
-/** The commands of the user. */
-interface Judges {
-  readonly recover: ShellCommand | undefined;
-  readonly check: ShellCommand | undefined;
-}
-
-function judgesIn({ recover, check, timeout = '60', inside = false }: Values): Judges {
-  if (recover === undefined && check === undefined) {
-    throw new UsageError('--recover or --check is missing: what says whether a folder is right');
-  }
-  const limit = millisecondsOf('--timeout', timeout, 1);
-  const shell = (option: string, text: string | undefined): ShellCommand | undefined =>
-    text === undefined ? undefined : new ShellCommand(option, text, 'FOLDER', limit, inside);
-  return { recover: shell('--recover', recover), check: shell('--check', check) };
 }
 
 /** What a report shows of what a recovery has printed. */

@@ -36,12 +36,11 @@ import {
   countOf,
   Ends,
   type Given,
-  millisecondsOf,
   operandIn,
   readWords,
   UsageError,
 } from './command.js';
-import { ShellCommand } from './shell.js';
+import { type Judges, judgesIn } from './shell.js';
 import { isTold, TRACE_OPTIONS, traceIn } from './trace-file.js';
 
 const LIES: DeviceProfile['lies'] = ['ignoreFlush', 'ignoreFua', 'ignoreTags', 'claimWriteThrough'];
@@ -103,7 +102,7 @@ $ACKNOWLEDGED and $BEGUN are lists in JSON: what the journal of the trace says m
     // Other marks are for other readers.
     const trace = { ...recorded, marks: recorded.marks.filter(({ value }) => isTold(value)) };
     const device = deviceIn(values);
-    const checks = checksIn(values);
+    const checks = judgesIn(values, 'DISK');
     if (values.images !== undefined) return drawn(trace, device, values);
     return checks ? checked(trace, device, values, checks) : summarized(trace, device);
   },
@@ -156,25 +155,11 @@ function drawn(
   return 0;
 }
 
-/** The commands of the user. */
-interface Checks {
-  readonly check: ShellCommand | undefined;
-  readonly recover: ShellCommand | undefined;
-}
-
-function checksIn({ check, recover, timeout = '60' }: Values): Checks | undefined {
-  if (check === undefined && recover === undefined) return undefined;
-  const limit = millisecondsOf('--timeout', timeout, 1);
-  const shell = (option: string, text: string | undefined): ShellCommand | undefined =>
-    text === undefined ? undefined : new ShellCommand(option, text, 'DISK', limit);
-  return { check: shell('--check', check), recover: shell('--recover', recover) };
-}
-
 async function checked(
   trace: DiskTrace,
   profile: DeviceProfile,
   values: Values,
-  checks: Checks,
+  checks: Judges,
 ): Promise<number> {
   const { recoveries = '1000', replay } = values;
   const recoveriesMax = countOf('--recoveries', recoveries, 1, 1_000_000_000);
@@ -213,7 +198,7 @@ interface Tested extends Pick<CrashTest<unknown, string>, 'recoveriesMax'> {
   readonly trace: DiskTrace;
   readonly profile: DeviceProfile;
   readonly folder: string;
-  readonly checks: Checks;
+  readonly checks: Judges;
   /** Gets each disk before anything runs on it. */
   readonly keep: ((image: Uint8Array) => void) | undefined;
 }

@@ -134,8 +134,8 @@ type Opened = Pick<FileStorage, 'size'> & {
 };
 
 /**
- * What the file itself gives. It is opened for writing and locked, and nothing is written. Its times are put back, because to ask
- * whether the file system trims counts as a change of the file.
+ * What the file itself gives. It is opened for writing and locked, and nothing is written. Where the opening has changed its times
+ * (`FileStorage.open` says where), they are put back.
  */
 async function opened(path: string, unknown: string[]): Promise<Opened | undefined> {
   const { atimeMs, mtimeMs } = statSync(path);

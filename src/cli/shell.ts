@@ -7,7 +7,7 @@
 //   C3  A command that takes too long is ended with all its children, and so are those that run when this process is ended.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { UsageError } from './command.js';
+import { millisecondsOf, UsageError } from './command.js';
 
 /** How a command ended. */
 export interface Ended {
@@ -67,6 +67,35 @@ export class ShellCommand {
     const said = spokenIn(stderr) || spokenIn(stdout);
     throw new Error(`${this.#option} ended with ${code}${said === '' ? '' : `: ${said}`}`);
   }
+}
+
+/** The commands that say whether what a power cut left is right. */
+export interface Judges {
+  readonly recover: ShellCommand | undefined;
+  readonly check: ShellCommand | undefined;
+}
+
+/**
+ * What a user has given of them; undefined for neither.
+ *
+ * @param variable the name of the path in the environment
+ * @throws `UsageError` as `ShellCommand`, and for a timeout that is no time
+ */
+export function judgesIn(
+  given: {
+    readonly recover?: string;
+    readonly check?: string;
+    readonly timeout?: string;
+    readonly inside?: boolean;
+  },
+  variable: string,
+): Judges | undefined {
+  const { recover, check, timeout = '60', inside } = given;
+  if (recover === undefined && check === undefined) return undefined;
+  const limitMs = millisecondsOf('--timeout', timeout, 1);
+  const shell = (option: string, text: string | undefined): ShellCommand | undefined =>
+    text === undefined ? undefined : new ShellCommand(option, text, variable, limitMs, inside);
+  return { recover: shell('--recover', recover), check: shell('--check', check) };
 }
 
 /** The line that says what is wrong: that of an error, or the last one. */

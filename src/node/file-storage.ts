@@ -16,8 +16,8 @@
 //       same bytes in the same place. So F1 holds for it, and an error is reported once.
 //   F6  After `close` was called no command starts. `close` waits for the commands in flight, does not flush, and releases the
 //       lock last.
-//   F7  A discard and a writeZeroes are one trim of the file (fallocate with PUNCH_HOLE): its blocks are freed, and the bytes read
-//       as zero, also after a power cut once they are flushed.
+//   F7  A discard and a writeZeroes are one trim (fallocate with PUNCH_HOLE): the bytes read as zero, also after a power cut once
+//       they are flushed. A file gives its blocks back. A block device makes the zeroes itself, and may give the space back.
 //   F8  A block status tells of holes that this storage has made (hole-map.ts). A write takes its bytes out of them before it
 //       begins, and a trim adds them when it has ended, so a hole is never data.
 //
@@ -26,8 +26,8 @@
 // drive has the data in its cache. Windows: FlushFileBuffers; whether the directory entry of a new file is durable is unknown.
 // tmpfs survives no power cut at all.
 //
-// Not here: discards of block devices (Node has no BLKDISCARD), direct I/O, any order between commands in flight. libuv runs commands on several threads, so a flush covers only writes that
-// completed before it was called.
+// Not here: discards of block devices that make no zeroes themselves (Node has no BLKDISCARD), direct I/O, any order between commands
+// in flight. libuv runs commands on several threads, so a flush covers only writes that completed before it was called.
 
 import { performance } from 'node:perf_hooks';
 import {
@@ -96,7 +96,7 @@ export class FileStorage implements Storage, AsyncDisposable {
   /** Why it is this lock: for a ticket, why the system's lock was not available. */
   readonly lockReason: string;
 
-  /** Frees the blocks of the file: the bytes read as zero. */
+  /** Frees the blocks of the file, or has the device make zeroes: the bytes read as zero. */
   declare readonly discard?: (offset: number, length: number) => Promise<void>;
   /** The same as `discard`. */
   declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
@@ -117,8 +117,9 @@ export class FileStorage implements Storage, AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   /**
-   * Opens a file or a block device, for one writer. To ask whether a file can be trimmed counts as a change of it, so the time of
-   * its last change becomes that of the opening.
+   * Opens a file or a block device, for one writer. A file that was there keeps the time of its last change, except on a file system
+   * that has no files without names (O_TMPFILE), or in a folder where no file can be made: there the question whether it can be
+   * trimmed counts as a change.
    *
    * @param path a path, or a URL object whose protocol is `file:`
    * @throws `INVALID_ARGUMENT` for unknown or contradictory options, for a directory or anything else that is not a file or a

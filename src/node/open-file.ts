@@ -35,7 +35,7 @@ export interface OpenFile {
   readonly size: number;
   readonly blockSize: number;
   /** Frees blocks, where package, platform and file system can; the bytes read as zero from then on. */
-  readonly trim: PlatformLock['trim'] | undefined;
+  readonly trim: Trim | undefined;
   /** The holes that are known; undefined if others may write the file, or if it is a device. */
   readonly holes: HoleMap | undefined;
   /** Writes of up to so many bytes are made on the calling thread. */
@@ -52,7 +52,7 @@ export type LockKind = 'platform' | 'ticket' | 'none';
 type Undo = () => void | Promise<void>;
 type Kind = 'file' | 'block' | 'missing';
 
-const { O_CREAT, O_DSYNC, O_EXCL, O_RDONLY, O_RDWR, O_WRONLY } = fs.constants;
+const { O_CREAT, O_DIRECTORY, O_DSYNC, O_EXCL, O_RDONLY, O_RDWR, O_WRONLY } = fs.constants;
 const MODE = 0o666; // less the umask
 const BLOCK_SIZE = 512;
 /** A dangling symbolic link neither opens nor can be created, so trying again must end. */
@@ -169,7 +169,9 @@ async function openWith(
   const size = settleSize(path, options.size, actual, blockSize, !readOnly && !isBlock);
   if (size > actual) await extend(calls, fd, path, size);
 
-  const trim = readOnly || isBlock ? undefined : await findTrim(calls, fd, size);
+  const trims = async (trim: Trim): Promise<boolean> =>
+    device?.zeroesItself ?? trimsIn(calls, trim, path, fd, stats.dev, size);
+  const trim = readOnly ? undefined : await findTrim(calls, trims);
   const holes = lock && new HoleMap(size, blockSize);
   holes?.add(actual, size);
   const fuaFd = readOnly ? undefined : await openForced(calls, path, inode);
@@ -336,24 +338,76 @@ async function syncDirectory(calls: FileCalls, path: string): Promise<void> {
 
 /** The file system allocates in pages, or in powers of two of them. */
 const PAGE = 4096;
+/**
+ * With O_DIRECTORY it makes O_TMPFILE, a new file without a name, which Node does not have among its constants.
+ *
+ * @see Linux include/uapi/asm-generic/fcntl.h
+ */
+const NO_NAME = 0o20000000;
+
+type Trim = NonNullable<PlatformLock['trim']>;
 
 /**
- * The function of the optional package that trims; undefined if the package does not load, or if the file system cannot trim, which
- * a trim of nothing finds out: of a page after the end. Only Linux is known to let the trimmed bytes read as zero.
+ * The function of the optional package that trims; undefined if the package does not load, or if the storage does not trim.
+ * Only Linux is known to let the trimmed bytes read as zero.
  */
 async function findTrim(
   calls: FileCalls,
-  fd: number,
-  size: number,
-): Promise<PlatformLock['trim'] | undefined> {
+  trims: (trim: Trim) => Promise<boolean>,
+): Promise<Trim | undefined> {
   if (process.platform !== 'linux') return undefined;
   try {
     const { trim } = await calls.loadLock();
-    await trim?.(fd, Math.ceil(size / PAGE) * PAGE, PAGE);
-    return trim;
+    return trim && (await trims(trim)) ? trim : undefined;
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Whether the file system trims: it is asked to trim nothing. That counts as a change of a file, so another file is asked, which has no
+ * name and goes when it is closed. Where none can be made, the file itself is asked, for a page after its end.
+ *
+ * @throws the error of a file system that does not trim
+ */
+async function trimsIn(
+  calls: FileCalls,
+  trim: Trim,
+  path: string,
+  fd: number,
+  dev: bigint,
+  size: number,
+): Promise<true> {
+  const other = await openUnnamed(calls, dirname(path), dev);
+  if (other === undefined) await trim(fd, Math.ceil(size / PAGE) * PAGE, PAGE);
+  else {
+    try {
+      await trim(other, 0, PAGE);
+    } finally {
+      await doing((done) => calls.close(other, done));
+    }
+  }
+  return true;
+}
+
+/** A new file without a name in the folder; undefined if there can be none on that device. */
+async function openUnnamed(
+  calls: FileCalls,
+  folder: string,
+  dev: bigint,
+): Promise<number | undefined> {
+  let fd: number;
+  try {
+    fd = await asking((done) => calls.open(folder, O_RDWR | O_DIRECTORY | NO_NAME, 0o600, done));
+  } catch {
+    // The file system may have no such files, or this user may not write the folder.
+    return undefined;
+  }
+  // The file may be mounted there from another file system.
+  const stats = await asking<fs.BigIntStats>((done) => calls.fstat(fd, { bigint: true }, done));
+  if (stats.dev === dev) return fd;
+  await doing((done) => calls.close(fd, done));
+  return undefined;
 }
 
 /**

@@ -228,6 +228,8 @@ interface BlockDevice {
   readonly size: number;
   /** The smallest unit that the device reads and writes, in bytes. */
   readonly logicalBlockSize: number;
+  /** It makes zeroes without their bytes, and may free what they take. */
+  readonly zeroesItself: boolean;
 }
 
 /** sysfs counts in sectors of this size, for every device. */
@@ -246,18 +248,21 @@ export async function blockDevice(rdev: bigint, sysfs = '/sys'): Promise<BlockDe
   const name = `${major}:${minor}`;
   let sectors: number;
   let logicalBlockSize: number;
+  let zeroesMax: number;
   try {
     const device = await realpath(join(sysfs, 'dev', 'block', name));
     sectors = await number(join(device, 'size'));
     // A partition has no queue of its own. Its directory is inside that of its disk, which has one.
-    logicalBlockSize = await number(join(device, 'queue', 'logical_block_size')).catch(() =>
-      number(join(dirname(device), 'queue', 'logical_block_size')),
-    );
+    const inQueue = (file: string): Promise<number> =>
+      number(join(device, 'queue', file)).catch(() => number(join(dirname(device), 'queue', file)));
+    logicalBlockSize = await inQueue('logical_block_size');
+    // Linux has had it since 4.10.
+    zeroesMax = await inQueue('write_zeroes_max_bytes').catch(() => 0);
   } catch (cause) {
     throw ioError(`finding the size of block device ${name}`, cause);
   }
   if (sectors === 0) throw misuse(`block device ${name} has no medium`);
-  return { size: sectors * SECTOR, logicalBlockSize };
+  return { size: sectors * SECTOR, logicalBlockSize, zeroesItself: zeroesMax > 0 };
 }
 
 /**

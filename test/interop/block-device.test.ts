@@ -14,10 +14,12 @@ const PLAIN: WriteFlags = { fua: false, tag: 'simple' };
 const FORCED: WriteFlags = { fua: true, tag: 'simple' };
 const SIMPLE = { tag: 'simple' } as const;
 const KIB = 1024;
+const MIB = 1024 * KIB;
 
 const root = process.platform === 'linux' && process.getuid?.() === 0;
 const loop = root && works('losetup', '--find');
 const mayMount = loop && tryMount();
+const trims = loop && (await hasPackage());
 
 describe.skipIf(!loop)(
   'a loop device (skipped unless this is Linux, and root, with losetup)',
@@ -79,6 +81,70 @@ describe.skipIf(!loop)(
       await (await FileStorage.open(device, { size: 256 * KIB })).close();
     });
 
+    test.skipIf(!trims).each(['discard', 'writeZeroes'] as const)(
+      'file-storage.F7: %s gives space of the file behind it back, and the bytes read as zero, from either side',
+      async (op) => {
+        const file = backing(4 * MIB, 1);
+        const storage = await FileStorage.open(loopDevice(file));
+        const before = spaceOf(file);
+        await storage.write(0, new Uint8Array(MIB).fill(2), PLAIN);
+        await storage[op]?.(512, 2 * MIB);
+        const expected = new Uint8Array(4 * MIB).fill(1).fill(2, 0, 512);
+        expected.fill(0, 512, 512 + 2 * MIB);
+        const into = new Uint8Array(4 * MIB);
+        await storage.read(0, into);
+        expect(Buffer.compare(into, expected)).toBe(0);
+        await storage.flush(SIMPLE);
+        await storage.close();
+        expect(Buffer.compare(fs.readFileSync(file), expected)).toBe(0);
+        expect(before - spaceOf(file)).toBeGreaterThan(MIB);
+      },
+    );
+
+    test.skipIf(!trims)(
+      'a trim beside writes in the same page takes nothing from them',
+      async () => {
+        const device = loopDevice(backing(4 * KIB, 1));
+        await using storage = await FileStorage.open(device);
+        const into = new Uint8Array(4 * KIB);
+        for (let round = 1; round <= 40; round += 1) {
+          await storage.write(0, new Uint8Array(4 * KIB).fill(255), PLAIN);
+          // Half of the rounds find the page on the device alone.
+          if (round % 2 === 0) {
+            await storage.flush(SIMPLE);
+            execFileSync('blockdev', ['--flushbufs', device]);
+          }
+          const value = round % 255;
+          await Promise.all([
+            storage.write(0, new Uint8Array(512).fill(value), PLAIN),
+            storage.discard?.(512, 1024),
+            storage.write(1536, new Uint8Array(512).fill(value), PLAIN),
+          ]);
+          const expected = new Uint8Array(4 * KIB)
+            .fill(255)
+            .fill(value, 0, 2048)
+            .fill(0, 512, 1536);
+          await storage.read(0, into);
+          expect(Buffer.compare(into, expected)).toBe(0);
+        }
+      },
+    );
+
+    test.skipIf(!trims || !mayMount)(
+      'a device that makes no zeroes itself is not trimmed, and keeps its bytes',
+      async () => {
+        // ramfs frees no blocks, so a loop device on it has no zeroes to offer.
+        const file = join(mounted('ramfs'), 'disk.img');
+        fs.writeFileSync(file, new Uint8Array(256 * KIB).fill(1));
+        await using storage = await FileStorage.open(loopDevice(file));
+        const { discard, writeZeroes, fastZeroes } = storage.capabilities;
+        expect([discard, writeZeroes, fastZeroes]).toEqual([false, false, false]);
+        const into = new Uint8Array(256 * KIB);
+        await storage.read(0, into);
+        expect(new Set(into)).toEqual(new Set([1]));
+      },
+    );
+
     storageContract(
       'FileStorage on a loop device',
       {
@@ -88,8 +154,9 @@ describe.skipIf(!loop)(
         fua: true,
         orderedTags: false,
         writev: true,
-        discard: false,
-        writeZeroes: false,
+        discard: trims,
+        writeZeroes: trims,
+        fastZeroes: trims,
       },
       async () => {
         const file = join(fs.mkdtempSync(join(tmpdir(), 'write-barrier-')), 'disk.img');
@@ -142,11 +209,24 @@ describe.skipIf(!mayMount)('a medium that is full (skipped unless root can mount
   });
 });
 
-/** An image of that many bytes, all zero. */
-function backing(bytes: number): string {
+/** An image of that many bytes. */
+function backing(bytes: number, value = 0): string {
   const file = join(temporaryDirectory(), 'disk.img');
-  fs.writeFileSync(file, new Uint8Array(bytes));
+  fs.writeFileSync(file, new Uint8Array(bytes).fill(value));
   return file;
+}
+
+/** The space that a file takes, in bytes. */
+function spaceOf(file: string): number {
+  return fs.statSync(file).blocks * 512;
+}
+
+/** Whether fs-native-extensions is there, which has the call that trims. */
+async function hasPackage(): Promise<boolean> {
+  return import('fs-native-extensions' as string).then(
+    () => true,
+    () => false,
+  );
 }
 
 function attach(file: string, ...options: string[]): string {
@@ -165,8 +245,13 @@ function loopDevice(file: string, ...options: string[]): string {
 
 /** A file system of 128 KiB, until the test ends. */
 function smallFileSystem(): string {
-  const directory = fs.mkdtempSync(join(tmpdir(), 'write-barrier-full-'));
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'none', directory]);
+  return mounted('tmpfs', '-o', 'size=128k');
+}
+
+/** A file system in memory, until the test ends. */
+function mounted(type: string, ...options: string[]): string {
+  const directory = fs.mkdtempSync(join(tmpdir(), 'write-barrier-mounted-'));
+  execFileSync('mount', ['-t', type, ...options, 'none', directory]);
   onTestFinished(() => {
     execFileSync('umount', ['--lazy', directory]);
     fs.rmdirSync(directory);

@@ -28,7 +28,7 @@ describe('a device number', () => {
 });
 
 describe('sysfs', () => {
-  /** A disk 8:0 with blocks of 4096 bytes, and its partition 8:1; an empty drive 11:0. */
+  /** A disk 8:0 with blocks of 4096 bytes that makes zeroes itself, and its partition 8:1; 9:0 that does not; an empty drive 11:0. */
   function tree(): string {
     const root = fs.realpathSync(temporaryDirectory());
     const write = (path: string, text: string): void => {
@@ -37,8 +37,12 @@ describe('sysfs', () => {
     };
     write('devices/sda/size', '2048\n');
     write('devices/sda/queue/logical_block_size', '4096\n');
+    write('devices/sda/queue/write_zeroes_max_bytes', '33553920\n');
     write('devices/sda/sda1/size', '1024\n');
     write('devices/sda/sda1/partition', '1\n');
+    write('devices/md0/size', '64\n');
+    write('devices/md0/queue/logical_block_size', '512\n');
+    write('devices/md0/queue/write_zeroes_max_bytes', '0\n');
     write('devices/sr0/size', '0\n');
     write('devices/sr0/queue/logical_block_size', '2048\n');
     write('devices/odd/size', 'large\n');
@@ -46,6 +50,7 @@ describe('sysfs', () => {
     for (const [name, device] of Object.entries({
       '8:0': 'sda',
       '8:1': 'sda/sda1',
+      '9:0': 'md0',
       '11:0': 'sr0',
       '12:0': 'odd',
     })) {
@@ -58,6 +63,7 @@ describe('sysfs', () => {
     expect(await blockDevice(0x0800n, tree())).toEqual({
       size: 2048 * 512,
       logicalBlockSize: 4096,
+      zeroesItself: true,
     });
   });
 
@@ -65,7 +71,15 @@ describe('sysfs', () => {
     expect(await blockDevice(0x0801n, tree())).toEqual({
       size: 1024 * 512,
       logicalBlockSize: 4096,
+      zeroesItself: true,
     });
+  });
+
+  test('tells whether the disk makes zeroes itself; a kernel that does not say so has disks that do not', async () => {
+    const root = tree();
+    expect((await blockDevice(0x0900n, root)).zeroesItself).toBe(false);
+    fs.rmSync(join(root, 'devices/sda/queue/write_zeroes_max_bytes'));
+    expect((await blockDevice(0x0801n, root)).zeroesItself).toBe(false);
   });
 
   test('a drive without a medium is refused', async () => {
@@ -73,7 +87,7 @@ describe('sysfs', () => {
   });
 
   test('what sysfs does not know, or says in words, is an error and no size', async () => {
-    expect(await codeThrown(() => blockDevice(0x0900n, tree()))).toBe('IO_FAILED');
+    expect(await codeThrown(() => blockDevice(0x0a00n, tree()))).toBe('IO_FAILED');
     expect(await codeThrown(() => blockDevice(0x0c00n, tree()))).toBe('IO_FAILED');
   });
 });

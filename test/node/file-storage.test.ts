@@ -368,7 +368,7 @@ describe('creating a file', () => {
     await (await FileStorage.open(path, { size: SIZE })).close();
     const { calls, options } = recorded(path);
     await (await FileStorage.open(path, options)).close();
-    expect(new Set(calls)).toEqual(new Set(['open file']));
+    expect(calls.filter((call) => !call.startsWith('open '))).toEqual([]);
   });
 
   test.each(['EISDIR', 'EPERM', 'EINVAL', 'ENOTSUP'])(

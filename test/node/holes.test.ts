@@ -145,6 +145,57 @@ describe.runIf(LINUX)('file-storage.F7: a discard', () => {
     expect(reading.capabilities.discard).toBe(false);
   });
 
+  test('is offered without a change of the times of a file that was there', async () => {
+    const path = full();
+    const before = fs.statSync(path, { bigint: true });
+    const folder = fs.readdirSync(join(path, '..'));
+    const storage = await FileStorage.open(path);
+    expect(storage.capabilities.discard).toBe(true);
+    await storage.close();
+    const after = fs.statSync(path, { bigint: true });
+    expect([after.mtimeNs, after.ctimeNs]).toEqual([before.mtimeNs, before.ctimeNs]);
+    expect(fs.readdirSync(join(path, '..'))).toEqual(folder);
+  });
+
+  test.each([
+    ['has no files without names', 'EOPNOTSUPP'],
+    ['may not be written by this user', 'EACCES'],
+    ['is on another file system', ''],
+  ])('is found out by the file itself if its folder %s', async (_, code) => {
+    const path = full();
+    const { tryLock, trim } = await loadPlatformLock();
+    const others = new Set<number>();
+    const asked: boolean[] = [];
+    const calls = {
+      open: ((name, flags, mode, done) => {
+        if (name !== join(path, '..')) fs.open(name, flags, mode, done);
+        else if (code) setImmediate(done, error(code), -1);
+        else {
+          // Names a device that is never that of the file.
+          fs.open('/dev/null', 'r', (failure, fd) => {
+            others.add(fd);
+            done(failure, fd);
+          });
+        }
+      }) as typeof fs.open,
+      close: ((fd, done) => {
+        others.delete(fd);
+        fs.close(fd, done);
+      }) as typeof fs.close,
+      loadLock: () => ({
+        tryLock,
+        trim: async (fd: number, ...range: [number, number]) => {
+          asked.push(fs.fstatSync(fd).ino === fs.statSync(path).ino);
+          await trim?.(fd, ...range);
+        },
+      }),
+    };
+    await using storage = await FileStorage.open(path, { fs: calls });
+    expect(storage.capabilities.discard).toBe(true);
+    expect([asked, others.size]).toEqual([[true], 0]);
+    expect(Buffer.compare(fs.readFileSync(path), ones(SIZE))).toBe(0);
+  });
+
   test('calls.P2: is made again after EINTR, and any other failure is told with the code of the system', async () => {
     const { tryLock } = await loadPlatformLock();
     const answers = ['EINTR', 'EAGAIN', '', 'EIO'];

@@ -8,17 +8,9 @@
 // A report without a power cut has the picture of its trace, because a build that keeps the picture of each report should not break
 // when the code under test is right.
 
-import {
-  line,
-  moved,
-  picture,
-  rect,
-  type Shape,
-  widthOf,
-  words,
-  wrapped,
-} from '../../trace/svg.js';
+import { line, moved, rect, type Shape, widthOf, words } from '../../trace/svg.js';
 import { shortText } from '../crash-test/in-short.js';
+import { BAR, Frame, LANE, LATER, MARGIN, ROW } from '../picture/frame.js';
 import { formatFilesReport } from './files-report.js';
 import type { FilesCut, FilesReport } from './files-test.js';
 import { isSync } from './promises.js';
@@ -27,15 +19,8 @@ import type { FileOperation } from './trace.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
 
-/** In units of the picture, of which 360 are the width of a phone. */
-const WIDTH_MIN = 360;
-const MARGIN = 12;
+/** The width of an operation, in units of the picture. */
 const COLUMN = 26;
-const ROW = 15;
-const LANE = 34;
-const BAR = 14;
-/** How much wider the letters of a heading are. */
-const HEAD = 1.3;
 /** More operations before the cut than a screen has are left out. */
 const SHOWN_MAX = 24;
 /** So many operations that were to come are shown. */
@@ -51,13 +36,6 @@ const LOOKS = {
 } as const;
 type Look = keyof typeof LOOKS;
 
-/** What is said above a power cut. */
-const ABOVE: Readonly<Record<FilesCut['during'], string | undefined>> = {
-  workload: undefined,
-  recovery: 'Then the power is cut again, during the recovery:',
-  life: 'Then it recovers, goes on, and the power is cut again:',
-};
-
 /** An operation that is drawn. */
 interface Shown {
   readonly number: number;
@@ -66,14 +44,6 @@ interface Shown {
   readonly look: Look;
   /** The column, from 0. */
   readonly at: number;
-}
-
-/** Draws from top to bottom. */
-interface Page {
-  readonly shapes: Shape[];
-  readonly width: number;
-  readonly used: Set<Look>;
-  y: number;
 }
 
 /**
@@ -88,33 +58,21 @@ export function filesPicture(report: FilesReport): string {
   const cuts = failure && failure.cuts.length > 0 ? failure.cuts : [whole];
   const panels = cuts.map((cut) => ({ cut, items: shownIn(cut) }));
   const columns = Math.max(...panels.map(({ items }) => items.length + 1));
-  const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN);
-  const page: Page = { shapes: [], width, used: new Set(), y: MARGIN };
+  const frame = new Frame<Look>(columns, COLUMN);
   const said = failure
     ? `${verdict} on ${failure.model}: ${shortText(failure.message, false)}`
     : verdict;
-  tell(page, said, 'head', 2);
+  frame.tell(said, 'head', 2);
   for (const { cut, items } of panels) {
-    page.y += 6;
-    const above = ABOVE[cut.during];
-    if (above !== undefined) tell(page, above, 'head', 2);
-    drawPanel(page, cut, items);
+    frame.y += 6;
+    const above = LATER[cut.during];
+    if (above !== undefined) frame.tell(above, 'head', 2);
+    drawPanel(frame, cut, items);
   }
   for (const [n, advice] of (failure?.advice ?? []).entries())
-    tell(page, `${n === 0 ? 'This would prevent it' : 'Or this'}: ${advice}`, 'good', 3);
-  drawLegend(page);
-  const height = page.y + MARGIN;
-  const title = `A crash test of files: ${said}`;
-  return picture({ width, height, title, description: formatFilesReport(report) }, page.shapes);
-}
-
-/** Words, in as many lines as they need. */
-function tell(page: Page, text: string, look: string, lines: number): void {
-  const most = (page.width - 2 * MARGIN) / (look === 'head' ? HEAD : 1);
-  for (const part of wrapped(text, most, lines)) {
-    page.shapes.push(words(MARGIN, page.y + 11, part, look, most));
-    page.y += ROW;
-  }
+    frame.tell(`${n === 0 ? 'This would prevent it' : 'Or this'}: ${advice}`, 'good', 3);
+  frame.explain(LOOKS);
+  return frame.drawn(`A crash test of files: ${said}`, formatFilesReport(report));
 }
 
 /** The operations that are drawn: those before the cut that matter, and some that were to come. */
@@ -144,8 +102,8 @@ function shownIn({ trace, time, lost, kept }: FilesCut): Shown[] {
 /** The lane of an operation: the inode that it changed or synced; all files have one of their own. */
 const laneOf = ({ operation }: Shown): number => ('inode' in operation ? operation.inode : 0);
 
-function drawPanel(page: Page, cut: FilesCut, items: readonly Shown[]): void {
-  const { shapes, width, used } = page;
+function drawPanel(frame: Frame<Look>, cut: FilesCut, items: readonly Shown[]): void {
+  const { shapes, width, used } = frame;
   const lanes = [...new Set(items.map(laneOf))];
   const step = (width - 2 * MARGIN) / (items.length + 1);
   const isCut = cut.time < NEVER;
@@ -153,7 +111,7 @@ function drawPanel(page: Page, cut: FilesCut, items: readonly Shown[]): void {
   const before = items.filter(({ look }) => look !== 'later').length;
   const x = (at: number): number => MARGIN + step * (isCut && at >= before ? at + 0.8 : at + 0.2);
   const cutAt = MARGIN + step * (before + 0.3);
-  const top = page.y;
+  const top = frame.y;
   for (const [n, lane] of lanes.entries()) {
     const y = top + n * LANE;
     const own = items.filter((item) => laneOf(item) === lane);
@@ -184,19 +142,19 @@ function drawPanel(page: Page, cut: FilesCut, items: readonly Shown[]): void {
     shapes.push(moved(0, y, bars));
     shapes.push(words(MARGIN, y + 12, namesOf(cut, lane), 'halo', width - 2 * MARGIN));
   }
-  page.y = top + Math.max(1, lanes.length) * LANE + 4;
+  frame.y = top + Math.max(1, lanes.length) * LANE + 4;
   if (isCut) {
-    shapes.push(line(cutAt, top, cutAt, page.y, 'cut'));
+    shapes.push(line(cutAt, top, cutAt, frame.y, 'cut'));
     const half = widthOf('the power is cut') / 2;
     const middle = Math.min(Math.max(cutAt, MARGIN + half), width - MARGIN - half);
-    shapes.push(words(middle, page.y + 12, 'the power is cut', 'middle halo lost'));
-    page.y += ROW + 4;
+    shapes.push(words(middle, frame.y + 12, 'the power is cut', 'middle halo lost'));
+    frame.y += ROW + 4;
   }
   const hidden = cut.trace.operations.filter(({ begin }) => begin <= cut.time).length - before;
-  if (hidden > 0) tell(page, `not shown: ${hidden} operations before`, 'quiet', 1);
+  if (hidden > 0) frame.tell(`not shown: ${hidden} operations before`, 'quiet', 1);
   for (const { number, text, operation, look } of items) {
     const site = operation.site === undefined ? '' : `  at ${operation.site}`;
-    tell(page, `#${number} ${text}${site}`, look === 'lost' ? 'lost' : 'quiet', 2);
+    frame.tell(`#${number} ${text}${site}`, look === 'lost' ? 'lost' : 'quiet', 2);
   }
 }
 
@@ -212,22 +170,4 @@ function namesOf({ trace }: FilesCut, inode: number): string {
   // A file that is made in the trace has no name before, and is called the root then.
   const own = inode === 1 ? found : found.filter((name) => name !== '/');
   return own.join(', then ');
-}
-
-/** What the looks mean that occur. */
-function drawLegend(page: Page): void {
-  let x = MARGIN;
-  page.y += 4;
-  for (const [look, meaning] of Object.entries(LOOKS)) {
-    if (!page.used.has(look as Look)) continue;
-    const long = 18 + widthOf(meaning) + 10;
-    if (x + long > page.width && x > MARGIN) {
-      x = MARGIN;
-      page.y += ROW;
-    }
-    page.shapes.push(rect(x + 1, page.y + 3, 11, 9, look));
-    page.shapes.push(words(x + 17, page.y + 11, meaning, 'quiet'));
-    x += long;
-  }
-  page.y += ROW;
 }

@@ -11,16 +11,7 @@
 //
 // Reads are left out, because they leave nothing.
 
-import {
-  line,
-  moved,
-  picture,
-  rect,
-  type Shape,
-  widthOf,
-  words,
-  wrapped,
-} from '../../trace/svg.js';
+import { line, moved, rect, type Shape, widthOf, words, wrapped } from '../../trace/svg.js';
 import { headline, wordOf } from '../crash-test/crash-report.js';
 import type { Told } from '../crash-test/execute.js';
 import { formatCount, shortCommand, shortList, shortText } from '../crash-test/in-short.js';
@@ -38,25 +29,12 @@ import {
 import type { CrashReport } from '../crash-test/types.js';
 import type { DiskCommand } from '../device/disk-trace.js';
 import { type Interval, intervalsOf } from '../space/intervals.js';
+import { BAR, Frame, LANE, LATER, MARGIN, ROW } from './frame.js';
 
 const NEVER = Number.POSITIVE_INFINITY;
 
-/** What is said above a later power cut. */
-const LATER: Readonly<Record<Scene['during'], string | undefined>> = {
-  workload: undefined,
-  recovery: 'Then the power is cut again, during the recovery:',
-  life: 'Then it recovers, goes on, and the power is cut again:',
-};
-
-/** In units of the picture, of which 360 are the width of a phone. */
-const WIDTH_MIN = 360;
-const MARGIN = 12;
+/** The width of a moment, in units of the picture. */
 const COLUMN_MIN = 18;
-const ROW = 15;
-const LANE = 34;
-const BAR = 14;
-/** How much wider the letters of a heading are. */
-const HEAD = 1.3;
 /** More lanes than a screen has are not drawn, but counted. */
 const LANES_MAX = 24;
 /** Names of operations may be long, and are what a reader looks for. */
@@ -77,35 +55,21 @@ export function crashPicture(report: CrashReport): string {
     return timed(scene, intervals, at === (advice?.cut ?? 0) ? advice?.before : undefined);
   });
   const columns = Math.max(...runs.map(({ moments }) => moments.length + 1));
-  const width = Math.max(WIDTH_MIN, 2 * MARGIN + columns * COLUMN_MIN);
-  const shapes: Shape[] = [];
-  let y = MARGIN;
-  const tell = (text: string, look: string, lines: number): void => {
-    const most = (width - 2 * MARGIN) / (look === 'head' ? HEAD : 1);
-    for (const part of wrapped(text, most, lines)) {
-      shapes.push(words(MARGIN, y + 11, part, look, most));
-      y += ROW;
-    }
-  };
+  const frame = new Frame<Look>(columns, COLUMN_MIN);
   const said = failure ? `${verdict}: ${shortText(failure.message, false)}` : verdict;
-  tell(said, 'head', 2);
-  const used = new Set<Look>();
+  frame.tell(said, 'head', 2);
   for (const run of runs) {
-    y += 6;
+    frame.y += 6;
     const later = LATER[run.scene.during];
-    if (later) tell(later, 'head', 1);
-    const panel = panelOf(run, width, used);
-    shapes.push(moved(0, y, panel.shapes));
-    y += panel.height;
-    for (const note of panel.notes) tell(note, 'quiet', 2);
+    if (later) frame.tell(later, 'head', 1);
+    const panel = panelOf(run, frame.width, frame.used);
+    frame.shapes.push(moved(0, frame.y, panel.shapes));
+    frame.y += panel.height;
+    for (const note of panel.notes) frame.tell(note, 'quiet', 2);
   }
-  if (advice) tell(advice.text, advice.before === undefined ? '' : 'good', 3);
-  const key = legend(used, width);
-  shapes.push(moved(0, y + 4, key.shapes));
-  const description = failure?.text ?? headline(report);
-  const height = y + 4 + key.height + MARGIN;
-  const title = `A crash test: ${said}`;
-  return picture({ width, height, title, description }, shapes);
+  if (advice) frame.tell(advice.text, advice.before === undefined ? '' : 'good', 3);
+  frame.explain(LOOKS, sampleOf);
+  return frame.drawn(`A crash test: ${said}`, failure?.text ?? headline(report));
 }
 
 /** The scene of a report without a power cut: the whole trace, in sectors. */
@@ -453,25 +417,9 @@ function placed(flags: readonly Flag[], width: number): Placed[] {
   });
 }
 
-/** What the looks mean that occur. */
-function legend(
-  used: ReadonlySet<Look>,
-  width: number,
-): { readonly shapes: readonly Shape[]; readonly height: number } {
-  const shapes: Shape[] = [];
-  let [x, y] = [MARGIN, 0];
-  for (const [look, meaning] of Object.entries(LOOKS)) {
-    if (!used.has(look as Look)) continue;
-    const long = 18 + widthOf(meaning) + 10;
-    if (x + long > width && x > MARGIN) [x, y] = [MARGIN, y + ROW];
-    const letter = LETTERS[look];
-    const sample = LINES.has(look)
-      ? line(x + 7, y + 2, x + 7, y + 13, look)
-      : letter
-        ? words(x + 4, y + 11, letter, 'code')
-        : rect(x + 1, y + 3, 11, 9, look);
-    shapes.push(sample, words(x + 17, y + 11, meaning, 'quiet'));
-    x += long;
-  }
-  return { shapes, height: y + (used.size > 0 ? ROW : 0) };
+/** In the legend, of a look that is a line or a letter. */
+function sampleOf(look: Look, x: number, y: number): Shape | undefined {
+  if (LINES.has(look)) return line(x + 7, y + 2, x + 7, y + 13, look);
+  const letter = LETTERS[look];
+  return letter && words(x + 4, y + 11, letter, 'code');
 }
