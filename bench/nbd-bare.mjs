@@ -1,11 +1,14 @@
-// The smallest NBD server that fio's writes and flushes need, on the same means as ours: one thread, 'data' events, a
-// write on the calling thread, the replies of a turn in one piece, one fdatasync at a time in the thread pool, shared by all
-// flushes that wait. It has no reads, TLS, limits, errors, order of overlapping writes, or account of bytes at risk. So it
-// says what Node can reach, and is no server for use.
+// The smallest NBD server that the benchmarks need, on the same means as ours: one thread, 'data' events, a write on the calling
+// thread as its bytes come, reads in the thread pool, the replies of a turn in one piece, one fdatasync at a time in the thread
+// pool, shared by all flushes of a connection that wait. So it says what Node can reach, and is no server for use.
+//
+// It is fair in the simplest way: a connection with REQUESTS_MAX requests, or UNSENT_MAX bytes that its client has not
+// taken, is not read, and zeroes and caches go one piece of all connections after the other. It has no TLS, no bound of memory, no
+// errors of a disk, no order of overlapping writes, and no account of bytes at risk.
 //
 //   node nbd-bare.mjs FILE SOCKET
 
-import { fdatasync, openSync, statSync, writeSync } from 'node:fs';
+import { fdatasync, openSync, read, statSync, write, writeSync } from 'node:fs';
 import { createServer } from 'node:net';
 
 const [file, path] = process.argv.slice(2);
@@ -13,25 +16,52 @@ const { size } = statSync(file);
 
 const OPTION = { ABORT: 2, INFO: 6, GO: 7 };
 const REPLY = { ACK: 1, INFO: 3, UNSUPPORTED: 0x80000001 };
-const COMMAND = { WRITE: 1, DISC: 2, FLUSH: 3 };
-const FLAGS = 0x1 | 0x4; // HAS_FLAGS, SEND_FLUSH
+const COMMAND = { READ: 0, WRITE: 1, DISC: 2, FLUSH: 3, CACHE: 5, WRITE_ZEROES: 6 };
+const FLAGS = 0x1 | 0x4 | 0x40 | 0x400; // HAS_FLAGS, SEND_FLUSH, SEND_WRITE_ZEROES, SEND_CACHE
 const EINVAL = 22;
 const REQUEST_BYTES = 28;
 const REPLIES_BYTES = 64 * 1024;
+const UNSENT_MAX = 1024 * 1024;
+const REQUESTS_MAX = 128;
+const PIECE = 256 * 1024;
+const [ZEROES, SCRATCH] = [Buffer.alloc(PIECE), Buffer.alloc(PIECE)];
+
+const pieces = [];
+let isMoving = false;
+
+/** One piece of the first request in line, which then goes to the end of the line. */
+function move() {
+  const work = pieces.shift();
+  isMoving = work !== undefined;
+  if (!work) return;
+  const length = Math.min(PIECE, work.end - work.at);
+  const moved = (error) => {
+    if (error) throw error;
+    work.at += length;
+    if (work.at < work.end) pieces.push(work);
+    else work.ended();
+    move();
+  };
+  const [call, bytes] = work.writes ? [write, ZEROES] : [read, SCRATCH];
+  call(work.fd, bytes, 0, length, work.at, moved);
+}
 
 class Client {
   #socket;
   #fd = openSync(file, 'r+');
   #rest = Buffer.alloc(0);
   #take = this.#flags;
+  #payload = { left: 0, at: 0, high: 0, low: 0 };
   #replies = Buffer.allocUnsafe(REPLIES_BYTES);
   #used = 0;
   #waiting = [];
   #syncing = false;
+  #requests = 0;
 
   constructor(socket) {
     this.#socket = socket;
     socket.on('data', (chunk) => this.#receive(chunk));
+    socket.on('drain', () => this.#goOn());
     socket.on('error', () => socket.destroy());
     const greeting = Buffer.from('NBDMAGICIHAVEOPT\0\x03', 'latin1');
     socket.write(greeting);
@@ -43,6 +73,17 @@ class Client {
     this.#rest = bytes;
     this.#sync();
     this.#send();
+    if (this.#isFull) this.#socket.pause();
+  }
+
+  get #isFull() {
+    return this.#requests >= REQUESTS_MAX || this.#socket.writableLength >= UNSENT_MAX;
+  }
+
+  #goOn() {
+    if (this.#isFull || !this.#socket.isPaused()) return;
+    this.#receive(Buffer.alloc(0));
+    if (!this.#isFull) this.#socket.resume();
   }
 
   // Each takes what it can from the bytes, and answers how many it took.
@@ -64,7 +105,7 @@ class Client {
       info.writeUInt16BE(FLAGS, 10);
       this.#answer(option, REPLY.INFO, info);
       this.#answer(option, REPLY.ACK);
-      if (option === OPTION.GO) this.#take = this.#requests;
+      if (option === OPTION.GO) this.#take = this.#request;
     } else {
       this.#answer(option, option === OPTION.ABORT ? REPLY.ACK : REPLY.UNSUPPORTED);
     }
@@ -80,29 +121,56 @@ class Client {
     this.#socket.write(Buffer.concat([head, data]));
   }
 
-  /** As many as have come as a whole. */
-  #requests(bytes) {
-    let at = 0;
-    while (bytes.length - at >= REQUEST_BYTES) {
-      const command = bytes.readUInt16BE(at + 6);
-      const high = bytes.readUInt32BE(at + 8);
-      const low = bytes.readUInt32BE(at + 12);
-      const data = at + REQUEST_BYTES;
-      const length = bytes.readUInt32BE(at + 24);
-      if (command === COMMAND.WRITE) {
-        if (bytes.length - data < length) break;
-        const offset = bytes.readUInt32BE(at + 16) * 2 ** 32 + bytes.readUInt32BE(at + 20);
-        writeSync(this.#fd, bytes, data, length, offset);
-        this.#reply(high, low, 0);
-        at = data + length;
-        continue;
-      }
-      if (command === COMMAND.FLUSH) this.#waiting.push(high, low);
-      else if (command === COMMAND.DISC) this.#socket.end();
-      else this.#reply(high, low, EINVAL);
-      at = data;
+  #request(bytes) {
+    if (bytes.length < REQUEST_BYTES || this.#isFull) return 0;
+    const command = bytes.readUInt16BE(6);
+    const high = bytes.readUInt32BE(8);
+    const low = bytes.readUInt32BE(12);
+    const offset = bytes.readUInt32BE(16) * 2 ** 32 + bytes.readUInt32BE(20);
+    const length = bytes.readUInt32BE(24);
+    if (command === COMMAND.WRITE) {
+      this.#payload = { left: length, at: offset, high, low };
+      this.#take = this.#data;
+    } else if (command === COMMAND.FLUSH) this.#waiting.push(high, low);
+    else if (command === COMMAND.DISC) this.#socket.end();
+    else if (offset + length > size || length === 0) this.#reply(high, low, EINVAL);
+    else if (command === COMMAND.READ) this.#read(high, low, offset, length);
+    else if (command === COMMAND.CACHE || command === COMMAND.WRITE_ZEROES) {
+      this.#requests += 1;
+      const ended = () => this.#ended(high, low);
+      const writes = command === COMMAND.WRITE_ZEROES;
+      pieces.push({ fd: this.#fd, at: offset, end: offset + length, writes, ended });
+      if (!isMoving) move();
+    } else this.#reply(high, low, EINVAL);
+    return REQUEST_BYTES;
+  }
+
+  #data(bytes) {
+    const payload = this.#payload;
+    const taken = Math.min(bytes.length, payload.left);
+    if (taken > 0) writeSync(this.#fd, bytes, 0, taken, payload.at);
+    payload.at += taken;
+    payload.left -= taken;
+    if (payload.left === 0) {
+      this.#take = this.#request;
+      this.#reply(payload.high, payload.low, 0);
     }
-    return at;
+    return taken;
+  }
+
+  #read(high, low, offset, length) {
+    this.#requests += 1;
+    read(this.#fd, Buffer.allocUnsafe(length), 0, length, offset, (error, _, data) => {
+      if (error) throw error;
+      this.#ended(high, low, data);
+    });
+  }
+
+  #ended(high, low, data) {
+    this.#requests -= 1;
+    this.#reply(high, low, 0);
+    this.#send(data);
+    this.#goOn();
   }
 
   #sync() {
@@ -129,10 +197,16 @@ class Client {
     this.#used = at + 16;
   }
 
-  #send() {
+  /** @param data of the last reply, if it is that of a read */
+  #send(data) {
     if (this.#used === 0) return;
-    this.#socket.write(Buffer.from(this.#replies.subarray(0, this.#used)));
+    const replies = Buffer.from(this.#replies.subarray(0, this.#used));
     this.#used = 0;
+    if (data) this.#socket.cork();
+    this.#socket.write(replies);
+    if (!data) return;
+    this.#socket.write(data);
+    this.#socket.uncork();
   }
 }
 
