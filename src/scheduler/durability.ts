@@ -38,7 +38,7 @@ export class Durability<C> {
   #failures: Failure[] = [];
   readonly #abort: boolean;
   /** Why a flush failed, until recover(). */
-  #cause: { readonly cause: unknown } | undefined;
+  #cause: unknown;
   #failure: FlushFailedError | undefined;
 
   /** @param abort remember failed flushes and failed writes; without it they are reported once */
@@ -53,7 +53,7 @@ export class Durability<C> {
 
   /** The error of the failed flush, with all bytes at risk now (U2). */
   get failure(): FlushFailedError {
-    this.#failure ??= new FlushFailedError([...this.atRisk], this.#cause?.cause);
+    this.#failure ??= new FlushFailedError([...this.atRisk], this.#cause);
     return this.#failure;
   }
 
@@ -112,7 +112,7 @@ export class Durability<C> {
     for (const range of atRiskOf(cause)) held.add(range);
     this.#dirty = held;
     if (!this.#abort) return new FlushFailedError([...held.toArray()], cause);
-    this.#cause ??= { cause };
+    this.#cause ??= cause;
     const atRisk = this.#changeAtRisk();
     for (const set of [held, ...this.#covered.values()]) atRisk.addAll(set);
     return this.failure;

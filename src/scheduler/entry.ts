@@ -48,8 +48,6 @@ export class Entry<C> implements ListNode<Entry<C>> {
   blocker: Entry<C> | undefined;
   /** A read that bypasses a barrier: the barrier does not wait for it. */
   bypasses = false;
-  /** It is issued in pieces. */
-  split = false;
   next: Entry<C> | undefined;
   previous: Entry<C> | undefined;
 

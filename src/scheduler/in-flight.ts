@@ -53,9 +53,7 @@ export class InFlight<C> {
   readonly #entries = new List<Entry<C>>();
   #filter: Filter | undefined;
   #ready: Entry<C>[] = [];
-  #held = 0;
-  #split = 0;
-  /** Admitted in order, and not at the device yet. */
+  /** Admitted in order, and not at the device yet: held by an overlap, ready, or waiting for a preflush. */
   unissued = 0;
   /** Reads that bypass a barrier and have not completed. */
   bypassing = 0;
@@ -74,9 +72,17 @@ export class InFlight<C> {
     return entry !== undefined;
   }
 
-  /** Every request here is at the device as a whole, which an ordered tag waits for. */
-  get isIssued(): boolean {
-    return this.unissued === 0 && this.#split === 0;
+  /**
+   * Every request here is at the device as a whole, which an ordered tag waits for. It waits for the end of a resize, because it may
+   * need the size, and no other command may overlap a resize at the device (storage.S13).
+   *
+   * @param splitsZeroes zeroes are issued in pieces, so the device has all of them only when the last piece has completed
+   */
+  isIssued(splitsZeroes: boolean): boolean {
+    if (this.unissued > 0) return false;
+    const isPartly = ({ isResize, request }: Entry<C>): boolean =>
+      isResize || (splitsZeroes && request.kind === 'writeZeroes');
+    return ![...this].some(isPartly);
   }
 
   [Symbol.iterator](): Iterator<Entry<C>> {
@@ -87,7 +93,6 @@ export class InFlight<C> {
   admit(entry: Entry<C>): boolean {
     if (this.enter(entry)) entry.blocker = this.conflict(entry, entry);
     if (!entry.blocker) return true;
-    this.#held += 1;
     this.unissued += 1;
     return false;
   }
@@ -119,12 +124,6 @@ export class InFlight<C> {
     return this.#filter?.count(entry, 1) ?? true;
   }
 
-  /** The request is issued in pieces, so the device has all of it only when the last piece has completed. */
-  split(entry: Entry<C>): void {
-    entry.split = true;
-    this.#split += 1;
-  }
-
   /** The first request before `end` that overlaps this one and must complete first. */
   conflict(entry: Entry<C>, end?: Entry<C>): Entry<C> | undefined {
     if (end === undefined && this.#filter?.count(entry, 0) === false) return undefined;
@@ -145,8 +144,7 @@ export class InFlight<C> {
   /** W2. */
   release(entry: Entry<C>): void {
     entry.blocker = this.conflict(entry, entry);
-    if (entry.blocker) this.#held += 1;
-    else this.#ready.push(entry);
+    if (!entry.blocker) this.#ready.push(entry);
   }
 
   /** The request has completed. */
@@ -155,19 +153,14 @@ export class InFlight<C> {
     this.#entries.remove(entry);
     this.#filter?.count(entry, -1);
     if (entry.bypasses) this.bypassing -= 1;
-    if (entry.split) this.#split -= 1;
-    if (this.#held === 0) return;
-    for (const other of this.#entries) {
-      if (other.blocker !== entry) continue;
-      this.#held -= 1;
-      this.release(other);
-    }
+    // Most often none is held, and a search costs as much as the rest.
+    if (this.unissued === 0) return;
+    for (const other of this.#entries) if (other.blocker === entry) this.release(other);
   }
 
   /** The request was not issued, and will not be. */
   withdraw(entry: Entry<C>): void {
     if (!entry.bypasses) this.unissued -= 1;
-    if (entry.blocker) this.#held -= 1;
     entry.blocker = undefined;
     this.#ready = this.#ready.filter((other) => other !== entry);
     this.leave(entry);

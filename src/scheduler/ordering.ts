@@ -71,8 +71,11 @@ import { FlushGroup } from './flush-group.js';
 import { InFlight } from './in-flight.js';
 import { List } from './list.js';
 import { Counters, type OrderingOptions } from './options.js';
-import { type PlanStage, Plans } from './plan.js';
+import { mayMerge, type PlanStage, Plans } from './plan.js';
 import { Queue } from './queue.js';
+
+/** Bytes of a gathered command: with so many its call costs little beside the copying, which other threads can do meanwhile. */
+const GATHERED_MAX = 256 * 1024;
 
 /** The state machine of a scheduler. `C` is the caller of a request. */
 export class Ordering<C> implements Machine<C, Command<C>> {
@@ -272,10 +275,16 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     // Most writes find nothing to gather, and the functions below cost as much as the rest.
     if (!mayGather || !this.#queue.head) return command;
     if (command?.what.op !== 'write' || !mayGather(first.client)) return command;
-    const isFree = (entry: Entry<C>): boolean =>
-      mayGather(entry.client) && !this.#inFlight.conflict(entry);
-    for (const entry of this.#queue.following(first, isFree)) {
-      if (!this.#enter(entry)) continue;
+    let last = first;
+    for (let entry = this.#queue.head; entry; entry = this.#queue.head) {
+      const isWrite = entry.request.kind !== 'flush';
+      if (isWrite) {
+        const fits = mayMerge(last, entry) && entry.end - first.start <= GATHERED_MAX;
+        if (!fits || !mayGather(entry.client) || this.#inFlight.conflict(entry)) break;
+      }
+      this.#enter(entry);
+      if (!isWrite) continue;
+      last = entry;
       this.#advance(entry, 'overlap');
       command.add(entry);
     }
@@ -303,9 +312,11 @@ export class Ordering<C> implements Machine<C, Command<C>> {
       if (waiting > 0 || running || entry.outstanding > 0) return false;
       return !this.#inFlight.hasOlder(entry);
     }
-    if (waits === 'tag' ? !this.#inFlight.isIssued : entry.outstanding > 0) return false;
+    const { device, splitsZeroes = false } = this.#options;
+    const isDue = waits === 'tag' ? this.#inFlight.isIssued(splitsZeroes) : entry.outstanding === 0;
+    if (!isDue) return false;
     // A device without tags keeps nothing apart, so overlapping writes wait here.
-    if (issues?.op === 'flush' || this.#options.device.orderedTags) return true;
+    if (issues?.op === 'flush' || device.orderedTags) return true;
     return !this.#inFlight.conflict(entry);
   }
 
@@ -319,11 +330,7 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     if (waits === 'overlap' && this.#isRefusedRead(entry)) return undefined;
     invariant(issues !== undefined, 'plan.PL1');
     this.#advance(entry, waits);
-    if (waits === 'overlap') {
-      // An ordered tag may need the size that a resize makes, and no two commands overlap one (storage.S13).
-      const splits = this.#options.splitsZeroes && entry.request.kind === 'writeZeroes';
-      if (splits || entry.isResize) this.#inFlight.split(entry);
-    } else if (issues.op !== 'flush') this.#inFlight.enter(entry);
+    if (waits !== 'overlap' && issues.op !== 'flush') this.#inFlight.enter(entry);
     return this.#issue(commandOf(entry, issues), [entry]);
   }
 

@@ -4,13 +4,9 @@ import { type ByteRange, isBarrier, type Request } from '../model/index.js';
 import { overlap } from './durability.js';
 import { type Entry, tombstoneOf } from './entry.js';
 import { List } from './list.js';
-import { mayMerge } from './plan.js';
 
 /** In a longer queue a read is not compared with the requests before it, but waits for them. */
 const COMPARED_MAX = 1024;
-
-/** Bytes of a gathered command: with so many its call costs little beside the copying, which other threads can do meanwhile. */
-const GATHERED_MAX = 256 * 1024;
 
 /** The requests that wait for admission. */
 export class Queue<C> {
@@ -49,19 +45,6 @@ export class Queue<C> {
     // Of two tombstones the later one stays, because reads that were submitted between the two must stay before it.
     if (before && (after || barrier)) this.remove(previous as Entry<C>);
     if (barrier && !after) this.#entries.insert(tombstoneOf(entry), next);
-  }
-
-  /** The writes at the head that go on where `first`, and then each other, end, with the flushes among them. Each may be removed. */
-  *following(first: Entry<C>, isFree: (entry: Entry<C>) => boolean): Generator<Entry<C>, void> {
-    let last = first;
-    for (const entry of this) {
-      if (entry.request.kind !== 'flush') {
-        const fits = mayMerge(last, entry) && entry.end - first.start <= GATHERED_MAX;
-        if (!fits || !isFree(entry)) return;
-        last = entry;
-      }
-      yield entry;
-    }
   }
 
   /** Whether a queued request may write any of these bytes. In a long queue the answer is yes without a search. */
