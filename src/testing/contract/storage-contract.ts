@@ -28,7 +28,6 @@ import { explored } from './contract-programs.js';
 import { type Prove, proveResize, type Roam } from './contract-resizes.js';
 import {
   BLOCKS,
-  type Clause,
   type ContractSubject,
   isVolatile,
   type Trial,
