@@ -143,7 +143,7 @@ export function transferList(
   new Run(new BufferList(call, fd, buffers, length, position), end).loop();
 }
 
-/** Trims bytes of a file: one call, repeated as P2 says. */
+/** Trims bytes of a file. */
 export function trimming(
   trim: NonNullable<PlatformLock['trim']>,
   fd: number,
@@ -151,15 +151,30 @@ export function trimming(
   length: number,
   end: End,
 ): void {
+  repeating(
+    (done) => void trim(fd, offset, length).then(() => done(null, undefined), done as never),
+    `a trim of ${length} bytes at ${offset}`,
+    end,
+  );
+}
+
+/** Gives a file a size in bytes. */
+export function resizing(call: FileCalls['ftruncate'], fd: number, size: number, end: End): void {
+  repeating(
+    (done) => call(fd, size, (error) => done(error, undefined)),
+    `a resize to ${size} bytes`,
+    end,
+  );
+}
+
+/** A call that moves no bytes, repeated as P2 says. */
+function repeating(start: Start<void>, what: string, end: End): void {
   const attempt = (retries: number): void =>
-    guarded<void>(
-      (done) => void trim(fd, offset, length).then(() => done(null, undefined), done as never),
-      (error) => {
-        if (error === undefined) end(null);
-        else if (isTransient(error) && retries < RETRIES_MAX) attempt(retries + 1);
-        else end(ioError(`a trim of ${length} bytes at ${offset}`, error));
-      },
-    );
+    guarded<void>(start, (error) => {
+      if (error === undefined) end(null);
+      else if (isTransient(error) && retries < RETRIES_MAX) attempt(retries + 1);
+      else end(ioError(what, error));
+    });
   attempt(0);
 }
 

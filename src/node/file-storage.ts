@@ -21,6 +21,11 @@
 //   F8  A block status tells of holes that this storage has made (hole-map.ts). A write takes its bytes out of them before it
 //       begins, and a trim adds them when it has ended, so a hole is never data.
 //
+//   F9  A resize is one ftruncate, and the first flush after it covers the size, because fdatasync writes the metadata that reading
+//       the data needs: the manual of Linux names the size that ftruncate has changed. So does a write through the descriptor with
+//       O_DSYNC. If ftruncate fails, the system is asked which size the file has. A block device and a read-only storage
+//       have no resize.
+//
 // How durable a flush is depends on the platform. Linux: on the medium, if the drive reports truthfully. macOS: libuv tries
 // F_FULLFSYNC, then F_BARRIERFSYNC, then plain fsync, and does not report which one succeeded, so success may mean only that the
 // drive has the data in its cache. Windows: FlushFileBuffers; whether the directory entry of a new file is durable is unknown.
@@ -29,6 +34,7 @@
 // Not here: discards of block devices (Node has no BLKDISCARD), direct I/O, any order between commands in flight. libuv runs commands on several threads, so a flush covers only writes that
 // completed before it was called.
 
+import type { BigIntStats } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import {
   type Capabilities,
@@ -43,6 +49,7 @@ import {
 import {
   checkArgument,
   checkRange,
+  checkSize,
   describeStorage,
   formatValue,
   invariant,
@@ -59,6 +66,7 @@ import {
   type FileCalls,
   guarded,
   ioError,
+  resizing,
   transfer,
   transferList,
   trimming,
@@ -84,7 +92,6 @@ const OBJECT = rule((value) => typeof value === 'object' && value !== null, 'an 
 export class FileStorage implements Storage, AsyncDisposable {
   /** The file's name with symbolic links resolved. */
   readonly path: string;
-  readonly size: number;
   /** `fua` is true if a descriptor with O_DSYNC could be opened, which is possible on Linux only. */
   readonly capabilities: Required<Capabilities>;
   /**
@@ -106,7 +113,11 @@ export class FileStorage implements Storage, AsyncDisposable {
    */
   declare readonly blockStatus?: (offset: number, length: number) => readonly Extent[];
 
+  /** Extends the file by bytes that read as zero and take no space yet, or truncates it. */
+  declare readonly resize?: (size: number) => Promise<void>;
+
   readonly #file: OpenFile;
+  #size: number;
   readonly #inlineWrites: InlineWrites;
   readonly #flushes = new ErrorCursor((why, cause) => new FlushFailedError([], cause, why));
   readonly #forced = new ErrorCursor((why, cause) => new IoFailedError(why, { cause }));
@@ -148,7 +159,7 @@ export class FileStorage implements Storage, AsyncDisposable {
     this.#file = file;
     this.#inlineWrites = new InlineWrites(file.inlineWriteMax);
     this.path = file.path;
-    this.size = file.size;
+    this.#size = file.size;
     this.lock = file.lock;
     this.lockReason = file.lockReason;
     const trims = file.trim !== undefined;
@@ -165,10 +176,11 @@ export class FileStorage implements Storage, AsyncDisposable {
       writeZeroes: trims,
       fastZeroes: trims,
       blockStatus: file.holes !== undefined,
-      resize: false,
+      resize: file.resizable,
     });
     const { trim, holes } = file;
     if (trim) this.discard = this.writeZeroes = (...range) => this.#trim(trim, ...range);
+    if (file.resizable) this.resize = (size) => this.#resize(size);
     if (holes) {
       this.blockStatus = (offset, length) => {
         this.#check(offset, length);
@@ -176,6 +188,11 @@ export class FileStorage implements Storage, AsyncDisposable {
       };
     }
     withText(this, () => this.#text());
+  }
+
+  /** In bytes; of a file it changes by `resize`. */
+  get size(): number {
+    return this.#size;
   }
 
   /**
@@ -321,6 +338,38 @@ export class FileStorage implements Storage, AsyncDisposable {
       trimming(trim, fd, offset, length, (error) => {
         if (error === null) holes?.add(offset, offset + length);
         end(error);
+      }),
+    );
+  }
+
+  /** F9. */
+  #resize(size: number): Promise<void> {
+    try {
+      this.#check(0, 0);
+      checkSize(this, size);
+    } catch (cause) {
+      return Promise.reject(refusalOf(cause));
+    }
+    if (size === this.size) return DONE;
+    const { calls, fd, holes } = this.#file;
+    const done = (): void => {
+      this.#size = size;
+      holes?.resize(size);
+    };
+    return this.#command((end) =>
+      resizing(calls.ftruncate, fd, size, (failure) => {
+        if (failure === null) {
+          done();
+          end(null);
+          return;
+        }
+        guarded<BigIntStats>(
+          (answer) => calls.fstat(fd, { bigint: true }, answer),
+          (error, stats) => {
+            if (error === undefined && stats?.size === BigInt(size)) done();
+            end(failure);
+          },
+        );
       }),
     );
   }

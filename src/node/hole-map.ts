@@ -1,5 +1,5 @@
 // What a FileStorage knows of the holes of its file. Node cannot ask the system for them (it has no SEEK_HOLE), so only those are
-// known that this storage has made: the bytes that it added to the file, and those that it trimmed.
+// known that this storage has made: the bytes that it added to the file, and those that it trimmed. Its size is that of the file.
 //
 //   H1  A chunk is marked only while all of its bytes read as zero and no write to any of them has begun.
 //   H2  The map has at most CHUNKS_MAX marks, whatever the size of the file and however it is written. So the chunks of a large
@@ -19,10 +19,10 @@ const EXTENTS_MAX = 4096;
 
 /** The chunks of a file that are known to be holes. */
 export class HoleMap {
-  readonly #size: number;
-  readonly #chunk: number;
-  /** A bit for each chunk. */
-  readonly #marks: Uint8Array;
+  #size: number;
+  #chunk: number;
+  /** A bit for each chunk; those after the end of the file mean nothing. */
+  #marks: Uint8Array;
 
   /**
    * @param size of the file in bytes
@@ -45,6 +45,34 @@ export class HoleMap {
   /** A write to these bytes begins. */
   remove(start: number, end: number): void {
     this.#set(Math.floor(start / this.#chunk), Math.ceil(end / this.#chunk), false);
+  }
+
+  /** The file has a new size; what was added is a hole. */
+  resize(size: number): void {
+    while (size / this.#chunk > CHUNKS_MAX) this.#joinPairs();
+    const bytes = Math.ceil(size / this.#chunk / 8);
+    if (bytes > this.#marks.length) {
+      // Twice as many, because a log grows often.
+      const marks = new Uint8Array(Math.min(2 * bytes, CHUNKS_MAX / 8));
+      marks.set(this.#marks);
+      this.#marks = marks;
+    }
+    const from = this.#size;
+    this.#size = size;
+    // Of the chunk in which the old end was, only a part is new.
+    if (size > from) this.add(Math.ceil(from / this.#chunk) * this.#chunk, size);
+  }
+
+  /** Chunks of twice the size (H2). One is a hole if both of its halves are, or its first one where the file ends there. */
+  #joinPairs(): void {
+    const count = Math.ceil(this.#size / this.#chunk);
+    const marks = new Uint8Array(this.#marks.length);
+    for (let at = 0; at < count; at += 2) {
+      const isHole = this.#has(at) && (at + 1 === count || this.#has(at + 1));
+      if (isHole) (marks[at >>> 4] as number) |= 1 << ((at >>> 1) & 7);
+    }
+    this.#marks = marks;
+    this.#chunk *= 2;
   }
 
   /** The extents of a range that is not empty, up to a limit of their number. */

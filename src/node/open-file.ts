@@ -32,7 +32,10 @@ export interface OpenFile {
   /** A descriptor whose writes return when the data is on the medium, if the platform has one. */
   readonly fuaFd: number | undefined;
   readonly readOnly: boolean;
+  /** When it was opened. */
   readonly size: number;
+  /** It is a file, and open for writing. */
+  readonly resizable: boolean;
   readonly blockSize: number;
   /** Frees blocks, where package, platform and file system can; the bytes read as zero from then on. */
   readonly trim: PlatformLock['trim'] | undefined;
@@ -167,7 +170,7 @@ async function openWith(
   }
   const actual = device?.size ?? Number(stats.size);
   const size = settleSize(path, options.size, actual, blockSize, !readOnly && !isBlock);
-  if (size > actual) await extend(calls, fd, path, size);
+  if (size > actual || created) await extend(calls, fd, path, size);
 
   const trim = readOnly || isBlock ? undefined : await findTrim(calls, fd, size);
   const holes = lock && new HoleMap(size, blockSize);
@@ -177,8 +180,10 @@ async function openWith(
   opened = true;
   const { inlineWriteMax = 0 } = options;
   const release = (): Promise<void> => unwind(undos, path);
+  const resizable = !(readOnly || isBlock);
   return {
-    ...{ path, calls, fd, fuaFd, readOnly, size, blockSize, trim, holes, inlineWriteMax, release },
+    ...{ path, calls, fd, fuaFd, readOnly, size, resizable, blockSize, trim, holes },
+    ...{ inlineWriteMax, release },
     ...lockOf(lock, exclusive, readOnly),
   };
 }

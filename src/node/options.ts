@@ -23,8 +23,8 @@ import type { FileCalls } from './calls.js';
 /** Options of `FileStorage.open`. */
 export interface FileStorageOptions {
   /**
-   * In bytes, whole blocks. A missing file is created with this size. A shorter file is extended: its new bytes are a hole,
-   * which reads as zero and takes space when it is written. A longer file is refused and never truncated.
+   * In bytes, whole blocks, at least 0. A missing file is created with this size. A shorter file is extended: its new bytes are a hole,
+   * which reads as zero and takes space when it is written. A longer file is refused; `resize` truncates.
    *
    * @defaultValue the size of the file; a block device always has its own
    */
@@ -83,7 +83,7 @@ export interface FileStorageOptions {
 const BYTES = wholeNumber(1);
 
 const RULES: KnownOptions<FileStorageOptions> = {
-  size: BYTES,
+  size: wholeNumber(),
   create: BOOLEAN,
   readOnly: BOOLEAN,
   blockSize: BYTES,

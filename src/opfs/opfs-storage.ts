@@ -33,6 +33,7 @@ import {
   BOOLEAN,
   checkOptions,
   checkRange,
+  checkSize,
   describeStorage,
   formatValue,
   type KnownOptions,
@@ -49,7 +50,7 @@ import { type FileHandle, type FileSystem, handleOf, type SyncHandle } from './h
 export interface OpfsStorageOptions {
   /**
    * In bytes, whole blocks. A missing file is created with this size. A shorter file is extended, and its new bytes read as
-   * zero. A longer file is refused and never truncated.
+   * zero. A longer file is refused; `resize` truncates.
    *
    * @defaultValue the size of the file
    */
@@ -71,7 +72,7 @@ export interface OpfsStorageOptions {
 }
 
 const OPTIONS: KnownOptions<OpfsStorageOptions> = {
-  size: wholeNumber(1),
+  size: wholeNumber(),
   create: BOOLEAN,
   blockSize: wholeNumber(1),
   fs: true,
@@ -86,10 +87,10 @@ const OPTIONS: KnownOptions<OpfsStorageOptions> = {
 export class OpfsStorage implements Storage, AsyncDisposable {
   /** As it was given to `open`; of a handle, its name. */
   readonly path: string;
-  readonly size: number;
   readonly capabilities: Required<Capabilities>;
 
   readonly #handle: SyncHandle;
+  #size: number;
   #closed = false;
   /** O4: the error of the flush that failed. */
   #poison: { readonly cause: unknown } | undefined;
@@ -125,17 +126,22 @@ export class OpfsStorage implements Storage, AsyncDisposable {
 
   private constructor(path: string, handle: SyncHandle, size: number, blockSize: number) {
     this.path = path;
-    this.size = size;
+    this.#size = size;
     this.#handle = handle;
     this.capabilities = Object.freeze({
       ...({ blockSize, cache: 'volatile', flush: true, fua: false, orderedTags: false } as const),
       ...{ writev: true, discard: false, writeZeroes: false, fastZeroes: false },
-      ...{ slowFua: false, gathers: false, blockStatus: false, resize: false },
+      ...{ slowFua: false, gathers: false, blockStatus: false, resize: true },
     });
     withText(this, () => {
       const state = this.#closed ? 'closed' : this.#poison ? 'a flush has failed' : 'open';
       return `OpfsStorage { ${formatValue(path)}, ${describeStorage(this)}, ${state} }`;
     });
+  }
+
+  /** In bytes. */
+  get size(): number {
+    return this.#size;
   }
 
   /**
@@ -194,6 +200,23 @@ export class OpfsStorage implements Storage, AsyncDisposable {
     }
   }
 
+  /**
+   * Extends the file by bytes that read as zero, or truncates it. The space of what is added is taken from the quota at once.
+   *
+   * @param size in bytes, whole blocks
+   * @throws `CLOSED`, `INVALID_ARGUMENT`, `UNALIGNED`; `IO_FAILED` if the browser refuses, for example because the quota is used up
+   */
+  resize(size: number): void {
+    this.#check(0, 0);
+    checkSize(this, size);
+    try {
+      this.#attempt(`giving ${size} bytes to`, () => this.#handle.truncate(size));
+    } finally {
+      // The browser may have done it and failed nevertheless.
+      this.#size = this.#attempt('asking for the size of', () => this.#handle.getSize());
+    }
+  }
+
   /** Closes the file, so that another tab or worker may open it. It does not flush. A second call does nothing. */
   close(): void {
     if (this.#closed) return;
@@ -213,7 +236,7 @@ export class OpfsStorage implements Storage, AsyncDisposable {
     checkRange(this, offset, length);
   }
 
-  #attempt(what: string, call: () => number): number {
+  #attempt<T>(what: string, call: () => T): T {
     try {
       return call();
     } catch (cause) {

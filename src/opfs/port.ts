@@ -25,7 +25,14 @@ import {
   WriteBarrierError,
   type WriteFlags,
 } from 'write-barrier';
-import { checkRange, describeStorage, messageOf, misuse, withText } from 'write-barrier/kit';
+import {
+  checkRange,
+  checkSize,
+  describeStorage,
+  messageOf,
+  misuse,
+  withText,
+} from 'write-barrier/kit';
 
 /** A `MessagePort`, of a browser or of Node. */
 export interface Port {
@@ -54,6 +61,7 @@ type Ask =
       readonly flags: WriteFlags;
     }
   | { readonly op: 'flush'; readonly flags: FlushFlags }
+  | { readonly op: 'resize'; readonly size: number }
   | { readonly op: Ranged; readonly offset: number; readonly length: number };
 
 type Question = Ask & { readonly id: number };
@@ -64,6 +72,8 @@ interface Answer {
   /** Of a read its bytes, as far as it got; of a write the number of bytes; of `open` the storage. */
   readonly value?: unknown;
   readonly error?: Told;
+  /** Of a resize, whether it failed or not: the size now. */
+  readonly size?: number;
 }
 
 /** P4 */
@@ -135,7 +145,12 @@ async function answering(
       (error): Answer => ({ id, error: told(error) }),
     );
   const { value } = answer;
-  port.postMessage(answer, value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
+  // The page asks only what a storage has that could be opened.
+  const size = ask.op === 'resize' ? { size: (await ready).size } : {};
+  port.postMessage(
+    { ...answer, ...size },
+    value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : [],
+  );
 }
 
 async function answered(storage: Storage, ask: Ask): Promise<unknown> {
@@ -159,6 +174,8 @@ async function answered(storage: Storage, ask: Ask): Promise<unknown> {
     }
     case 'flush':
       return storage.flush(ask.flags);
+    case 'resize':
+      return storage.resize?.(ask.size);
     default:
       return storage[ask.op]?.(ask.offset, ask.length);
   }
@@ -183,13 +200,14 @@ function heard({ code, message, cause: text, atRisk }: Told): WriteBarrierError 
 }
 
 interface Waiting {
+  /** Of a resize: hears the size. */
+  readonly sized: ((size: number) => void) | undefined;
   readonly resolve: (value: never) => void;
   readonly reject: (error: unknown) => void;
 }
 
 /** A storage that a worker serves at the other end of a port (`serveStorage`). */
 export class PortStorage implements Storage, AsyncDisposable {
-  readonly size: number;
   readonly capabilities: Capabilities;
 
   declare readonly writev?: (
@@ -200,7 +218,9 @@ export class PortStorage implements Storage, AsyncDisposable {
   declare readonly discard?: (offset: number, length: number) => Promise<void>;
   declare readonly writeZeroes?: (offset: number, length: number) => Promise<void>;
   declare readonly blockStatus?: (offset: number, length: number) => Promise<readonly Extent[]>;
+  declare readonly resize?: (size: number) => Promise<void>;
 
+  #size: number;
   readonly #line: Line;
   #closed: Promise<void> | undefined;
 
@@ -229,7 +249,7 @@ export class PortStorage implements Storage, AsyncDisposable {
 
   private constructor(line: Line, size: number, capabilities: Capabilities) {
     this.#line = line;
-    this.size = size;
+    this.#size = size;
     this.capabilities = capabilities;
     if (capabilities.writev) {
       this.writev = (offset, data, flags) => this.#write(offset, data, flags);
@@ -239,10 +259,16 @@ export class PortStorage implements Storage, AsyncDisposable {
         this[op] = (offset: number, length: number) => this.#range<never>(op, offset, length);
       }
     }
+    if (capabilities.resize) this.resize = (bytes) => this.#resize(bytes);
     withText(this, () => {
       const end = this.#closed ? ', closed' : '';
       return `PortStorage { ${describeStorage(this)}${end} }`;
     });
+  }
+
+  /** In bytes. */
+  get size(): number {
+    return this.#size;
   }
 
   /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `CONNECTION_LOST`; what the storage throws */
@@ -294,6 +320,14 @@ export class PortStorage implements Storage, AsyncDisposable {
     return this.#line.ask<T>({ op, offset, length });
   }
 
+  async #resize(size: number): Promise<void> {
+    this.#check(0, 0);
+    checkSize(this, size);
+    await this.#line.ask({ op: 'resize', size }, (now) => {
+      this.#size = now;
+    });
+  }
+
   #check(offset: number, length: number): void {
     if (this.#closed) throw new WriteBarrierError('CLOSED', 'the storage is closed');
     checkRange(this, offset, length);
@@ -314,20 +348,21 @@ class Line {
     port.start();
   }
 
-  async ask<T>(ask: Ask): Promise<T> {
+  async ask<T>(ask: Ask, sized?: (size: number) => void): Promise<T> {
     if (this.#ended) throw lost();
     const id = this.#next;
     this.#next += 1;
     return new Promise<T>((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject });
+      this.#waiting.set(id, { sized, resolve, reject });
       const buffers = ask.op === 'write' ? ask.data.map(({ buffer }) => buffer) : [];
       this.#port.postMessage({ id, ...ask }, buffers);
     });
   }
 
-  #hear({ id, value, error }: Answer): void {
+  #hear({ id, value, error, size }: Answer): void {
     const waiting = this.#waiting.get(id);
     this.#waiting.delete(id);
+    if (size !== undefined) waiting?.sized?.(size);
     if (error) waiting?.reject(heard(error));
     else waiting?.resolve(value as never);
   }

@@ -18,15 +18,9 @@ export function settleSize(
   blockSize: number,
   extendable: boolean,
 ): number {
-  if (wanted === undefined && actual === 0) {
-    const way = extendable
-      ? 'pass a size, as in { size: 1048576 }'
-      : 'a storage needs at least one block, and this one cannot be extended';
-    throw misuse(`${path} is empty: ${way}`);
-  }
   if (wanted !== undefined && wanted < actual) {
     throw misuse(
-      `${path} has ${actual} bytes and is never truncated to size ${wanted}: leave size out, or pass at least ${actual}`,
+      `${path} has ${actual} bytes and is not truncated to size ${wanted}: leave size out, pass at least ${actual}, or resize it when it is open`,
     );
   }
   if (wanted !== undefined && wanted > actual && !extendable) {

@@ -85,6 +85,8 @@ describe.skipIf(browser instanceof Error)('OpfsStorage in Chromium', () => {
       locked: expect.stringMatching(/^STORAGE_LOCKED: locked is open already/),
       again: 'works',
       quota: expect.stringMatching(/^IO_FAILED: extending huge .* quota of the page's origin/),
+      growth: expect.stringMatching(/^IO_FAILED: giving \d+ bytes to grown .* quota of the page's/),
+      sizes: [4096, 8192],
       missing: expect.stringMatching(/^INVALID_ARGUMENT: missing\/file does not exist/),
       folder: expect.stringMatching(/^INVALID_ARGUMENT: folder is a folder/),
     });

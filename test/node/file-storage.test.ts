@@ -27,6 +27,7 @@ const declares: Capabilities = {
   writeZeroes: LINUX,
   fastZeroes: LINUX,
   blockStatus: true,
+  resize: true,
 };
 
 const filled = (value: number, blocks = 1): Uint8Array =>
@@ -59,6 +60,21 @@ describe('opening a file', () => {
     const into = filled(9, 16);
     await storage.read(0, into);
     expect(into).toEqual(filled(0, 16));
+  });
+
+  test('given an empty file or a size of 0, then the storage has a size of 0', async () => {
+    const [empty, created] = [newPath(), newPath()];
+    fs.writeFileSync(empty, '');
+    for (const [path, options] of [
+      [empty, {}],
+      [empty, { readOnly: true }],
+      [created, { size: 0 }],
+    ] as const) {
+      await using storage = await FileStorage.open(path, options);
+      expect([storage.size, fs.statSync(path).size]).toEqual([0, 0]);
+      expect(await codeThrown(() => storage.read(0, filled(0)))).toBe('OUT_OF_RANGE');
+      await storage.flush(SIMPLE);
+    }
   });
 
   test('takes the size of an existing file where none is given', async () => {
@@ -125,7 +141,6 @@ describe('opening a file', () => {
     ['an empty path', '', { size: SIZE }, 'INVALID_ARGUMENT'],
     ['options that are none', 'new', null, 'INVALID_ARGUMENT'],
     ['a negative size', 'new', { size: -BLOCK }, 'INVALID_ARGUMENT'],
-    ['a size of nothing', 'new', { size: 0 }, 'INVALID_ARGUMENT'],
     ['half a byte', 'new', { size: 0.5 }, 'INVALID_ARGUMENT'],
     ['a size in words', 'new', { size: '1M' }, 'INVALID_ARGUMENT'],
     ['a size that is not whole blocks', 'new', { size: 1000 }, 'INVALID_ARGUMENT'],
@@ -153,7 +168,6 @@ describe('opening a file', () => {
     ['a missing directory', 'no/new', { size: SIZE }, 'IO_FAILED'],
     ['a file in the place of a directory', 'odd/new', { size: SIZE }, 'IO_FAILED'],
     ['a directory', '.', { size: SIZE }, 'INVALID_ARGUMENT'],
-    ['an empty file without a size', 'empty', {}, 'INVALID_ARGUMENT'],
     ['a file of odd size', 'odd', {}, 'INVALID_ARGUMENT'],
     ['a file to be cut', 'full', { size: BLOCK }, 'INVALID_ARGUMENT'],
     ['a file to be read and extended', 'full', { size: SIZE, readOnly: true }, 'INVALID_ARGUMENT'],
@@ -539,13 +553,10 @@ test.each<[string, FileStorageOptions, string]>([
   ['missing', { readOnly: true }, 'it is not created, because readOnly is true'],
   ['missing', { readOnly: true, size: SIZE }, 'it is not created, because readOnly is true'],
   ['missing', { create: false, size: SIZE }, 'it is not created, because create is false'],
-  ['empty', {}, 'pass a size'],
-  ['empty', { readOnly: true }, 'cannot be extended'],
 ])(
   'the refusal of a file that is %s advises nothing that would be refused as well: %o',
-  async (is, options, advice) => {
+  async (_, options, advice) => {
     const path = newPath();
-    if (is === 'empty') fs.writeFileSync(path, '');
     const error = await errorThrown(() => FileStorage.open(path, options));
     expect(error).toMatchObject({
       code: 'INVALID_ARGUMENT',

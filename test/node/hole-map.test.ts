@@ -12,7 +12,7 @@ describe('a map of holes', () => {
     // In units of 4 KiB, so that chunks are met in all ways: whole, in part, several, and the end of the file.
     const place = fc.nat(100);
     const change = fc.record({
-      adds: fc.boolean(),
+      does: fc.constantFrom('add', 'remove', 'remove', 'resize'),
       start: place,
       length: fc.integer({ min: 1, max: 60 }),
     });
@@ -20,12 +20,21 @@ describe('a map of holes', () => {
     fc.assert(
       fc.property(
         fc.array(change, { maxLength: 20 }),
-        fc.integer({ min: 1, max: 101 }),
-        (changes, units) => {
+        fc.integer({ min: 0, max: 101 }),
+        (changes, first) => {
           const unit = 4 * KIB;
+          let units = first;
           const map = new HoleMap(units * unit, 512);
           const isHole = new Array<boolean>(units).fill(false);
-          for (const { adds, start, length } of changes) {
+          for (const { does, start, length } of changes) {
+            if (does === 'resize') {
+              map.resize(start * unit);
+              while (isHole.length < start) isHole.push(true);
+              isHole.length = start;
+              units = start;
+              continue;
+            }
+            const adds = does === 'add';
             const end = Math.min(start + length, units);
             if (start >= end) continue;
             if (adds) map.add(start * unit, end * unit);
@@ -52,6 +61,20 @@ describe('a map of holes', () => {
       { numRuns: share(2000, 300) },
     );
     expect(holes).toBeGreaterThan(0);
+  });
+
+  test('given a file that grows by and by, then chunks join, and what was written is data', () => {
+    const map = new HoleMap(64 * KIB, 512);
+    const written = [0, 5 * 2 ** 20, 2 ** 36];
+    map.remove(0, 512);
+    for (let size = 2 ** 20; size <= 2 ** 40; size *= 2) {
+      map.resize(size);
+      for (const at of written) if (at + 512 <= size && at >= size / 2) map.remove(at, at + 512);
+    }
+    for (const at of written) expect(map.extents(at, 512)).toMatchObject([{ hole: false }]);
+    const chunk = 2 ** 20;
+    for (const at of written) expect(map.extents(at + chunk, 512)).toMatchObject([{ hole: true }]);
+    expect(map.extents(2 ** 39, 2 ** 39)).toEqual([{ length: 2 ** 39, hole: true, zero: true }]);
   });
 
   test('says of a whole file that is new, and of the chunk that a write is in', () => {

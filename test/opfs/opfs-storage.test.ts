@@ -148,6 +148,37 @@ describe('an open file', () => {
     expect(thrown(() => again.flush(SIMPLE))).toEqual({});
   });
 
+  test('given a quota that is used up, then a resize says so, and the size stays', async () => {
+    const fs = new FakeOrigin();
+    fs.quota = SIZE + 512;
+    const storage = await opened(fs);
+    expect(thrown(() => storage.resize(SIZE + 1024))).toMatchObject({
+      code: 'IO_FAILED',
+      message: "giving 33792 bytes to store.db failed: the quota of the page's origin is used up",
+    });
+    expect(storage.size).toBe(SIZE);
+    storage.resize(SIZE + 512);
+    storage.write(SIZE, bytes(1), PLAIN);
+    storage.resize(0);
+    storage.close();
+    expect((await opened(fs, {})).size).toBe(0);
+  });
+
+  test('given a browser that resizes and fails nevertheless, then the size is what the file has', async () => {
+    const fs = new FakeOrigin();
+    const storage = await opened(fs);
+    const file = fs.files.get('store.db');
+    Object.defineProperty(fs, 'fail', {
+      value: (call: string) => {
+        if (call !== 'truncate' || !file) return;
+        file.bytes = file.bytes.slice(0, 512);
+        throw exception('InvalidStateError', 'the disk is gone');
+      },
+    });
+    expect(thrown(() => storage.resize(512)).code).toBe('IO_FAILED');
+    expect(storage.size).toBe(512);
+  });
+
   test('says that the quota is used up when a write needs more of it', async () => {
     const fs = new FakeOrigin();
     const storage = await opened(fs);
@@ -179,7 +210,7 @@ describe('an open file', () => {
     const fs = new FakeOrigin();
     const storage = await opened(fs);
     expect(inspect(storage)).toBe(
-      "OpfsStorage { 'store.db', 32768 bytes in blocks of 512, cache volatile, flush, writev, open }",
+      "OpfsStorage { 'store.db', 32768 bytes in blocks of 512, cache volatile, flush, writev, resize, open }",
     );
     await storage[Symbol.asyncDispose]();
     expect(inspect(storage)).toContain('closed');

@@ -47,12 +47,13 @@ describe('with every capability', () => {
       name: 'PortStorage',
       capabilities: new MemoryStorage(512, EVERYTHING).capabilities,
       open: async () => {
-        const memory = new MemoryStorage(SIZE, EVERYTHING);
+        let memory = new MemoryStorage(SIZE, EVERYTHING);
         const { far } = await served(memory);
-        return {
-          storage: far,
-          reopen: async () => (await served(new MemoryStorage(memory.bytes, EVERYTHING))).far,
+        const reopen = async (): Promise<PortStorage> => {
+          memory = new MemoryStorage(memory.bytes, EVERYTHING);
+          return (await served(memory)).far;
         };
+        return { storage: far, reopen };
       },
       runs: 5,
     },
@@ -90,6 +91,29 @@ describe('a storage behind a port', () => {
     expect(inspect(far)).toMatch(/^PortStorage \{ 32768 bytes in blocks of 512/);
     await far.close();
     expect(inspect(far)).toContain(', closed');
+  });
+
+  test('given a resize that fails, then the size is that of the storage, whichever it is', async () => {
+    const memory = new MemoryStorage(SIZE);
+    const half: Storage = {
+      get size() {
+        return memory.size;
+      },
+      capabilities: memory.capabilities,
+      read: (offset, into) => memory.read(offset, into),
+      write: (offset, data, flags) => memory.write(offset, data, flags),
+      flush: (flags) => memory.flush(flags),
+      close: () => memory.close(),
+      resize: (size) => {
+        if (size > SIZE) memory.resize?.(size);
+        throw new Error('no');
+      },
+    };
+    const { far } = await served(half);
+    expect(await ended(Promise.resolve(far.resize?.(512)))).toBe('IO_FAILED');
+    expect(far.size).toBe(SIZE);
+    expect(await ended(Promise.resolve(far.resize?.(2 * SIZE)))).toBe('IO_FAILED');
+    expect(far.size).toBe(2 * SIZE);
   });
 
   test('carries a scheduler, and a buffer may change when its write is answered', async () => {

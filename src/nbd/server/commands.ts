@@ -190,11 +190,7 @@ function rangeRefusal(
   }
   // An offset from 2^53 on was rounded, and is still larger than every size.
   if (offset + length > size) {
-    const grows = command === COMMAND.WRITE || command === COMMAND.WRITE_ZEROES;
-    return refuse(
-      grows ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL,
-      `the range ends after the end of the export at ${size}`,
-    );
+    return refuse(beyondEnd(command), `the range ends after the end of the export at ${size}`);
   }
   if (length === 0) return refuse(NBD_ERROR.EINVAL, 'the length is 0');
   if (offset % minimum !== 0 || length % minimum !== 0) {
@@ -299,7 +295,7 @@ export class Execution {
 
   readonly #failed = (error: unknown): void => {
     if (isFull(error)) this.#target.scheduler.ready().then(this.#again, this.#failed);
-    else this.#end(refusalFor(error));
+    else this.#end(refusalFor(error, (this.#request as SessionRequest).command));
   };
 
   /** C4 */
@@ -347,9 +343,16 @@ export async function flushed(scheduler: IoScheduler): Promise<void> {
 }
 
 /** The reply to a request that failed (C5). */
-export function refusalFor(error: unknown): Refusal {
+export function refusalFor(error: unknown, command: number): Refusal {
   const message = WriteBarrierError.is(error) ? error.code : 'IO_FAILED';
-  return { error: errorNumber(error), message };
+  const number = errorNumber(error);
+  return { error: number === BEYOND ? beyondEnd(command) : number, message };
+}
+
+/** A range that ends after the end of the export: of one that became smaller since it was opened, a client cannot know. */
+function beyondEnd(command: number): number {
+  const grows = command === COMMAND.WRITE || command === COMMAND.WRITE_ZEROES;
+  return grows ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
 }
 
 function read(request: SessionRequest, target: Work, isDirect: boolean): Promise<Result> {
@@ -485,6 +488,9 @@ async function submit<T>(target: Work, call: () => T): Promise<Awaited<T>> {
   }
 }
 
+/** No number of the protocol. */
+const BEYOND = -1;
+
 const NUMBERS: ReadonlyMap<string, number> = new Map([
   ['ENOSPC', NBD_ERROR.ENOSPC],
   ['EDQUOT', NBD_ERROR.ENOSPC],
@@ -496,6 +502,7 @@ const NUMBERS: ReadonlyMap<string, number> = new Map([
   ['ENOMEM', NBD_ERROR.ENOMEM],
   ['EOPNOTSUPP', NBD_ERROR.ENOTSUP],
   ['CLOSED', NBD_ERROR.ESHUTDOWN],
+  ['OUT_OF_RANGE', BEYOND],
 ]);
 
 /** The first code of the error and its causes that NBD has a number for. */

@@ -316,15 +316,16 @@ export function canFlush({ flags }: ExportInfo): boolean {
   return (flags & FLAG.SEND_FLUSH) !== 0;
 }
 
-/** After a failed flush: what new clients see. */
+/** What new clients see: the size of today, and after a failed flush a read-only export. */
 function changesOf(
   { flags, description }: ExportInfo,
-  { state, atRisk }: IoScheduler,
+  { size, state, atRisk }: IoScheduler,
 ): Partial<ExportInfo> {
-  if (state !== 'failed') return {};
+  if (state !== 'failed') return { size };
   const why = `READ-ONLY: a flush has failed, and ${bytesIn(atRisk)} bytes may be lost`;
   const changes = FLAG.SEND_TRIM | FLAG.SEND_WRITE_ZEROES | FLAG.SEND_FAST_ZERO;
   return {
+    size,
     readOnly: true,
     flags: (flags | FLAG.READ_ONLY) & ~changes,
     description: description === '' ? why : `${why}. ${description}`.slice(0, 1000),

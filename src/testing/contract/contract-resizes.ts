@@ -1,9 +1,10 @@
 // The tests of clause S13: what a resize adds and cuts off, which sizes are refused, and what of it outlives a power cut.
 //
-// They work at the end of a storage, except one that takes away all of it. Not here: resizes among other commands, which are random
-// programs (contract-programs.ts).
+// They work at the end of a storage, except one that takes away all of it. Resizes among other commands are random programs
+// (contract-programs.ts).
 
 import type { Capabilities } from '../../storage/index.js';
+import type { Shape } from './contract-programs.js';
 import { BLOCKS, type Clause, isVolatile, type Trial } from './contract-trial.js';
 
 /** Adds a test. */
@@ -12,9 +13,17 @@ export type Prove = (
   sentence: string,
   body: (trial: Trial) => Promise<void>,
 ) => void;
+/** Adds a test of random programs. */
+export type Roam = (clause: Clause, sentence: string, shape: Shape) => void;
 
-export function proveResize(prove: Prove, capabilities: Capabilities): void {
+/** Adds the tests of S13. */
+export function proveResize(prove: Prove, roam: Roam, capabilities: Capabilities): void {
   const { flush, fua } = capabilities;
+  const shape = { atOnce: 3, resizes: true };
+  roam('S13', 'given any commands and resizes, it reads as memory of that size', shape);
+  const sentence = 'given power cuts as well, size and content are as new as was promised';
+  roam('S13', sentence, { ...shape, cuts: true });
+
   prove('S13', 'it grows and shrinks, and keeps the bytes before that', async (trial) => {
     const { block, storage } = trial;
     const { size } = storage;

@@ -24,11 +24,10 @@
 
 import { checkOptions, type KnownOptions } from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
-import { explored, type Shape } from './contract-programs.js';
-import { type Prove, proveResize } from './contract-resizes.js';
+import { explored } from './contract-programs.js';
+import { type Prove, proveResize, type Roam } from './contract-resizes.js';
 import {
   BLOCKS,
-  type Clause,
   type ContractSubject,
   isVolatile,
   type Trial,
@@ -91,17 +90,7 @@ export function storageContract(runner: TestRunner, subject: ContractSubject): v
     proveRefusals(prove, capabilities);
     proveEnds(prove, capabilities);
     if (capabilities.blockStatus) proveStatus(prove);
-    if (!capabilities.resize) return;
-    proveResize(prove, capabilities);
-    roam('S13', 'given any commands and resizes, it reads as memory of that size', {
-      atOnce: 3,
-      resizes: true,
-    });
-    roam('S13', 'given power cuts as well, size and content are as new as was promised', {
-      atOnce: 3,
-      cuts: true,
-      resizes: true,
-    });
+    if (capabilities.resize) proveResize(prove, roam, capabilities);
   });
 }
 
@@ -112,8 +101,6 @@ const SUBJECT: KnownOptions<ContractSubject> = {
   seed: 0,
   runs: 0,
 };
-
-type Roam = (clause: Clause, sentence: string, shape: Shape) => void;
 
 const FORCED = { fua: true } as const;
 const ORDERED = { tag: 'ordered' } as const;

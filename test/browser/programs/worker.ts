@@ -94,10 +94,19 @@ const acts: Readonly<Record<string, () => Promise<unknown>>> = {
     open.close();
     const again = await codeOf(OpfsStorage.open('locked').then((storage) => storage.close()));
     const quota = await codeOf(OpfsStorage.open('huge', { size: 2 ** 50 }));
+    const grown = await OpfsStorage.open('grown', { size: BLOCK });
+    const growth = await codeOf((async () => grown.resize(2 ** 50))());
+    const size = grown.size;
+    grown.resize(0);
+    grown.resize(2 * BLOCK);
+    grown.close();
+    const later = await OpfsStorage.open('grown');
+    const sizes = [size, later.size];
+    later.close();
     const missing = await codeOf(OpfsStorage.open('missing/file'));
     await OpfsStorage.open('folder/file', { size: BLOCK }).then((storage) => storage.close());
     const folder = await codeOf(OpfsStorage.open('folder', { size: BLOCK }));
-    return { locked, again, quota, missing, folder };
+    return { locked, again, quota, growth, sizes, missing, folder };
   },
 
   /** Holds a file until the worker is ended. */
