@@ -15,7 +15,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { TRACE_RULES } from '../src/testing/checker/check-trace.js';
-import { FAULT_LITMUS, LITMUS } from '../src/testing/lab/index.js';
+import { FAULT_LITMUS, GROWTH_LITMUS, LITMUS } from '../src/testing/lab/index.js';
 import { ROOT } from './docs/pages.js';
 
 const WORDS = ['whoever', 'nobody', 'somebody', 'unless given', 'besides', 'mend'];
@@ -133,7 +133,9 @@ test('what a user reads has none of the words that readers stumbled over', () =>
 
 test('every label is cited as a place, and declared there', () => {
   const clauses = declared(new Map(SOURCES).get('src/storage/storage.ts') ?? '');
-  const litmus = [...LITMUS, ...FAULT_LITMUS].map(({ name }) => name.split(' ')[0] as string);
+  const litmus = [...LITMUS, ...GROWTH_LITMUS, ...FAULT_LITMUS].map(
+    ({ name }) => name.split(' ')[0] as string,
+  );
   const both = litmus.map((name) => name.replace(/[a-z]$/, ''));
   const printed = new Set([...clauses, ...litmus, ...both, ...Object.keys(TRACE_RULES)]);
   expect(printed.size).toBeGreaterThan(40);

@@ -17,6 +17,7 @@ import {
 } from 'write-barrier/testing';
 import {
   FAULT_LITMUS,
+  GROWTH_LITMUS,
   LITMUS,
   LITMUS_COLUMNS,
   type LitmusColumn,
@@ -59,9 +60,12 @@ All sectors start as 0. ok(x) says that the write was answered by then, err(x) t
   run: async (words) => {
     const { values, operands } = readWords(words, OPTIONS, Number.POSITIVE_INFINITY);
     const tests = testsIn(operands, values);
-    const columns = (values.mode ?? LITMUS_COLUMNS).map((mode) =>
+    const named = (values.mode ?? LITMUS_COLUMNS).map((mode) =>
       choiceOf('--mode', mode, LITMUS_COLUMNS),
     );
+    // In that column no request waits for another, and a resize must.
+    const resizes = tests.some(({ program }) => /\bR \d/.test(program));
+    const columns = values.mode || !resizes ? named : named.filter((mode) => mode !== 'modern');
     const name = choiceOf(
       '--device',
       values.device ?? 'scsi-tags',
@@ -93,12 +97,14 @@ function testsIn(
   }
   if (names.length === 0) return faults ? [...LITMUS, ...FAULT_LITMUS] : LITMUS;
   return names.flatMap((wanted) => {
-    const found = [...LITMUS, ...FAULT_LITMUS].filter(({ name }) => isNamed(name, wanted));
+    const found = NAMED.filter(({ name }) => isNamed(name, wanted));
     if (found.length > 0) return found;
-    const known = [...LITMUS, ...FAULT_LITMUS].map(({ name }) => name).join(', ');
+    const known = NAMED.map(({ name }) => name).join(', ');
     throw new UsageError(`${wanted} is not a litmus test; there are ${known}`);
   });
 }
+
+const NAMED = [...LITMUS, ...GROWTH_LITMUS, ...FAULT_LITMUS];
 
 /** `L3` names L3a and L3b, and `F1` all three of F1. */
 function isNamed(name: string, wanted: string): boolean {

@@ -106,6 +106,11 @@ const WRITES: ReadonlySet<string> = new Set(['write', 'writeZeroes']);
 function diskTrace({ size, initial, commands }: DiskTrace): Loaded {
   const timed: { readonly time: number; readonly event: Submit | Complete }[] = [];
   let dropped = 0;
+  // A replay has no resizes: what a trace adds is there from the start, and is written with zeroes when it is added.
+  const base = new Uint8Array(
+    commands.reduce((most, { size: to = 0 }) => Math.max(most, to), size),
+  );
+  if (initial) base.set(initial);
   for (const [n, command] of commands.entries()) {
     const { op, offset, length, data, fua, tag, failed, dispatched, completed } = command;
     // A discard promises nothing that could be compared, and what has failed may have done anything.
@@ -130,7 +135,7 @@ function diskTrace({ size, initial, commands }: DiskTrace): Loaded {
   }
   timed.sort((one, other) => one.time - other.time);
   return {
-    images: { d: { base: initial ?? new Uint8Array(size) } },
+    images: { d: { base } },
     async *events() {
       for (const { event } of timed) yield event;
     },

@@ -18,6 +18,7 @@ import {
 } from 'write-barrier';
 import {
   FAULT_LITMUS,
+  GROWTH_LITMUS,
   LITMUS,
   LITMUS_COLUMNS,
   type LitmusTest,
@@ -176,7 +177,12 @@ const sections: Readonly<Record<string, Readonly<Record<string, () => string>>>>
   'docs/how-to/choose-a-mode.md': { chosen },
   'docs/how-to/is-your-atomic-write-atomic.md': { losses: fileLosses },
   'docs/how-to/wait-and-flush.md': { cost: () => costPicture('../') },
-  'docs/litmus.md': { litmus: () => litmus(LITMUS), faults: () => litmus(FAULT_LITMUS), lies },
+  'docs/litmus.md': {
+    litmus: () => litmus(LITMUS),
+    growth: () => litmus(GROWTH_LITMUS),
+    faults: () => litmus(FAULT_LITMUS),
+    lies,
+  },
   'docs/notation.md': { sequences },
   'docs/what-a-barrier-is.md': { matrix, unsafe },
 };

@@ -12,6 +12,7 @@ import type { DeviceProfile } from '../../src/testing/device/profile.js';
 import type { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import {
   FAULT_LITMUS,
+  GROWTH_LITMUS,
   LITMUS,
   LITMUS_COLUMNS,
   type LitmusTest,
@@ -35,7 +36,7 @@ function verdicts(litmus: LitmusTest, mode: (typeof LITMUS_COLUMNS)[number]): st
 
 describe('by the axioms', () => {
   test.each(
-    [...cells(LITMUS), ...cells(FAULT_LITMUS)].map(
+    [...cells(LITMUS), ...cells(GROWTH_LITMUS), ...cells(FAULT_LITMUS)].map(
       ({ litmus, mode }) => [litmus.name, mode, litmus] as const,
     ),
   )('%s in %s is allowed or forbidden as the table says', (_, mode, litmus) => {
@@ -157,7 +158,8 @@ describe('the scheduler on the simulated disk', () => {
   const SEEDS = share(200, 8);
   const policyOf = ({ policy = 'abort' }: LitmusTest) => policy;
   // Forced writes wait for a flush of their own where the mode has no FUA, which these tests of FUA do not mean.
-  const rows = [...LITMUS.filter(({ program }) => !program.includes('!')), ...FAULT_LITMUS];
+  const plain = [...LITMUS, ...GROWTH_LITMUS].filter(({ program }) => !program.includes('!'));
+  const rows = [...plain, ...FAULT_LITMUS];
   test.each(
     rows.flatMap((litmus) =>
       MODE_NAMES.filter((mode) => mode !== 'NONE').map(
@@ -179,6 +181,17 @@ describe('the scheduler on the simulated disk', () => {
 });
 
 describe('a host of your own', () => {
+  test('when a program resizes and the host cannot, then it is told so, and `modern` has no answer', async () => {
+    const fixed: LitmusHost = { write: async () => {}, barrier: async () => {} };
+    const test = GROWTH_LITMUS[1] as LitmusTest;
+    await expect(tryLitmus(test, { host: () => fixed })).rejects.toThrow('the host has no resize');
+    expect(() => runLitmus(test, { mode: 'modern' })).toThrow('a resize must');
+    for (const program of ['R 3', 'R 9', 'W w', 'R 2; W z']) {
+      const outcome = { ...test, program };
+      expect(() => runLitmus(outcome, { mode: 'TAG' })).toThrow('no litmus test has');
+    }
+  });
+
   test('when it forgets what a barrier is, then the first test sees it', async () => {
     const forgetful = (disk: VolatileDisk): LitmusHost => ({
       write: async (offset, data) => disk.write(offset, data, { fua: false, tag: 'simple' }),

@@ -41,7 +41,7 @@ export const TRACE_RULES: Readonly<Record<Violation['rule'], string>> = Object.f
   C7: 'A request is answered only after its last command.',
   C8: 'The answer to a request says what its commands did: success hides no failure, and a failure is not invented.',
   C9: 'A request is answered once.',
-  C10: 'Of two overlapping requests, one of which writes, the later is dispatched only after the earlier has completed, unless an ordered tag separates them.',
+  C10: 'Of two overlapping requests, one of which writes, the later is dispatched only after the earlier has completed, unless an ordered tag separates them; a resize overlaps everything from the smaller size on, and no tag is enough.',
   C11: 'A flush, or the preflush of a write, is done when everything written earlier has completed and a flush of the device, dispatched after that or tagged to follow it, has succeeded.',
   C12: 'A FUA write is done when it is on the medium: forced by its own command, or by a flush that covers it as in C11.',
   C13: 'A request that was cancelled, refused or answered is not dispatched.',
@@ -301,8 +301,10 @@ class Checker {
   /** C10. */
   #checkOverlap(asked: Asked, { tag }: CommandWhat, blame: Blame): void {
     const { lastOrdered } = this.#account;
-    const separated = ({ data, dataDispatched }: Asked): boolean =>
-      data === 'issued' && (tag === 'ordered' || dataDispatched <= lastOrdered);
+    const separated = ({ data, dataDispatched, isResize }: Asked): boolean =>
+      !(isResize || asked.isResize) &&
+      data === 'issued' &&
+      (tag === 'ordered' || dataDispatched <= lastOrdered);
     const met = this.#account.meets(asked, (other) => !separated(other));
     if (met) blame('C10', met.touched, ` before ${nameOf(met)}, which it overlaps, has completed`);
   }
@@ -411,7 +413,8 @@ const UNTOUCHED: ReadonlySet<string> = new Set(['cancelled', 'EOPNOTSUPP', 'BARR
 
 /** The tag is a rule of its own. */
 function isSame(due: DeviceCommand & { readonly stage: Stage }, what: CommandWhat): boolean {
-  const { op, stage, fua, offset, length } = what;
+  const { op, stage, fua, offset, length, size } = what;
+  if (size !== due.size) return false;
   if (op !== due.op || stage !== due.stage || fua !== due.fua) return false;
   return op === 'flush' || (offset === due.offset && length === due.length);
 }
@@ -427,6 +430,8 @@ function flushFault({ what, expected, data }: Asked, device?: DeviceTraits): str
 function dataFault(asked: Asked, command: CommandWhat, alone: boolean): string | undefined {
   const { what, data, start, end, expected, flushed } = asked;
   const { op, offset, length, stage, fua } = command;
+  const size = 'size' in what ? what.size : undefined;
+  if (size !== command.size) return 'which asks for another size';
   if (what.kind !== op) return 'which asks for something else';
   if (data !== 'waiting') return 'which was dispatched before';
   const inside = offset <= start && end <= offset + length;

@@ -53,6 +53,9 @@ export class Asked {
   readonly expected: Expected;
   readonly start: number;
   readonly end: number;
+  /** Where the bytes end that no other command may touch meanwhile: a resize keeps all from its start on (storage.S13). */
+  readonly reach: number;
+  readonly isResize: boolean;
   readonly mutates: boolean;
   readonly barrier: boolean;
   /** The stages of a barrier that may be dispatched; fewer than expected after a cancellation. */
@@ -86,6 +89,8 @@ export class Asked {
     this.stagesDue = expected.commands;
     this.start = ranged ? what.offset : 0;
     this.end = ranged ? what.offset + what.length : 0;
+    this.isResize = 'size' in what && what.size !== undefined;
+    this.reach = this.isResize ? Number.MAX_SAFE_INTEGER : this.end;
     this.mutates = isMutation(what);
     this.barrier = isBarrier(what);
     this.data = ranged ? 'waiting' : 'none';
@@ -173,7 +178,7 @@ class Claims {
         // Claims come in the order of submission.
         for (const other of claims) {
           if (other.number >= than.number) break;
-          const meets = other.start < than.end && than.start < other.end;
+          const meets = other.start < than.reach && than.start < other.reach;
           if (meets && (other.mutates || than.mutates) && wanted(other)) return other;
         }
       }
@@ -189,14 +194,14 @@ function* slice<T>(cells: ReadonlyMap<number, T>, first: number, last: number): 
   }
 }
 
-function cellBytes({ start, end }: Asked): number {
+function cellBytes({ start, reach }: Asked): number {
   let bytes = CELL_BYTES;
-  while (bytes < end - start) bytes *= CELL_GROWTH;
+  while (bytes < reach - start) bytes *= CELL_GROWTH;
   return bytes;
 }
 
-function cellsOf({ start, end }: Asked, bytes: number): [first: number, last: number] {
-  return [Math.floor(start / bytes), Math.floor((end - 1) / bytes)];
+function cellsOf({ start, reach }: Asked, bytes: number): [first: number, last: number] {
+  return [Math.floor(start / bytes), Math.floor((reach - 1) / bytes)];
 }
 
 /** A flush at the device. */

@@ -46,7 +46,7 @@ function isRequest(value: unknown): boolean {
   if (!isRecord(value)) return false;
   const { kind, barrier, preflush, fua } = value;
   if (kind === 'flush' || kind === 'barrier') return true;
-  if (!isOneOf(OPERATIONS, kind) || !isRange(value)) return false;
+  if (!isOneOf(OPERATIONS, kind) || !isRange(value) || !isSized(kind, value)) return false;
   return kind !== 'write' || [barrier, preflush, fua].every(isFlag);
 }
 
@@ -55,7 +55,17 @@ function isCommand(value: unknown): boolean {
   const { kind, op, tag, fua, stage } = value;
   if (kind !== 'command' || typeof fua !== 'boolean') return false;
   if (!isOneOf(OPERATIONS, op) || !isOneOf(TAGS, tag) || !isOneOf(STAGES, stage)) return false;
-  return op === 'flush' || isRange(value);
+  return op === 'flush' || (isRange(value) && isSized(op, value));
+}
+
+/** Whether a size, if there is one, is where the range of a resize ends, or where it begins if it cuts something off. */
+export function isSized(
+  op: (typeof OPERATIONS)[number],
+  { offset, length, size }: Readonly<Record<string, unknown>>,
+): boolean {
+  if (size === undefined) return true;
+  if (op === 'discard') return size === offset;
+  return op === 'writeZeroes' && size === (offset as number) + (length as number);
 }
 
 function isRange({ offset, length, blockSize }: Record<string, unknown>): boolean {

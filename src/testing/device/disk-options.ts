@@ -15,6 +15,7 @@ import {
   misuse,
   oneOf,
   rule,
+  WriteBarrierError,
   wholeNumber,
 } from '../../model/index.js';
 import { checkFaults, type DiskFault } from './disk-faults.js';
@@ -86,6 +87,12 @@ export const LATENCY_US = [50, 500] as const;
 
 /** An image of the disk is one array, so it can have no more bytes. */
 export const SIZE_MAX: number = 2 ** 32;
+
+/** The error for a disk that shall have more. */
+export function noSpace(size: number): WriteBarrierError {
+  const why = `a simulated disk is in memory, so it has at most ${SIZE_MAX} bytes, not ${size}`;
+  return new WriteBarrierError('NO_SPACE', why);
+}
 
 /**
  * Checks all options, and returns the profile of the disk.

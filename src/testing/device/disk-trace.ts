@@ -230,7 +230,7 @@ export function recording(
 }
 
 /** A command without what a trace does not keep. */
-function bare({
+export function bare({
   op,
   offset,
   length,

@@ -22,12 +22,13 @@ import {
   invariant,
   type Observer,
   type Operation,
+  resizeOf,
   unsupported,
   WriteBarrierError,
 } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
-import { checkRange } from '../../storage/checks.js';
+import { checkRange, checkSize } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
@@ -39,6 +40,7 @@ import {
   checkedProfile,
   IN_TIME,
   LATENCY_US,
+  noSpace,
   PASSED_MAX,
   type Pace,
   paceOf,
@@ -81,8 +83,8 @@ export class VolatileDisk implements Storage {
   /** Present if and only if the profile has `writeZeroes`. Errors as for `read`. */
   declare readonly writeZeroes?: NonNullable<Storage['writeZeroes']>;
   /**
-   * Changes the size, in bytes, from 0 to 2^32. Present if and only if the profile has `resize`. Errors as for `read`;
-   * `OUT_OF_RANGE`, `UNALIGNED` for a size that the disk cannot have.
+   * Changes the size, in bytes, whole sectors. Present if and only if the profile has `resize`. Errors as for `read`;
+   * `INVALID_ARGUMENT`, `UNALIGNED` for a size that no disk has, `NO_SPACE` above 2^32.
    */
   declare readonly resize?: (size: number) => void | Promise<void>;
   /** When the host rested: see host-rest.ts. @internal */
@@ -316,13 +318,12 @@ export class VolatileDisk implements Storage {
 
   /** Its range is that from the size before, which is the size after the resizes under way. */
   #resize(size: number): Answer {
-    checkRange({ size: SIZE_MAX, capabilities: this.capabilities }, 0, size);
+    checkSize(this, size);
+    if (size > SIZE_MAX) throw noSpace(size);
     const under = [...this.#pending.values()].filter(({ request }) => request.size !== undefined);
     const before = under.at(-1)?.request.size ?? this.#size;
     if (size === before && under.length === 0) return this.#check(ENDS);
-    const op = size > before ? 'writeZeroes' : 'discard';
-    const offset = Math.min(size, before);
-    const length = Math.max(size, before) - offset;
+    const { kind: op, offset, length } = resizeOf(before, size);
     return this.#command({ op, offset, length, ...PLAIN, size });
   }
 

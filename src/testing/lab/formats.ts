@@ -18,10 +18,12 @@
 
 import { formatValue, misuse, tagOf, WriteBarrierError } from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
-import { isCount, isOneOf, OPERATIONS, TAGS } from '../checker/trace-shape.js';
+import { isCount, isOneOf, isSized, OPERATIONS, TAGS } from '../checker/trace-shape.js';
 import {
+  bare,
   type DiskCommand,
   DiskRecorder,
+  type DiskRequest,
   type DiskTrace,
   type Mark,
   type TracedFault,
@@ -55,12 +57,8 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
   }
 
   /** Records that the device gets a command, and returns the number of the command, from 0. */
-  dispatch(
-    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua'>,
-    data?: Uint8Array,
-  ): number {
-    const { op, offset, length, tag, fua } = what;
-    const command = { op, offset, length, tag, fua, dispatched: this.#now++, failed: false };
+  dispatch(what: Omit<DiskRequest, 'data'>, data?: Uint8Array): number {
+    const command = { ...bare(what), dispatched: this.#now++, failed: false };
     this.#append(event(command, data));
     this.#open.add(this.#commands);
     return this.#commands++;
@@ -224,18 +222,20 @@ function headOf(told: Told): Head {
 
 /** A command that has no answer yet. */
 function commandOf(told: Told): Omit<DiskCommand, 'dispatched'> {
-  const { op, offset, length, tag, fua, failed } = told.own;
+  const { op, offset, length, tag, fua, failed, size } = told.own;
   const { payload } = told;
   const fault = faultOf(told);
   need(told, isOneOf(OPERATIONS, op), 'is a command without an operation');
   const isRange = isCount(offset) && isCount(length) && isCount(offset + length);
   need(told, isRange, 'is a command without a range of bytes below 2^53');
+  need(told, isSized(op, told.own), 'has a size that its range does not make');
   need(told, isOneOf(TAGS, tag), 'is a command without a tag');
   const areSaid = typeof fua === 'boolean' && typeof failed === 'boolean';
   need(told, areSaid, 'is a command whose fua and failed are not true or false');
   return {
     ...{ op, offset, length, tag, fua, failed, completed: Number.POSITIVE_INFINITY },
     ...(payload && { data: payload }),
+    ...(isCount(size) && { size }),
     ...(fault && { fault }),
   };
 }
@@ -371,7 +371,8 @@ const LENIENT = new TextDecoder('utf-8', { ignoreBOM: true });
  * Writes a log of dm-log-writes, for its tools (replay-log) and for others that read it. Commands come in the order of
  * their completion; what failed, or was not answered, is left out, and reads are.
  *
- * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of 512 bytes, and a mark that does not fit one
+ * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of 512 bytes, a mark that does not fit one, and a resize,
+ *   because such a log is one of a device
  */
 export function writeLogWrites({ commands, marks }: DiskTrace): Uint8Array {
   const done = commands
@@ -386,7 +387,10 @@ export function writeLogWrites({ commands, marks }: DiskTrace): Uint8Array {
   return concatBuffers([head, ...entries]);
 }
 
-function entryOf({ op, offset, length, fua, data }: DiskCommand): Uint8Array {
+function entryOf({ op, offset, length, fua, data, size }: DiskCommand): Uint8Array {
+  if (size !== undefined) {
+    throw misuse(`a resize to ${size} bytes has no place in a log of dm-log-writes`);
+  }
   if (offset % SECTOR !== 0 || length % SECTOR !== 0) {
     throw misuse(`a ${op} of ${length} bytes at ${offset} is not whole sectors`);
   }

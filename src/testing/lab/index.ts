@@ -19,6 +19,7 @@ export {
 } from './formats.js';
 export {
   FAULT_LITMUS,
+  GROWTH_LITMUS,
   LITMUS,
   LITMUS_COLUMNS,
   type LitmusColumn,

@@ -93,6 +93,11 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
   checkOptions(options, OPTIONS, 'runLitmus');
   const profile = litmusDevice(options.device);
   const program = programOf(test.program, options.mode);
+  if (options.mode === 'modern' && program.some(({ request }) => request && 'size' in request)) {
+    throw misuse(
+      'modern: no request waits for another there, and a resize must, so it has no answer',
+    );
+  }
   const isShown = outcomeOf(test.outcome);
   const isNew = newTraces();
   let runs = 0;
@@ -114,7 +119,8 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
 
 /** The device of a test: by default with ordered tags, and always with the sector size of the tests. */
 export function litmusDevice(device: DeviceName | Partial<DeviceProfile> = {}): DeviceProfile {
-  const tagged = { ...DEVICE_PROFILES['scsi-tags'], ...fieldsOf(device) };
+  // No real device has both, and both are asked of it.
+  const tagged = { ...DEVICE_PROFILES['scsi-tags'], resize: true, ...fieldsOf(device) };
   return deviceProfile({ ...tagged, sectorSize: SECTOR, atomicWriteUnit: SECTOR });
 }
 
@@ -296,6 +302,8 @@ export interface LitmusHost {
   ): Promise<unknown>;
   /** An empty barrier. */
   barrier(): Promise<unknown>;
+  /** A new size, in bytes. Only needed for the programs of `GROWTH_LITMUS`. */
+  resize?(size: number): Promise<unknown>;
 }
 
 /** Options of `tryLitmus`. */
@@ -373,7 +381,9 @@ async function playOn(
               barrier: request.barrier ?? false,
               fua: request.fua ?? false,
             })
-          : host.barrier();
+          : request && 'size' in request
+            ? resized(host, request.size as number)
+            : host.barrier();
       const tell = (ok: boolean) => (): void => disk.mark({ label, ok } satisfies Answered);
       asked.set(label, answer.then(tell(true), tell(false)));
     }
@@ -385,6 +395,11 @@ async function playOn(
   } catch (error) {
     if (!(error instanceof HangError)) throw error;
   }
+}
+
+function resized(host: LitmusHost, size: number): Promise<unknown> {
+  if (host.resize) return host.resize(size);
+  throw misuse('the host has no resize, and the program of the litmus test asks for one');
 }
 
 /** The same fault in the words of the disk: x is written first, and a postflush is the second flush. */

@@ -2,11 +2,12 @@
 //
 //   program   lines, separated by `;`: `W x` a write, `W! x` with FUA, `B x` a barrier write, `E` an empty barrier,
 //             `wait x` for the answer to the request that names x; `B x y` writes two sectors side by side, and `W x:=2`
-//             writes 2 instead of 1
+//             writes 2 instead of 1; `R 4` resizes the disk to four sectors, so that there is a sector w
 //   outcome   alternatives, separated by `|`, of facts that are all true of one power cut: `x=0` what a sector holds,
-//             `ok(x)` that the write was answered by then, `err(x)` that it failed, `no(x)` that it had no answer
+//             `ok(x)` that the write was answered by then, `err(x)` that it failed, `no(x)` that it had no answer;
+//             `size=3` how many sectors there are, and a fact about a sector that is not there is false
 //
-// All sectors start as 0. Distinct letters are distinct sectors; x, y, z are adjacent.
+// There are three sectors, and all start as 0. Distinct letters are distinct sectors; x, y, z, w are adjacent.
 //
 // Each row of `expected` says for a write-through and a write-back device whether some legal run shows the outcome:
 // A(llowed) or F(orbidden). In NONE barriers count as plain writes, because a file system that gets EOPNOTSUPP for a barrier
@@ -23,6 +24,7 @@ import {
   MODE_NAMES,
   type ModeName,
   type Request,
+  resizeOf,
   WriteBarrierError,
 } from '../../model/index.js';
 import type { DiskTrace } from '../device/disk-trace.js';
@@ -96,6 +98,21 @@ export const LITMUS: readonly LitmusTest[] = Object.freeze([
   row('L12b', 'W x; wait x; W! y; wait y', 'ok(y) y=0', 'F/F F/F F/F F/F F/F F/F F/F F/F'),
 ]);
 
+/**
+ * The tests of a disk whose size changes, without the column `modern`: there no request waits for another, and a resize waits for
+ * all that it overlaps (storage.S13).
+ */
+export const GROWTH_LITMUS: readonly LitmusTest[] = Object.freeze([
+  row('G1', 'R 4; wait R4', 'ok(R4) size=3', 'F/A F/A F/A F/A F/A F/A F/A'),
+  row('G2', 'R 4; B x', 'x=1 size=3', 'A/A F/A F/F F/F F/A F/F F/F'),
+  row('G3', 'R 4; W w; B x', 'x=1 size=3 | x=1 w=0', 'A/A F/A F/F F/F F/A F/F F/F'),
+  row('G4', 'R 4; W w', 'size=4 w=0', 'A/A A/A A/A A/A A/A A/A A/A'),
+  row('G5', 'R 4; wait R4; W! w; wait w', 'ok(w) size=3', 'F/F F/F F/F F/F F/F F/F F/F'),
+  row('G6', 'B x; R 2', 'size=2 x=0', 'A/A F/A F/F F/F F/A F/F F/F'),
+  row('G7', 'W z; R 2; R 4', 'size=4 z=1', 'F/A F/A F/A F/A F/A F/A F/A'),
+  row('G8', 'W z; R 2; E; R 4', 'size=4 z=1', 'F/A F/A F/F F/F F/A F/F F/F'),
+]);
+
 const kernel = (fault: LitmusFault): Broken => ({ fault, policy: 'kernel' });
 const abort = (fault: LitmusFault): Broken => ({ fault, policy: 'abort' });
 
@@ -157,8 +174,10 @@ export const LYING_LITMUS: readonly {
 
 /** In bytes. */
 export const SECTOR = 512;
-/** The names of the sectors. */
+/** The names of the sectors that there are at first. */
 export const LETTERS = 'xyz';
+/** Those, and that which a resize adds. */
+const ALL_LETTERS = `${LETTERS}w`;
 
 /** A line of a program. */
 export interface Line {
@@ -177,6 +196,7 @@ export interface Answered {
 
 /** @throws `SYNTAX` for a text that is no program */
 export function programOf(text: string, mode: LitmusColumn): Line[] {
+  let size = LETTERS.length * SECTOR;
   return text.split(';').map((part): Line => {
     const [verb = '', ...names] = part.trim().split(/\s+/);
     const [, label = verb, value = 1] = /^(\w+)(?::=(\d{1,3}))?$/.exec(names[0] ?? '') ?? [];
@@ -187,11 +207,17 @@ export function programOf(text: string, mode: LitmusColumn): Line[] {
     if (/^E\d*$/.test(verb) && names.length === 0) {
       return { label: verb, request: emptyBarrier(mode), waits: false, fill };
     }
+    if (/^R [0-4]$/.test(part.trim())) {
+      const request = resizeOf(size, Number(label) * SECTOR);
+      size = request.size ?? size;
+      if (request.length === 0) throw syntax(part);
+      return { label: `R${label}`, request, waits: false, fill };
+    }
     const sectors = [label, ...names.slice(1)].join('');
-    const offset = LETTERS.indexOf(label) * SECTOR;
-    // The sectors of a write must be adjacent, and a value must be a byte.
-    const isWrite = /^(W|W!|B)$/.test(verb) && label.length === 1 && LETTERS.includes(sectors);
-    if (!isWrite || fill > 255) throw syntax(part);
+    const offset = ALL_LETTERS.indexOf(label) * SECTOR;
+    // The sectors of a write must be adjacent, and there; and a value must be a byte.
+    const isWrite = /^(W|W!|B)$/.test(verb) && label.length === 1 && ALL_LETTERS.includes(sectors);
+    if (!isWrite || fill > 255 || offset + names.length * SECTOR > size) throw syntax(part);
     const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
     const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
     return { label, request: { ...write, ...flags }, waits: false, fill };
@@ -211,11 +237,13 @@ function emptyBarrier(mode: LitmusColumn): Request | undefined {
 /** A fact about a power cut. */
 type Fact =
   | { readonly kind: 'holds'; readonly place: number; readonly value: number }
+  | { readonly kind: 'size'; readonly sectors: number }
   | { readonly kind: 'ok' | 'err' | 'no'; readonly label: string };
 
 function factOf(text: string): Fact {
-  const [, letter = '', value] = /^([xyz])=(\d+)$/.exec(text) ?? [];
-  if (letter) return { kind: 'holds', place: LETTERS.indexOf(letter), value: Number(value) };
+  const [, letter = '', value] = /^([xyzw]|size)=(\d+)$/.exec(text) ?? [];
+  if (letter === 'size') return { kind: 'size', sectors: Number(value) };
+  if (letter) return { kind: 'holds', place: ALL_LETTERS.indexOf(letter), value: Number(value) };
   const [, kind, label = ''] = /^(ok|err|no)\((\w+)\)$/.exec(text) ?? [];
   if (!kind) throw syntax(text);
   return { kind: kind as 'ok' | 'err' | 'no', label };
@@ -234,6 +262,10 @@ function areTrue(facts: readonly Fact[], state: CrashState, trace: DiskTrace): b
   for (const fact of facts) {
     if (fact.kind === 'holds') {
       if (image[fact.place * SECTOR] !== fact.value) return false;
+      continue;
+    }
+    if (fact.kind === 'size') {
+      if (state.size !== fact.sectors * SECTOR) return false;
       continue;
     }
     const mark = trace.marks.find(({ value }) => (value as Answered).label === fact.label);
