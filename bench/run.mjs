@@ -12,11 +12,13 @@ import { IoScheduler, MemoryStorage } from 'write-barrier';
 import { FileStorage } from 'write-barrier/node';
 import { seededRandom } from 'write-barrier/testing';
 import { crashSpace, DiskRecorder } from 'write-barrier/testing/lab';
+import { directory } from './directory.mjs';
 import { median, perSecond, ratioOf } from './figures.mjs';
 import { file } from './file.mjs';
 import { floods } from './floods.mjs';
 import { nbd } from './nbd.mjs';
 import { speed } from './speed.mjs';
+import { sqliteVfs } from './sqlite-vfs.mjs';
 
 const BLOCK = 4096;
 const IN_FLIGHT = 32;
@@ -294,6 +296,12 @@ const BENCHMARKS = {
       process.argv.includes('--json'),
     );
   },
+
+  /** Files of a directory against plain files that are as durable. */
+  directory,
+
+  /** Transactions of SQLite on a directory, on wa-sqlite's own file systems, and by the command sqlite3. */
+  'sqlite-vfs': sqliteVfs,
 
   nbd,
 

@@ -5,18 +5,18 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Factory } from '@journeyapps/wa-sqlite';
-import instantiate from '@journeyapps/wa-sqlite/dist/wa-sqlite-async.mjs';
 import { IoScheduler } from 'write-barrier';
 import { Directory } from 'write-barrier/directory';
 import { FileStorage } from 'write-barrier/node';
-import { DirectoryVfs } from 'write-barrier/sqlite';
 import { crashTest } from 'write-barrier/testing';
+import { openChanges } from './changes.mjs';
 import { Store } from './store.mjs';
 
 /** @import { Storage } from 'write-barrier' */
 
 const folder = await mkdtemp(join(tmpdir(), 'store-'));
+if (process.argv.includes('--serve')) await serveInBrowser();
+
 const disk = new IoScheduler(await FileStorage.open(join(folder, 'disk.img'), { size: 1 << 24 }));
 const files = await Directory.open(disk, { create: true });
 const flushes = () => disk.stats().commands.flush;
@@ -32,15 +32,12 @@ console.log(`A new table, the manifest, a new log: ${flushes() - before} flush.`
 const wasm = createRequire(import.meta.url).resolve(
   '@journeyapps/wa-sqlite/dist/wa-sqlite-async.wasm',
 );
-const module = await instantiate({ wasmBinary: readFileSync(wasm) });
-const sqlite3 = Factory(module);
-sqlite3.vfs_register(new DirectoryVfs('directory', module, files), true);
-const db = await sqlite3.open_v2('index.db');
-await sqlite3.exec(db, 'CREATE TABLE seen (key); INSERT INTO seen VALUES (1)');
+const changes = await openChanges(files, { wasmBinary: readFileSync(wasm) });
+await changes.add('key 0');
 before = flushes();
-await sqlite3.exec(db, "INSERT INTO seen VALUES ('key 1')");
+await changes.add('key 1');
 console.log(`A transaction of SQLite beside it: ${flushes() - before} flush.`);
-await sqlite3.close(db);
+await changes.close();
 await files.close();
 await disk.close();
 await rm(folder, { recursive: true });
@@ -74,3 +71,11 @@ const { verdict, images, recoveries } = await crashTest({
   nested: true,
 });
 console.log(`The store survives: ${verdict}, ${recoveries} recoveries for ${images} images.`);
+
+/** Until the program is ended. @returns {Promise<never>} */
+async function serveInBrowser() {
+  const { bundle, serve } = await import('./site.mjs');
+  await bundle(folder);
+  console.log(`The same store in a browser: ${await serve(folder, 8014)}`);
+  return new Promise(() => {});
+}

@@ -422,7 +422,8 @@ export class Directory implements AsyncDisposable {
   }
 
   /**
-   * Which blocks of the file change, ascending: also those between its end and a change behind it, because the bytes there become zero (D4).
+   * Which blocks of the file change, ascending: also those between its end and a change behind it, because bytes there become zero
+   * (D4).
    *
    * @throws `NO_SPACE`
    */

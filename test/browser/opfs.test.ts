@@ -1,7 +1,6 @@
 // Files of an origin in a real browser: the contract, what the browser refuses, and a store that survives a browser that is killed.
 
 import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { BROWSER_PAGE, blocksOf, read } from '../docs/pages.js';
 import { opened } from '../platforms/browser.js';
 import { chromium } from '../platforms/consumer.js';
+import { freePort } from './free-port.js';
 
 const browser = chromium();
 const PROGRAMS = fileURLToPath(new URL('programs', import.meta.url));
@@ -19,15 +19,6 @@ let folder = '';
 let port = 0;
 const found = (act: string): Promise<unknown> =>
   opened(String(browser), folder, `page.html?${act}`, port);
-
-/** A port that is free, so that all pages have one origin. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port: free } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return free;
-}
 
 const htmlOf = (script: string): string =>
   `<!doctype html><meta charset="utf-8"><body></body><script type="module">${script}</script>`;

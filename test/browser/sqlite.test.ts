@@ -47,9 +47,9 @@ describe.skipIf(browser instanceof Error)('SQLite in Chromium', () => {
       found.find(({ name, synchronous: how }) => name === system && how === synchronous)?.flushes ??
       Number.NaN;
     for (const { rows } of found) expect(rows).toBe('51,ok');
-    // One or two a transaction; the rest is for the log of the directory, which is emptied when it is full.
+    // One a transaction; the rest is for the log of the directory, which is emptied when it is full.
     expect(of('DirectoryVfs', 'FULL')).toBeLessThan(1.5);
-    expect(of('DirectoryVfs', 'EXTRA')).toBeLessThan(2.5);
+    expect(of('DirectoryVfs', 'EXTRA')).toBeLessThan(1.5);
     for (const name of ['AccessHandlePoolVFS', 'OPFSCoopSyncVFS', 'OPFSAdaptiveVFS']) {
       expect([name, of(name, 'FULL') >= 3]).toEqual([name, true]);
     }
