@@ -10,7 +10,8 @@ import type { Extent, Storage } from './storage.js';
 import { isPending } from './wrappers.js';
 
 /**
- * The bytes from `offset` on as a storage of their own. It has the capabilities of the whole. Closing it closes nothing, because the rest belongs to others. A flush is one of the whole.
+ * The bytes from `offset` on as a storage of their own. It has the capabilities of the whole. Closing it closes nothing, because the rest
+ * belongs to others. A flush is one of the whole.
  *
  * @param size of the part in bytes
  * @throws `OUT_OF_RANGE`, `UNALIGNED` for a part that the storage does not have
