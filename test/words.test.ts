@@ -1,10 +1,12 @@
-// The words of the project, checked. Two rules:
+// The words of the project, checked. Three rules:
 //
 // - Some words stand nowhere in what a user reads (`src`, the pages in `docs`, README), because readers stumbled over them:
 //   they hide the subject (whoever, nobody, somebody), or a plainer word is usual (besides, mend, unless given).
-// - An invariant is declared with a bare label in a comment of its file (`//   I3  text`; on a page in a table), and is cited everywhere else
-//   as a place, `ordering.I3`: the path of the file inside src, test or docs, as much of its end as makes it the only one, with `-`
+// - An invariant is declared with a bare label in a comment of its file (`//   I3  text`; on a page in a table), and is cited everywhere
+//   else as a place, `ordering.I3`: the path of the file inside src, test or docs, as much of its end as makes it the only one, with `-`
 //   between folders. A list may follow the place: `ordering.I1 to I3`, `ordering.I1, I2 and I5`.
+// - A line of prose has at most 140 characters: all lines of a source, comments of tests, and paragraphs of pages, because longer ones
+//   are broken by what shows them. A row of a table and a picture have no place for a break, and neither has the name of a test.
 //
 // A label that the library prints (a litmus test, a rule of the trace checker, a clause of the contract for storages) is
 // a name that users know, and stands bare everywhere.
@@ -57,6 +59,24 @@ function forbiddenWords(texts: Texts): string[] {
       return `${path}:${lineOf(text, index)}: ${word.replaceAll(new RegExp(GAP, 'g'), ' ')}`;
     }),
   );
+}
+
+const LINE_MAX = 140;
+const COMMENT = /^\s*(?:\/\/|\/?\*)/;
+/** Code on a page, a row of a table, a picture. */
+const UNBROKEN = /^```[\s\S]*?^```|^\|.*|.*<img.*/gm;
+
+/** Every line that is too long and has a space where it could be broken. */
+function longLines(texts: Texts): string[] {
+  return [...texts].flatMap(([path, text]) => {
+    const isPage = path.endsWith('.md');
+    const prose = isPage ? text.replaceAll(UNBROKEN, (match) => match.replaceAll(/.+/g, '')) : text;
+    return prose.split('\n').flatMap((line, at) => {
+      const counts = !path.startsWith('test/') || isPage || COMMENT.test(line);
+      const isLong = line.length > LINE_MAX && line.trim().includes(' ');
+      return counts && isLong ? [`${path}:${at + 1}: ${line.length} characters`] : [];
+    });
+  });
 }
 
 /** The labels that a file declares. */
@@ -125,10 +145,17 @@ function read(folder: string, ending: RegExp): [path: string, text: string][] {
 const README: [string, string] = ['README.md', readFileSync(join(ROOT, 'README.md'), 'utf8')];
 const SOURCES = read('src', /\.ts$/);
 const PAGES = [...read('docs', /\.md$/), README];
+const MORE_PAGES = [...read('test', /\.md$/), ...read('examples', /\.md$/)];
+for (const path of ['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md'])
+  MORE_PAGES.push([path, readFileSync(join(ROOT, path), 'utf8')]);
 const TESTS = read('test', /\.ts$/).filter(([path]) => path !== 'test/words.test.ts');
 
 test('what a user reads has none of the words that readers stumbled over', () => {
   expect(forbiddenWords(new Map([...SOURCES, ...PAGES]))).toEqual([]);
+});
+
+test('no line of prose is longer than others can show', () => {
+  expect(longLines(new Map([...SOURCES, ...PAGES, ...MORE_PAGES, ...TESTS]))).toEqual([]);
 });
 
 test('every label is cited as a place, and declared there', () => {
@@ -157,6 +184,25 @@ describe('the checker', () => {
       'a.ts:2: unless given',
       'a.ts:4: unless given',
       'b.md:1: besides',
+    ]);
+  });
+
+  test('finds long lines, and lets pass what has no place for a break', () => {
+    const long = `${'word '.repeat(28)}end`;
+    const found = longLines(
+      texts({
+        'src/a.ts': `// short\n// ${long}\nconst x = '${long}';\nconst y = '${'x'.repeat(150)}';\n${'x'.repeat(150)}`,
+        'test/a.ts': `  // ${long}\ntest('${long}');`,
+        'docs/a.md': `${long}\n| ${long} |\n\`\`\`text\n${long}\n\`\`\`\n<img alt="${long}">\n${long}`,
+      }),
+    );
+    expect(found.map((line) => line.replace(/: \d+ characters$/, ''))).toEqual([
+      'src/a.ts:2',
+      'src/a.ts:3',
+      'src/a.ts:4',
+      'test/a.ts:1',
+      'docs/a.md:1',
+      'docs/a.md:7',
     ]);
   });
 

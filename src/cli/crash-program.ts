@@ -88,7 +88,9 @@ type Values = Given<typeof OPTIONS>;
 export const command: Command = {
   usage: '[options] (--recover COMMAND | --check COMMAND) -- PROGRAM [words]',
   about:
-    'Runs a program, records what it does to the files of a folder, makes every folder that a power cut may have left, and runs a recovery or a check on each. {} in the words of the program is its folder. A program in Node is recorded by its calls, with their lines; any other one by strace.',
+    'Runs a program, records what it does to the files of a folder, makes every folder that a power cut may have ' +
+    'left, and runs a recovery or a check on each. {} in the words of the program is its folder. A program in ' +
+    'Node is recorded by its calls, with their lines; any other one by strace.',
   groups: { 'The program': PROGRAM, 'What is right': JUDGE },
   epilogue: `Exit codes: 0 proved or passed, 1 failed, 2 could not be run, also where the program changes nothing in its folder.
 In the environment $FOLDER is the folder, and for --check $ACKNOWLEDGED and $BEGUN are lists in JSON: what a program says of itself

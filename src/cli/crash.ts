@@ -87,7 +87,8 @@ type Values = Given<typeof OPTIONS>;
 export const command: Command = {
   usage: 'TRACE [--check COMMAND] [options]',
   about:
-    'Says which disks a power cut during a trace may leave, and runs a check on them: all of them, or as many as you have time for. TRACE is what serve --trace has written, or a log of dm-log-writes. Without a check it counts them.',
+    'Says which disks a power cut during a trace may leave, and runs a check on them: all of them, or as many as ' +
+    'you have time for. TRACE is what serve --trace has written, or a log of dm-log-writes. Without a check it counts them.',
   groups: {
     'The check': CHECK,
     'The disk': DEVICE,
@@ -128,7 +129,10 @@ function countedIn({ size, commands, marks }: DiskTrace, count: bigint): string 
   const told = marks.length === 0 ? '' : `, ${counted(marks.length, 'mark')}`;
   const digits = String(count);
   const states = digits.length > 18 ? `about 10^${digits.length - 1}` : digits;
-  return `A disk of ${size} bytes, ${counted(writes, 'write')}, ${counted(flushes, 'flush', 'flushes')}${told}: a power cut may leave ${states} different ${count === 1n ? 'disk' : 'disks'}.`;
+  return (
+    `A disk of ${size} bytes, ${counted(writes, 'write')}, ${counted(flushes, 'flush', 'flushes')}${told}: ` +
+    `a power cut may leave ${states} different ${count === 1n ? 'disk' : 'disks'}.`
+  );
 }
 
 function summarized(trace: DiskTrace, device: DeviceProfile): number {

@@ -47,7 +47,9 @@ const OPTIONS = {
 export const command: Command = {
   usage: 'FILE [options]',
   about:
-    'Says what a storage on this file or block device can promise: the file system and the device below, flush and FUA and what they cost, the lock, and a verdict for each mode. FILE need not exist. Its bytes are never changed; the times are those of another file in the same folder, which is removed.',
+    'Says what a storage on this file or block device can promise: the file system and the device below, flush ' +
+    'and FUA and what they cost, the lock, and a verdict for each mode. FILE need not exist. Its bytes are never ' +
+    'changed; the times are those of another file in the same folder, which is removed.',
   groups: { Options: OPTIONS },
   run: async (words) => {
     const { values, operands } = readWords(words, OPTIONS, 1);
@@ -359,7 +361,8 @@ function doubtsOf(
           `why a write and a flush take ${flush} us: a protected cache, a hypervisor that ignores flushes, or a device that lies`,
         ]
       : []),
-    'whether the device, and everything between it and this system, does what it says: a device that ignores flushes looks the same to every program until the power is cut',
+    'whether the device, and everything between it and this system, does what it says: a device that ignores ' +
+      'flushes looks the same to every program until the power is cut',
   ];
 }
 

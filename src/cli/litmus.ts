@@ -53,7 +53,8 @@ const OPTIONS = {
 export const command: Command = {
   usage: '[NAME ...] [options]',
   about:
-    'Says for small programs whether a power cut may leave an outcome: never, sometimes (in some run), or always. NAME is a test, L1 or L3a; by default all without faults. For one test in one mode it shows a run.',
+    'Says for small programs whether a power cut may leave an outcome: never, sometimes (in some run), or ' +
+    'always. NAME is a test, L1 or L3a; by default all without faults. For one test in one mode it shows a run.',
   groups: { Options: OPTIONS },
   epilogue: `W x writes 1 to sector x, W! x forces it, B x is a barrier with data, E an empty barrier, wait x waits for the answer.
 All sectors start as 0. ok(x) says that the write was answered by then, err(x) that it failed, no(x) that it had no answer.`,

@@ -28,7 +28,9 @@ const OPTIONS = {
 export const command: Command = {
   usage: 'TRACE [options]',
   about:
-    'Replays a trace in each mode onto a file, with the concurrency that it was recorded with; checks what each read returns, compares the image, and counts the commands that reach the file. TRACE is what serve --trace has written, a log of dm-log-writes, or a folder with base.img.gz, final.img.gz, trace.jsonl and data.bin.gz.',
+    'Replays a trace in each mode onto a file, with the concurrency that it was recorded with; checks what each ' +
+    'read returns, compares the image, and counts the commands that reach the file. TRACE is what serve --trace ' +
+    'has written, a log of dm-log-writes, or a folder with base.img.gz, final.img.gz, trace.jsonl and data.bin.gz.',
   groups: { Options: OPTIONS },
   run: async (words) => {
     const { values, operands } = readWords(words, OPTIONS, 1);

@@ -39,7 +39,9 @@ const DISK = {
   description: { value: 'TEXT', text: 'shown to clients that list the exports' },
   mode: {
     value: 'NAME',
-    text: `orders by a scheduler in this mode: auto, ${MODE_NAMES.join(', ')}; by default the server's own, because no request of NBD is a barrier`,
+    text:
+      `orders by a scheduler in this mode: auto, ${MODE_NAMES.join(', ')}; by default the server's own, ` +
+      `because no request of NBD is a barrier`,
   },
   depth: { value: 'N', text: 'commands in flight at the file, for that scheduler; by default 32' },
   'inline-write-max': {

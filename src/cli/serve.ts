@@ -38,7 +38,8 @@ import { endGroup } from './shell.js';
 export const command: Command = {
   usage: '[NAME=]FILE ... (--socket PATH | --port N | --run COMMAND) [options]',
   about:
-    'Serves files and block devices over NBD. The first SIGINT or SIGTERM ends it: requests in flight are completed and answered, everything is flushed, then the connections end.',
+    'Serves files and block devices over NBD. The first SIGINT or SIGTERM ends it: requests in flight are ' +
+    'completed and answered, everything is flushed, then the connections end.',
   groups: GROUPS,
   epilogue:
     'Without --tls-ca a certificate admits every client, so --tls-cert with --tls-psk needs it.',

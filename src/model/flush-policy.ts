@@ -2,8 +2,8 @@
 // of a step stream to the commands that the device has.
 //
 // A device without a volatile cache has nothing to flush: PREFLUSH and FUA vanish. A device with a cache
-// and without FUA gets a forced write as a write and then a flush. Nothing is refused here: the scheduler asks canHonour() first, and refuses
-// a request whose flags the device cannot honour at all (a cache without a flush).
+// and without FUA gets a forced write as a write and then a flush. Nothing is refused here: the scheduler asks canHonour() first, and
+// refuses a request whose flags the device cannot honour at all (a cache without a flush).
 //
 // A forced write of a file (`slowFua`) is treated as if the device had no FUA, because the flush after it can be shared and its own
 // could not: 64 forced writes at once take one fdatasync instead of 64. The barrier's own write is forced

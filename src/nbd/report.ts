@@ -112,7 +112,9 @@ export function outlived(
 
 /** The error of a read whose buffer was transferred, or shrank, before its bytes arrived. */
 export function bufferChanged(length: number): WriteBarrierError {
-  const what = `the buffer of a read of ${length} bytes was transferred or resized before the answer; leave it alone until the read has settled`;
+  const what =
+    `the buffer of a read of ${length} bytes was transferred or resized before the answer; leave it ` +
+    `alone until the read has settled`;
   return new WriteBarrierError('INVALID_ARGUMENT', what);
 }
 

@@ -39,7 +39,8 @@ export interface DiagnosticsMessage {
  * second and third of them only.
  *
  * While none of the channels has subscribers, a scheduler makes no events, so a request costs what it costs without an observer. A
- * subscriber that comes later learns of what happens from then on, which may begin with the end of a request. An error of a subscriber is an uncaught exception in a later turn; it changes nothing here.
+ * subscriber that comes later learns of what happens from then on, which may begin with the end of a request. An error of a subscriber is
+ * an uncaught exception in a later turn; it changes nothing here.
  *
  * @param name which disk this is about; several may have the same
  * @throws `INVALID_ARGUMENT` for a name that is not a string

@@ -16,7 +16,8 @@ export interface Capabilities extends DeviceTraits {
   readonly writev?: boolean;
   /**
    * A command costs much beside its bytes, as on a file: plain writes that follow each other are gathered into one `writev`. For
-   * that a scheduler issues what is submitted in one turn of the event loop together, in a microtask. Without `writev` their data is copied into one buffer.
+   * that a scheduler issues what is submitted in one turn of the event loop together, in a microtask. Without `writev` their data is copied
+   * into one buffer.
    *
    * @defaultValue false
    */

@@ -1,8 +1,8 @@
 // A machine with a real kernel whose disk is an NBD export: QEMU without KVM, Debian's kernel as it is, and a memory file
 // system with busybox. The package of the kernel is fetched with apt-get once and kept in the folder for temporary files.
 //
-// What it does is a `Work`. `filesOf` is one: the guest mounts ext4 and makes files, three workers at a time: worker w writes the files w, w + 3, ..., calls fsync
-// on each, and then says "synced N" on the serial line. Some are renamed later, without fsync. In the end it says
+// What it does is a `Work`. `filesOf` is one: the guest mounts ext4 and makes files, three workers at a time: worker w writes the files w,
+// w + 3, ..., calls fsync on each, and then says "synced N" on the serial line. Some are renamed later, without fsync. In the end it says
 // "done", unmounts and switches itself off. So a file is safe when its line is seen, whatever happens afterwards.
 //
 // Not here: what the files are called and what is in them (ext4-judge.ts).

@@ -565,8 +565,8 @@ describe('a request', () => {
     expect(talk.answers.reader.length).toBe(0);
   });
 
-  // Goal: nbd-server-session.N1, nbd-server-session.N2, nbd-server-session.N3 and nbd-server-session.N5. Method: any requests, cut anywhere; every one has its answer, in the session's own order
-  // for those that are refused, and what is handed out could be carried out.
+  // Goal: nbd-server-session.N1, nbd-server-session.N2, nbd-server-session.N3 and nbd-server-session.N5. Method: any requests, cut
+  // anywhere; every one has its answer, in the session's own order for those that are refused, and what is handed out could be carried out.
   test('nbd-server-session.N1, nbd-server-session.N2, nbd-server-session.N3: has one answer whatever it is and wherever the stream is cut', () => {
     const sizes = fc.oneof(
       fc.nat(SIZE / 512).map((blocks) => blocks * 512),

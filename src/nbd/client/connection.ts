@@ -3,7 +3,8 @@
 //   opening ──ready──▶ open ──close, destroy, the end of the socket, a malformed answer──▶ over
 //
 // A failure before `open` rejects the promise; a later one goes to the listener, once, and waits for it if there is none yet.
-// After `close` or `destroy` the listener is not called. What bytes mean is decided in session.ts, and what follows from a lost connection in in-flight.ts.
+// After `close` or `destroy` the listener is not called. What bytes mean is decided in session.ts, and what follows from a lost connection
+// in in-flight.ts.
 //
 // The TLS socket runs over the TCP socket. The TLS socket is always ended first, and the TCP socket when the TLS socket is
 // closed, because processes have crashed when the TCP socket was destroyed while OpenSSL still worked on the TLS socket.

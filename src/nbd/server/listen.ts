@@ -1,6 +1,6 @@
 // Where a server listens: a Unix socket, a TCP port of this machine, or a socket that was inherited. Another address needs
-// `allowRemote`, because NBD without TLS has neither passwords nor encryption. The address is checked before the system sees it, because the system
-// resolves names and takes numbers in other notations: '127.1' would be this machine, and '0' every address that it has.
+// `allowRemote`, because NBD without TLS has neither passwords nor encryption. The address is checked before the system sees it, because
+// the system resolves names and takes numbers in other notations: '127.1' would be this machine, and '0' every address that it has.
 // Without `allowRemote` only an address that is plainly loopback is taken.
 //
 // A Unix socket is a file that outlives its server, so it needs care: who may connect, which file may be removed, and who

@@ -342,7 +342,8 @@ function infoOf(
   const { blockSize, cache, flush, fua, discard, fastZeroes } = capabilities;
   if (blockSize > MINIMUM_MAX || !Number.isInteger(Math.log2(blockSize))) {
     throw misuse(
-      `export ${formatValue(name)}: blockSize must be a power of two up to ${MINIMUM_MAX}, not ${blockSize}, because NBD cannot express others`,
+      `export ${formatValue(name)}: blockSize must be a power of two up to ${MINIMUM_MAX}, not ${blockSize}, ` +
+        `because NBD cannot express others`,
     );
   }
   const flushes = cache !== 'volatile' || flush;

@@ -105,7 +105,8 @@ export function upgradeWith(given: NbdTlsOptions): Upgrade {
   if (ca !== undefined && cert === undefined) throw misuse('tls: ca needs a key and a cert');
   if (cert !== undefined && psk !== undefined && ca === undefined) {
     throw misuse(
-      'tls: cert without ca admits clients that have neither a certificate nor a key of psk; leave out cert or psk, or add the ca that signs the certificates of clients',
+      'tls: cert without ca admits clients that have neither a certificate nor a key of psk; leave out cert or ' +
+        'psk, or add the ca that signs the certificates of clients',
     );
   }
   for (const [name, value] of Object.entries({ key, cert, ca })) {

@@ -390,6 +390,7 @@ function checkSectors(request: Request, data: Uint8Array | undefined): void {
   const whole = Number.isSafeInteger(offset) && offset >= 0 && offset % SECTOR_BYTES === 0;
   if (known && fits && whole && (data?.byteLength ?? 0) === length) return;
   throw misuse(
-    `this driver takes reads, writes, barriers and flushes of whole sectors, up to ${SEGMENTS_MAX} pages, with a buffer of that length; got ${formatValue(request)}`,
+    `this driver takes reads, writes, barriers and flushes of whole sectors, up to ${SEGMENTS_MAX} pages, with a ` +
+      `buffer of that length; got ${formatValue(request)}`,
   );
 }

@@ -34,19 +34,31 @@ import { misshapen } from './trace-shape.js';
 export const TRACE_RULES: Readonly<Record<Violation['rule'], string>> = Object.freeze({
   C1: 'Requests and commands are numbered from 0 in order; every event names a known request or command; a command completes once.',
   C2: 'The commands of a request are exactly those that its mode makes of it, in order.',
-  C3: 'Before each stage of a barrier everything submitted earlier is over (by drain) or dispatched (by tag), and by drain the stage before has completed.',
-  C4: 'Nothing submitted after a barrier is dispatched before the barrier releases it, except a read that overlaps nothing earlier, if reads may bypass barriers or a flush has failed; a cancelled barrier keeps its place.',
+  C3:
+    'Before each stage of a barrier everything submitted earlier is over (by drain) or dispatched (by tag), ' +
+    'and by drain the stage before has completed.',
+  C4:
+    'Nothing submitted after a barrier is dispatched before the barrier releases it, except a read that ' +
+    'overlaps nothing earlier, if reads may bypass barriers or a flush has failed; a cancelled barrier keeps its place.',
   C5: 'The stages of a barrier carry the tag of its mode; everything else carries the simple tag.',
   C6: 'The sequences of two barriers never run at the same time.',
   C7: 'A request is answered only after its last command.',
   C8: 'The answer to a request says what its commands did: success hides no failure, and a failure is not invented.',
   C9: 'A request is answered once.',
-  C10: 'Of two overlapping requests, one of which writes, the later is dispatched only after the earlier has completed, unless an ordered tag separates them; a resize overlaps everything from the smaller size on, and no tag is enough.',
-  C11: 'A flush, or the preflush of a write, is done when everything written earlier has completed and a flush of the device, dispatched after that or tagged to follow it, has succeeded.',
+  C10:
+    'Of two overlapping requests, one of which writes, the later is dispatched only after the earlier has ' +
+    'completed, unless an ordered tag separates them; a resize overlaps everything from the smaller size on, ' +
+    'and no tag is enough.',
+  C11:
+    'A flush, or the preflush of a write, is done when everything written earlier has completed and a flush ' +
+    'of the device, dispatched after that or tagged to follow it, has succeeded.',
   C12: 'A FUA write is done when it is on the medium: forced by its own command, or by a flush that covers it as in C11.',
   C13: 'A request that was cancelled, refused or answered is not dispatched.',
   C14: 'At the end every request is answered and every command has completed, also after cancellations and failures.',
-  C15: "By drain, with the error policy 'abort': a barrier's own write is not dispatched if its preflush has failed, or an earlier write whose failure had not been answered when the barrier was submitted and that has not been overwritten since.",
+  C15:
+    "By drain, with the error policy 'abort': a barrier's own write is not dispatched if its preflush has " +
+    'failed, or an earlier write whose failure had not been answered when the barrier was ' +
+    'submitted and that has not been overwritten since.',
 });
 
 /** A violation of a rule by a trace. Plain JSON. */

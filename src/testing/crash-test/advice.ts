@@ -71,7 +71,9 @@ async function adviceIn<A, R>(
   }
   const torn = lost.find(({ command }) => isThere(link, command));
   if (!torn && gaps.length > GAPS_MAX) {
-    const text = `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ${gaps.length - GAPS_MAX} earlier places were not tried`;
+    const text =
+      `no barrier in the last ${GAPS_MAX} places before the cut would have prevented it; ` +
+      `${gaps.length - GAPS_MAX} earlier places were not tried`;
     return { text };
   }
   const text = torn

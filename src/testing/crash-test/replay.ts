@@ -4,7 +4,8 @@
 //
 // The seed and the steps of the program say which run of the workload it is. `cut 7` leaves everything that was dispatched up to
 // moment 7 of the trace; `512:0` says that the place at offset 512 has version 0 instead, of a tree of files its place 512;
-// `size:0` says that of the size of a disk. `then` cuts the power during the recovery that follows, `life` during the recovery and the work that follow. A last `life` without a cut says that these fail.
+// `size:0` says that of the size of a disk. `then` cuts the power during the recovery that follows, `life` during the recovery and the
+// work that follow. A last `life` without a cut says that these fail.
 
 import { formatValue, invalid, misuse } from '../../model/index.js';
 import { lostPlaces, momentsOf, newestUntil, regionOf } from '../space/places.js';

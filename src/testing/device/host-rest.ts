@@ -14,8 +14,8 @@
 // R1 and R2 make runs exact: the same host sees the same disk on any machine, under any load, if its timers are shorter than
 // `timersMs`. Sockets, workers, the crypto and compression of Node, and timers in a browser are invisible to the disk. It
 // notices one of these only afterwards: the host makes a call that no answer and no open timer or request explains. From then
-// on the disk is patient (R3), and `wantsMs` is the patience that would have been enough: more than twice the time between an answer and such a call.
-// A crash test then repeats the workload with that patience, and is not `proved` if even that is too little.
+// on the disk is patient (R3), and `wantsMs` is the patience that would have been enough: more than twice the time between an answer and
+// such a call. A crash test then repeats the workload with that patience, and is not `proved` if even that is too little.
 //
 // The platform tells how many timers are open, and not whose they are. If a timer that was open before ends while the host waits for
 // one of its own, the disk takes the host's for the other one, and may answer too early. Test runners have such timers.

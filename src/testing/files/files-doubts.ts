@@ -133,7 +133,8 @@ const REJECTS_NOTHING =
   'the check accepts every tree, also an empty one and files full of garbage: it may check nothing';
 
 const PAST =
-  'the recovery returns something else when all files are there before it begins, so it reads past node:fs: set wholeTree, or load write-barrier/testing/files/register first';
+  'the recovery returns something else when all files are there before it begins, so it reads past node:fs: set ' +
+  'wholeTree, or load write-barrier/testing/files/register first';
 
 const NOT_ALL_LATER =
   'not every later power cut was tried, because recoveriesMax recoveries are not enough';

@@ -94,7 +94,10 @@ const PATHS_MAX = 5;
 export function unseenText(paths: readonly string[]): string {
   const named = paths.slice(0, PATHS_MAX).join(', ');
   const more = paths.length > PATHS_MAX ? ` and ${paths.length - PATHS_MAX} more` : '';
-  return `${named}${more}: not as the recorded calls have left it, because something else has changed it: native code, another process, a worker, or code that had taken its functions out of node:fs before`;
+  return (
+    `${named}${more}: not as the recorded calls have left it, because something else has changed it: native ` +
+    `code, another process, a worker, or code that had taken its functions out of node:fs before`
+  );
 }
 
 /** A new folder, in memory where the system has a file system for that, because a run there takes a tenth of the time. */

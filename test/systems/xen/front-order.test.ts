@@ -1,7 +1,7 @@
 // The order of a frontend, in every order of answers and with every answer.
 //
-// Goal: front-order.O1 to front-order.O6. Method: all small worlds. A world is a program, a set of features and a little room; in each the state
-// machine is asked for all that may be sent, then one of the requests that are out gets one of three answers, and so on
+// Goal: front-order.O1 to front-order.O6. Method: all small worlds. A world is a program, a set of features and a little room; in each the
+// state machine is asked for all that may be sent, then one of the requests that are out gets one of three answers, and so on
 // until nothing is out. Every path is replayed from the start, and the rules are checked at every step.
 //
 // Programs: w0 r1 f d2 as in the notation of requests; a ^ in front is an ordered tag; w0+3 has three blocks.

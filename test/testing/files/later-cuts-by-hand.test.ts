@@ -1,4 +1,5 @@
-// Power cuts during recoveries and in later lives, against brute force: a recovery is any short program, and it is told what each tree was in the end.
+// Power cuts during recoveries and in later lives, against brute force: a recovery is any short program, and it is told what each tree was
+// in the end.
 //
 // By hand: each tree that the first cut may leave; what the program makes of it, and each tree that a cut during that may leave;
 // what the program makes of those. The recovery itself decides the first tree where it looks, and reads everything only when it is done.
