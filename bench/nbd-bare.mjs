@@ -22,7 +22,7 @@ const EINVAL = 22;
 const REQUEST_BYTES = 28;
 const REPLIES_BYTES = 64 * 1024;
 const UNSENT_MAX = 1024 * 1024;
-const REQUESTS_MAX = 128;
+const REQUESTS_MAX = 16;
 const PIECE = 256 * 1024;
 const [ZEROES, SCRATCH] = [Buffer.alloc(PIECE), Buffer.alloc(PIECE)];
 

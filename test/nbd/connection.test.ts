@@ -8,6 +8,7 @@ import { MemoryStorage } from '../../src/index.js';
 import { Connection } from '../../src/nbd/server/connection.js';
 import { Memory } from '../../src/nbd/server/memory.js';
 import { exportsOf, limitsOf } from '../../src/nbd/server/options.js';
+import { Turns } from '../../src/nbd/server/turns.js';
 import { COMMAND } from '../../src/nbd/wire/index.js';
 import { bytes, FLAGS, go, request } from './support.js';
 
@@ -50,6 +51,7 @@ async function opened(): Promise<{
     exports: exportsOf({ exports: { '': new MemoryStorage(64 * BLOCK) } }, limits),
     limits,
     memory: new Memory({ ...limits, largeMs: 1000 }),
+    turns: new Turns(),
     name: 'connection 0',
     upgrade: undefined,
     local: true,

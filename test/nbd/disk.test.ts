@@ -11,7 +11,8 @@ import { line } from './line.js';
 import { FLAGS, go, RawClient } from './support.js';
 
 const { READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES } = COMMAND;
-const MIB = 1024 * 1024;
+const KIB = 1024;
+const MIB = 1024 * KIB;
 const block = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte);
 const turns = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i += 1) await new Promise(setImmediate);
@@ -155,6 +156,57 @@ describe('a disk', () => {
       expect((await polite.ask(READ, { length: 4096 })).error).toBe(0);
     }
     expect(ended).toBe(0);
+  });
+
+  test('disk.H3: of all requests in pieces one piece is at the storage, and small ones share it', async () => {
+    const disk = new Disk(new IoScheduler(new MemoryStorage(MIB)), true);
+    let moving = 0;
+    const ends: (() => void)[] = [];
+    const piece = (of: object, bytes: number): void => {
+      void disk.piece(of, bytes, async () => {
+        moving += bytes;
+        await new Promise<void>((end) => ends.push(end));
+        moving -= bytes;
+      });
+    };
+    const [one, other] = [{}, {}];
+    for (const of of [one, other]) for (const kib of [256, 64, 64, 1024]) piece(of, kib * KIB);
+    const seen: number[] = [];
+    for (let i = 0; i < 20; i += 1) {
+      await turns(2);
+      if (moving > 0) seen.push(moving / KIB);
+      for (const end of ends.splice(0)) end();
+    }
+    // In turns: 256 of the one at once, then its 64; the 256 of the other, which has no room beside it; 64 of each together; ...
+    expect(seen).toEqual([256, 64, 256, 128, 1024, 64, 1024]);
+  });
+
+  test('disk.H4: connections have their pieces in turns, however many requests they have', async () => {
+    const disk = new Disk(new IoScheduler(new MemoryStorage(MIB)), true);
+    const order: string[] = [];
+    const ask = (of: { readonly name: string }): void =>
+      void disk.piece(of, MIB, async () => {
+        order.push(of.name);
+      });
+    const [greedy, polite] = [{ name: 'greedy' }, { name: 'polite' }];
+    for (let i = 0; i < 6; i += 1) ask(greedy);
+    for (let i = 0; i < 2; i += 1) ask(polite);
+    await turns(20);
+    expect(order.slice(0, 5)).toEqual(['greedy', 'greedy', 'polite', 'greedy', 'polite']);
+    expect(order.length).toBe(8);
+  });
+
+  test('disk.H4: pieces are small while others use the disk, and large when they have been gone for a while', async () => {
+    const disk = new Disk(new IoScheduler(new MemoryStorage(MIB)), true);
+    expect(disk.pieceBytes).toBe(MIB);
+    disk.leave(4 * KIB, disk.enter(4 * KIB));
+    expect(disk.pieceBytes).toBe(256 * KIB);
+    let pieces = 0;
+    for (; disk.pieceBytes < MIB; pieces += 1) {
+      await disk.piece({}, disk.pieceBytes, async () => {});
+      await turns(1);
+    }
+    expect(pieces).toBe(64);
   });
 
   test('connection.K6: what a client that is gone has in the group is never issued, and its member is given back', async () => {

@@ -539,6 +539,16 @@ describe('a request', () => {
     expect(errorOf(talk, request(FLUSH, 2))).toBe(0);
   });
 
+  test('takes no block of memory of its own to be refused, because 28 bytes would cost 16 KiB', () => {
+    const talk = opened();
+    for (let i = 0; i < 500; i += 1) talk.say(request(READ, i, { offset: SIZE, length: 512 }));
+    const sent = talk.events.flatMap((event) =>
+      event.kind === 'send' && event.refuses === 'request' ? event.parts : [],
+    );
+    expect(sent.length).toBe(500);
+    expect(new Set(sent.map(({ buffer }) => buffer)).size).toBe(1);
+  });
+
   test('that comes late is answered with ESHUTDOWN, and one that was handed out as it ends', () => {
     const talk = opened('', false, { hold: true });
     talk.say(request(FLUSH, 1));

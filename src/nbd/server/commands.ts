@@ -39,6 +39,7 @@ import {
   type NbdRequest,
   TRANSMISSION_FLAG,
 } from '../wire/index.js';
+import { IN_PIECES, PIECE_MAX } from './disk.js';
 import { SPARSE_MIN, sparsePieces, wireExtents } from './extents.js';
 import { type Agreement, allowsAllocation } from './negotiation.js';
 import { canFlush, type Export, type ExportInfo } from './options.js';
@@ -130,9 +131,6 @@ const RULES: ReadonlyMap<number, CommandRule> = new Map([
   [COMMAND.BLOCK_STATUS, rule(status, 'look', 0, REQ_ONE)],
 ]);
 
-/** CACHE, and zeroes that the storage does not say to be fast, go in pieces of this size, in bytes, as the group would cut them. */
-const PIECE = 1024 * 1024;
-
 /** The answer to a request that comes while the server closes. */
 export const CLOSING: Refusal = {
   error: NBD_ERROR.ESHUTDOWN,
@@ -140,8 +138,6 @@ export const CLOSING: Refusal = {
 };
 /** How long the pieces are in which Node reads a socket, in bytes. */
 const KEPT_MAX = 64 * 1024;
-/** What goes in pieces takes turns. */
-const TURN_NEEDED = Number.MAX_SAFE_INTEGER;
 /** The most extents of one answer, because a client may ask again from where they end. */
 const EXTENTS_MAX = 8192;
 const FORCED: WriteOptions = Object.freeze({ fua: true });
@@ -238,7 +234,7 @@ function refuse(error: number, message: string): Refusal {
 export function costOf({ command, length }: SessionRequest): number {
   if (RULES.get(command)?.payload) return length;
   const pieces = command === COMMAND.CACHE || command === COMMAND.WRITE_ZEROES;
-  return pieces ? Math.min(length, PIECE) : 0;
+  return pieces ? Math.min(length, PIECE_MAX) : 0;
 }
 
 /**
@@ -276,7 +272,7 @@ export class Execution {
     this.#request = request;
     this.#rule = rule;
     if (rule.writes) disk.changes();
-    if (rule.ranged) this.#isDirect = disk.enter(rule.payload ? request.length : TURN_NEEDED);
+    if (rule.ranged) this.#isDirect = disk.enter(rule.payload ? request.length : IN_PIECES);
     this.#run();
   }
 
@@ -307,10 +303,14 @@ export class Execution {
     const { disk } = this.#target;
     this.#request = undefined;
     if (rule.writes) disk.changes();
-    if (rule.ranged) disk.leave(rule.payload ? request.length : TURN_NEEDED, this.#isDirect);
+    if (rule.ranged) disk.leave(rule.payload ? request.length : IN_PIECES, this.#isDirect);
     this.#free.push(this);
     this.#target.ended(request, outcome);
   }
+}
+
+function serverCloses(): WriteBarrierError {
+  return new WriteBarrierError('CLOSED', 'the server is closing');
 }
 
 function clientGone(): WriteBarrierError {
@@ -433,25 +433,24 @@ async function trim({ offset, length, flags }: SessionRequest, target: Work): Pr
 async function writeZeroes(request: SessionRequest, target: Work): Promise<void> {
   const { offset, length, flags } = request;
   const { member, scheduler } = target;
+  const { writeZeroes: writes, fastZeroes: isFast } = scheduler.capabilities;
   const forced = isForced(flags, target);
-  const asData = forced || (flags & NO_HOLE) !== 0 || !scheduler.capabilities.writeZeroes;
-  if (asData) {
-    const zeroes = new Uint8Array(Math.min(length, PIECE));
-    await inPieces(target, length, PIECE, (at, size) =>
+  if (forced || (flags & NO_HOLE) !== 0 || !writes) {
+    const zeroes = new Uint8Array(Math.min(length, PIECE_MAX));
+    await inPieces(target, length, (at, size) =>
       put(member, 'write', offset + at, size, zeroes.subarray(0, size), forced),
     );
+  } else if (isFast) {
+    await submit(target, () => put(member, 'writeZeroes', offset, length));
   } else {
-    const piece = scheduler.capabilities.fastZeroes ? length : PIECE;
-    await inPieces(target, length, piece, (at, size) =>
-      put(member, 'writeZeroes', offset + at, size),
-    );
+    await inPieces(target, length, (at, size) => put(member, 'writeZeroes', offset + at, size));
   }
   if (isFua(flags) && !forced) await submit(target, () => scheduler.flush());
 }
 
 async function fill({ offset, length }: SessionRequest, target: Work): Promise<void> {
-  const into = new Uint8Array(Math.min(length, PIECE));
-  await inPieces(target, length, PIECE, (at, size) =>
+  const into = new Uint8Array(Math.min(length, PIECE_MAX));
+  await inPieces(target, length, (at, size) =>
     target.member.read(offset + at, into.subarray(0, size)),
   );
 }
@@ -465,13 +464,14 @@ async function status({ offset, length, flags }: SessionRequest, target: Work): 
 async function inPieces(
   target: Work,
   length: number,
-  piece: number,
   call: (at: number, size: number) => Transfer,
 ): Promise<void> {
-  for (let at = 0; at < length; at += piece) {
-    if (at > 0) await target.disk.nextTurn();
-    if (at > 0 && target.closing()) throw new WriteBarrierError('CLOSED', 'the server is closing');
-    await submit(target, () => call(at, Math.min(piece, length - at)));
+  for (let at = 0, size = 0; at < length; at += size) {
+    size = Math.min(target.disk.pieceBytes, length - at);
+    await target.disk.piece(target, size, () => {
+      if (at > 0 && target.closing()) throw serverCloses();
+      return submit(target, () => call(at, size));
+    });
   }
 }
 

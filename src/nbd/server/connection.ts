@@ -14,8 +14,8 @@
 //   K5  Nothing is read between the answer to STARTTLS and TLS, and that answer is the last in plain text.
 //   K6  For a client that is gone no request is begun, and a request in several pieces stops after its current piece,
 //       because the client may have reconnected and written something newer over another connection.
-//   K7  One turn of the event loop does a limited amount of work for a connection, and the next turn the rest, so that a busy
-//       client does not keep the others waiting.
+//   K7  One turn of the event loop does a limited amount of work for all connections, and a connection that asks for much does not
+//       keep one waiting that asks for little (turns.ts). Who waits for its turn is not read.
 //   K8  If a client closes its sending side, its requests are still executed and answered; then the connection ends.
 //   K9  A socket is ended by its uppermost layer: by TLS if there is TLS. During the TLS handshake the TLS socket is not
 //       available yet, so the TCP socket is ended, from the event loop and not from a callback (nbd-server-tls.X6).
@@ -40,16 +40,20 @@ import type { Export } from './options.js';
 import { type ServerEvent, ServerSession } from './session.js';
 import { Silence } from './silence.js';
 import { count, type NbdServerClient } from './stats.js';
+import { type Turns, Visitor } from './turns.js';
 
 /** When this many bytes of replies wait for the client, no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
 /** How long a client may take for its last replies when it ends the connection, or broke the protocol. */
 const LINGER_MS = 5_000;
-/** K7: the budget of a turn. A request costs 1, and 1 for each 64 KiB of its buffers; an answer 1 for each ANSWER_UNIT bytes. */
-const TURN_BUDGET = 64;
-/** An option costs more, because it may be 64 KiB long. */
-const OPTION_COST = 8;
-const ANSWER_UNIT = 4096;
+/**
+ * K7: the units of work (turns.ts). An event costs 1, and one of the handshake more, because an option may be 64 KiB long; and in
+ * addition there is 1 for so many bytes that came, that are answered to an option, and that a request holds: their logarithms.
+ */
+const HANDSHAKE_COST = 8;
+const INPUT_UNIT_LOG2 = 14;
+const ANSWER_UNIT_LOG2 = 12;
+const BUFFER_UNIT_LOG2 = 16;
 /** K6, K8 */
 const PROBE_MS = 200;
 
@@ -76,9 +80,9 @@ export class Connection {
   #requests = 0;
   #bytes = 0;
   #kept = 0;
-  /** K7: the rest of the budget of this turn. */
-  #budget = TURN_BUDGET;
-  #starved = false;
+  /** K7. */
+  readonly #turns: Turns;
+  readonly #visitor = new Visitor(() => this.#pump());
   /** K8: the client sends no more. */
   #halfClosed = false;
   /** K6: whether a half-closed client is known to take replies, and the timer that finds out. */
@@ -96,8 +100,9 @@ export class Connection {
   #lingerMs = LINGER_MS;
 
   constructor(socket: Line, context: ConnectionContext) {
-    const { exports, limits, upgrade, full } = context;
+    const { exports, limits, upgrade, full, turns } = context;
     this.#context = context;
+    this.#turns = turns;
     this.#raw = socket;
     this.#socket = socket;
     const offer = { exports, tls: upgrade !== undefined, full };
@@ -165,7 +170,7 @@ export class Connection {
     this.#detach();
     const on = {
       data: (chunk: Uint8Array): void => {
-        if (!this.#starved) this.#budget = TURN_BUDGET;
+        this.#spend(chunk.length >> INPUT_UNIT_LOG2);
         this.#session.dialogue.receive(chunk);
         this.#pump();
       },
@@ -195,10 +200,10 @@ export class Connection {
   }
 
   #pump(): void {
-    while (!this.ending && !this.#full() && !this.#inDoubt()) {
+    while (!this.ending && !this.#full() && !this.#inDoubt() && this.#hasTurn()) {
       const event = this.#session.dialogue.next() ?? this.#expect();
       if (!event) break;
-      this.#spend(this.#session.open ? 1 : OPTION_COST);
+      this.#spend(this.#session.open ? 1 : HANDSHAKE_COST);
       this.#handle(event);
     }
     if (this.ending) return;
@@ -206,11 +211,17 @@ export class Connection {
     else if (this.#socket.isPaused() && !this.#upgrading) this.#socket.resume();
   }
 
+  /** K7. Nothing is left to do for a connection without input, but to notice its end. */
+  #hasTurn(): boolean {
+    const { pending, unread } = this.#session.dialogue;
+    return (!pending && unread === 0) || this.#turns.admits(this.#visitor);
+  }
+
   /** K1, K7 */
   #full(): boolean {
     const { requestsInFlight, bytesInFlight } = this.#context.limits;
     return (
-      this.#starved ||
+      this.#visitor.waits ||
       this.#share.wants !== undefined ||
       this.#requests >= requestsInFlight ||
       this.#bytes >= bytesInFlight ||
@@ -245,22 +256,14 @@ export class Connection {
     this.#share.hold(this.#coming + this.#bytes + this.#kept + unsent);
   }
 
-  /** K7: work over budget waits for the next turn. Bytes that arrive are a sign of a new turn, too. */
-  #spend(cost: number): void {
-    this.#budget -= cost;
-    if (this.#budget > 0 || this.#starved) return;
-    this.#starved = true;
-    setImmediate(() => {
-      this.#starved = false;
-      this.#budget = TURN_BUDGET;
-      this.#pump();
-    });
+  #spend(units: number): void {
+    this.#turns.spend(this.#visitor, units);
   }
 
   #handle(event: ServerEvent): void {
     switch (event.kind) {
       case 'send':
-        this.#spend(Math.floor((event.parts[0]?.length ?? 0) / ANSWER_UNIT));
+        this.#spend((event.parts[0]?.length ?? 0) >> ANSWER_UNIT_LOG2);
         if (event.refuses === 'request') this.#context.counters.refusedRequests += 1;
         if (event.refuses === 'option') this.#context.counters.refusedOptions += 1;
         for (const part of event.parts) this.#out.push(part);
@@ -273,7 +276,7 @@ export class Connection {
         this.#open(this.#context.exports.get(event.name) as Export);
         break;
       case 'request':
-        this.#spend(costOf(event.request) >> 16);
+        this.#spend(costOf(event.request) >> BUFFER_UNIT_LOG2);
         this.#admit(event.request);
         break;
       case 'end':

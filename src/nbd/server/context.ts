@@ -6,6 +6,7 @@ import type { Memory } from './memory.js';
 import type { Export, Exports, Limits } from './options.js';
 import type { Counters } from './stats.js';
 import type { Upgrade } from './tls.js';
+import type { Turns } from './turns.js';
 
 /** A socket, or another stream, which has no clock for silence. */
 export type Line = Duplex & Partial<Pick<Socket, 'setTimeout'>>;
@@ -16,6 +17,8 @@ export interface ConnectionContext {
   readonly limits: Limits;
   /** What all connections of the server hold together. */
   readonly memory: Memory;
+  /** Which of them works next. */
+  readonly turns: Turns;
   /** How its members of groups are named. */
   readonly name: string;
   /** Puts TLS on a socket; undefined if the server has no keys. */

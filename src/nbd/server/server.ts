@@ -34,6 +34,7 @@ import {
 } from './options.js';
 import type { Counters, NbdServerClient } from './stats.js';
 import { type Upgrade, upgradeWith } from './tls.js';
+import { Turns } from './turns.js';
 
 /** How long a request may hold memory that others wait for, in milliseconds (memory.M4): 3 MiB a second for the largest. */
 const LARGE_MS = 10_000;
@@ -72,6 +73,7 @@ export class NbdServer implements AsyncDisposable {
   readonly #observer: (event: NbdServerEvent) => void;
   readonly #listeners = new Set<Listening>();
   readonly #memory: Memory;
+  readonly #turns = new Turns();
   /** In the order in which they came, with their exports. */
   readonly #connections = new Map<Connection, { readonly connection: number; export?: string }>();
   readonly #counters: Counters = {
@@ -207,6 +209,7 @@ export class NbdServer implements AsyncDisposable {
     const known: { connection: number; export?: string } = { connection };
     const served = new Connection(socket, {
       memory: this.#memory,
+      turns: this.#turns,
       name: `connection ${connection}`,
       exports: this.#exports,
       limits: this.#limits,

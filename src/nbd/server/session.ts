@@ -93,6 +93,8 @@ export class ServerSession {
   #agreement: Agreement = INITIAL;
   #export: ExportInfo | undefined;
   #closing = false;
+  /** One for all, because a writer of its own for each refusal would be a block of 16 KiB. */
+  readonly #refusals = new ByteWriter();
   #options = 0;
   #answered = 0;
 
@@ -266,9 +268,8 @@ export class ServerSession {
   }
 
   #refuse(request: NbdRequest, refusal: Refusal): void {
-    const out = new ByteWriter();
-    this.#reply(request, refusal, out);
-    this.#send(out.take(), 'request');
+    this.#reply(request, refusal, this.#refusals);
+    this.#send(this.#refusals.take(), 'request');
   }
 
   #handOut(request: NbdRequest, data: readonly Uint8Array[]): void {
