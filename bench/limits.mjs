@@ -186,6 +186,41 @@ export class SmallestScheduler {
 }
 
 /**
+ * The smallest member: it checks the range of a write, counts, knows what is at the storage, and passes the write on. It has no turns,
+ * no order for what overlaps, no account of flushes, and no end of its own.
+ */
+export function smallestMember(storage) {
+  const { size, capabilities } = storage;
+  const { blockSize } = capabilities;
+  const running = new Set();
+  let bytes = 0;
+  return {
+    ...{ size, capabilities },
+    write(offset, data, flags) {
+      const length = data.byteLength;
+      const isInside = Number.isSafeInteger(offset) && offset >= 0 && offset + length <= size;
+      if (!isInside || offset % blockSize !== 0 || length % blockSize !== 0) {
+        throw new RangeError('outside');
+      }
+      bytes += length;
+      const answer = storage.write(offset, data, flags);
+      if (!answer?.then) return answer;
+      const command = { offset, length };
+      running.add(command);
+      return answer.finally(() => running.delete(command));
+    },
+    writev: storage.writev?.bind(storage),
+    read: (offset, into) => storage.read(offset, into),
+    discard: (offset, length) => storage.discard(offset, length),
+    writeZeroes: (offset, length) => storage.writeZeroes(offset, length),
+    blockStatus: (offset, length) => storage.blockStatus(offset, length),
+    flush: (flags) => storage.flush(flags),
+    close: () => storage.close(),
+    bytes: () => bytes,
+  };
+}
+
+/**
  * The machine that decides nothing: a request is its command, first in, first out. Under the driver of the kit it shows what the
  * driver costs by itself.
  */

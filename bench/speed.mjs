@@ -17,7 +17,7 @@ import { runInNewContext } from 'node:vm';
 import { newQueue } from '@henrygd/queue';
 import fastq from 'fastq';
 import PQueue from 'p-queue';
-import { IoScheduler, transformer } from 'write-barrier';
+import { IoScheduler, MemoryStorage, SchedulerGroup, transformer } from 'write-barrier';
 import { answerCall, Driver, executeOn } from 'write-barrier/kit';
 import { FileStorage } from 'write-barrier/node';
 import { median } from './figures.mjs';
@@ -27,6 +27,7 @@ import {
   FirstInFirstOut,
   handDrain,
   SmallestScheduler,
+  smallestMember,
   writeAndSync,
 } from './limits.mjs';
 
@@ -157,6 +158,54 @@ const ROWS = {
         limit: (count) =>
           together(count, 32, (i) => limit.write(blockOf(i), BLOCK_OF_DATA, barrier(i))),
       };
+    },
+  },
+
+  member: {
+    about: 'writes of a scheduler on the only member of a group, memory, 32 in flight',
+    count: 60_000,
+    ways: () => {
+      const on = (storage) => {
+        const disk = new IoScheduler(storage);
+        return (count) => together(count, 32, (i) => disk.write(blockOf(i), BLOCK_OF_DATA));
+      };
+      return {
+        ours: on(new SchedulerGroup(new MemoryStorage(BYTES)).member()),
+        'a scheduler on the storage': on(new MemoryStorage(BYTES)),
+        limit: on(smallestMember(new MemoryStorage(BYTES))),
+      };
+    },
+  },
+
+  'member-later': {
+    about: 'the same on a do-nothing storage that answers later',
+    count: 60_000,
+    ways: () => {
+      const on = (storage) => {
+        const disk = new IoScheduler(storage);
+        return (count) => together(count, 32, (i) => disk.write(blockOf(i), BLOCK_OF_DATA));
+      };
+      return {
+        ours: on(new SchedulerGroup(NOTHING).member()),
+        'a scheduler on the storage': on({ ...NOTHING }),
+        limit: on(smallestMember({ ...NOTHING })),
+      };
+    },
+  },
+
+  'member-file': {
+    about: 'random writes of 4 KiB on a file, by the only member of a group, 32 in flight',
+    count: 20_000,
+    isFile: true,
+    ways: async ({ scheduler, storage }) => {
+      const [alone, member, limit] = [
+        await scheduler(),
+        new IoScheduler(new SchedulerGroup(await storage()).member()),
+        new IoScheduler(smallestMember(await storage())),
+      ];
+      const run = (disk) => (count) =>
+        together(count, 32, (i) => disk.write(scattered(i), BLOCK_OF_DATA));
+      return { ours: run(member), 'a scheduler on the storage': run(alone), limit: run(limit) };
     },
   },
 

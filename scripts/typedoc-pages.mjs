@@ -22,7 +22,10 @@ const GROUPS = [
 /** The first pattern that fits the file of a name, followed by `#` and the name, decides. */
 const NAME_GROUPS = [
   [/#(?:\w+Error|ErrorCode)$/, 'Errors'],
-  [/\/scheduler\/(?:scheduler-group|group-\w+|sharing|fair-queue)\./, 'Groups of schedulers'],
+  [
+    /\/scheduler\/(?:scheduler-group|group-\w+|sharing|fair-queue|claims|closing)\./,
+    'Groups of schedulers',
+  ],
   [/\/scheduler\//, 'Scheduler'],
   [/\/model\/(?:mode|guarantees|flush-policy)\./, 'Modes and guarantees'],
   [/\/model\/(?:request|transform)\./, 'Requests and steps'],

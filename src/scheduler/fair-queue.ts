@@ -83,6 +83,12 @@ export class FairQueue<T extends Turn> {
     this.#place(turn);
   }
 
+  /** A command is served that need not wait, because none waits: as `add`, `head`, `serve` and `remove`, in one step. */
+  pass(turn: T, cost: number): void {
+    this.#clock = Math.max(this.#clock, turn.start) + cost / turn.weight;
+    turn.start = this.#clock;
+  }
+
   /**
    * A member pays for something that takes no turn.
    *

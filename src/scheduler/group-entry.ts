@@ -1,30 +1,21 @@
 // What the machine of a group works on: members, their commands, and the commands of the storage. What their fields mean is said here;
-// they are assigned in sharing.ts only.
+// they are assigned in sharing.ts and claims.ts only.
 //
 // A command of a member (an entry) becomes one command of the storage, or several if it is cut into pieces. A flush of the
 // storage serves the flushes of many members. A member at rest is one object with an empty queue, because there may be thousands.
+// An entry is one object from the call of its member to its answer, because objects are a good part of what a command costs here. So
+// it is its own caller, and has what those read who carry a command out. A command that goes past the queue and is answered at once
+// has no entry.
 
-import {
-  type ByteRange,
-  isMutation,
-  type Request,
-  type StagedCommand,
-  type Tag,
-} from '../model/index.js';
+import type { ByteRange, Operation, Request, StagedCommand, Tag } from '../model/index.js';
 import type { FlushFailedError } from './errors.js';
 import { Turn } from './fair-queue.js';
 import { List, type ListNode } from './list.js';
 
-/** What the machine reads of the caller of a command. */
-export interface Caller<K> {
-  readonly member: Member<K>;
-  readonly tag: Tag;
-}
-
 /** A member, as the machine knows it. */
-export class Member<K> extends Turn {
+export class Member<E extends Entry<E>> extends Turn {
   /** Commands that wait for their turn. */
-  readonly queue: List<Entry<K>> = new List();
+  readonly queue: List<E> = new List();
   /** Flushes that wait for a flush of the storage, or share the one that is there. */
   flushes = 0;
   /** The buffers in the queue, in bytes. */
@@ -55,12 +46,18 @@ export class Member<K> extends Turn {
 }
 
 /** A command of a member. */
-export class Entry<K> implements ByteRange, ListNode<Entry<K>> {
-  readonly client: K;
-  readonly request: Request;
+export class Entry<E extends Entry<E>> implements ByteRange, ListNode<E> {
+  readonly member: Member<E>;
+  readonly op: Operation;
   readonly start: number;
+  /** A resize has no end, so it overlaps every other one, and all that relies on the size that it makes. */
   readonly end: number;
-  readonly mutates: boolean;
+  /** The bytes that it names. */
+  readonly length: number;
+  readonly fua: boolean;
+  readonly tag: Tag;
+  /** Of a resize: the new size of the storage, in bytes. */
+  readonly size: number | undefined;
   /** The next byte to issue. */
   at: number;
   /** All of it has been issued. */
@@ -70,44 +67,86 @@ export class Entry<K> implements ByteRange, ListNode<Entry<K>> {
   /** It has its place among those that keep overlapping ones waiting. */
   hasClaim = false;
   /** The earlier one that it overlaps, and waits for. */
-  blocker: Entry<K> | undefined;
+  blocker: E | undefined;
   /** Why it failed: the first error. */
   error: unknown;
-  next: Entry<K> | undefined;
-  previous: Entry<K> | undefined;
+  /** Its neighbours in that line, and in the queue. */
+  ahead: E | undefined;
+  behind: E | undefined;
+  next: E | undefined;
+  previous: E | undefined;
 
-  constructor(request: Request, client: K) {
-    const isRanged = request.kind !== 'flush' && request.kind !== 'barrier';
-    this.client = client;
-    this.request = request;
-    this.start = isRanged ? request.offset : 0;
-    // A resize has no end, so it overlaps every other one, and all that relies on the size that it makes.
-    const isResize = 'size' in request;
-    this.end = isResize ? Infinity : isRanged ? request.offset + request.length : 0;
-    this.mutates = isMutation(request);
-    this.at = this.start;
+  constructor(
+    member: Member<E>,
+    op: Operation,
+    offset: number,
+    length: number,
+    fua = false,
+    tag: Tag = 'simple',
+    size?: number,
+  ) {
+    this.member = member;
+    this.op = op;
+    this.start = offset;
+    this.end = size === undefined ? offset + length : Number.POSITIVE_INFINITY;
+    this.length = length;
+    this.fua = fua;
+    this.tag = tag;
+    this.size = size;
+    this.at = offset;
+  }
+
+  /** Itself: a driver answers the caller of what has settled. */
+  get client(): this {
+    return this;
+  }
+
+  get offset(): number {
+    return this.start;
+  }
+
+  get mutates(): boolean {
+    return this.op !== 'read' && this.op !== 'flush';
+  }
+
+  /** When it is answered, its bytes may be in the cache only. */
+  get fillsCache(): boolean {
+    return this.mutates && !this.fua;
+  }
+
+  /** It keeps its place among the commands of its member. */
+  get isOrdered(): boolean {
+    return this.tag === 'ordered';
+  }
+
+  /** The buffer that it keeps alive in the queue, in bytes. */
+  get payload(): number {
+    return this.op === 'read' || this.op === 'write' ? this.length : 0;
+  }
+
+  /** For the trace. */
+  get request(): Request {
+    const { op, offset, length, fua, size } = this;
+    if (op === 'flush') return { kind: op };
+    if (size !== undefined) return { kind: op as 'discard', offset, length, size };
+    return op === 'write' ? { kind: op, offset, length, fua } : { kind: op, offset, length };
   }
 }
 
 /** A command for the storage: one of an entry, or the flush that many share. */
-export class GroupCommand<K> {
+export class GroupCommand<E extends Entry<E>> {
   readonly what: StagedCommand;
-  readonly entry: Entry<K> | undefined;
+  readonly entry: E | undefined;
   /** Those that share the flush. */
-  readonly served: readonly Entry<K>[];
+  readonly served: readonly E[];
 
-  constructor(what: StagedCommand, entry: Entry<K> | undefined, served: readonly Entry<K>[]) {
+  constructor(what: StagedCommand, entry: E | undefined, served: readonly E[]) {
     this.what = what;
     this.entry = entry;
     this.served = served;
   }
 
-  get clients(): readonly K[] {
-    return (this.entry ? [this.entry] : this.served).map(({ client }) => client);
+  get clients(): readonly E[] {
+    return this.entry ? [this.entry] : this.served;
   }
-}
-
-/** It keeps its place among the commands of its member. */
-export function isOrdered<K extends Caller<K>>({ client }: Entry<K>): boolean {
-  return client.tag === 'ordered';
 }

@@ -11,11 +11,13 @@
 
 import type { Call } from '../machine/index.js';
 import {
-  type Request,
+  checkArgument,
+  type Operation,
   resizeOf,
   type Tag,
   unsupported,
   WriteBarrierError,
+  wholeNumber,
 } from '../model/index.js';
 import { type Payload, totalLength } from '../storage/buffers.js';
 import { checkRange, checkSize } from '../storage/checks.js';
@@ -27,15 +29,24 @@ import type {
   Transfer,
   WriteFlags,
 } from '../storage/index.js';
-import type { Member } from './group-entry.js';
+import { Entry, type Member } from './group-entry.js';
 
 /** What a member needs of its group. */
 export interface GroupCore {
   /** That of the storage: every member sees the new one when the resize of any has been answered. */
   readonly size: number;
   readonly capabilities: Capabilities;
-  /** Submits a command, or throws. */
-  submit(call: GroupCall): void;
+  /** Submits a command, with a size if it is a resize: answers as a storage does, or throws. */
+  submit(
+    member: Member<GroupCall>,
+    op: Operation,
+    offset: number,
+    length: number,
+    data: Payload | undefined,
+    fua: boolean,
+    tag: Tag,
+    size?: number,
+  ): void | Promise<void>;
   /** Ends a member; settles when none of its commands is under way. */
   end(member: Member<GroupCall>): void | Promise<void>;
   /** What the storage knows of the bytes, at once: it has no turn, because it moves no bytes (storage.S12). */
@@ -45,28 +56,12 @@ export interface GroupCore {
 }
 
 /** A command of a member with its caller, who gets a promise only if the answer does not come at once. */
-export class GroupCall implements Call {
+export class GroupCall extends Entry<GroupCall> implements Call {
   number = 0;
-  readonly request: Request;
   data: Payload | undefined;
-  readonly member: Member<GroupCall>;
-  readonly tag: Tag;
   #state: 'waiting' | 'done' | 'failed' = 'waiting';
-  #error: unknown;
   #resolve: (() => void) | undefined;
   #reject: ((error: unknown) => void) | undefined;
-
-  constructor(
-    member: Member<GroupCall>,
-    request: Request,
-    data: Payload | undefined,
-    tag: Tag = 'simple',
-  ) {
-    this.member = member;
-    this.request = request;
-    this.data = data;
-    this.tag = tag;
-  }
 
   resolve(): void {
     this.#state = 'done';
@@ -75,14 +70,14 @@ export class GroupCall implements Call {
 
   reject(error: unknown): void {
     this.#state = 'failed';
-    this.#error = error;
+    this.error = error;
     this.#reject?.(error);
   }
 
   /** The answer for the caller (P2). */
   answer(): void | Promise<void> {
     if (this.#state === 'done') return undefined;
-    if (this.#state === 'failed') throw this.#error;
+    if (this.#state === 'failed') throw this.error;
     return new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -133,7 +128,7 @@ export class GroupMember implements Storage {
   }
 
   read(offset: number, into: Uint8Array): Transfer {
-    return this.#ranged({ kind: 'read', offset, length: into.byteLength }, into);
+    return this.#submit('read', offset, into.byteLength, into);
   }
 
   write(offset: number, data: Uint8Array, flags: WriteFlags): Transfer {
@@ -143,7 +138,7 @@ export class GroupMember implements Storage {
   /** Covers every write of every member that has been answered, because the storage that they share has one cache. */
   flush({ tag }: FlushFlags): void | Promise<void> {
     if (!this.capabilities.flush) throw unsupported('a flush');
-    return this.#submit({ kind: 'flush' }, undefined, tag);
+    return this.#submit('flush', 0, 0, undefined, false, tag);
   }
 
   /** Ends the member. Commands in its queue fail with `CLOSED`. The shared storage stays open. */
@@ -155,9 +150,12 @@ export class GroupMember implements Storage {
   /**
    * Settles when there is room for so many bytes more. Wait for it before each command if the group has `maxQueuedBytes`; another
    * member may have taken the room since, so be ready for `QUEUE_FULL` nevertheless.
+   *
+   * @throws `INVALID_ARGUMENT` for a number of bytes that is none; `CLOSE_TIMEOUT` if the group gives up
    */
-  ready(bytes = 0): Promise<void> {
-    return this.#core.room(this.#member, bytes);
+  async ready(bytes = 0): Promise<void> {
+    checkArgument('bytes', bytes, BYTES);
+    await this.#core.room(this.#member, bytes);
   }
 
   #writev(offset: number, data: readonly Uint8Array[], flags: WriteFlags): Transfer {
@@ -165,11 +163,11 @@ export class GroupMember implements Storage {
   }
 
   #discard(offset: number, length: number): void | Promise<void> {
-    return this.#ranged({ kind: 'discard', offset, length });
+    return this.#submit('discard', offset, length);
   }
 
   #writeZeroes(offset: number, length: number): void | Promise<void> {
-    return this.#ranged({ kind: 'writeZeroes', offset, length });
+    return this.#submit('writeZeroes', offset, length);
   }
 
   #blockStatus(offset: number, length: number): readonly Extent[] | Promise<readonly Extent[]> {
@@ -182,7 +180,9 @@ export class GroupMember implements Storage {
   #resize(size: number): void | Promise<void> {
     checkSize(this, size);
     this.#checkOpen();
-    if (size !== this.size) return this.#submit(resizeOf(this.size, size));
+    if (size === this.size) return;
+    const { kind, offset, length } = resizeOf(this.size, size);
+    return this.#core.submit(this.#member, kind, offset, length, undefined, false, 'simple', size);
   }
 
   #checkOpen(): void {
@@ -191,23 +191,22 @@ export class GroupMember implements Storage {
 
   #write(offset: number, length: number, data: Payload, { fua, tag }: WriteFlags): Transfer {
     if (fua && !this.capabilities.fua) throw unsupported('a forced write');
-    return this.#ranged({ kind: 'write', offset, length, fua }, data, tag);
+    return this.#submit('write', offset, length, data, fua, tag);
   }
 
-  #ranged(
-    request: Exclude<Request, { readonly kind: 'flush' | 'barrier' }>,
+  #submit(
+    op: Operation,
+    offset: number,
+    length: number,
     data?: Payload,
-    tag?: Tag,
+    fua = false,
+    tag: Tag = 'simple',
   ): void | Promise<void> {
-    checkRange(this, request.offset, request.length);
-    return this.#submit(request, data, tag);
-  }
-
-  #submit(request: Request, data?: Payload, tag?: Tag): void | Promise<void> {
+    checkRange(this, offset, length);
     this.#checkOpen();
     if (tag === 'ordered' && !this.capabilities.orderedTags) throw unsupported('an ordered tag');
-    const call = new GroupCall(this.#member, request, data, tag);
-    this.#core.submit(call);
-    return call.answer();
+    return this.#core.submit(this.#member, op, offset, length, data, fua, tag);
   }
 }
+
+const BYTES = /* @__PURE__ */ wholeNumber(0);

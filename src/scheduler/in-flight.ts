@@ -19,13 +19,13 @@ const CELLS_MAX = 16;
 /** A mask, because a modulo of numbers beyond 31 bits is a call. */
 const CELL_MASK = CELLS - 1;
 /** So many requests are searched as quickly as a filter is asked, and a scheduler that never has more needs no table. */
-const FEW = 8;
+export const FEW = 8;
 
 /**
  * How many requests touch each cell. Where no request does, there is no overlap; otherwise the set is searched, because two
  * cells may share a counter.
  */
-class Filter {
+export class Filter {
   /** Sixteen bits, because `depth` is at most 1024, and the set has a few times as many requests. */
   readonly #counts = new Uint16Array(CELLS);
   #wide = 0;

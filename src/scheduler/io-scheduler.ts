@@ -35,6 +35,7 @@ import type { Capabilities, Extent, Storage } from '../storage/index.js';
 import { bytesOf, performStatus, performWhole } from '../storage/perform.js';
 import { asStorage } from './as-storage.js';
 import { calledAt, callSite, type SchedulerCall, Signals } from './caller.js';
+import { never, within } from './closing.js';
 import type { Command, Entry } from './entry.js';
 import { CloseTimeoutError, UnsafeModeError } from './errors.js';
 import {
@@ -370,7 +371,10 @@ export class IoScheduler implements AsyncDisposable {
     const site = this.#stackTraces ? callSite(this.close) : undefined;
     this.#closing ??= this.#close();
     try {
-      await (timeoutMs === undefined ? this.#closing : this.#within(timeoutMs, this.#closing));
+      const closing = this.#closing;
+      await (timeoutMs === undefined
+        ? closing
+        : within(timeoutMs, closing, () => this.#abandon(timeoutMs)));
     } catch (error) {
       throw site ? calledAt(error, site) : error;
     }
@@ -519,19 +523,6 @@ export class IoScheduler implements AsyncDisposable {
     this.#driver.abandon(error);
     return error;
   }
-
-  /** Waits for `work` at most `timeoutMs`; then all requests are rejected with CLOSE_TIMEOUT. */
-  async #within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(this.#abandon(timeoutMs)), timeoutMs);
-    });
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
 }
 
 const DONE = Promise.resolve();
@@ -552,8 +543,4 @@ function newBuffer(length: number): Uint8Array {
   } catch (cause) {
     throw misuse(`cannot allocate ${length} bytes`, { cause });
   }
-}
-
-function never(): boolean {
-  return false;
 }

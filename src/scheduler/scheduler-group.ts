@@ -8,11 +8,13 @@
 // members: the group does not know what a mode is.
 //
 //   B1  One group or scheduler at a time has unanswered requests at a storage (ownership.ts).
-//   B2  The storage is closed when every command of every member has been answered, and after a last flush.
+//   B2  The storage is closed when every command of every member has been answered, and after a last flush; not at all if one has
+//       not been within the limit given to `close()`.
 
 import { Driver } from '../machine/index.js';
 import {
   checkOptions,
+  type DeviceCommand,
   FUNCTION,
   isBytes,
   type KnownOptions,
@@ -27,11 +29,14 @@ import { withText } from '../model/show.js';
 import type { Payload } from '../storage/buffers.js';
 import { checkStorage } from '../storage/checks.js';
 import type { Extent, Storage } from '../storage/index.js';
-import { performWhole, statusOf } from '../storage/perform.js';
-import { type Entry, type GroupCommand, Member } from './group-entry.js';
-import { type GroupCall, type GroupCore, GroupMember } from './group-member.js';
+import { performWhole, statusOf, transferred } from '../storage/perform.js';
+import { isPending } from '../storage/wrappers.js';
+import { type Hanging, never, within } from './closing.js';
+import { CloseTimeoutError } from './errors.js';
+import { type GroupCommand, Member } from './group-entry.js';
+import { GroupCall, type GroupCore, GroupMember } from './group-member.js';
+import { CLOSE_OPTIONS } from './options.js';
 import { claim, type Ownership, ownershipOf } from './ownership.js';
-import { payloadOf } from './queue.js';
 import { Sharing } from './sharing.js';
 
 /** Options of a group. */
@@ -118,10 +123,13 @@ export class SchedulerGroup implements AsyncDisposable {
   readonly #storage: Storage;
   readonly #core: GroupCore;
   readonly #sharing: Sharing<GroupCall>;
-  readonly #driver: Driver<GroupCall, GroupCommand<GroupCall>, Entry<GroupCall>>;
+  readonly #driver: Driver<GroupCall, GroupCommand<GroupCall>, void>;
   readonly #ownership: Ownership;
   /** Block statuses without an answer, which the end of the storage waits for. */
-  readonly #statuses = new Set<Promise<readonly Extent[]>>();
+  readonly #statuses = new Set<Status>();
+  /** Commands at the storage that went past the queue. */
+  #past = 0;
+  readonly #isObserved: boolean;
   #closing: Promise<void> | undefined;
 
   /**
@@ -133,6 +141,7 @@ export class SchedulerGroup implements AsyncDisposable {
     checkOptions(options, GROUP_OPTIONS, 'SchedulerGroup');
     const { capabilities } = storage;
     this.#storage = storage;
+    this.#isObserved = options.observer !== undefined;
     this.#sharing = new Sharing({
       depth: options.depth ?? 32,
       depthBytes: options.depthBytes ?? 4 * 1024 * 1024,
@@ -157,7 +166,16 @@ export class SchedulerGroup implements AsyncDisposable {
         return storage.size;
       },
       capabilities,
-      submit: (call) => this.#submit(call),
+      submit: (member, op, offset, length, data, fua, tag, size) => {
+        this.#checkOpen();
+        claim(this.#ownership, this.#isBusy);
+        // A trace has every command, and the driver reports it. A resize is rare, and overlaps what the range does not say.
+        const mayPass = !this.#isObserved && size === undefined;
+        if (mayPass && this.#sharing.pass(member, op, offset, offset + length, tag)) {
+          return this.#pass(member, { op, offset, length, fua, tag: 'simple' }, data);
+        }
+        return this.#submit(new GroupCall(member, op, offset, length, fua, tag, size), data);
+      },
       status: (offset, length) => this.#status(offset, length),
       end: (member) => this.#end(member),
       room: (member, bytes) => this.#driver.until(() => this.#sharing.fits(member, bytes)),
@@ -223,13 +241,27 @@ export class SchedulerGroup implements AsyncDisposable {
    *
    * @throws what the last flush, or the storage's `close`, throws; the storage is closed nevertheless
    * @throws `STORAGE_IN_USE` while another scheduler has unanswered requests at the storage, which is left open
+   * @throws `CLOSE_TIMEOUT` with the commands that the storage has not answered within `timeoutMs`. All commands of all members
+   * reject with the same error, and the storage stays open, because closing it under a running command is worse
    */
-  close(): Promise<void> {
+  async close(
+    options: {
+      /**
+       * How long to wait for the storage, in milliseconds.
+       *
+       * @defaultValue no limit
+       */
+      readonly timeoutMs?: number | undefined;
+    } = {},
+  ): Promise<void> {
+    checkOptions(options, CLOSE_OPTIONS, 'close');
+    const { timeoutMs } = options;
     this.#closing ??= this.#close();
-    return this.#closing;
+    if (timeoutMs === undefined) return this.#closing;
+    return within(timeoutMs, this.#closing, () => this.#abandon(timeoutMs));
   }
 
-  /** The same as `close()`, for `await using`. */
+  /** The same as `close()` without a limit of time, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -240,11 +272,30 @@ export class SchedulerGroup implements AsyncDisposable {
     const needsFlush = cache === 'volatile' && flush;
     // Begins before the group counts as closed, because `close` sets that when this returns its promise.
     const last = needsFlush ? flushOf(this.#newMember()) : undefined;
-    const ends = await Promise.allSettled([last, this.#driver.idle()]);
-    await Promise.allSettled(this.#statuses);
+    const ends = await Promise.allSettled([last, this.#driver.until(this.#isIdle)]);
+    const closed = await Promise.allSettled([this.#closeStorage()]);
+    for (const end of [...ends, ...closed]) if (end.status === 'rejected') throw end.reason;
+  }
+
+  async #closeStorage(): Promise<void> {
+    if (this.#driver.abandoned) return;
     claim(this.#ownership, this.#isBusy);
-    await this.#storage.close();
-    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    // `until` rejects when the storage is given up.
+    await Promise.race([this.#storage.close(), this.#driver.until(never)]);
+  }
+
+  /** Gives up on what the storage has not answered, and rejects all commands. */
+  #abandon(timeoutMs: number): unknown {
+    if (this.#driver.abandoned) return this.#driver.abandoned;
+    const statuses = Array.from(this.#statuses, ({ op, offset, length }) => ({
+      op,
+      offset,
+      length,
+    }));
+    const error = new CloseTimeoutError(timeoutMs, [...this.#sharing.hanging, ...statuses]);
+    for (const { reject } of this.#statuses) reject(error);
+    this.#driver.abandon(error);
+    return error;
   }
 
   #newMember(weight?: number, name?: string): GroupMember {
@@ -253,20 +304,69 @@ export class SchedulerGroup implements AsyncDisposable {
     return new GroupMember(this.#core, member);
   }
 
-  #submit(call: GroupCall): void {
-    this.#checkOpen();
-    claim(this.#ownership, this.#isBusy);
-    if (!this.#sharing.fits(call.member, payloadOf(call.request))) {
+  #submit(call: GroupCall, data: Payload | undefined): void | Promise<void> {
+    call.data = data;
+    if (!this.#sharing.fits(call.member, call.payload)) {
       throw new WriteBarrierError('QUEUE_FULL', 'the member has its share; wait for its ready()');
     }
     this.#driver.submit(call);
+    return call.answer();
+  }
+
+  /** Carries out a command that goes past the queue. */
+  #pass(
+    member: Member<GroupCall>,
+    what: Omit<DeviceCommand, 'kind'>,
+    data: Payload | undefined,
+  ): void | Promise<void> {
+    const { op, offset, length, fua } = what;
+    let error: unknown;
+    try {
+      const answer = performWhole(this.#storage, what, data, this.#driver);
+      if (isPending(answer))
+        return this.#stays(new GroupCall(member, op, offset, length, fua), answer);
+      error = transferred(what, answer);
+    } catch (thrown) {
+      error = reasonOf(thrown);
+    }
+    this.#sharing.passed(member, op, length, fua, error);
+    // The storage may have called a member, whose command waits.
+    if (this.#sharing.queued > 0) this.#driver.pump();
+    if (error !== undefined) throw error;
+  }
+
+  #stays(call: GroupCall, answer: PromiseLike<unknown>): Promise<void> {
+    this.#past += 1;
+    this.#sharing.stays(call);
+    Promise.resolve(answer).then(
+      (moved) => this.#ended(call, transferred(call, moved)),
+      (reason) => this.#ended(call, reasonOf(reason)),
+    );
+    if (this.#sharing.queued > 0) this.#driver.pump();
+    return call.answer() as Promise<void>;
+  }
+
+  #ended(call: GroupCall, error: unknown): void {
+    this.#past -= 1;
+    if (this.#driver.abandoned) return;
+    this.#sharing.ended(call, error);
+    if (error === undefined) call.resolve();
+    else call.reject(error);
+    this.#driver.pump();
   }
 
   #status(offset: number, length: number): Promise<readonly Extent[]> {
     this.#checkOpen();
-    const answer = Promise.resolve(statusOf(this.#storage, offset, length));
-    this.#statuses.add(answer);
-    return answer.finally(() => this.#statuses.delete(answer));
+    const answer = statusOf(this.#storage, offset, length);
+    return new Promise((resolve, reject) => {
+      const status = { op: 'read', offset, length, reject } as const;
+      this.#statuses.add(status);
+      const ended = (): void => {
+        this.#statuses.delete(status);
+        this.#driver.pump();
+      };
+      Promise.resolve(answer).then(resolve, reject).then(ended);
+    });
   }
 
   #end(member: Member<GroupCall>): void | Promise<void> {
@@ -280,7 +380,17 @@ export class SchedulerGroup implements AsyncDisposable {
     if (this.#closing) throw new WriteBarrierError('CLOSED', 'the group is closed');
   }
 
-  readonly #isBusy = (): boolean => !this.#driver.isIdle;
+  readonly #isIdle = (): boolean => !this.#isBusy() && this.#statuses.size === 0;
+  /** Something is unanswered; after `#abandon` that is what the storage has. */
+  readonly #isBusy = (): boolean => {
+    const { abandoned, inFlight, isIdle } = this.#driver;
+    return this.#past > 0 || (abandoned ? inFlight > 0 : !isIdle);
+  };
+}
+
+/** A block status without an answer: `reject` answers its caller. */
+interface Status extends Hanging {
+  readonly reject: (error: unknown) => void;
 }
 
 const GROUP_OPTIONS: KnownOptions<SchedulerGroupOptions> = {
@@ -303,12 +413,15 @@ async function flushOf(member: GroupMember): Promise<void> {
   await member.flush({ tag: 'simple' });
 }
 
+function reasonOf(thrown: unknown): unknown {
+  return thrown ?? new Error('the storage gave no reason');
+}
+
 /** What a command moves: of a read in pieces, the piece. */
 function dataOf(
-  { client, start }: Entry<GroupCall>,
+  { data, start }: GroupCall,
   { op, offset, length }: StagedCommand,
 ): Payload | undefined {
-  const { data } = client;
   if (op !== 'read' || !isBytes(data) || data.byteLength === length) return data;
   return data.subarray(offset - start, offset - start + length);
 }

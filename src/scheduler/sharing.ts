@@ -5,6 +5,7 @@
 // around an ordered tag. So all that a mode means is the business of the scheduler above, and a barrier there waits for
 // commands of its own member only. What is left for this machine is to take turns, and to share flushes.
 //
+//   command of a member, while nothing waits ─────────────────────▶ the storage
 //   command of a member ─▶ its queue ─▶ its turn (fair-queue.ts) ─▶ the storage
 //   flush of a member ───▶ the waiting flushes ─▶ one flush of the storage for all of them
 //
@@ -25,6 +26,8 @@
 //       those that it has submitted, otherwise for its next one. In doubt are the bytes of commands that no flush has covered, and
 //       of those at the storage.
 //   G7  From the turn of a command on it moves on whatever other members send (fair-queue.Q2, fair-queue.Q3).
+//   G8  A command goes past the queue only if it would have its turn at once and as a whole. It counts for all that follows as if it
+//       had had one.
 //
 // Reads and zeroes that are written as data are issued in pieces of at most PIECE_MAX, so that a large one leaves turns to
 // other members. A write is never cut, because it may be atomic.
@@ -44,14 +47,14 @@ import {
   type Operation,
   type Request,
   type StagedCommand,
-  type WriteZeroesRequest,
+  type Tag,
 } from '../model/index.js';
-import { overlap } from './durability.js';
+import { Claims } from './claims.js';
+import type { Hanging } from './closing.js';
 import { atRiskOf, FlushFailedError } from './errors.js';
 import { FairQueue } from './fair-queue.js';
-import { type Caller, Entry, GroupCommand, isOrdered, type Member } from './group-entry.js';
+import { type Entry, GroupCommand, type Member } from './group-entry.js';
 import { List } from './list.js';
-import { payloadOf } from './queue.js';
 
 /** What a command costs, added to the bytes that it moves: a small one keeps a disk busy for longer than its bytes would. */
 export const COMMAND_COST = 16_384;
@@ -75,17 +78,15 @@ export interface SharingOptions {
 }
 
 /** The state machine of a group. */
-export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>, Entry<K>> {
+export class Sharing<E extends Entry<E>> implements Machine<E, GroupCommand<E>, void> {
   readonly #options: SharingOptions;
   readonly #pieceMax: number;
   /** Its members. */
-  readonly members: Set<Member<K>> = new Set();
-  readonly #fair = new FairQueue<Member<K>>();
+  readonly members: Set<Member<E>> = new Set();
+  readonly #fair = new FairQueue<Member<E>>();
   /** What is at the storage or stands in line for it, oldest first (G3). */
-  readonly #claims: Entry<K>[] = [];
-  /** How many of those wait for an earlier one. */
-  #held = 0;
-  readonly #settled = new List<Entry<K>>();
+  readonly #claims = new Claims<E>();
+  readonly #settled = new List<E>();
 
   /** Commands at the storage, and the bytes that they move. */
   inFlight = 0;
@@ -95,10 +96,12 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   queuedBytes = 0;
 
   /** Flushes that wait for the next flush of the storage, when the first of them starts, and what it costs (fair-queue.ts). */
-  #waiting: Entry<K>[] = [];
+  #waiting: E[] = [];
   #start = 0;
   #cost = 0;
-  #isFlushing = false;
+  /** The flush that is at the storage. */
+  #flushing: GroupCommand<E> | undefined;
+  #isPassing = false;
   /** Flushes of the storage are numbered from 1. The last one that was issued, and the last one that succeeded. */
   #flushes = 0;
   #flushed = 0;
@@ -122,86 +125,148 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
 
   /**
    * Whether a member may queue so many bytes more. What it has in the queue may be as much as is free, multiplied by its
-   * weight. So there is always room for a member that has nothing there, and floods share the rest.
+   * weight. So there is always room for a member that has nothing there, and floods share the rest. The bound of bytes holds up
+   * nothing that brings none.
    */
-  fits({ queue, flushes, queuedBytes, weight }: Member<K>, bytes: number): boolean {
+  fits({ queue, flushes, queuedBytes, weight }: Member<E>, bytes: number): boolean {
     const { maxQueued, maxQueuedBytes } = this.#options;
     const count = queue.size + flushes;
     const isCountFree = count < RESERVED || count < weight * (maxQueued - this.queued);
     const free = maxQueuedBytes - this.queuedBytes - bytes;
-    return isCountFree && (this.queuedBytes === 0 || (free >= 0 && queuedBytes <= weight * free));
+    const isByteFree = bytes === 0 || this.queuedBytes === 0;
+    return isCountFree && (isByteFree || (free >= 0 && queuedBytes <= weight * free));
   }
 
   // Events
 
-  submit(request: Request, client: K): Entry<K> {
-    const entry = new Entry(request, client);
-    const { member, tag } = client;
-    const isOrdered = tag === 'ordered';
+  submit(_request: Request, entry: E): void {
+    const { member, op, isOrdered } = entry;
     // A flush need not wait for what has not been answered, but for an ordered command that was sent before.
-    if (request.kind === 'flush' && !isOrdered && member.ordered === 0) {
+    if (op === 'flush' && !isOrdered && member.ordered === 0) {
       this.#flush(entry);
-      return entry;
+      return;
     }
     if (isOrdered) member.ordered += 1;
     member.queue.push(entry);
     this.#count(entry, 1);
     this.#schedule(member);
-    return entry;
   }
 
-  complete(command: GroupCommand<K>, error?: unknown): void {
+  // Past the queue (G8)
+
+  /**
+   * Lets a command go to the storage, if its turn would be at once. Until `passed` or `stays` follows nothing else is issued, also
+   * if the storage calls a member.
+   */
+  pass(member: Member<E>, op: Operation, start: number, end: number, tag: Tag): boolean {
+    if (this.queued > 0 || this.#isPassing || this.inFlight >= this.#options.depth) return false;
+    if (op === 'flush' || tag === 'ordered' || member.ordered > 0) return false;
+    if (this.#pieceOf(op, end - start) < end - start || !this.#hasRoom(op, end - start))
+      return false;
+    if (this.#claims.meets({ start, end, mutates: op !== 'read' })) return false;
+    this.#isPassing = true;
+    return true;
+  }
+
+  /** It was answered at once. */
+  passed(member: Member<E>, op: Operation, length: number, fua: boolean, error: unknown): void {
+    this.#isPassing = false;
+    const moved = this.#movedBy(op, length);
+    this.#fair.pass(member, COMMAND_COST + moved);
+    this.#counted(member, op, moved);
+    this.#changed(member, op !== 'read', fua && error === undefined);
+  }
+
+  /** It has no answer yet; `ended` will follow. */
+  stays(entry: E): void {
+    this.#isPassing = false;
+    this.#fair.pass(entry.member, COMMAND_COST + this.#movedBy(entry.op, entry.length));
+    this.#claims.enter(entry, true);
+    this.#begin(entry, entry.length);
+    entry.isIssued = true;
+  }
+
+  /** Its answer has come. */
+  ended(entry: E, error: unknown): void {
+    entry.error = error;
+    this.#returned(entry.op, entry.length);
+    this.#ended(entry);
+    this.#leave(entry);
+  }
+
+  complete(command: GroupCommand<E>, error?: unknown): void {
     const { what, entry, served } = command;
-    this.inFlight -= 1;
-    this.bytesInFlight -= this.#movedBy(what.op, what.length, what.size);
+    this.#returned(what.op, what.size === undefined ? what.length : Number.POSITIVE_INFINITY);
     if (!entry) {
       this.#flushEnded(served, error);
       return;
     }
     entry.outstanding -= 1;
     if (error !== undefined) this.#giveUp(entry, error);
-    if (entry.isIssued && entry.outstanding === 0) this.#ended(entry);
+    if (entry.isIssued && entry.outstanding === 0) this.#end(entry);
   }
 
   /** Settles with `error` what a member has in the queue; what is at the storage ends there. */
-  evict(member: Member<K>, error: unknown): void {
+  evict(member: Member<E>, error: unknown): void {
     for (const entry of member.queue) {
       if (entry.at > entry.start) {
         this.#giveUp(entry, error);
-        if (entry.outstanding === 0) this.#ended(entry);
+        if (entry.outstanding === 0) this.#end(entry);
         continue;
       }
       this.#dequeue(member, entry);
-      if (isOrdered(entry)) member.ordered -= 1;
+      if (entry.isOrdered) member.ordered -= 1;
+      if (entry.blocker) member.isHeld = false;
       this.#release(entry);
       this.#settle(entry, error);
     }
     this.#schedule(member);
     this.#endFlushes(
-      this.#takeWaiting((entry) => entry.client.member === member),
+      this.#takeWaiting((entry) => entry.member === member),
       error,
     );
   }
 
+  /** Settles everything with `error`. No answer of the storage may be reported after it. */
+  abandon(error: unknown): void {
+    for (const member of this.members) this.evict(member, error);
+    for (const entry of this.#claims) this.#settle(entry, error);
+    for (const entry of this.#flushing?.served ?? []) this.#settle(entry, error);
+  }
+
+  /** What is at the storage: each command of a member, as far as it has been issued, and the flush. */
+  get hanging(): readonly Hanging[] {
+    const commands: Hanging[] = [];
+    for (const { op, start, at, length, outstanding } of this.#claims) {
+      if (outstanding > 0) {
+        commands.push({ op, offset: start, length: Math.min(at - start, length) });
+      }
+    }
+    return this.#flushing ? [...commands, { op: 'flush', offset: 0, length: 0 }] : commands;
+  }
+
   // Answers
 
-  takeSettled(): Entry<K> | undefined {
+  takeSettled(): E | undefined {
     return this.#settled.shift();
   }
 
-  next(): GroupCommand<K> | undefined {
+  next(): GroupCommand<E> | undefined {
+    if (this.#isPassing) return undefined;
     while (this.inFlight < this.#options.depth) {
       const member = this.#fair.head;
       if (this.#mayFlush(member)) return this.#issueFlush();
       const entry = member?.queue.head;
       if (!member || !entry) return undefined;
-      if (entry.request.kind === 'flush') {
+      if (entry.op === 'flush') {
         this.#takeFlush(member, entry);
         continue;
       }
-      const what = this.#commandOf(entry);
-      if (!this.#hasRoom(what)) return undefined;
-      if (entry.hasClaim || this.#claim(member, entry)) return this.#issue(member, entry, what);
+      const length = this.#nextLength(entry);
+      if (!this.#hasRoom(entry.op, length)) return undefined;
+      if (entry.hasClaim || this.#claims.enter(entry)) return this.#issue(member, entry, length);
+      member.isHeld = true;
+      this.#fair.remove(member);
     }
     return undefined;
   }
@@ -209,177 +274,174 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   // Turns
 
   /** G2. */
-  #mayGo({ queue: { head }, isFenced, isHeld, underWay }: Member<K>): boolean {
+  #mayGo({ queue: { head }, isFenced, isHeld, underWay }: Member<E>): boolean {
     if (!head || isFenced || isHeld) return false;
-    return !isOrdered(head) || underWay === 0;
+    return !head.isOrdered || underWay === 0;
   }
 
-  #schedule(member: Member<K>): void {
+  #schedule(member: Member<E>): void {
     if (this.#mayGo(member) === member.place >= 0) return;
     if (member.place >= 0) this.#fair.remove(member);
     else this.#fair.add(member, this.#costOfNext(member));
   }
 
   /** The head of the queue of a member is another one now. */
-  #goOn(member: Member<K>): void {
+  #goOn(member: Member<E>): void {
     if (member.place >= 0 && this.#mayGo(member))
       this.#fair.again(member, this.#costOfNext(member));
     else this.#schedule(member);
   }
 
-  #costOfNext({ queue: { head } }: Member<K>): number {
-    if (!head || head.request.kind === 'flush') return COMMAND_COST;
-    const { size } = head.request as WriteZeroesRequest;
-    return COMMAND_COST + this.#movedBy(head.request.kind, this.#nextLength(head), size);
+  #costOfNext({ queue: { head } }: Member<E>): number {
+    if (!head || head.op === 'flush') return COMMAND_COST;
+    return COMMAND_COST + this.#movedBy(head.op, this.#nextLength(head));
   }
 
   /** G4. */
-  #hasRoom(what: StagedCommand): boolean {
-    const moved = this.#movedBy(what.op, what.length, what.size);
+  #hasRoom(op: Operation, length: number): boolean {
+    const moved = this.#movedBy(op, length);
     if (moved === 0 || this.bytesInFlight === 0) return true;
     return this.bytesInFlight + moved <= this.#options.depthBytes;
   }
 
-  #issue(member: Member<K>, entry: Entry<K>, what: StagedCommand): GroupCommand<K> {
-    const moved = this.#movedBy(what.op, what.length, what.size);
+  #issue(member: Member<E>, entry: E, length: number): GroupCommand<E> {
+    const { op, fua, at: offset, size } = entry;
     this.#fair.serve(member);
-    if (entry.at === entry.start) this.#begin(member, entry);
-    entry.at = entry.end === Infinity ? Infinity : entry.at + what.length;
-    entry.outstanding += 1;
-    member.commands += 1;
-    member.bytes += moved;
-    this.inFlight += 1;
-    this.bytesInFlight += moved;
-    this.commands[what.op] += 1;
+    this.#begin(entry, length);
     if (entry.at === entry.end) this.#dequeue(member, entry);
     this.#goOn(member);
-    return new GroupCommand(what, entry, NONE);
+    const what = {
+      op,
+      offset,
+      length: Math.min(length, entry.length),
+      fua,
+      kind: 'command',
+      tag: 'simple',
+      stage: 'plain',
+    } as const;
+    return new GroupCommand(size === undefined ? what : { ...what, size }, entry, NONE);
   }
 
-  #begin(member: Member<K>, entry: Entry<K>): void {
-    member.underWay += 1;
-    if (this.#fillsCache(entry)) member.mutating += 1;
-    if (isOrdered(entry)) member.isFenced = true;
+  /** So many bytes more of an entry go to the storage. */
+  #begin(entry: E, length: number): void {
+    const { member, op } = entry;
+    const moved = this.#movedBy(op, length);
+    if (entry.at === entry.start) {
+      member.underWay += 1;
+      if (entry.fillsCache) member.mutating += 1;
+      if (entry.isOrdered) member.isFenced = true;
+    }
+    entry.at += length;
+    entry.outstanding += 1;
+    this.inFlight += 1;
+    this.bytesInFlight += moved;
+    this.#counted(member, op, moved);
+  }
+
+  #counted(member: Member<E>, op: Operation, moved: number): void {
+    member.commands += 1;
+    member.bytes += moved;
+    this.commands[op] += 1;
+  }
+
+  /** The storage has answered a command. */
+  #returned(op: Operation, length: number): void {
+    this.inFlight -= 1;
+    this.bytesInFlight -= this.#movedBy(op, length);
   }
 
   /** Takes an entry out of the queue, because all of it that will be issued has been. */
-  #dequeue(member: Member<K>, entry: Entry<K>): void {
+  #dequeue(member: Member<E>, entry: E): void {
     entry.isIssued = true;
     member.queue.remove(entry);
     this.#count(entry, -1);
   }
 
   /** The rest of an entry is not issued. */
-  #giveUp(entry: Entry<K>, error: unknown): void {
+  #giveUp(entry: E, error: unknown): void {
     entry.error ??= error;
     if (entry.isIssued) return;
-    this.#dequeue(entry.client.member, entry);
-    this.#goOn(entry.client.member);
+    this.#dequeue(entry.member, entry);
+    this.#goOn(entry.member);
   }
 
-  #ended(entry: Entry<K>): void {
-    const { member } = entry.client;
-    if (this.#fillsCache(entry)) member.mutating -= 1;
+  /** All of an entry that will be issued has been answered. */
+  #end(entry: E): void {
+    this.#ended(entry);
+    this.#settle(entry, entry.error);
+    this.#leave(entry);
+  }
+
+  #ended(entry: E): void {
+    const { member, fillsCache, error } = entry;
+    if (fillsCache) member.mutating -= 1;
     // A command that failed may have left a part of its bytes in the cache, although it was to force them.
-    const isCached = this.#fillsCache(entry) || (entry.mutates && entry.error !== undefined);
-    if (isCached && this.#options.isVolatile) this.#wroteAt = member.wroteAt = this.#flushes;
+    this.#changed(member, entry.mutates, !fillsCache && error === undefined);
     this.#release(entry);
-    this.#leave(entry, entry.error);
   }
 
-  /** An entry that was under way is settled. */
-  #leave(entry: Entry<K>, error: unknown): void {
-    const { member } = entry.client;
+  #changed(member: Member<E>, mutates: boolean, isForced: boolean): void {
+    if (!mutates || isForced || !this.#options.isVolatile) return;
+    this.#wroteAt = this.#flushes;
+    member.wroteAt = this.#flushes;
+  }
+
+  /** An entry is not under way any more. */
+  #leave(entry: E): void {
+    const { member } = entry;
     member.underWay -= 1;
     invariant(member.underWay >= 0, 'sharing.G1');
-    if (isOrdered(entry)) {
+    if (entry.isOrdered) {
       member.ordered -= 1;
       member.isFenced = false;
     }
-    this.#settle(entry, error);
-    this.#schedule(member);
+    if (member.queue.head) this.#schedule(member);
   }
 
-  #settle(entry: Entry<K>, error: unknown): void {
+  #settle(entry: E, error: unknown): void {
     entry.error = error;
     this.#settled.push(entry);
   }
 
-  #count(entry: Entry<K>, by: 1 | -1): void {
-    const bytes = by * payloadOf(entry.request);
+  #count(entry: E, by: 1 | -1): void {
+    const bytes = by * entry.payload;
     this.queued += by;
     this.queuedBytes += bytes;
-    entry.client.member.queuedBytes += bytes;
+    entry.member.queuedBytes += bytes;
   }
 
-  // Overlaps (G3)
-
-  /** Puts an entry in line; false if it must wait there for an earlier one. */
-  #claim(member: Member<K>, entry: Entry<K>): boolean {
-    entry.blocker = this.#blockerOf(entry);
-    this.#claims.push(entry);
-    entry.hasClaim = entry.blocker === undefined;
-    if (entry.hasClaim) return true;
-    this.#held += 1;
-    member.isHeld = true;
-    this.#fair.remove(member);
-    return false;
-  }
-
-  /** The first entry in line before it that it overlaps. */
-  #blockerOf(entry: Entry<K>): Entry<K> | undefined {
-    for (const other of this.#claims) {
-      if (other === entry) return undefined;
-      if ((entry.mutates || other.mutates) && overlap(entry, other)) return other;
+  /** Takes an entry out of the line (G3), and lets those go on that waited for it. */
+  #release(entry: E): void {
+    for (const { member } of this.#claims.leave(entry)) {
+      member.isHeld = false;
+      this.#schedule(member);
     }
-    return undefined;
-  }
-
-  /** Takes an entry out of the line, and lets those go on that wait for it. */
-  #release(entry: Entry<K>): void {
-    const place = this.#claims.indexOf(entry);
-    if (place < 0) return;
-    this.#claims.splice(place, 1);
-    if (entry.blocker) this.#unhold(entry);
-    if (this.#held === 0) return;
-    for (const other of this.#claims) {
-      if (other.blocker !== entry) continue;
-      other.blocker = this.#blockerOf(other);
-      if (other.blocker) continue;
-      other.hasClaim = true;
-      this.#unhold(other);
-      this.#schedule(other.client.member);
-    }
-  }
-
-  #unhold(entry: Entry<K>): void {
-    entry.blocker = undefined;
-    entry.client.member.isHeld = false;
-    this.#held -= 1;
   }
 
   // Flushes (G5, G6)
 
   /** A flush that stood in the queue behind an ordered command, or that is one. */
-  #takeFlush(member: Member<K>, entry: Entry<K>): void {
+  #takeFlush(member: Member<E>, entry: E): void {
     this.#dequeue(member, entry);
-    if (isOrdered(entry)) member.isFenced = true;
+    if (entry.isOrdered) member.isFenced = true;
     this.#flush(entry);
     this.#goOn(member);
   }
 
-  #flush(entry: Entry<K>): void {
-    const { member } = entry.client;
+  #flush(entry: E): void {
+    const { member } = entry;
     const { owed } = member;
     member.underWay += 1;
     if (owed) {
       member.owed = undefined;
-      this.#leave(entry, owed);
+      this.#settle(entry, owed);
+      this.#leave(entry);
       return;
     }
     if (this.#isClean) {
       this.flushesCovered += 1;
-      this.#leave(entry, undefined);
+      this.#settle(entry, undefined);
+      this.#leave(entry);
       return;
     }
     const start = this.#fair.charge(member, COMMAND_COST);
@@ -398,31 +460,31 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
   }
 
   /** The flush has its turn with the first of those that wait for it. */
-  #mayFlush(member: Member<K> | undefined): boolean {
-    if (this.#isFlushing || this.#waiting.length === 0) return false;
+  #mayFlush(member: Member<E> | undefined): boolean {
+    if (this.#flushing || this.#waiting.length === 0) return false;
     return !member || this.#fair.isNext(this.#start, this.#cost, member);
   }
 
-  #issueFlush(): GroupCommand<K> {
+  #issueFlush(): GroupCommand<E> {
     const served = this.#takeWaiting(all);
-    this.#isFlushing = true;
     this.#flushes += 1;
     this.flushesShared += served.length - 1;
     this.inFlight += 1;
     this.commands.flush += 1;
-    for (const { client } of served) client.member.commands += 1;
-    return new GroupCommand(FLUSH, undefined, served);
+    for (const { member } of served) member.commands += 1;
+    this.#flushing = new GroupCommand(FLUSH, undefined, served);
+    return this.#flushing;
   }
 
-  #takeWaiting(goes: (entry: Entry<K>) => boolean): Entry<K>[] {
+  #takeWaiting(goes: (entry: E) => boolean): E[] {
     const taken = this.#waiting.filter(goes);
     this.#waiting = this.#waiting.filter((entry) => !goes(entry));
     this.queued -= taken.length;
     return taken;
   }
 
-  #flushEnded(served: readonly Entry<K>[], error: unknown): void {
-    this.#isFlushing = false;
+  #flushEnded(served: readonly E[], error: unknown): void {
+    this.#flushing = undefined;
     if (error === undefined) {
       this.#flushed = this.#flushes;
       this.#endFlushes(served, undefined);
@@ -433,60 +495,42 @@ export class Sharing<K extends Caller<K>> implements Machine<K, GroupCommand<K>,
       return;
     }
     const failure = failureOf(error);
-    const inDoubt = new Set<Member<K>>();
+    const inDoubt = new Set<Member<E>>();
     for (const member of this.members) {
       if (member.wroteAt < this.#flushed && member.mutating === 0) continue;
       member.owed = failure;
       inDoubt.add(member);
     }
-    const told = this.#takeWaiting(({ client }) => inDoubt.has(client.member));
+    const told = this.#takeWaiting((entry) => inDoubt.has(entry.member));
     this.#endFlushes(told, failure);
     this.#endFlushes(served, error);
   }
 
-  #endFlushes(ended: readonly Entry<K>[], error: unknown): void {
+  #endFlushes(ended: readonly E[], error: unknown): void {
     for (const entry of ended) {
-      const { member } = entry.client;
+      const { member } = entry;
       member.flushes -= 1;
       if (error !== undefined) member.owed = undefined;
-      this.#leave(entry, error);
+      this.#settle(entry, error);
+      this.#leave(entry);
     }
   }
 
-  // Commands
+  // Lengths
 
-  #commandOf(entry: Entry<K>): StagedCommand {
-    const { request, at } = entry;
-    const op = request.kind as Operation;
-    const fua = request.kind === 'write' && request.fua === true;
-    const length = this.#nextLength(entry);
-    const what = { kind: 'command', op, offset: at, length, tag: 'simple', fua } as const;
-    return 'size' in request
-      ? { ...what, stage: 'plain', size: request.size }
-      : { ...what, stage: 'plain' };
+  /** How many bytes its next command is for. A resize has no end, is not cut, and moves nothing. */
+  #nextLength({ op, at, end }: E): number {
+    return this.#pieceOf(op, end - at);
   }
 
-  /** How many bytes its next command is for. */
-  #nextLength({ request, at, end }: Entry<K>): number {
-    if ('size' in request) return request.length;
-    const { kind } = request;
-    const isCut = kind === 'read' || (kind === 'writeZeroes' && !this.#options.fastZeroes);
-    return isCut ? Math.min(end - at, this.#pieceMax) : end - at;
+  #pieceOf(op: Operation, length: number): number {
+    const isCut = op === 'read' || (op === 'writeZeroes' && !this.#options.fastZeroes);
+    return isCut && Number.isFinite(length) ? Math.min(length, this.#pieceMax) : length;
   }
 
-  #movedBy(kind: Request['kind'], length: number, size?: number): number {
-    if (
-      size !== undefined ||
-      kind === 'discard' ||
-      (kind === 'writeZeroes' && this.#options.fastZeroes)
-    )
-      return 0;
-    return length;
-  }
-
-  /** When it is answered, its bytes may be in the cache only. */
-  #fillsCache({ mutates, request }: Entry<K>): boolean {
-    return mutates && !(request.kind === 'write' && request.fua);
+  #movedBy(op: Operation, length: number): number {
+    if (op === 'discard' || (op === 'writeZeroes' && this.#options.fastZeroes)) return 0;
+    return Number.isFinite(length) ? length : 0;
   }
 }
 

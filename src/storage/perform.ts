@@ -59,7 +59,7 @@ export function perform(
 /** The same for reads into one buffer: a scheduler has no others. */
 export function performWhole(
   storage: Storage,
-  command: DeviceCommand,
+  command: Omit<DeviceCommand, 'kind'>,
   data: Payload | undefined,
   issuer: Issuer,
 ): Transfer {
@@ -90,7 +90,7 @@ export function performWhole(
 /** P5. */
 function resize(
   storage: Storage,
-  { op, offset, length }: DeviceCommand,
+  { op, offset, length }: Omit<DeviceCommand, 'kind'>,
   size: number,
 ): void | Promise<void> {
   const from = op === 'discard' ? offset + length : offset;
@@ -139,7 +139,10 @@ function isList(data: Payload | undefined): data is readonly Uint8Array[] {
 }
 
 /** P4: the buffer may have been transferred to another thread, or shrunk. */
-function checkUnchanged({ op, length }: DeviceCommand, data: Payload | undefined): void {
+function checkUnchanged(
+  { op, length }: Pick<DeviceCommand, 'op' | 'length'>,
+  data: Payload | undefined,
+): void {
   const bytes = bytesOf(data);
   if (bytes === length) return;
   throw misuse(`the buffer of a ${op} of ${length} bytes has ${bytes} now`);

@@ -3,8 +3,15 @@
 //
 // A program is text: `w0 f | ^w1 r0`, the commands of one member and then those of the next; `^` is an ordered tag.
 
-import { parseProgram, type Request, type Tag, WriteBarrierError } from 'write-barrier';
-import { type Caller, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
+import {
+  type Operation,
+  parseProgram,
+  type Request,
+  type Tag,
+  WriteBarrierError,
+  type WriteRequest,
+} from 'write-barrier';
+import { Entry, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
 import { Sharing } from '../../src/scheduler/sharing.js';
 import { type Chooser, everyWay, memoized, type Tell } from '../kit/explore.js';
 import { type GroupSetting, GroupSpecification } from './group-specification.js';
@@ -20,10 +27,18 @@ export interface GroupWorld {
   readonly isVolatile?: boolean;
   readonly failures?: number;
   readonly closes?: number;
+  /** Commands go past the queue where they may; the storage answers them at once, or later. @defaultValue false */
+  readonly passes?: boolean;
 }
 
-interface Sent extends Caller<Sent> {
+class Sent extends Entry<Sent> {
   readonly n: number;
+
+  constructor(n: number, member: Member<Sent>, { request, tag }: Word) {
+    const { kind, offset = 0, length = 0, fua } = request as WriteRequest;
+    super(member, kind as Operation, offset, length, fua, tag);
+    this.n = n;
+  }
 }
 
 interface Word {
@@ -50,9 +65,11 @@ class Run {
   readonly #members: readonly Member<Sent>[];
   readonly #chooser: Chooser;
   readonly #tell: Tell | undefined;
+  readonly #passes: boolean;
   readonly #at: number[];
   readonly #closed = new Set<number>();
-  readonly #running = new Map<GroupCommand<Sent>, number>();
+  /** A command that went past the queue is its own. */
+  readonly #running = new Map<GroupCommand<Sent> | Sent, number>();
   #submitted = 0;
   #issued = 0;
   #failures: number;
@@ -64,7 +81,14 @@ class Run {
     chooser: Chooser,
     tell: Tell | undefined,
   ) {
-    const { depth = 16, depthBytes = 1e12, isVolatile = true, failures = 0, closes = 0 } = world;
+    const {
+      depth = 16,
+      depthBytes = 1e12,
+      isVolatile = true,
+      failures = 0,
+      closes = 0,
+      passes = false,
+    } = world;
     this.#programs = programs;
     this.#setting = { depth, depthBytes, isVolatile };
     this.#sharing = new Sharing({
@@ -77,6 +101,7 @@ class Run {
     this.#at = programs.map(() => 0);
     this.#chooser = chooser;
     this.#tell = tell;
+    this.#passes = passes;
     this.#failures = failures;
     this.#closes = closes;
   }
@@ -118,19 +143,57 @@ class Run {
   #submit(m: number, word: string): void {
     const n = this.#submitted++;
     const { request, tag } = wordOf(word);
+    const member = this.#members[m] as Member<Sent>;
+    const sent = new Sent(n, member, { request, tag });
     this.#at[m] = (this.#at[m] as number) + 1;
     this.#tell?.(`member ${m} submits ${n}: ${word}`);
     this.#specification.submitted(n, m, request, tag === 'ordered');
-    this.#sharing.submit(request, { n, member: this.#members[m] as Member<Sent>, tag });
+    if (this.#passes && this.#sharing.pass(member, sent.op, sent.start, sent.end, tag)) {
+      this.#past(sent);
+    } else this.#sharing.submit(request, sent);
   }
 
-  #complete(command: GroupCommand<Sent>, ok: boolean): void {
+  /** A storage answers at once, or later. */
+  #past(sent: Sent): void {
+    const id = this.#issued++;
+    const { member, op, offset, length, fua } = sent;
+    const what = {
+      kind: 'command',
+      op,
+      offset,
+      length,
+      fua,
+      tag: 'simple',
+      stage: 'plain',
+    } as const;
+    this.#tell?.(`command ${id}: ${op} ${offset} past the queue`);
+    this.#specification.dispatched(id, what, [sent.n]);
+    if (this.#chooser.choose(2) === 0) {
+      this.#sharing.stays(sent);
+      this.#running.set(sent, id);
+      return;
+    }
+    const ok = this.#failures === 0 || this.#chooser.choose(2) === 0;
+    this.#tell?.(`${ok ? 'complete' : 'fail'} command ${id} at once`);
+    if (!ok) this.#failures -= 1;
+    this.#specification.completed(id, ok);
+    const error = ok ? undefined : new Error('EIO');
+    this.#sharing.passed(member, op, length, fua, error);
+    this.#specification.settled(sent.n, ok ? 'done' : 'IO_FAILED');
+  }
+
+  #complete(command: GroupCommand<Sent> | Sent, ok: boolean): void {
     const id = this.#running.get(command) as number;
     this.#tell?.(`${ok ? 'complete' : 'fail'} command ${id}`);
     if (!ok) this.#failures -= 1;
     this.#running.delete(command);
     this.#specification.completed(id, ok);
-    this.#sharing.complete(command, ok ? undefined : new Error('EIO'));
+    const error = ok ? undefined : new Error('EIO');
+    if (!(command instanceof Sent)) this.#sharing.complete(command, error);
+    else {
+      this.#sharing.ended(command, error);
+      this.#specification.settled(command.n, ok ? 'done' : 'IO_FAILED');
+    }
   }
 
   #close(m: number): void {

@@ -4,17 +4,13 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { Request, Tag } from 'write-barrier';
-import { type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
+import { Entry, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
 import { COMMAND_COST, Sharing } from '../../src/scheduler/sharing.js';
 import { share } from '../kit/amount.js';
 
 const BLOCK = 4096;
 
-interface Sent {
-  readonly member: Member<Sent>;
-  readonly tag: Tag;
-}
+class Sent extends Entry<Sent> {}
 
 /** A machine with members that never run out of writes to places of their own. */
 class Floods {
@@ -43,9 +39,9 @@ class Floods {
 
   write(member: Member<Sent>, blocks: number): void {
     const length = blocks * BLOCK;
-    const request: Request = { kind: 'write', offset: this.#place, length };
+    const sent = new Sent(member, 'write', this.#place, length);
     this.#place += length;
-    this.sharing.submit(request, { member, tag: 'simple' });
+    this.sharing.submit(sent.request, sent);
   }
 
   /** Issues what may be issued; answers whose commands that were. */
@@ -173,7 +169,7 @@ describe('members that flood', () => {
     for (const member of [flusher, light]) world.sharing.members.add(member);
     for (let n = 0; n < 20; n++) {
       for (const _ of [0, 1, 2]) {
-        world.sharing.submit({ kind: 'flush' }, { member: flusher, tag: 'simple' });
+        world.sharing.submit({ kind: 'flush' }, new Sent(flusher, 'flush', 0, 0));
       }
       if (light.queue.size === 0) world.write(light, 1);
       world.pump();

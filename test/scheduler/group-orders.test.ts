@@ -7,20 +7,9 @@
 // in the group are still issued, as those at a device are.
 
 import { describe, expect, test } from 'vitest';
-import {
-  type ModeName,
-  parseProgram,
-  type Request,
-  type Tag,
-  WriteBarrierError,
-} from 'write-barrier';
+import { type ModeName, parseProgram, WriteBarrierError } from 'write-barrier';
 import type { Command } from '../../src/scheduler/entry.js';
-import {
-  type Caller,
-  type Entry,
-  type GroupCommand,
-  Member,
-} from '../../src/scheduler/group-entry.js';
+import { Entry, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
 import { Ordering } from '../../src/scheduler/ordering.js';
 import { Sharing } from '../../src/scheduler/sharing.js';
 import { sampled, share } from '../kit/amount.js';
@@ -30,10 +19,16 @@ import { Specification, Violation } from './specification.js';
 
 const DEVICE = { cache: 'volatile', flush: true, fua: true, orderedTags: true } as const;
 
-interface Sent extends Caller<Sent> {
+class Sent extends Entry<Sent> {
   readonly scheduler: Scheduler;
   readonly command: Command<number>;
-  readonly tag: Tag;
+
+  constructor(scheduler: Scheduler, command: Command<number>) {
+    const { op, offset, length, fua, tag } = command.what;
+    super(scheduler.member, op, offset, length, fua, tag);
+    this.scheduler = scheduler;
+    this.command = command;
+  }
 }
 
 interface World {
@@ -204,11 +199,11 @@ class Run {
   }
 
   #send(scheduler: Scheduler, command: Command<number>): void {
-    const { op, offset, length, fua, tag } = command.what;
+    const { op, offset, tag } = command.what;
     this.#tell?.(`member ${this.#schedulers.indexOf(scheduler)} sends ${tag} ${op} ${offset}`);
     if (this.#world.failures > 0) scheduler.show(command);
-    const request = (op === 'flush' ? { kind: op } : { kind: op, offset, length, fua }) as Request;
-    this.#sharing.submit(request, { scheduler, command, tag, member: scheduler.member });
+    const sent = new Sent(scheduler, command);
+    this.#sharing.submit(sent.request, sent);
   }
 
   #answer(): boolean {
@@ -217,7 +212,7 @@ class Run {
     return settled !== undefined;
   }
 
-  #settled({ client: { scheduler, command }, error }: Entry<Sent>): void {
+  #settled({ scheduler, command, error }: Sent): void {
     this.#tell?.(
       `member ${this.#schedulers.indexOf(scheduler)}: ${command.what.op} ${error ?? 'done'}`,
     );
