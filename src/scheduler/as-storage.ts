@@ -75,9 +75,9 @@ export function asStorage(scheduler: Schedules, below: Pick<Storage, 'size'>): S
     close: () => scheduler.close(),
   };
   if (resize) {
-    storage.resize = (size) => {
+    storage.resize = async (size) => {
       held = below.size;
-      return scheduler.resize(size).finally(() => {
+      await scheduler.resize(size).finally(() => {
         held = undefined;
       });
     };

@@ -17,7 +17,6 @@ import {
   chooseMode,
   type Guarantees,
   guarantees,
-  IoFailedError,
   isBarrier,
   isBytes,
   type ModeName,
@@ -286,13 +285,7 @@ export class IoScheduler implements AsyncDisposable {
       const storage = this.#storage;
       checkSize(storage, size);
       if (!storage.resize) throw unsupported('a resize');
-      const request = resizeOf(this.size, size);
-      if (request.length > 0) return this.#submit(request, undefined, options);
-      checkRequest(request, options, this);
-      if (this.#closing) throw closed();
-      if (options.signal?.aborted) return Promise.reject(options.signal.reason);
-      // Nothing is to be done, but the size may be yet to come.
-      return this.#resizes === 0 ? DONE : this.#lastResize.catch(tooEarly);
+      return this.#submit(resizeOf(this.size, size), undefined, options);
     } catch (cause) {
       return Promise.reject(unreadable(cause));
     }
@@ -418,6 +411,9 @@ export class IoScheduler implements AsyncDisposable {
       const { signal } = options;
       if (this.#closing) throw closed();
       if (signal?.aborted) return Promise.reject(signal.reason);
+      // Nothing is to be done, but the size may be yet to come.
+      if ('size' in request && request.length === 0)
+        return (this.#resizes > 0 ? this.#lastResize : DONE) as Promise<T>;
       if (!this.#fits(request)) {
         const limits = `${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes`;
         throw new WriteBarrierError(
@@ -527,10 +523,6 @@ export class IoScheduler implements AsyncDisposable {
 
 const DONE = Promise.resolve();
 const NO_BYTES = new Uint8Array(0);
-
-function tooEarly(cause: unknown): never {
-  throw new IoFailedError('the resize that was to make this size failed', { cause });
-}
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');

@@ -49,8 +49,10 @@ export function checkSize({ capabilities }: Pick<Storage, 'capabilities'>, size:
   checkArgument('size', size, SIZE);
   const { blockSize } = capabilities;
   if (size % blockSize === 0) return;
-  const what = `a size of ${size} bytes is not whole blocks of ${blockSize} bytes`;
-  throw new WriteBarrierError('UNALIGNED', what);
+  throw new WriteBarrierError(
+    'UNALIGNED',
+    `${size} bytes are not whole blocks of ${blockSize} bytes`,
+  );
 }
 
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */

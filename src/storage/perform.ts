@@ -96,8 +96,8 @@ function resize(
   const from = op === 'discard' ? offset + length : offset;
   if (!storage.resize) throw unsupported('a resize');
   if (storage.size === from) return storage.resize(size);
-  const what = `a resize from ${from} to ${size} bytes found ${storage.size}`;
-  throw new WriteBarrierError('OUT_OF_RANGE', `${what}: another resize has failed, or came first`);
+  const what = `the size is ${storage.size} and not ${from} bytes`;
+  throw new WriteBarrierError('OUT_OF_RANGE', `${what}: another resize failed, or came first`);
 }
 
 /** P6. */

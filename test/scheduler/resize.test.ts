@@ -207,6 +207,8 @@ test('given a resize that fails, then those after it fail as well, and the size 
     ...['IO_FAILED', 'IO_FAILED', 'IO_FAILED', 'IO_FAILED', 'done'],
   ]);
   expect([disk.size, storage.size]).toEqual([4 * BLOCK, 4 * BLOCK]);
+  // A resize that failed is a write that failed: the next barrier says so, once.
+  expect(await codeThrown(() => disk.barrier())).toBe('BARRIER_ABORTED');
   await disk.resize(8 * BLOCK);
   await disk.write(6 * BLOCK, block(1), { barrier: true });
   expect(disk.size).toBe(8 * BLOCK);
