@@ -32,6 +32,7 @@ import {
   TRACE_RULES,
   type Violation,
 } from '../../src/testing/checker/check-trace.js';
+import { VolatileDisk } from '../../src/testing/device/volatile-disk.js';
 import { share } from '../kit/amount.js';
 import { chooserOf } from '../kit/random.js';
 import { PROGRAM_BLOCKS, requests } from '../model/arbitraries.js';
@@ -787,4 +788,75 @@ test('given a disk with other blocks, when its trace breaks a rule, then the tex
     return event.kind === 'submit' ? { ...event, what: { ...event.what, ...unit } } : event;
   });
   expect(texts(odd)).toEqual(['event 0: a submit whose request is malformed']);
+});
+
+describe('given resizes', () => {
+  /** Writes, reads, barriers and new sizes, at any size that the disk has by then. */
+  const steps = fc.array(fc.tuple(fc.nat({ max: 3 }), fc.nat({ max: 5 })), { maxLength: 12 });
+
+  test('no run of the real scheduler breaks a rule, in any mode', async () => {
+    let resizes = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        steps,
+        fc.constantFrom(...MODE_NAMES),
+        fc.nat({ max: 40 }),
+        async (all, mode, seed) => {
+          const profile = { orderedTags: true };
+          const disk = new VolatileDisk({ size: 2 * BLOCK, seed, profile });
+          const events: TraceEvent[] = [];
+          const observer = (event: TraceEvent): void => void events.push(event);
+          const scheduler = new IoScheduler(disk, { mode, observer, allowUnsafe: true });
+          for (const [kind, at] of all) {
+            const isThere = (at + 1) * BLOCK <= scheduler.size;
+            const bytes = new Uint8Array(BLOCK);
+            if (kind === 0) scheduler.resize(at * BLOCK);
+            else if (kind === 1 && isThere) scheduler.read(at * BLOCK, bytes);
+            else if (isThere) {
+              scheduler.write(at * BLOCK, bytes, { barrier: kind === 3 && mode !== 'NONE' });
+            }
+          }
+          await scheduler.idle();
+          const device = {
+            cache: 'volatile',
+            flush: true,
+            fua: true,
+            slowFua: true,
+            orderedTags: true,
+          } as const;
+          expect(checkTrace(events, { mode, device })).toEqual([]);
+          resizes += events.filter(
+            ({ kind, ...event }) => kind === 'dispatch' && 'size' in Object(event).what,
+          ).length;
+        },
+      ),
+      { numRuns: share(1000, 100) },
+    );
+    expect(resizes).toBeGreaterThan(50);
+  });
+
+  test.each([
+    ['beside a write behind it', '+z8+2| >z8+2|:0 +w9 >w9:1', 'C10'],
+    ['beside another one', '+z8+2| >z8+2|:0 +z10+2| >z10+2|:1', 'C10'],
+    ['beside a write far behind the new end', '+w20 >w20:0 +d|8+30 >d|8+30:1', 'C10'],
+    ['in front of a barrier', '+w0 >w0:0 +b1 +z8+2| >z8+2|:2', 'C4'],
+    ['without its size', '+z8+2| >z8+2:0', 'C2'],
+    ['where none is asked for', '+z8+2 >z8+2|:0', 'C2'],
+  ])('one %s is found', (_, text, rule) => {
+    expect(broken(text, { mode: 'DRAIN_FLUSH', ended: false })).toEqual([rule]);
+  });
+
+  test('an ordered tag is not enough to send one with what it overlaps', () => {
+    const text = '+z8+2| >z8+2|:0 +b9 >^F:1.pre >^w9!:1.bar';
+    expect(broken(text, { mode: 'TAG_FUA', ended: false })).toEqual(['C10']);
+  });
+
+  test('one whose range does not end at its size has no meaning', () => {
+    const what = { kind: 'writeZeroes', offset: 0, length: BLOCK, size: 3 * BLOCK } as const;
+    const [violation] = checkTrace([{ kind: 'submit', request: 0, what }], 'DRAIN_FLUSH');
+    expect(violation).toMatchObject({
+      rule: 'C1',
+      text: 'event 0: a submit whose request is malformed',
+    });
+  });
 });

@@ -49,7 +49,11 @@ const COMMAND = {
 describe('the compact form', () => {
   test('of any trace is read back as it was', () => {
     fc.assert(
-      fc.property(hosts(6), profiles, (host, profile) => {
+      fc.property(hosts(6), hosts(6, true), profiles, (host, resizing, profile) => {
+        for (const one of [host, resizing]) {
+          const { trace } = playedBy(one, profile);
+          expect(decodeTrace(encodeTrace(trace))).toEqual(trace);
+        }
         const { trace } = playedBy(host, profile);
         expect(decodeTrace(encodeTrace(trace))).toEqual(trace);
       }),
@@ -229,6 +233,16 @@ describe('the log of dm-log-writes', () => {
     ).toEqual(['write 0', 'write 1!', 'flush 0', 'discard 4']);
     expect(marks.map(({ value }) => value)).toEqual(['before the flush', '{"file":3}']);
     expect(commands[0]?.data).toEqual(new Uint8Array(SECTOR).fill(1));
+  });
+
+  test('has no place for a resize, which is refused and not left out', () => {
+    const recorder = new DiskRecorder(SECTOR);
+    const grow = { op: 'writeZeroes', offset: SECTOR, length: SECTOR, size: 2 * SECTOR } as const;
+    recorder.complete(recorder.dispatch({ ...grow, tag: 'simple', fua: false }));
+    expect(() => writeLogWrites(recorder.trace)).toThrow('a resize to 1024 bytes');
+    const text = new TextDecoder().decode(encodeTrace(recorder.trace));
+    const wrong = new TextEncoder().encode(text.replace('"size":1024', '"size":1536'));
+    expect(() => decodeTrace(wrong)).toThrow('has a size that its range does not make');
   });
 
   test('of a trace in which nothing overlaps in time has the same crash space', () => {

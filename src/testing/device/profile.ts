@@ -106,7 +106,7 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
  *
- * - `file`: `FileStorage` on Linux, and the default. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
+ * - `file`: `FileStorage` on Linux, and the default. It can be resized, as no device can. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
  *   its FUA takes as long as a flush, so forced writes share flushes; writes that follow each other are gathered; it has no ordered
  *   tags and no discards, and zeroes are written as data.
  * - `file-without-fua`: `FileStorage` on other systems.
