@@ -185,6 +185,92 @@ export class SmallestScheduler {
   }
 }
 
+const DONE = Promise.resolve();
+
+/**
+ * The smallest scheduler that gathers and shares flushes: a bounded queue with checks of its arguments, and a promise for each
+ * request. What one turn submits is a batch: its writes in a row are one `writev`, its flushes one flush after them. One batch is at
+ * the storage at a time, so nothing overlaps.
+ *
+ * What it has not: reads, barriers, flags, cancelling, a depth, and all else that the smallest scheduler above has not.
+ */
+export class SmallestGatherer {
+  #storage;
+  #queuedMax;
+  #writes = [];
+  #flushes = [];
+  #isPlugged = false;
+  #isBusy = false;
+
+  constructor(storage, queuedMax = 65_536) {
+    this.#storage = storage;
+    this.#queuedMax = queuedMax;
+  }
+
+  write(offset, data) {
+    const length = data.byteLength;
+    const { size, capabilities } = this.#storage;
+    const { blockSize } = capabilities;
+    const isInside = Number.isSafeInteger(offset) && offset >= 0 && offset + length <= size;
+    if (!isInside || length === 0 || offset % blockSize !== 0 || length % blockSize !== 0) {
+      return Promise.reject(new RangeError('outside'));
+    }
+    return this.#queue(this.#writes, new Request('write', offset, length, data));
+  }
+
+  flush() {
+    return this.#queue(this.#flushes, new Request('flush', 0, 0));
+  }
+
+  #queue(queue, request) {
+    if (queue.length >= this.#queuedMax) {
+      request.reject(new Error('full'));
+      return request.promise;
+    }
+    queue.push(request);
+    if (!this.#isPlugged && !this.#isBusy) void DONE.then(this.#issue);
+    this.#isPlugged = true;
+    return request.promise;
+  }
+
+  #issue = async () => {
+    this.#isPlugged = false;
+    this.#isBusy = true;
+    const [writes, flushes] = [this.#writes, this.#flushes];
+    this.#writes = [];
+    this.#flushes = [];
+    let failed;
+    for (let from = 0; from < writes.length; ) {
+      let to = from + 1;
+      while (to < writes.length && writes[to].start === writes[to - 1].end) to += 1;
+      const run = writes.slice(from, to);
+      from = to;
+      const error = await this.#send(run);
+      failed ??= error;
+      settle(run, error);
+    }
+    if (flushes.length > 0) {
+      settle(flushes, failed ?? (await this.#storage.flush(SIMPLE).catch((error) => error)));
+    }
+    this.#isBusy = false;
+    if (this.#isPlugged) void DONE.then(this.#issue);
+  };
+
+  async #send(run) {
+    const list = run.map(({ data }) => data);
+    return this.#storage.writev(run[0].start, list, SIMPLE).then(nothing, (error) => error);
+  }
+}
+
+function nothing() {}
+
+function settle(requests, error) {
+  for (const request of requests) {
+    if (error !== undefined) request.reject(error);
+    else request.resolve();
+  }
+}
+
 /**
  * The smallest member: it checks the range of a write, counts, knows what is at the storage, and passes the write on. It has no turns,
  * no order for what overlaps, no account of flushes, and no end of its own.
@@ -280,6 +366,15 @@ export async function commitsTogether(fd, count, together, place, data) {
   for (let i = 0; i < count; i += together) {
     await writev(fd, list, place(i));
     await fdatasync(fd);
+  }
+}
+
+/** The same through a storage. */
+export async function commitsOn(storage, count, together, place, data) {
+  const list = Array.from({ length: together }, () => data);
+  for (let i = 0; i < count; i += together) {
+    await storage.writev(place(i), list, SIMPLE);
+    await storage.flush(SIMPLE);
   }
 }
 

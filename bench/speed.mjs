@@ -22,10 +22,12 @@ import { answerCall, Driver, executeOn } from 'write-barrier/kit';
 import { FileStorage } from 'write-barrier/node';
 import { median } from './figures.mjs';
 import {
+  commitsOn,
   commitsTogether,
   epochsTogether,
   FirstInFirstOut,
   handDrain,
+  SmallestGatherer,
   SmallestScheduler,
   smallestMember,
   writeAndSync,
@@ -52,6 +54,13 @@ const NOTHING = {
   close: async () => {},
 };
 
+/** The same as a file is: it takes what is gathered, and blocks of 512 bytes. */
+const NOTHING_GATHERED = {
+  ...NOTHING,
+  capabilities: { ...NOTHING.capabilities, blockSize: SECTOR, writev: true, gathers: true },
+  writev: async () => {},
+};
+
 /** `count` operations, `width` at once. */
 async function together(count, width, operation) {
   let next = 0;
@@ -75,6 +84,12 @@ function walk(count, every) {
   for (const _ of transformer('DRAIN_FLUSH')(requests(count, every))) steps += 1;
   return steps;
 }
+
+const DONE = Promise.resolve();
+
+/** 64 committers, each of which appends a sector and flushes. */
+const commitsBy = (disk) => (count) =>
+  together(count, 64, (i) => Promise.all([disk.write(sectorOf(i), SECTOR_OF_DATA), disk.flush()]));
 
 const every = (n) => (i) => (i % n === n - 1 ? { barrier: true } : undefined);
 
@@ -225,17 +240,40 @@ const ROWS = {
     about: '64 committers append 512 bytes and flush',
     count: 2048,
     isFile: true,
-    ways: async ({ scheduler, file }) => {
+    ways: async ({ scheduler, storage, file }) => {
       const disk = await scheduler();
+      const smallest = new SmallestGatherer(await storage());
       const fds = [await file(), await file()];
       return {
-        ours: (count) =>
-          together(count, 64, (i) =>
-            Promise.all([disk.write(sectorOf(i), SECTOR_OF_DATA), disk.flush()]),
-          ),
+        ours: commitsBy(disk),
         'write, fdatasync each': (count) =>
           together(count, 64, (i) => writeAndSync(fds[0], sectorOf(i), SECTOR_OF_DATA)),
+        'the smallest scheduler': commitsBy(smallest),
         limit: (count) => commitsTogether(fds[1], count, 64, sectorOf, SECTOR_OF_DATA),
+      };
+    },
+  },
+
+  'commit-parts': {
+    about: 'the same with parts left out: where the processor time of a commit goes',
+    count: 16_384,
+    isFile: true,
+    ways: async ({ scheduler, storage, file }) => {
+      const disk = await scheduler();
+      const smallest = new SmallestGatherer(await storage());
+      const alone = await storage();
+      const fd = await file();
+      const onNothing = new IoScheduler(NOTHING_GATHERED);
+      const smallestOnNothing = new SmallestGatherer(NOTHING_GATHERED);
+      return {
+        ours: commitsBy(disk),
+        'the smallest scheduler': commitsBy(smallest),
+        'the storage alone': (count) => commitsOn(alone, count, 64, sectorOf, SECTOR_OF_DATA),
+        'writev and fdatasync alone': (count) =>
+          commitsTogether(fd, count, 64, sectorOf, SECTOR_OF_DATA),
+        'ours, do-nothing storage': commitsBy(onNothing),
+        'the smallest scheduler, do-nothing storage': commitsBy(smallestOnNothing),
+        'the committers alone': (count) => together(count, 64, () => Promise.all([DONE, DONE])),
       };
     },
   },

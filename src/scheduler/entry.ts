@@ -138,6 +138,7 @@ export function commandOf<C>(
 
 /** A command that the driver is to issue, or has issued (E2). */
 export class Command<C> implements ListNode<Command<C>> {
+  /** Gathering makes it longer before it is issued. */
   what: StagedCommand;
   /** The requests that it serves; gathered writes in the order of their bytes. */
   readonly served: Entry<C>[];
@@ -153,11 +154,5 @@ export class Command<C> implements ListNode<Command<C>> {
   /** The callers of those requests. */
   get clients(): readonly C[] {
     return this.served.map(({ client }) => client);
-  }
-
-  /** Gathers a write that goes on where this one ends; the command is not issued yet. */
-  add(entry: Entry<C>): void {
-    this.served.push(entry);
-    this.what = { ...this.what, length: entry.end - this.what.offset };
   }
 }

@@ -80,8 +80,7 @@ export class FlushGroup<T extends Ticketed> {
   /** Takes all waiters out. */
   evict(): T[] {
     const evicted = [...this.#ready, ...this.#covering];
-    this.#ready.clear();
-    this.#covering.clear();
+    for (const waiter of evicted) this.leave(waiter);
     return evicted;
   }
 }

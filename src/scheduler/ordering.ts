@@ -277,17 +277,21 @@ export class Ordering<C> implements Machine<C, Command<C>> {
     if (command?.what.op !== 'write' || !mayGather(first.client)) return command;
     let last = first;
     for (let entry = this.#queue.head; entry; entry = this.#queue.head) {
-      const isWrite = entry.request.kind !== 'flush';
-      if (isWrite) {
-        const fits = mayMerge(last, entry) && entry.end - first.start <= GATHERED_MAX;
-        if (!fits || !mayGather(entry.client) || this.#inFlight.conflict(entry)) break;
+      if (entry.request.kind === 'flush') {
+        this.#enter(entry);
+        continue;
       }
-      this.#enter(entry);
-      if (!isWrite) continue;
-      last = entry;
+      const fits = mayMerge(last, entry) && entry.end - first.start <= GATHERED_MAX;
+      // Those from `first` on are the gathered ones, which it only touches.
+      if (!fits || !mayGather(entry.client) || this.#inFlight.conflict(entry, first)) break;
+      this.#queue.remove(entry);
+      this.#inFlight.enter(entry);
       this.#advance(entry, 'overlap');
-      command.add(entry);
+      command.served.push(entry);
+      last = entry;
     }
+    // Once, because a new object for each write costs as much as to gather it.
+    command.what = { ...command.what, length: last.end - first.start };
     return command;
   }
 
