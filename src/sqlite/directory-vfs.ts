@@ -7,7 +7,6 @@
 //       database must not be ahead of its journal; directory.D1 says so of all operations, deletions too.
 //   V2  SAFE_APPEND: the size of a file is never ahead of its bytes; POWERSAFE_OVERWRITE: a write harms no byte beside it
 //       (directory.D3).
-//
 //   V6  BATCH_ATOMIC: what is written between a begin and a commit is one operation of the directory (directory.D3). So SQLite keeps its
 //       journal in memory, and a transaction is one write and one flush. If the log cannot hold it, the commit is refused, and
 //       SQLite writes a journal. With `synchronous = OFF` SQLite keeps the journal in memory as well, but writes without begin
