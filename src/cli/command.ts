@@ -48,6 +48,8 @@ export interface Command {
   readonly groups: Readonly<Record<string, Options>>;
   /** What the help ends with. */
   readonly epilogue?: string;
+  /** It does its work also if what it prints is lost. */
+  readonly isService?: true;
   /** Answers the exit code. */
   run(words: readonly string[]): Promise<number>;
 }
@@ -117,7 +119,9 @@ export function readWords<O extends Options>(
       allowPositionals: true,
     });
   } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
+    // Some messages of Node have several lines.
+    const message = error instanceof Error ? error.message : String(error);
+    throw new UsageError(message.replaceAll(/\s*\n\s*/g, ' '));
   }
   const { values, positionals: operands } = read;
   const extra = operands[operandsMax];
@@ -214,6 +218,9 @@ const SPELLINGS: readonly (readonly [RegExp, string])[] = [
   [/pass lock: 'none'/g, 'use --no-lock'],
   [/pass readOnly: true/g, 'use --read-only'],
   [/pass a size/g, 'use --size'],
+  [/pass blockSize: /g, 'use --block-size '],
+  [/pass size: /g, '--size '],
+  [/use --size, as in \{ size: (\d+) \}/g, 'use --size, as in --size $1'],
   [/use allowRemote: true to serve other machines/g, 'other machines need --tls-ca or --tls-psk'],
 ];
 

@@ -52,6 +52,7 @@ async function main([name, ...words]: readonly string[]): Promise<number> {
     return 2;
   }
   const { command } = await load();
+  isService = command.isService ?? false;
   const end = words.indexOf('--');
   if (words.slice(0, end < 0 ? undefined : end).includes('--help')) {
     console.log(helpOf(name, command));
@@ -66,12 +67,19 @@ async function main([name, ...words]: readonly string[]): Promise<number> {
   }
 }
 
-// A reader that has seen enough, such as `head`, is no error.
+/** Whether the work goes on if what is printed is lost (serve.E3). */
+let isService = false;
+let isLost = false;
+
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit();
+  // A reader that has seen enough, such as `head`, is no error.
+  if (error.code === 'EPIPE' && !isService) process.exit();
+  if (!isLost) console.error(`write-barrier: what it prints is lost: ${error.message}`);
+  isLost = true;
+  if (!isService) process.exitCode = 2;
 });
+process.stderr.on('error', () => {}); // There is no place left to say it.
 
 main(process.argv.slice(2)).then((code) => {
-  process.exitCode = code;
+  if (!isLost || isService) process.exitCode = code;
 });

@@ -8,6 +8,7 @@
 //   E1  What was opened is closed, in the opposite order, whatever fails. A disk that was made goes again if it was never served.
 //   E2  Until it listens an error means that it could not be run (2). From then on it means that a client was told something
 //       that did not become true, such as a flush that failed (1).
+//   E3  What it prints may be lost, for want of a reader or of space: that is said once, and it serves on.
 
 import { spawn } from 'node:child_process';
 import {
@@ -36,6 +37,7 @@ import { GROUPS, type ServeOptions, serveOptions } from './serve-options.js';
 import { endGroup } from './shell.js';
 
 export const command: Command = {
+  isService: true,
   usage: '[NAME=]FILE ... (--socket PATH | --port N | --run COMMAND) [options]',
   about:
     'Serves files and block devices over NBD. The first SIGINT or SIGTERM ends it: requests in flight are ' +

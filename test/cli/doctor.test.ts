@@ -2,7 +2,16 @@
 // of this machine; what a machine says of itself is tested on texts of other machines.
 
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
@@ -105,6 +114,24 @@ test.runIf(isLinux)('ended by SIGTERM in the middle it leaves nothing', async ()
   await ended;
   expect(readdirSync(folder)).toEqual([]);
 });
+
+test.runIf(existsSync('/dev/full'))(
+  'findings that cannot be printed are told in one line: exit code 2',
+  async () => {
+    const folder = await emptyFolder();
+    const full = openSync('/dev/full', 'w');
+    const words = [CLI, 'doctor', join(folder, 'disk.img'), '--rounds', '1'];
+    const child = spawn(process.execPath, words, { stdio: ['ignore', full, 'pipe'] });
+    closeSync(full);
+    let said = '';
+    child.stderr?.on('data', (data) => {
+      said += data;
+    });
+    const [code] = await once(child, 'close');
+    expect([code, said]).toEqual([2, expect.stringMatching(/^write-barrier: .*ENOSPC.*\n$/)]);
+    expect(readdirSync(folder)).toEqual([]);
+  },
+);
 
 test.each([
   [[], 'FILE is missing'],

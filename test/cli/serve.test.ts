@@ -1,14 +1,22 @@
 // Goal: `write-barrier serve` is a server that can be used. Method: it runs as a process, as its user starts it, and
 // the library's own client is its client; NBD's other programs have a test of their own, with a kernel (test/interop).
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { IoScheduler, MemoryStorage, type Storage } from 'write-barrier';
 import { listExports, NbdStorage } from 'write-barrier/nbd';
 import { seededRandom } from 'write-barrier/testing';
@@ -16,7 +24,7 @@ import { decodeTrace } from 'write-barrier/testing/lab';
 import { ignoringFlushes, volatileCache } from '../../src/cli/disks.js';
 import { emptyFolder } from '../examples/folder.js';
 import { AUTHORITY, ELSEWHERE } from '../nbd/client-tls-server.js';
-import { runCommand } from './run.js';
+import { CLI, runCommand } from './run.js';
 import { serve, serveAsService } from './server.js';
 
 const BLOCK = 4096;
@@ -258,6 +266,42 @@ test('the lock of a server that was killed keeps no other one out', async () => 
   expect(await second.kill('SIGTERM')).toBe(0);
 });
 
+describe('serve.E3: what is printed may be lost, and it serves on, until a signal ends it as ever', () => {
+  const outputs: Record<string, (folder: string) => StdioOptions> = {
+    'if its reader leaves': () => ['ignore', 'pipe', 'pipe'],
+    ...(existsSync('/dev/full') && {
+      'if its disk is full': () => ['ignore', openSync('/dev/full', 'w'), 'pipe'],
+    }),
+  };
+  test.each(Object.entries(outputs))('%s', async (_, stdioIn) => {
+    const folder = await emptyFolder();
+    const [file, path] = [join(folder, 'disk.img'), join(folder, 'sock')];
+    const stdio = stdioIn(folder);
+    const words = [CLI, 'serve', file, '--size', '64K', '--socket', path];
+    const child = spawn(process.execPath, words, { stdio });
+    const ended = once(child, 'close');
+    onTestFinished(() => void child.kill('SIGKILL'));
+    if (typeof stdio[1] === 'number') closeSync(stdio[1]);
+    child.stdout?.once('data', () => child.stdout?.destroy());
+    let said = '';
+    child.stderr?.on('data', (data) => {
+      said += data;
+    });
+    await vi.waitFor(() => expect(existsSync(path)).toBe(true), { timeout: 30_000 });
+    // Each client is told of when it opens the disk.
+    for (const fill of [1, 2, 3]) {
+      const disk = await NbdStorage.connect({ path });
+      await disk.write(fill * BLOCK, block(fill), { fua: false, tag: 'simple' });
+      await disk.close();
+    }
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+    expect(said).toMatch(/^write-barrier: what it prints is lost: .*\n$/);
+    expect([1, 2, 3].map((at) => readFileSync(file)[at * BLOCK])).toEqual([1, 2, 3]);
+    expect(existsSync(path)).toBe(false);
+  });
+});
+
 describe('what makes no sense is told in one line, and nothing is made', () => {
   const disk = ['disk.img', '--size', '64K'];
   const served = [...disk, '--socket', 's'];
@@ -286,6 +330,10 @@ describe('what makes no sense is told in one line, and nothing is made', () => {
       '--handshake-timeout takes seconds, at least 0.001, not 0',
       [...served, '--handshake-timeout', '0'],
     ],
+    ["Option '--size' argument is ambiguous", ['disk.img', '--size', '-1', '--socket', 's']],
+    ['use --block-size 1, which fits every size, or --size 1024', [...served, '--size', '1000']],
+    ['listening on descriptor 4 failed', [...disk, '--fd', '4']],
+    ['listening on descriptor 9999 failed: EBADF', [...disk, '--fd', '9999']],
     ['--host goes with --port', [...served, '--host', '::1']],
     ['--tls goes with', [...served, '--tls', 'required']],
     ['--tls-cert and --tls-key go together', [...served, '--tls-cert', 'cert.pem']],

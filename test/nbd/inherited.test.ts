@@ -2,6 +2,7 @@
 // (test/interop/nbd-activation.test.ts).
 
 import { once } from 'node:events';
+import { closeSync, fstatSync, openSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { PassThrough } from 'node:stream';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -88,6 +89,11 @@ describe('a descriptor', () => {
       });
     }
     await expect(server.listen({ fd: 65_535 })).rejects.toMatchObject({ code: 'IO_FAILED' });
+    // A file stays open, because a process may need what it has wrongly given.
+    const file = openSync(import.meta.filename, 'r');
+    await expect(server.listen({ fd: file })).rejects.toMatchObject({ code: 'IO_FAILED' });
+    expect(fstatSync(file).isFile()).toBe(true);
+    closeSync(file);
     await expect(server.listen({ fd: 3, path: '/tmp/x' } as { fd: number })).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',
     });

@@ -26,6 +26,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   chmodSync,
+  fstatSync,
   linkSync,
   lstatSync,
   lutimesSync,
@@ -181,9 +182,13 @@ async function onInherited(server: Server, options: InheritedOptions): Promise<L
   checkOptions(options, FD_RULES, 'listen on a descriptor');
   const { fd, allowRemote = false } = options;
   checkArgument('fd', fd, FD_RULES.fd as Rule);
-  await listening(server, { fd }).catch((cause) => {
+  try {
+    // Node would close it, and it may be one that the process itself needs, which ends without it.
+    if (!fstatSync(fd).isSocket()) throw new Error('ENOTSOCK: it is not a socket');
+    await listening(server, { fd });
+  } catch (cause) {
     throw refused(`descriptor ${fd}`, cause);
-  });
+  }
   const address = server.address();
   if (address === null || typeof address === 'string') {
     return { address: { fd }, stop: () => closed(server) };

@@ -60,10 +60,8 @@ export class CallSites {
   whyUnknown(command: number): string | undefined {
     const files = new Set(this.#framesOf(command).map(({ file }) => file));
     if (files.size !== 1 || !files.has(FILE)) return undefined;
-    return (
-      `the stacks name ${nameOf(FILE)} only, which has this library in it; use its source map (node ` +
-      `--enable-source-maps), or bundle without write-barrier`
-    );
+    const what = `the stacks name ${nameOf(FILE)} only, which has this library in it`;
+    return `${what}; use its source map (node --enable-source-maps), or bundle without write-barrier`;
   }
 
   #framesOf(command: number): Frame[] {
