@@ -70,8 +70,8 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
   readonly #machine: Machine<K, C, H>;
   readonly #options: DriverOptions<K, C>;
   readonly #tracer: Tracer;
-  /** Waiters by their condition. */
-  readonly #waiting = new Map<() => boolean, Waiting>();
+  /** Waiters by their condition; made for the first one, because a driver at rest should be small, and most have none. */
+  #waiting: Map<() => boolean, Waiting> | undefined;
   /**
    * Kept so that an object of each class lives: with the last one a full garbage collection would throw away the optimised code
    * that knows the class, and the next requests would take three times as long.
@@ -158,7 +158,7 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
       this.#pumping = false;
     }
     // Most events have no waiter, and an iterator of a map costs as much as a small request.
-    if (this.#waiting.size === 0) return;
+    if (!this.#waiting?.size) return;
     for (const [holds, { resolve }] of this.#waiting) {
       if (!holds()) continue;
       this.#waiting.delete(holds);
@@ -179,6 +179,7 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
   until(holds: () => boolean): Promise<void> {
     if (holds()) return Promise.resolve();
     if (this.#abandoned !== undefined) return Promise.reject(this.#abandoned);
+    this.#waiting ??= new Map();
     let waiting = this.#waiting.get(holds);
     if (!waiting) {
       waiting = newWaiting();
@@ -193,8 +194,7 @@ export class Driver<K extends Call, C extends Command<K> = Command<K>, H = unkno
     this.#machine.abandon?.(error);
     this.#answerSettled();
     this.#abandoned = error;
-    for (const { reject } of this.#waiting.values()) reject(error);
-    this.#waiting.clear();
+    for (const { reject } of this.#waiting?.values() ?? []) reject(error);
   }
 
   readonly #holdsIdle = (): boolean => this.isIdle;

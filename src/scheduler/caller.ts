@@ -22,10 +22,10 @@ export interface SchedulerCall extends Call {
  * throws (removing the listener, reading the reason), that changes nothing for the requests.
  */
 export class Signals<T> {
-  readonly #watched = new Map<
-    AbortSignal,
-    { readonly members: Set<T>; readonly listener: () => void }
-  >();
+  /** Made for the first signal, because most schedulers have none. */
+  #watched:
+    | Map<AbortSignal, { readonly members: Set<T>; readonly listener: () => void }>
+    | undefined;
   readonly #onAbort: (members: Iterable<T>) => void;
 
   constructor(onAbort: (members: Iterable<T>) => void) {
@@ -38,7 +38,7 @@ export class Signals<T> {
    * @throws `INVALID_ARGUMENT` for a signal that takes no listener
    */
   watch(signal: AbortSignal): { add(member: T): void } {
-    const known = this.#watched.get(signal);
+    const known = this.#watched?.get(signal);
     if (known) return known.members;
     const members = new Set<T>();
     const listener = (): void => this.#onAbort(members);
@@ -47,6 +47,7 @@ export class Signals<T> {
     } catch (cause) {
       throw misuse(`signal takes no listener: ${messageOf(cause)}`, { cause });
     }
+    this.#watched ??= new Map();
     this.#watched.set(signal, { members, listener });
     return members;
   }
@@ -61,9 +62,9 @@ export class Signals<T> {
   }
 
   forget(signal: AbortSignal, member: T): void {
-    const known = this.#watched.get(signal);
+    const known = this.#watched?.get(signal);
     if (!known?.members.delete(member) || known.members.size > 0) return;
-    this.#watched.delete(signal);
+    this.#watched?.delete(signal);
     try {
       signal.removeEventListener('abort', known.listener);
     } catch {

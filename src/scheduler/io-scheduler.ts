@@ -120,9 +120,7 @@ export class IoScheduler implements AsyncDisposable {
       // Otherwise its own command fails, and no other write may fail with it.
       mayGather: gathers ? ({ data, request }) => bytesOf(data) === payloadOf(request) : undefined,
       splitsZeroes: !storage.capabilities.writeZeroes,
-      releaseData: (call) => {
-        call.data = undefined;
-      },
+      releaseData,
     });
     this.#driver = new Driver(this.#ordering, {
       execute: (command, issuer) => {
@@ -319,7 +317,7 @@ export class IoScheduler implements AsyncDisposable {
   async recover(): Promise<readonly ByteRange[]> {
     if (this.#closing) throw closed();
     if (this.#ordering.failed) {
-      await this.#driver.until(this.#isRecoverable);
+      await this.#driver.until(() => this.#ordering.recoverable);
       if (this.#ordering.failed) this.#ordering.recover();
     }
     return this.atRisk;
@@ -364,10 +362,7 @@ export class IoScheduler implements AsyncDisposable {
     const site = this.#stackTraces ? callSite(this.close) : undefined;
     this.#closing ??= this.#close();
     try {
-      const closing = this.#closing;
-      await (timeoutMs === undefined
-        ? closing
-        : within(timeoutMs, closing, () => this.#abandon(timeoutMs)));
+      await within(timeoutMs, this.#closing, (limit) => this.#abandon(limit));
     } catch (error) {
       throw site ? calledAt(error, site) : error;
     }
@@ -478,7 +473,6 @@ export class IoScheduler implements AsyncDisposable {
 
   /** A request or a command is unanswered. */
   readonly #isBusy = (): boolean => !this.#driver.isIdle;
-  readonly #isRecoverable = (): boolean => this.#ordering.recoverable;
   readonly #hasRoom = (): boolean => {
     const { queued, queuedBytes } = this.#ordering;
     return queued * 2 <= this.#maxQueued && queuedBytes * 2 <= this.#maxQueuedBytes;
@@ -523,6 +517,10 @@ export class IoScheduler implements AsyncDisposable {
 
 const DONE = Promise.resolve();
 const NO_BYTES = new Uint8Array(0);
+
+function releaseData(call: SchedulerCall): void {
+  call.data = undefined;
+}
 
 function closed(): WriteBarrierError {
   return new WriteBarrierError('CLOSED', 'the scheduler is closed');

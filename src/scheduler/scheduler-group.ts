@@ -257,8 +257,7 @@ export class SchedulerGroup implements AsyncDisposable {
     checkOptions(options, CLOSE_OPTIONS, 'close');
     const { timeoutMs } = options;
     this.#closing ??= this.#close();
-    if (timeoutMs === undefined) return this.#closing;
-    return within(timeoutMs, this.#closing, () => this.#abandon(timeoutMs));
+    return within(timeoutMs, this.#closing, (limit) => this.#abandon(limit));
   }
 
   /** The same as `close()` without a limit of time, for `await using`. */

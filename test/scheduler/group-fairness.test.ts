@@ -4,6 +4,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { FairQueue, Turn } from '../../src/scheduler/fair-queue.js';
 import { Entry, type GroupCommand, Member } from '../../src/scheduler/group-entry.js';
 import { COMMAND_COST, Sharing } from '../../src/scheduler/sharing.js';
 import { share } from '../kit/amount.js';
@@ -73,6 +74,45 @@ const floods = fc.array(
 );
 const choices = fc.array(fc.nat(31), { minLength: 40, maxLength: 120 });
 const depths = fc.constantFrom(1, 2, 4, 32);
+
+// Method: two queues have the same history; in one of them a command is served past the queue wherever none waits.
+test('sharing.G8: a command past the queue leaves the turns as one that had its turn at once', () => {
+  const steps = fc.array(
+    fc.record({ member: fc.nat(3), cost: fc.integer({ min: 1, max: 1000 }), alone: fc.boolean() }),
+    { maxLength: 60 },
+  );
+  fc.assert(
+    fc.property(
+      steps,
+      fc.tuple(...[0, 1, 2, 3].map(() => fc.constantFrom(0.5, 1, 4))),
+      (program, weights) => {
+        const worlds = [true, false].map((passes) => {
+          const queue = new FairQueue<Turn>();
+          return { passes, queue, turns: weights.map((weight) => new Turn(weight)) };
+        });
+        for (const { member, cost, alone } of program) {
+          const seen = worlds.map(({ passes, queue, turns }) => {
+            const turn = turns[member] as Turn;
+            const head = queue.head;
+            if (!alone && turn.place < 0) queue.add(turn, cost);
+            else if (head) {
+              queue.serve(head);
+              queue.remove(head);
+            } else if (passes) queue.pass(turn, cost);
+            else {
+              queue.add(turn, cost);
+              queue.serve(queue.head as Turn);
+              queue.remove(turn);
+            }
+            return [turns.indexOf(queue.head as Turn), ...turns.map(({ start }) => start)];
+          });
+          expect(seen[0]).toEqual(seen[1]);
+        }
+      },
+    ),
+    { numRuns: share(2000) },
+  );
+});
 
 describe('members that flood', () => {
   test('share the disk by their weights: what two of them were served differs by a command of each at most', () => {

@@ -271,6 +271,23 @@ describe('a group', () => {
     expect(outcomes[9]).toBe('QUEUE_FULL');
   });
 
+  test('holds up nothing by its bound of bytes that brings none, and refuses a number of bytes that is none', async () => {
+    const device = new ManualStorage();
+    const group = new SchedulerGroup(device, { depth: 1, maxQueuedBytes: BLOCK });
+    const [one, other] = [group.member(), group.member()];
+    const ends = [0, 1].map((n) => codeOf(() => one.write(4 * n * BLOCK, block(1, 4), PLAIN)));
+    ends.push(
+      codeOf(() => one.flush(SIMPLE)),
+      codeOf(() => other.discard?.(0, BLOCK)),
+    );
+    ends.push(codeOf(() => other.write(0, block(), PLAIN)));
+    await device.drain();
+    expect(await Promise.all(ends)).toEqual(['done', 'done', 'done', 'done', 'QUEUE_FULL']);
+    for (const bytes of [Number.NaN, -1, 0.5, '1' as never]) {
+      expect(await codeOf(() => one.ready(bytes))).toBe('INVALID_ARGUMENT');
+    }
+  });
+
   test('never refuses what a scheduler sends, however little may be queued', async () => {
     const device = new ManualStorage();
     const group = new SchedulerGroup(device, { depth: 1, maxQueued: 1 });
