@@ -191,7 +191,7 @@ export function programOf(text: string, mode: LitmusColumn): Line[] {
     const offset = LETTERS.indexOf(label) * SECTOR;
     // The sectors of a write must be adjacent, and a value must be a byte.
     const isWrite = /^(W|W!|B)$/.test(verb) && label.length === 1 && LETTERS.includes(sectors);
-    if (!isWrite || fill > 255) throw syntax(part);
+    if (!isWrite || fill > 255) throw syntax(part, LINES);
     const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
     const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
     return { label, request: { ...write, ...flags }, waits: false, fill };
@@ -217,7 +217,7 @@ function factOf(text: string): Fact {
   const [, letter = '', value] = /^([xyz])=(\d+)$/.exec(text) ?? [];
   if (letter) return { kind: 'holds', place: LETTERS.indexOf(letter), value: Number(value) };
   const [, kind, label = ''] = /^(ok|err|no)\((\w+)\)$/.exec(text) ?? [];
-  if (!kind) throw syntax(text);
+  if (!kind) throw syntax(text, FACTS);
   return { kind: kind as 'ok' | 'err' | 'no', label };
 }
 
@@ -244,6 +244,10 @@ function areTrue(facts: readonly Fact[], state: CrashState, trace: DiskTrace): b
   return after < before;
 }
 
-function syntax(text: string): WriteBarrierError {
-  return new WriteBarrierError('SYNTAX', `no litmus test has ${formatValue(text.trim())}`);
+const LINES = 'a program has W x, W x:=2, W! x, B x, B x y, E and wait x, separated by semicolons';
+const FACTS = 'an outcome has x=1, ok(x), err(x) and no(x), and | between alternatives';
+
+function syntax(text: string, allowed: string): WriteBarrierError {
+  const found = formatValue(text.trim());
+  return new WriteBarrierError('SYNTAX', `no litmus test has ${found}: ${allowed}`);
 }
