@@ -25,7 +25,16 @@ import {
   WriteBarrierError,
   type WriteFlags,
 } from 'write-barrier';
-import { checkRange, describeStorage, messageOf, misuse, withText } from 'write-barrier/kit';
+import {
+  checkArgument,
+  checkRange,
+  describeStorage,
+  isBytes,
+  messageOf,
+  misuse,
+  rule,
+  withText,
+} from 'write-barrier/kit';
 
 /** A `MessagePort`, of a browser or of Node. */
 export interface Port {
@@ -75,6 +84,8 @@ interface Told {
   /** Of a failed flush. */
   readonly atRisk: readonly ByteRange[];
 }
+
+const BYTES = rule(isBytes, 'a Uint8Array');
 
 const served = new WeakSet<Storage>();
 
@@ -135,7 +146,12 @@ async function answering(
       (error): Answer => ({ id, error: told(error) }),
     );
   const { value } = answer;
-  port.postMessage(answer, value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
+  try {
+    port.postMessage(answer, value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : []);
+  } catch (error) {
+    // What the storage has answered is no message, a function for example; without this the page would wait for ever.
+    port.postMessage({ id, error: told(error) } satisfies Answer, []);
+  }
 }
 
 async function answered(storage: Storage, ask: Ask): Promise<unknown> {
@@ -245,8 +261,9 @@ export class PortStorage implements Storage, AsyncDisposable {
     });
   }
 
-  /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `CONNECTION_LOST`; what the storage throws */
+  /** @throws `INVALID_ARGUMENT`, `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `CONNECTION_LOST`; what the storage throws */
   async read(offset: number, into: Uint8Array): Promise<number> {
+    checkArgument('into', into, BYTES);
     const length = into.byteLength;
     this.#check(offset, length);
     const data = await this.#line.ask<Uint8Array>({ op: 'read', offset, length });
@@ -281,6 +298,7 @@ export class PortStorage implements Storage, AsyncDisposable {
     data: readonly Uint8Array[],
     { fua, tag }: WriteFlags,
   ): Promise<number | void> {
+    for (const bytes of data) checkArgument('data', bytes, BYTES);
     this.#check(
       offset,
       data.reduce((sum, { byteLength }) => sum + byteLength, 0),
