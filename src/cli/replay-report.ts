@@ -1,6 +1,6 @@
 // What a replay prints: progress while it runs, then a table, what each mode promises, and how to read it.
 
-import { tableOf } from './command.js';
+import { counted, tableOf } from './command.js';
 import type { Outcome } from './replay-run.js';
 import type { ReplayTrace } from './replay-trace.js';
 
@@ -24,7 +24,7 @@ const OPTIONAL: readonly string[] = ['FUA writes'];
 /** What is replayed. */
 export function introduction({ name, requests, together, leftOut }: ReplayTrace): string {
   const { read, write, flush } = requests;
-  const first = `Trace ${name}: ${read} reads, ${write} writes and ${flush} flushes of a guest, at most ${together} in flight.`;
+  const first = `Trace ${name}: ${counted(read, 'read')}, ${counted(write, 'write')} and ${counted(flush, 'flush', 'flushes')} of a guest, at most ${together} in flight.`;
   return `${[first, ...leftOut].join('\n')}\n`;
 }
 

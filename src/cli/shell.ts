@@ -1,7 +1,7 @@
 // Commands of a user, run by the shell on a file or a folder: checks and recoveries.
 //
-//   C1  `{}` in a command stands for the path, quoted. It is in the environment as well. A command that names neither cannot look
-//       at the path, so it is refused: its answer would mean nothing.
+//   C1  `{}` in a command stands for the path, quoted only where the shell needs that, so `"{}/name"` is a file in it as well. It is in
+//       the environment, too. A command that names neither cannot look at the path, so it is refused: its answer would mean nothing.
 //   C2  A command that the shell cannot find or start gives no answer about the path. That is no failure of what is tested, so the
 //       whole run ends with "could not be run".
 //   C3  A command that takes too long is ended with all its children, and so are those that run when this process is ended.
@@ -105,6 +105,7 @@ function spokenIn(text: string): string {
 }
 
 function quoted(path: string): string {
+  if (/^[\w./-]+$/.test(path)) return path;
   return process.platform === 'win32' ? `"${path}"` : `'${path.replaceAll("'", `'\\''`)}'`;
 }
 

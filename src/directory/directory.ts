@@ -80,6 +80,10 @@ const OPTIONS: KnownOptions<DirectoryOptions> = {
   filesMax: wholeNumber(1, 65_536),
 };
 
+const SCHEDULER = rule(
+  (value) => typeof Object(value).asStorage === 'function',
+  'an IoScheduler: new IoScheduler(storage) makes one',
+);
 const BYTES = rule(isBytes, 'a Uint8Array');
 const LENGTH = wholeNumber();
 
@@ -195,6 +199,7 @@ export class Directory implements AsyncDisposable {
    */
   static async open(disk: IoScheduler, options: DirectoryOptions = {}): Promise<Directory> {
     checkOptions(options, OPTIONS, 'Directory.open');
+    checkArgument('disk', disk, SCHEDULER);
     const { preBeforeBarrier, barrierBeforePost, mode } = disk.guarantees;
     if (preBeforeBarrier !== 'yes' || barrierBeforePost !== 'yes') {
       throw unsupported(`a directory in mode ${mode}, which orders nothing on the medium,`);
@@ -364,12 +369,17 @@ export class Directory implements AsyncDisposable {
     return (await bytes).subarray(skip, skip + count);
   }
 
-  #write(entry: Entry, at: number | undefined, data: Uint8Array): Promise<number> {
+  async #write(entry: Entry, at: number | undefined, data: Uint8Array): Promise<number> {
+    checkArgument('data', data, BYTES);
+    const length = data.byteLength;
     return this.#inTurn(async () => {
-      checkArgument('data', data, BYTES);
       this.#checkThere(entry);
+      // A buffer that was transferred to another thread meanwhile has no bytes, and to write none would be no answer to its caller.
+      if (data.byteLength !== length) {
+        throw misuse(`the buffer of a write of ${length} bytes has ${data.byteLength} now`);
+      }
       const offset = at ?? entry.size;
-      await this.#change(entry, { offset, end: offset + data.byteLength, data });
+      await this.#change(entry, { offset, end: offset + length, data });
       return offset;
     });
   }

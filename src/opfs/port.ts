@@ -26,11 +26,14 @@ import {
   type WriteFlags,
 } from 'write-barrier';
 import {
+  checkArgument,
   checkRange,
   checkSize,
   describeStorage,
+  isBytes,
   messageOf,
   misuse,
+  rule,
   withText,
 } from 'write-barrier/kit';
 
@@ -85,6 +88,8 @@ interface Told {
   /** Of a failed flush. */
   readonly atRisk: readonly ByteRange[];
 }
+
+const BYTES = rule(isBytes, 'a Uint8Array');
 
 const served = new WeakSet<Storage>();
 
@@ -145,12 +150,15 @@ async function answering(
       (error): Answer => ({ id, error: told(error) }),
     );
   const { value } = answer;
-  // The page asks only what a storage has that could be opened.
-  const size = ask.op === 'resize' ? { size: (await ready).size } : {};
-  port.postMessage(
-    { ...answer, ...size },
-    value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : [],
-  );
+  try {
+    // The page asks only what a storage has that could be opened.
+    const size = ask.op === 'resize' ? { size: (await ready).size } : {};
+    const moved = value instanceof Uint8Array ? [value.buffer as ArrayBuffer] : [];
+    port.postMessage({ ...answer, ...size }, moved);
+  } catch (error) {
+    // What the storage has answered is no message, a function for example; without this the page would wait for ever.
+    port.postMessage({ id, error: told(error) } satisfies Answer, []);
+  }
 }
 
 async function answered(storage: Storage, ask: Ask): Promise<unknown> {
@@ -271,8 +279,9 @@ export class PortStorage implements Storage, AsyncDisposable {
     return this.#size;
   }
 
-  /** @throws `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `CONNECTION_LOST`; what the storage throws */
+  /** @throws `INVALID_ARGUMENT`, `CLOSED`, `OUT_OF_RANGE`, `UNALIGNED`, `CONNECTION_LOST`; what the storage throws */
   async read(offset: number, into: Uint8Array): Promise<number> {
+    checkArgument('into', into, BYTES);
     const length = into.byteLength;
     this.#check(offset, length);
     const data = await this.#line.ask<Uint8Array>({ op: 'read', offset, length });
@@ -307,6 +316,7 @@ export class PortStorage implements Storage, AsyncDisposable {
     data: readonly Uint8Array[],
     { fua, tag }: WriteFlags,
   ): Promise<number | void> {
+    for (const bytes of data) checkArgument('data', bytes, BYTES);
     this.#check(
       offset,
       data.reduce((sum, { byteLength }) => sum + byteLength, 0),

@@ -18,9 +18,15 @@
 //
 // Not here: ordered tags, because the read before a write would have to be ordered with it; a scheduler above orders by draining.
 
-import { type DeviceCommand, WriteBarrierError } from '../model/index.js';
+import {
+  checkArgument,
+  type DeviceCommand,
+  isBytes,
+  rule,
+  WriteBarrierError,
+} from '../model/index.js';
 import { type Payload, totalLength } from './buffers.js';
-import { checkRange, checkSize } from './checks.js';
+import { checkRange, checkSize, checkStorage } from './checks.js';
 import { perform, statusOf, transferred } from './perform.js';
 import type { Extent, FlushFlags, Storage, Transfer, WriteFlags } from './storage.js';
 import { isPending, nothing } from './wrappers.js';
@@ -33,8 +39,11 @@ import { isPending, nothing } from './wrappers.js';
  * storage's write of whole blocks. Where a power cut may tear a block, it may damage bytes of the block that were not named.
  *
  * A resize to a size that is not whole blocks of the storage is refused with `UNALIGNED`, because the storage could not keep it.
+ *
+ * @throws `INVALID_STORAGE` for what is no storage; its methods `INVALID_ARGUMENT` for data that is no Uint8Array
  */
 export function byteView(storage: Storage): Storage {
+  checkStorage(storage);
   const { blockSize, orderedTags, ...rest } = storage.capabilities;
   const held = new HeldBlocks(blockSize);
   let closed = false;
@@ -52,6 +61,7 @@ export function byteView(storage: Storage): Storage {
     if (length > 0) return held.hold(offset, offset + length, writes, run);
   };
   const writev = (offset: number, data: readonly Uint8Array[], flags: WriteFlags): Transfer => {
+    for (const bytes of data) checkArgument('data', bytes, BYTES);
     const length = totalLength(data);
     return within(offset, length, true, () => modify(storage, offset, length, data, flags));
   };
@@ -60,8 +70,10 @@ export function byteView(storage: Storage): Storage {
       return storage.size;
     },
     capabilities: Object.freeze({ ...rest, blockSize: 1, orderedTags: false }),
-    read: (offset, into) =>
-      within(offset, into.byteLength, false, () => readBytes(storage, offset, into)),
+    read: (offset, into) => {
+      checkArgument('into', into, BYTES);
+      return within(offset, into.byteLength, false, () => readBytes(storage, offset, into));
+    },
     write: (offset, data, flags) => writev(offset, [data], flags),
     flush: (flags: FlushFlags) => {
       checkOpen();
@@ -109,6 +121,7 @@ export function byteView(storage: Storage): Storage {
   return view;
 }
 
+const BYTES = rule(isBytes, 'a Uint8Array');
 const PLAIN: WriteFlags = Object.freeze({ fua: false, tag: 'simple' });
 
 interface Holder {

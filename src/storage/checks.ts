@@ -57,9 +57,8 @@ export function checkSize({ capabilities }: Pick<Storage, 'capabilities'>, size:
 
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */
 export function checkStorage(storage: Storage): void {
-  need('it', storage, OBJECT);
-  const { capabilities, size } = storage;
-  need('capabilities', capabilities, OBJECT);
+  const { capabilities, size } = Object(storage) as Storage;
+  need(`${formatValue(storage)}.capabilities`, capabilities, OBJECT);
   for (const [name, rule] of Object.entries(CAPABILITIES)) {
     need(name, capabilities[name as 'flush'], rule);
   }

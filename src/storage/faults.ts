@@ -17,6 +17,7 @@ import {
   wholeNumber,
 } from '../model/index.js';
 import { withText } from '../model/show.js';
+import { checkStorage } from './checks.js';
 import { type Storage, textOf } from './storage.js';
 import { isPending, wrap } from './wrappers.js';
 
@@ -71,11 +72,13 @@ const NO_TEXT = /* @__PURE__ */ rule(() => false, "absent unless fault is 'fail'
 /**
  * Makes single commands of a storage fail, hang or come short. All others pass.
  *
- * @throws `INVALID_ARGUMENT` at once for a plan that has anything but such faults, or two for the same command
+ * @throws `INVALID_ARGUMENT` at once for a plan that has anything but such faults, or two for the same command; `INVALID_STORAGE`
+ *   for what is no storage
  */
 export function withFaults(storage: Storage, plan: readonly Fault[]): Storage {
   const faults = checked(plan);
   const counts = new Map<Operation, number>();
+  checkStorage(storage);
   const faulty = wrap(storage, (command, run) => {
     const nth = counts.get(command.op) ?? 0;
     counts.set(command.op, nth + 1);

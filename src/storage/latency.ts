@@ -1,5 +1,6 @@
 import { checkArgument, checkOptions, type DeviceCommand, FUNCTION, rule } from '../model/index.js';
 import { withText } from '../model/show.js';
+import { checkStorage } from './checks.js';
 import { type Storage, textOf } from './storage.js';
 import { wrap } from './wrappers.js';
 
@@ -9,7 +10,7 @@ import { wrap } from './wrappers.js';
  *
  * @param latency milliseconds, at least 0; or a function from a command to milliseconds
  * @throws `INVALID_ARGUMENT` for an unknown option, and for a latency that is not such a number. If a function returned it,
- *   the command fails with this error and does not reach the storage
+ *   the command fails with this error and does not reach the storage; `INVALID_STORAGE` for what is no storage
  */
 export function withLatency(
   storage: Storage,
@@ -26,6 +27,7 @@ export function withLatency(
   const latencyOf = typeof latency === 'function' ? latency : constant(checked(latency));
   checkOptions(options, LATENCY_OPTIONS, 'withLatency');
   const { sleep = timeout } = options;
+  checkStorage(storage);
   const slow = wrap(storage, async (command, run) => {
     const ms = checked(latencyOf(command));
     try {

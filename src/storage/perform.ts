@@ -14,8 +14,8 @@
 // Not here: when a command is issued, and what its failure does (machine/, scheduler/). Flushes and FUA bits go to the storage
 // unchanged; lowerSteps() of the model has removed those that it lacks.
 
-import { messageOf, misuse, unsupported } from '../model/error.js';
-import { type DeviceCommand, type Tag, WriteBarrierError } from '../model/index.js';
+import { misuse, unsupported } from '../model/error.js';
+import { type DeviceCommand, formatValue, type Tag, WriteBarrierError } from '../model/index.js';
 import { concatBuffers, type Payload, scatterBytes, totalLength } from './buffers.js';
 import type { Extent, Storage, Transfer, WriteFlags } from './storage.js';
 import { isPending } from './wrappers.js';
@@ -130,7 +130,7 @@ export function transferred(
   if (moved === undefined || moved === null || moved === length || op === 'flush') return undefined;
   return new WriteBarrierError(
     'SHORT_TRANSFER',
-    `the storage returned ${messageOf(moved)} for a ${op} of ${length} bytes at ${offset}`,
+    `the storage returned ${formatValue(moved)} for a ${op} of ${length} bytes at ${offset}`,
   );
 }
 

@@ -6,7 +6,7 @@
 
 import { type ByteRange, WriteBarrierError } from '../model/index.js';
 import { totalLength } from './buffers.js';
-import { checkRange } from './checks.js';
+import { checkRange, checkStorage } from './checks.js';
 import type { Extent, Storage } from './storage.js';
 import { isPending } from './wrappers.js';
 
@@ -15,9 +15,10 @@ import { isPending } from './wrappers.js';
  * Closing it closes nothing, because the rest belongs to others. A flush is one of the whole.
  *
  * @param size of the part in bytes
- * @throws `OUT_OF_RANGE`, `UNALIGNED` for a part that the storage does not have
+ * @throws `OUT_OF_RANGE`, `UNALIGNED` for a part that the storage does not have; `INVALID_STORAGE` for what is no storage
  */
 export function slice(storage: Storage, offset: number, size: number): Storage {
+  checkStorage(storage);
   checkRange(storage, offset, size);
   let closed = false;
   const call = <T>(run: () => T | Promise<T>): T | Promise<T> => {

@@ -13,6 +13,7 @@ import {
   type TraceEvent,
 } from '../model/index.js';
 import { withText } from '../model/show.js';
+import { checkStorage } from './checks.js';
 import { type Storage, textOf } from './storage.js';
 import { overheard, wrap } from './wrappers.js';
 
@@ -104,10 +105,11 @@ export class Tracer {
  * calls. The requests that they serve cannot be seen from here, so `requests` is empty and the stage is `plain`. A `writev` is one
  * write. If the observer throws, that is reported once by `console.error`, and the command goes on.
  *
- * @throws `INVALID_ARGUMENT` for an observer that is not a function
+ * @throws `INVALID_ARGUMENT` for an observer that is not a function; `INVALID_STORAGE` for what is no storage
  */
 export function tracing(storage: Storage, observer: Observer<CommandEvent>): Storage {
   checkArgument('the observer', observer, FUNCTION);
+  checkStorage(storage);
   const tracer = new Tracer(observer, 'a storage', storage.capabilities.blockSize);
   const traced = wrap(storage, (what, run) => {
     const command = tracer.dispatch({ ...what, stage: 'plain' }, []);

@@ -84,6 +84,18 @@ describe.runIf(process.platform === 'linux')('a program in Node', () => {
     expect(replayed.stdout).toContain(`replay: '${again}'`);
   });
 
+  test('is judged by the same file, whether the quotes of a check are around the {} or not', async () => {
+    const check = [
+      '--from',
+      'before',
+      '--check',
+      `grep -q 'old\\|new' "{}/a" && grep -q 'old\\|new' {}/a`,
+    ];
+    const sound = await crash([...check, '--', 'node', 'replace.mjs', '{}', 'flush']);
+    expect(sound).toMatchObject({ code: 0, stderr: '' });
+    expect(sound.stdout).toContain('proved');
+  });
+
   test.each([
     ['with its fsync', ['node', 'replace.mjs', '{}', 'flush']],
     ['as CommonJS that takes its functions early', ['node', 'replace.cjs', 'flush']],

@@ -80,8 +80,8 @@ test.each([
   [['--device', 'floppy'], '--device must be one of file'],
   [['--program', 'W x'], '--program and --outcome go together'],
   [['L1', '--program', 'W x', '--outcome', 'x=1'], '--program takes the place of names'],
-  [['--program', 'X x', '--outcome', 'x=1'], 'X x'],
-  [['--program', 'W x', '--outcome', 'rain'], 'rain'],
+  [['--program', 'X x', '--outcome', 'x=1'], "no litmus test has 'X x': a program has W x, "],
+  [['--program', 'W x', '--outcome', 'rain'], "no litmus test has 'rain': an outcome has x=1, "],
 ])('%j is answered in one line', async (words, message) => {
   const ended = await runCommand(['litmus', ...words]);
   expect(ended.code).toBe(2);

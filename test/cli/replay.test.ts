@@ -336,7 +336,7 @@ describe('a trace of a disk', () => {
     const file = join(folder, 'disk.img');
     const result = await runCommand(['replay', 'disk.trace', '--file', file, '--keep'], folder);
     expect(result.code).toBe(0);
-    expect(result.stdout).toContain('Trace disk.trace: 1 reads, 3 writes and 1 flushes');
+    expect(result.stdout).toContain('Trace disk.trace: 1 read, 3 writes and 1 flush');
     expect(result.stdout).toContain('1 discards and failed commands are left out');
     expect(new Set(Object.values(column(result, 'images')))).toEqual(new Set(['identical']));
     const image = await readFile(file);

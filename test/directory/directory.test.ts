@@ -372,3 +372,30 @@ describe('a directory', () => {
     }
   });
 });
+
+test('given a buffer that loses its bytes while its write waits, then the write is refused and the file is as it was', async () => {
+  const files = await directoryOn(new MemoryStorage(sizeOf(20)), SMALL);
+  const file = await files.open('a');
+  await file.append(bytes(5, 1));
+  const data = bytes(5, 2);
+  const syncing = files.sync();
+  const written = codeThrown(() => file.append(data));
+  structuredClone(data.buffer, { transfer: [data.buffer] });
+  expect(await written).toBe('INVALID_ARGUMENT');
+  await syncing;
+  expect([...(await file.read(0, 10))]).toEqual([1, 1, 1, 1, 1]);
+});
+
+test.each([
+  ['a storage', new MemoryStorage(1 << 16)],
+  ['a promise', Promise.resolve()],
+  ['nothing', undefined],
+])(
+  'given %s in the place of a scheduler, when a directory is opened, then the message asks for one',
+  async (_, disk) => {
+    await expect(Directory.open(disk as never, { create: true })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('disk must be an IoScheduler'),
+    });
+  },
+);

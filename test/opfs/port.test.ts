@@ -155,6 +155,32 @@ describe('a storage behind a port', () => {
     await expect(far.write(0, bytes(0), PLAIN)).rejects.toMatchObject({ message: 'a defect' });
   });
 
+  test('answers with an error where the storage answers with what no message can hold', async () => {
+    const odd: Storage = {
+      size: SIZE,
+      capabilities: { blockSize: 512, cache: 'none', flush: true, fua: true, orderedTags: false },
+      read: () => (() => {}) as never,
+      write: () => Symbol('odd') as never,
+      flush: () => {},
+      close: () => (() => {}) as never,
+    };
+    const { far } = await served(odd);
+    expect(await ended(far.write(0, bytes(0), PLAIN))).toBe('IO_FAILED');
+    await far.flush({ tag: 'simple' });
+    expect(await ended(far.close())).toBe('IO_FAILED');
+  });
+
+  test('refuses data that is no Uint8Array, and changes nothing', async () => {
+    const memory = new MemoryStorage(SIZE);
+    const { far } = await served(memory);
+    for (const wrong of ['text', new Float64Array(512), undefined] as never[]) {
+      expect(await ended(far.write(0, wrong, PLAIN))).toBe('INVALID_ARGUMENT');
+      expect(await ended(far.read(0, wrong))).toBe('INVALID_ARGUMENT');
+    }
+    expect(memory.bytes.every((byte) => byte === 0)).toBe(true);
+    await far.close();
+  });
+
   test('tells which bytes a failed flush puts at risk', async () => {
     const memory = withFaults(new MemoryStorage(SIZE), [{ on: 'flush', nth: 0, fault: 'fail' }]);
     const disk = new IoScheduler(memory);

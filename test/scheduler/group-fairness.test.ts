@@ -101,7 +101,7 @@ test('sharing.G8: a command past the queue leaves the turns as one that had its 
             } else if (passes) queue.pass(turn, cost);
             else {
               queue.add(turn, cost);
-              queue.serve(queue.head as Turn);
+              queue.serve(turn);
               queue.remove(turn);
             }
             return [turns.indexOf(queue.head as Turn), ...turns.map(({ start }) => start)];

@@ -247,3 +247,23 @@ describe('given a power cut while records of odd lengths share sectors', () => {
     expect(failure?.lost).toHaveLength(1);
   });
 });
+
+test.each([
+  ['a text', 'abc'],
+  ['numbers of eight bytes', new Float64Array(2)],
+  ['a DataView', new DataView(new ArrayBuffer(4))],
+  ['nothing', undefined],
+])(
+  'given %s in the place of bytes, when it is written or read into, then it is refused and nothing changes',
+  async (_, data) => {
+    const memory = new MemoryStorage(1024);
+    const view = byteView(memory);
+    const refused = expect.objectContaining({ code: 'INVALID_ARGUMENT' });
+    expect(() => view.write(1, data as never, PLAIN)).toThrow(refused);
+    expect(() => view.writev?.(1, [data as never], PLAIN)).toThrow(refused);
+    expect(() => view.read(1, data as never)).toThrow(refused);
+    const found = new Uint8Array(1024).fill(1);
+    memory.read(0, found);
+    expect(found.every((byte) => byte === 0)).toBe(true);
+  },
+);

@@ -7,6 +7,7 @@ import {
   type CommandEvent,
   type DeviceCommand,
   type Fault,
+  IoScheduler,
   MemoryStorage,
   type Storage,
   tracing,
@@ -14,6 +15,7 @@ import {
   withFaults,
   withLatency,
 } from '../../src/index.js';
+import { byteView, slice } from '../../src/kit.js';
 import { codeThrown, errorThrown, storageContract } from './contract.js';
 
 const PLAIN: WriteFlags = { fua: false, tag: 'simple' };
@@ -369,4 +371,35 @@ describe('withFaults', () => {
     storage.read(0, into);
     expect(reads).toBe(1);
   });
+});
+
+describe('given what is no storage, when it is wrapped, then it is refused at once, and the message says what it is', () => {
+  const wrappers: Record<string, (storage: Storage) => Storage> = {
+    tracing: (storage) => tracing(storage, ignore),
+    withLatency: (storage) => withLatency(storage, 1),
+    withFaults: (storage) => withFaults(storage, []),
+    slice: (storage) => slice(storage, 0, BLOCK),
+    byteView,
+  };
+  const memory = new MemoryStorage(BLOCK);
+  const wrong: [string, unknown, RegExp][] = [
+    ['nothing', undefined, /undefined\.capabilities/],
+    ['a promise of a storage', Promise.resolve(memory), /\[object Promise\]\.capabilities/],
+    ['a scheduler', new IoScheduler(memory), /writev must be a function/],
+    [
+      'half a storage',
+      { capabilities: memory.capabilities, size: BLOCK },
+      /read must be a function/,
+    ],
+  ];
+  for (const [name, wrapper] of Object.entries(wrappers)) {
+    test.each(wrong)(`${name}: %s`, (_, value, message) => {
+      expect(() => wrapper(value as Storage)).toThrow(
+        expect.objectContaining({
+          code: 'INVALID_STORAGE',
+          message: expect.stringMatching(message),
+        }),
+      );
+    });
+  }
 });

@@ -134,3 +134,23 @@ test.each(Object.entries(DEVICES))(
     expect(advised).toBeGreaterThan(20);
   },
 );
+
+test('given writes that go on after an acknowledgement too early, when the first is lost, then the advice is its flush and no barrier behind it', async () => {
+  const { failure } = await crashTest<number, number>({
+    size: 4 * SECTOR,
+    workload: async (disk, journal) => {
+      for (const at of [0, 1, 2]) {
+        await disk.write(at * SECTOR, bytes(1), NO_FLAGS);
+        journal.acknowledge(at);
+      }
+    },
+    recover: async (disk) => {
+      const found = bytes(0);
+      await disk.read(0, found);
+      return found[0] ?? 0;
+    },
+    check: (first, { acknowledged }) => first === 1 || acknowledged.length === 0,
+  });
+  expect(failure?.advice?.missing).toBe('a flush after #0');
+  expect(failure?.text).toContain('later #1 write');
+});

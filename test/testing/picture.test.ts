@@ -274,6 +274,25 @@ describe('given a report', () => {
     expect(notes.filter((note) => /offset \d+ and \d+ more/.test(note))).toEqual([]);
   });
 
+  test('when a flush is missing before an acknowledgement, then the page tells of no later write that could be a barrier', async () => {
+    const early: CrashTest<string, number> = {
+      size: SECTOR,
+      workload: async (disk, journal) => {
+        await disk.write(0, new Uint8Array(SECTOR).fill(1), { fua: false, tag: 'simple' });
+        journal.acknowledge('saved');
+      },
+      recover: async (disk) => {
+        const found = new Uint8Array(SECTOR);
+        await disk.read(0, found);
+        return found[0] ?? 0;
+      },
+      check: (found, { acknowledged }) => found === 1 || acknowledged.length === 0,
+    };
+    const page = crashPage(await crashTest(early));
+    expect(page).toContain('wait for the flush before you acknowledge');
+    expect(page).not.toContain('barrier: true');
+  });
+
   test('when it is copied, then the copy has the same picture', async () => {
     const report = await crashTest(acknowledging(lossy));
     const copy: CrashReport = structuredClone(report);

@@ -1,4 +1,4 @@
-// Shrinks a failure: fewer power cuts, fewer lost sectors, newer content in them, fewer steps of the program.
+// Shrinks a failure: fewer power cuts, fewer lost sectors, newer content in them, an earlier cut, fewer steps of the program.
 //
 // A chain of power cuts is shrunk as a list of cuts (replay.ts): each try lives through the changed list from the start, because a
 // recovery that reads something else may write something else. A list that no power cuts leave, and one that passes, is no
@@ -6,7 +6,7 @@
 //
 // The program is shrunk last, and by whole tests, because other steps have other power cuts.
 
-import { lostPlaces, versionAt } from '../space/places.js';
+import { lostPlaces, momentsOf, versionAt } from '../space/places.js';
 import { type ChainOf, chainOf, completed, type Found, judgeChain, type LinkOf } from './chains.js';
 import { type Failed, isHang } from './judge.js';
 import { cutOf } from './replay.js';
@@ -36,11 +36,11 @@ async function smallestChain<K extends Kinds>(
 ): Promise<FailingOf<K> | undefined> {
   let best = undefined as FailingOf<K> | undefined;
   let tries = links.length > 1 || goesOn ? TRIES_MAX : Number.POSITIVE_INFINITY;
-  const attempt = async (cuts: readonly Cut[]): Promise<boolean> => {
+  const attempt: Attempt<K> = async (cuts, suits = () => true) => {
     tries -= 1;
     const chain = tries < 0 ? undefined : await chainOf(subject, { cuts, goesOn });
     const failed = chain && (await judgeChain(subject, chain));
-    if (!failed || isHang(failed)) return false;
+    if (!failed || isHang(failed) || !suits({ chain, failed })) return false;
     best = { chain, failed };
     return true;
   };
@@ -52,7 +52,42 @@ async function smallestChain<K extends Kinds>(
   for (let n = (best?.chain.links.length ?? 0) - 1; best && n >= 0; n -= 1) {
     await giveBack(subject, best, n, () => best as FailingOf<K>, attempt);
   }
+  if (best) await cutEarlier(subject, best, attempt);
   return best;
+}
+
+/** Takes a list of cuts for the best chain, if it fails and suits. */
+type Attempt<K extends Kinds> = (
+  cuts: readonly Cut[],
+  suits?: (found: FailingOf<K>) => boolean,
+) => Promise<boolean>;
+
+/**
+ * Cuts the power in the last life as early as nothing more is lost by it, by halves. What had not been sent by then has no part in
+ * the failure, and a barrier in front of it is no advice.
+ */
+async function cutEarlier<K extends Kinds>(
+  subject: Subject<K>,
+  found: FailingOf<K>,
+  attempt: Attempt<K>,
+): Promise<void> {
+  const lostIn = ({ chain: { links }, failed }: FailingOf<K>): number => {
+    const link = links.at(-1) as LinkOf<K>;
+    const cut = momentOf(link, links.length - 1, failed);
+    return [...lostPlaces(link.space.map, link.state.versions, cut)].length;
+  };
+  const lost = lostIn(found);
+  const { map } = (found.chain.links.at(-1) as LinkOf<K>).space;
+  const before = cutsOf(subject, found);
+  const last = before.pop() as Cut;
+  const earlier = momentsOf(map).filter((moment) => moment < last.time);
+  let [low, high] = [0, earlier.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    const cuts = [...before, { ...last, time: earlier[middle] as number }];
+    if (await attempt(cuts, (one) => lostIn(one) <= lost)) high = middle;
+    else low = middle + 1;
+  }
 }
 
 /** The warning about a chain that does not fail again. */
@@ -100,7 +135,7 @@ async function giveBack<K extends Kinds>(
   { chain, failed }: FailingOf<K>,
   n: number,
   best: () => FailingOf<K>,
-  attempt: (cuts: readonly Cut[]) => Promise<boolean>,
+  attempt: Attempt<K>,
 ): Promise<void> {
   const link = chain.links[n] as LinkOf<K>;
   const { space, state } = link;

@@ -210,14 +210,14 @@ export function programOf(text: string, mode: LitmusColumn): Line[] {
     if (/^R [0-4]$/.test(part.trim())) {
       const request = resizeOf(size, Number(label) * SECTOR);
       size = request.size ?? size;
-      if (request.length === 0) throw syntax(part);
+      if (request.length === 0) throw syntax(part, LINES);
       return { label: `R${label}`, request, waits: false, fill };
     }
     const sectors = [label, ...names.slice(1)].join('');
     const offset = ALL_LETTERS.indexOf(label) * SECTOR;
     // The sectors of a write must be adjacent, and there; and a value must be a byte.
     const isWrite = /^(W|W!|B)$/.test(verb) && label.length === 1 && ALL_LETTERS.includes(sectors);
-    if (!isWrite || fill > 255 || offset + names.length * SECTOR > size) throw syntax(part);
+    if (!isWrite || fill > 255 || offset + names.length * SECTOR > size) throw syntax(part, LINES);
     const write = { kind: 'write', offset, length: names.length * SECTOR } as const;
     const flags = verb === 'B' ? barrierFlags(mode) : verb === 'W!' ? { fua: true } : {};
     return { label, request: { ...write, ...flags }, waits: false, fill };
@@ -245,7 +245,7 @@ function factOf(text: string): Fact {
   if (letter === 'size') return { kind: 'size', sectors: Number(value) };
   if (letter) return { kind: 'holds', place: ALL_LETTERS.indexOf(letter), value: Number(value) };
   const [, kind, label = ''] = /^(ok|err|no)\((\w+)\)$/.exec(text) ?? [];
-  if (!kind) throw syntax(text);
+  if (!kind) throw syntax(text, FACTS);
   return { kind: kind as 'ok' | 'err' | 'no', label };
 }
 
@@ -276,6 +276,11 @@ function areTrue(facts: readonly Fact[], state: CrashState, trace: DiskTrace): b
   return after < before;
 }
 
-function syntax(text: string): WriteBarrierError {
-  return new WriteBarrierError('SYNTAX', `no litmus test has ${formatValue(text.trim())}`);
+const LINES =
+  'a program has W x, W x:=2, W! x, B x, B x y, R 2, E and wait x, separated by semicolons';
+const FACTS = 'an outcome has x=1, size=2, ok(x), err(x) and no(x), and | between alternatives';
+
+function syntax(text: string, allowed: string): WriteBarrierError {
+  const found = formatValue(text.trim());
+  return new WriteBarrierError('SYNTAX', `no litmus test has ${found}: ${allowed}`);
 }

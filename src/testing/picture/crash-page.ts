@@ -58,7 +58,7 @@ function nextSteps({ verdict, failure, warnings }: CrashReport): string[] {
   if (verdict === 'hung') return ['Look at what it waits for.', again];
   return [
     ...(failure.advice ? [`Advice: ${failure.advice.text}.`] : []),
-    ...(failure.advice?.before === undefined ? [] : [BARRIERS]),
+    ...(failure.advice?.missing?.startsWith('a barrier') ? [BARRIERS] : []),
     again,
     'Correct the code, then run the whole test again, because another image may fail, too.',
   ];
