@@ -382,10 +382,9 @@ export class IoScheduler implements AsyncDisposable {
       if (this.#closing) throw closed();
       if (signal?.aborted) return Promise.reject(signal.reason);
       if (!this.#fits(request)) {
-        const limits = `${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes`;
         throw new WriteBarrierError(
           'QUEUE_FULL',
-          `the queue is full (${limits}); wait for ready()`,
+          `the queue is full (${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes); wait for ready()`,
         );
       }
       claim(this.#ownership, this.#isBusy);
