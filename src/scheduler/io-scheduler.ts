@@ -410,10 +410,9 @@ export class IoScheduler implements AsyncDisposable {
       if ('size' in request && request.length === 0)
         return (this.#resizes > 0 ? this.#lastResize : DONE) as Promise<T>;
       if (!this.#fits(request)) {
-        const limits = `${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes`;
         throw new WriteBarrierError(
           'QUEUE_FULL',
-          `the queue is full (${limits}); wait for ready()`,
+          `the queue is full (${this.#maxQueued} requests or ${this.#maxQueuedBytes} bytes); wait for ready()`,
         );
       }
       claim(this.#ownership, this.#isBusy);
