@@ -18,6 +18,8 @@ import {
   WriteBarrierError,
   wholeNumber,
 } from '../../model/index.js';
+import { checkSize } from '../../storage/checks.js';
+import type { Storage } from '../../storage/index.js';
 import { checkFaults, type DiskFault } from './disk-faults.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from './profile.js';
 
@@ -86,12 +88,14 @@ const OPTIONS: KnownOptions<VolatileDiskOptions> = {
 export const LATENCY_US = [50, 500] as const;
 
 /** An image of the disk is one array, so it can have no more bytes. */
-export const SIZE_MAX: number = 2 ** 32;
+const SIZE_MAX = 2 ** 32;
 
-/** The error for a disk that shall have more. */
-export function noSpace(size: number): WriteBarrierError {
+/** @throws `INVALID_ARGUMENT`, `UNALIGNED`, `NO_SPACE` for a size that the disk cannot have */
+export function checkDiskSize(disk: Pick<Storage, 'capabilities'>, size: number): void {
+  checkSize(disk, size);
+  if (size <= SIZE_MAX) return;
   const why = `a simulated disk is in memory, so it has at most ${SIZE_MAX} bytes, not ${size}`;
-  return new WriteBarrierError('NO_SPACE', why);
+  throw new WriteBarrierError('NO_SPACE', why);
 }
 
 /**

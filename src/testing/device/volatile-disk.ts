@@ -28,7 +28,7 @@ import {
 } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
-import { checkRange, checkSize } from '../../storage/checks.js';
+import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { wrap } from '../../storage/wrappers.js';
 import { type Random, seededRandom } from '../choices.js';
@@ -37,14 +37,13 @@ import { flipBit } from './corruption.js';
 import { Device, type DeviceStep } from './device.js';
 import { type DiskFault, effectOf } from './disk-faults.js';
 import {
+  checkDiskSize,
   checkedProfile,
   IN_TIME,
   LATENCY_US,
-  noSpace,
   PASSED_MAX,
   type Pace,
   paceOf,
-  SIZE_MAX,
   type VolatileDiskOptions,
 } from './disk-options.js';
 import { contentBefore, DiskRecorder, type DiskRequest, type DiskTrace } from './disk-trace.js';
@@ -101,8 +100,6 @@ export class VolatileDisk implements Storage {
   readonly #latencyUs: readonly [number, number];
   readonly #pending = new Map<number, Pending>();
   #size: number;
-  /** The number of the last command that has changed the size. */
-  #resized = -1;
   /** The pending commands in the order of their answers, and those that have been answered out of order. */
   #order: Pending | undefined;
   #sleepers: Sleeper | undefined;
@@ -318,8 +315,7 @@ export class VolatileDisk implements Storage {
 
   /** Its range is that from the size before, which is the size after the resizes under way. */
   #resize(size: number): Answer {
-    checkSize(this, size);
-    if (size > SIZE_MAX) throw noSpace(size);
+    checkDiskSize(this, size);
     const under = [...this.#pending.values()].filter(({ request }) => request.size !== undefined);
     const before = under.at(-1)?.request.size ?? this.#size;
     if (size === before && under.length === 0) return this.#check(ENDS);
@@ -365,7 +361,7 @@ export class VolatileDisk implements Storage {
 
   #dispatch(request: DiskRequest, into: Uint8Array | undefined, answers: Answers): number {
     const fault = this.#faultOf(request.op);
-    const { fails = false, spoils = false, traced } = effectOf(fault, isResize(request));
+    const { fails = false, spoils = false, traced } = effectOf(fault, request.size !== undefined);
     const lands = traced?.kind === 'misdirected' ? { ...request, offset: traced.at } : request;
     const number = this.#device.dispatch(lands, traced?.kind);
     const owed = request.op === 'flush' && this.#owes(fault?.fault);
@@ -487,7 +483,8 @@ export class VolatileDisk implements Storage {
     }
     const { request, into, fault, spoilt } = pending;
     const kind = fault?.fault;
-    if (effectOf(fault, isResize(request)).drops) this.#device.drop(kind === 'drop-readback');
+    if (effectOf(fault, request.size !== undefined).drops)
+      this.#device.drop(kind === 'drop-readback');
     // The first step of a partial write lands.
     if (!spoilt || kind === 'partial') this.#device.take(step);
     if (spoilt) this.#device.fail(step.command);
@@ -526,10 +523,8 @@ export class VolatileDisk implements Storage {
     this.#pending.delete(number);
     this.#answers += 1;
     this.#device.answered(number);
-    if (request.size !== undefined && number > this.#resized) {
-      this.#size = failed || spoilt ? this.#device.size : request.size;
-      this.#resized = number;
-    }
+    const isLanded = !failed && !spoilt;
+    if (request.size !== undefined) this.#size = isLanded ? request.size : this.#device.size;
     this.#nowUs = Math.max(this.#nowUs, dueUs);
     if (request.op === 'read' && fault?.fault === 'rot' && into) flipBit(into, this.#random);
     this.#recorder.complete(number, failed);
@@ -542,10 +537,6 @@ export class VolatileDisk implements Storage {
   #pick<T>(list: readonly T[]): T {
     return list[Math.floor(this.#random() * list.length)] as T;
   }
-}
-
-function isResize({ size }: DiskRequest): boolean {
-  return size !== undefined;
 }
 
 /** Checks nothing but whether the disk is there. */

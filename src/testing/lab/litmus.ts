@@ -103,11 +103,11 @@ export const LITMUS: readonly LitmusTest[] = Object.freeze([
  * all that it overlaps (storage.S13).
  */
 export const GROWTH_LITMUS: readonly LitmusTest[] = Object.freeze([
-  row('G1', 'R 4; wait R4', 'ok(R4) size=3', 'F/A F/A F/A F/A F/A F/A F/A'),
+  row('G1', 'R 4; wait r4', 'ok(r4) size=3', 'F/A F/A F/A F/A F/A F/A F/A'),
   row('G2', 'R 4; B x', 'x=1 size=3', 'A/A F/A F/F F/F F/A F/F F/F'),
   row('G3', 'R 4; W w; B x', 'x=1 size=3 | x=1 w=0', 'A/A F/A F/F F/F F/A F/F F/F'),
   row('G4', 'R 4; W w', 'size=4 w=0', 'A/A A/A A/A A/A A/A A/A A/A'),
-  row('G5', 'R 4; wait R4; W! w; wait w', 'ok(w) size=3', 'F/F F/F F/F F/F F/F F/F F/F'),
+  row('G5', 'R 4; wait r4; W! w; wait w', 'ok(w) size=3', 'F/F F/F F/F F/F F/F F/F F/F'),
   row('G6', 'B x; R 2', 'size=2 x=0', 'A/A F/A F/F F/F F/A F/F F/F'),
   row('G7', 'W z; R 2; R 4', 'size=4 z=1', 'F/A F/A F/A F/A F/A F/A F/A'),
   row('G8', 'W z; R 2; E; R 4', 'size=4 z=1', 'F/A F/A F/F F/F F/A F/F F/F'),
@@ -211,7 +211,7 @@ export function programOf(text: string, mode: LitmusColumn): Line[] {
       const request = resizeOf(size, Number(label) * SECTOR);
       size = request.size ?? size;
       if (request.length === 0) throw syntax(part, LINES);
-      return { label: `R${label}`, request, waits: false, fill };
+      return { label: `r${label}`, request, waits: false, fill };
     }
     const sectors = [label, ...names.slice(1)].join('');
     const offset = ALL_LETTERS.indexOf(label) * SECTOR;

@@ -1,3 +1,11 @@
+// A crash state: one disk image that a power cut may leave, as a version for each place.
+//
+// Versions are asked for when they are needed, so a state that was drawn costs as much as is read of it. The size is one of the
+// places where a trace changes it (regions.ts). What lies behind it is not there: it reads as zero for what looks below, whatever
+// versions those places have.
+//
+// Not here: which states are possible together (places.ts), and the disk that a recovery decides as it reads (explore.ts).
+
 import { withText } from '../../model/show.js';
 import type { Storage } from '../../storage/index.js';
 import { noise } from '../device/corruption.js';

@@ -1,9 +1,9 @@
 import { IoFailedError, unsupported, WriteBarrierError } from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
-import { checkRange, checkSize } from '../../storage/checks.js';
+import { checkRange } from '../../storage/checks.js';
 import type { Capabilities, FlushFlags, Storage, WriteFlags } from '../../storage/index.js';
 import { discarded } from '../device/corruption.js';
-import { noSpace, SIZE_MAX } from '../device/disk-options.js';
+import { checkDiskSize } from '../device/disk-options.js';
 import { type Content, sizeIn } from '../device/disk-trace.js';
 import type { RegionMap } from './regions.js';
 
@@ -88,8 +88,7 @@ export class SettledDisk implements Storage {
 
   #resize(size: number): void {
     this.#check(0, 0);
-    checkSize(this, size);
-    if (size > SIZE_MAX) throw noSpace(size);
+    checkDiskSize(this, size);
     this.#end = Math.min(this.#end, size, this.size);
     for (const at of this.#overlay.keys()) if (at >= size) this.#overlay.delete(at);
     this.#size = size;
