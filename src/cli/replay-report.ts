@@ -22,9 +22,12 @@ const COLUMNS: Readonly<Record<string, (outcome: Outcome) => string | number>> =
 const OPTIONAL: readonly string[] = ['FUA writes'];
 
 /** What is replayed. */
-export function introduction({ name, requests, together, leftOut }: ReplayTrace): string {
-  const { read, write, flush } = requests;
-  const first = `Trace ${name}: ${counted(read, 'read')}, ${counted(write, 'write')} and ${counted(flush, 'flush', 'flushes')} of a guest, at most ${together} in flight.`;
+export function introduction(trace: ReplayTrace): string {
+  const { name, together, leftOut } = trace;
+  const { read, write, flush } = trace.requests;
+  const flushes = counted(flush, 'flush', 'flushes');
+  const requests = `${counted(read, 'read')}, ${counted(write, 'write')} and ${flushes} of a guest`;
+  const first = `Trace ${name}: ${requests}, at most ${together} in flight.`;
   return `${[first, ...leftOut].join('\n')}\n`;
 }
 

@@ -37,6 +37,7 @@ import {
   wholeNumber,
   withText,
 } from 'write-barrier/kit';
+import { DirectoryFile, LENGTH, type Write } from './file.js';
 import {
   decodeSuperblock,
   type Layout,
@@ -85,88 +86,11 @@ const SCHEDULER = rule(
   'an IoScheduler: new IoScheduler(storage) makes one',
 );
 const BYTES = rule(isBytes, 'a Uint8Array');
-const LENGTH = wholeNumber();
-
-/** An offset in bytes, and what is to be there. */
-type Write = readonly [offset: number, data: Uint8Array];
 
 const WRITES = rule(
   (value) => Array.isArray(value) && value.every((write) => Array.isArray(write)),
   'a list of pairs, each an offset and a Uint8Array',
 );
-
-/** What a file asks of its directory. */
-interface Operations {
-  read(entry: Entry, offset: number, length: number): Promise<Uint8Array>;
-  write(entry: Entry, offset: number | undefined, data: Uint8Array): Promise<number>;
-  writeAll(entry: Entry, writes: readonly Write[]): Promise<void>;
-  truncate(entry: Entry, size: number): Promise<void>;
-}
-
-/** A file of a `Directory`. It needs no closing. */
-export class DirectoryFile {
-  readonly #entry: Entry;
-  readonly #operations: Operations;
-
-  /** @internal */
-  constructor(entry: Entry, operations: Operations) {
-    this.#entry = entry;
-    this.#operations = operations;
-    withText(this, () => `DirectoryFile { ${formatValue(this.name)}, ${this.size} bytes }`);
-  }
-
-  /** The name that the file has now. */
-  get name(): string {
-    return this.#entry.name;
-  }
-
-  /** In bytes, after the operations that were answered. */
-  get size(): number {
-    return this.#entry.size;
-  }
-
-  /**
-   * Reads bytes; it sees all that was called before. Answers with fewer where the file ends, and with none behind its end.
-   *
-   * @param offset in bytes, any
-   * @throws `INVALID_ARGUMENT`, also for a file that was removed; `CLOSED`, `FAILED`, and what the disk throws
-   */
-  read(offset: number, length: number): Promise<Uint8Array> {
-    return this.#operations.read(this.#entry, offset, length);
-  }
-
-  /**
-   * Writes bytes, and extends the file if they go beyond its end. What lies between the old end and `offset` reads as zero.
-   * `data` must not change before the answer. The answer says that the directory has the bytes; `sync()` makes them durable.
-   *
-   * @param offset in bytes, any
-   * @throws as `read`; `NO_SPACE` if there are not enough free blocks, and then nothing was written
-   */
-  async write(offset: number, data: Uint8Array): Promise<void> {
-    checkArgument('offset', offset, LENGTH);
-    await this.#operations.write(this.#entry, offset, data);
-  }
-
-  /** Writes at the end of the file, as `write` does. Answers with the offset. Appends at once have places of their own. */
-  append(data: Uint8Array): Promise<number> {
-    return this.#operations.write(this.#entry, undefined, data);
-  }
-
-  /**
-   * Writes several ranges as one operation: after a power cut all of them are there, or none. Where two have a byte, the later one counts.
-   *
-   * @param writes pairs of an offset in bytes and the data
-   * @throws as `write`; `NO_SPACE` also if the log cannot hold all of them at once
-   */
-  writeAll(writes: readonly (readonly [offset: number, data: Uint8Array])[]): Promise<void> {
-    return this.#operations.writeAll(this.#entry, writes);
-  }
-
-  /** Cuts the file, or extends it with zeroes. @throws as `write` */
-  truncate(size: number): Promise<void> {
-    return this.#operations.truncate(this.#entry, size);
-  }
-}
 
 /**
  * Files on one disk with one order among all of them: after a power cut they are as they were after some operation, with all
@@ -370,31 +294,27 @@ export class Directory implements AsyncDisposable {
   }
 
   async #write(entry: Entry, at: number | undefined, data: Uint8Array): Promise<number> {
-    checkArgument('data', data, BYTES);
-    const length = data.byteLength;
+    const check = sizeKeeper(data);
     return this.#inTurn(async () => {
       this.#checkThere(entry);
-      // A buffer that was transferred to another thread meanwhile has no bytes, and to write none would be no answer to its caller.
-      if (data.byteLength !== length) {
-        throw misuse(`the buffer of a write of ${length} bytes has ${data.byteLength} now`);
-      }
+      const length = check();
       const offset = at ?? entry.size;
       await this.#change(entry, { offset, end: offset + length, data });
       return offset;
     });
   }
 
-  #writeAll(entry: Entry, writes: readonly Write[]): Promise<void> {
+  async #writeAll(entry: Entry, writes: readonly Write[]): Promise<void> {
+    checkArgument('writes', writes, WRITES);
+    const wanted = writes.map(([offset, data]) => {
+      checkArgument('offset', offset, LENGTH);
+      return { offset, data, check: sizeKeeper(data) };
+    });
     return this.#inTurn(async () => {
-      checkArgument('writes', writes, WRITES);
-      for (const [offset, data] of writes) {
-        checkArgument('offset', offset, LENGTH);
-        checkArgument('data', data, BYTES);
-      }
       this.#checkThere(entry);
-      const changes = writes
-        .filter(([, data]) => data.byteLength > 0)
-        .map(([offset, data]) => ({ offset, end: offset + data.byteLength, data }));
+      const changes = wanted
+        .map(({ offset, data, check }) => ({ offset, end: offset + check(), data }))
+        .filter(({ offset, end }) => end > offset);
       if (changes.length === 0) return;
       const blocks = this.#blocksOf(entry, changes);
       const most = await this.#makeRoom(blocks.length);
@@ -586,4 +506,17 @@ async function format(
 function readTable(disk: IoScheduler, layout: Layout): Promise<Uint8Array> {
   const { blockSize, tableStart, slotBlocks, fatBlocks } = layout;
   return disk.read(tableStart * blockSize, (slotBlocks + fatBlocks) * blockSize);
+}
+
+/**
+ * Answers with the size of a buffer, and refuses one that has another when its turn comes: one that was transferred to another thread
+ * has no bytes, and to write none would be no answer to its caller.
+ */
+function sizeKeeper(data: Uint8Array): () => number {
+  checkArgument('data', data, BYTES);
+  const length = data.byteLength;
+  return () => {
+    if (data.byteLength === length) return length;
+    throw misuse(`the buffer of a write of ${length} bytes has ${data.byteLength} now`);
+  };
 }

@@ -4,4 +4,5 @@
  * @module write-barrier/directory
  */
 
-export { Directory, DirectoryFile, type DirectoryOptions } from './directory.js';
+export { Directory, type DirectoryOptions } from './directory.js';
+export { DirectoryFile } from './file.js';

@@ -109,10 +109,10 @@ function check<T extends object>(options: T, known: KnownOptions<T>, of: string)
     }
   }
   for (const name in known) {
-    // Read in any case, because a getter that throws is refused here.
-    const value: unknown = options[name as never];
     const rule: Partial<Rule> = Object(known[name as never]);
-    if (rule.holds && value !== undefined) checkArgument(name, value, rule as Rule);
+    if (!rule.holds) continue;
+    const value: unknown = options[name as never];
+    if (value !== undefined) checkArgument(name, value, rule as Rule);
   }
 }
 

@@ -82,9 +82,8 @@ export type Request =
  * a write to what it adds or cuts off.
  */
 export function resizeOf(from: number, size: number): DiscardRequest | WriteZeroesRequest {
-  return size > from
-    ? { kind: 'writeZeroes', offset: from, length: size - from, size }
-    : { kind: 'discard', offset: size, length: from - size, size };
+  const kind = size > from ? 'writeZeroes' : 'discard';
+  return { kind, offset: Math.min(from, size), length: Math.abs(size - from), size };
 }
 
 /** Whether the request is a barrier, with data or empty. */

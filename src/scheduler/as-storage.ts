@@ -37,11 +37,10 @@ export function asStorage(scheduler: Schedules, below: Pick<Storage, 'size'>): S
   const stable = cache !== 'volatile';
   const write = (offset: number, data: Payload, flags: WriteFlags): Promise<void> =>
     scheduler.write(offset, data, { barrier: flags.tag === 'ordered', fua: flags.fua });
-  let held: number | undefined;
   const storage: Storage = {
-    // Not that of the scheduler, because a size is the new one when the resize has been answered, and not before (storage.S13).
+    // Not that of the scheduler, which has the size of resizes that wait, and storage.S13 speaks of those that are answered.
     get size() {
-      return held ?? below.size;
+      return below.size;
     },
     capabilities: {
       blockSize,
@@ -74,14 +73,7 @@ export function asStorage(scheduler: Schedules, below: Pick<Storage, 'size'>): S
     blockStatus: (offset, length) => scheduler.blockStatus(offset, length),
     close: () => scheduler.close(),
   };
-  if (resize) {
-    storage.resize = async (size) => {
-      held = below.size;
-      await scheduler.resize(size).finally(() => {
-        held = undefined;
-      });
-    };
-  }
+  if (resize) storage.resize = (size) => scheduler.resize(size);
   return withText(
     storage,
     () => `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${scheduler.size} bytes })`,

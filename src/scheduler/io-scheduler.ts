@@ -81,7 +81,6 @@ export class IoScheduler implements AsyncDisposable {
   /** Resizes that are not settled, and the size that the last one makes. */
   #resizes = 0;
   #sizeToBe = 0;
-  #lastResize: Promise<void> = DONE;
   #closing: Promise<void> | undefined;
 
   /**
@@ -406,9 +405,6 @@ export class IoScheduler implements AsyncDisposable {
       const { signal } = options;
       if (this.#closing) throw closed();
       if (signal?.aborted) return Promise.reject(signal.reason);
-      // Nothing is to be done, but the size may be yet to come.
-      if ('size' in request && request.length === 0)
-        return (this.#resizes > 0 ? this.#lastResize : DONE) as Promise<T>;
       if (!this.#fits(request)) {
         throw new WriteBarrierError(
           'QUEUE_FULL',
@@ -431,7 +427,7 @@ export class IoScheduler implements AsyncDisposable {
     signal?: AbortSignal,
     site?: SchedulerCall['site'],
   ): Promise<T> {
-    const settled = new Promise<T>((resolveAny, reject) => {
+    return new Promise<T>((resolveAny, reject) => {
       const resolve = resolveAny as SchedulerCall['resolve'];
       const watched = signal && this.#signals.watch(signal);
       const entry = this.#driver.enter({ number: 0, request, data, resolve, reject, signal, site });
@@ -442,8 +438,6 @@ export class IoScheduler implements AsyncDisposable {
       }
       this.#issueSoon();
     });
-    if ('size' in request) this.#lastResize = settled as Promise<void>;
-    return settled;
   }
 
   #answer(entry: Entry<SchedulerCall>): void {

@@ -47,12 +47,7 @@ export function checkRange(
  */
 export function checkSize({ capabilities }: Pick<Storage, 'capabilities'>, size: number): void {
   checkArgument('size', size, SIZE);
-  const { blockSize } = capabilities;
-  if (size % blockSize === 0) return;
-  throw new WriteBarrierError(
-    'UNALIGNED',
-    `${size} bytes are not whole blocks of ${blockSize} bytes`,
-  );
+  checkRange({ size, capabilities }, 0, size);
 }
 
 /** @throws `INVALID_STORAGE` for a storage that contradicts itself */

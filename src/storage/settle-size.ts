@@ -19,9 +19,8 @@ export function settleSize(
   extendable: boolean,
 ): number {
   if (wanted !== undefined && wanted < actual) {
-    throw misuse(
-      `${path} has ${actual} bytes and is not truncated to size ${wanted}: leave size out, pass at least ${actual}, or resize it when it is open`,
-    );
+    const instead = `leave size out, pass at least ${actual}, or resize it when it is open`;
+    throw misuse(`${path} has ${actual} bytes and is not truncated to size ${wanted}: ${instead}`);
   }
   if (wanted !== undefined && wanted > actual && !extendable) {
     throw misuse(`${path} has ${actual} bytes and cannot be extended to size ${wanted}`);

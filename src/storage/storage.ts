@@ -86,7 +86,7 @@ export type Transfer = void | number | Promise<void | number>;
  * - S12 A block status answers with extents that follow each other from `offset` on: at least one, and together not longer than
  *       the range, of which they may leave a rest. It may run while anything else does. What it says held at one moment
  *       between its call and its answer, so a write that was answered before the call is never called a hole or zero.
- * - S13 A resize answers when the storage has the new size; `size` is the new one then, and not before. What it adds reads as
+ * - S13 A resize answers when the storage has the new size; `size` is the new one then, and either until then. What it adds reads as
  *       zero. What it cuts off is gone: if it is added again, it reads as zero. A resize counts as a write, in S2 and S5, to the
  *       range between the old and the new size, so until a flush covers it a power cut may leave either size. A flush that
  *       covers a write also covers the size that the write needs, and so does FUA. A resize that fails leaves the size as it was,

@@ -71,7 +71,8 @@ describe('with few capabilities', () => {
         let disk = new VolatileDisk({ size: SIZE });
         const { far } = await served(disk);
         const reopen = async (): Promise<PortStorage> => {
-          disk = new VolatileDisk({ size: SIZE, initial: disk.powerCut() });
+          const initial = disk.powerCut();
+          disk = new VolatileDisk({ size: initial.length, initial });
           return (await served(disk)).far;
         };
         return { storage: far, reopen };

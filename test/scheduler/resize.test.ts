@@ -317,12 +317,14 @@ test('given a failed flush, then what an unflushed resize added is at risk, and 
   }
 });
 
-test('as a storage, a scheduler has the new size when the resize is answered, and not before', async () => {
-  const storage = new IoScheduler(new MemoryStorage(4 * BLOCK)).asStorage();
-  const resizing = storage.resize?.(8 * BLOCK);
+test('as a storage, a scheduler has the size of the storage below while a resize waits, and the new one when it is answered', async () => {
+  const storage = new IoScheduler(late(new MemoryStorage(4 * BLOCK), 1)).asStorage();
+  const resizing = [storage.resize?.(8 * BLOCK), storage.resize?.(6 * BLOCK)];
   expect(storage.size).toBe(4 * BLOCK);
-  await resizing;
+  await resizing[0];
   expect(storage.size).toBe(8 * BLOCK);
+  await resizing[1];
+  expect(storage.size).toBe(6 * BLOCK);
 });
 
 test('all members of a group see the new size; of two that resize at once one wins, and the other is told', async () => {

@@ -564,23 +564,6 @@ export const BROKEN: readonly Broken[] = [
   },
   {
     clause: 'S13',
-    how: 'has the new size before it answers',
-    instead: ({ storage }) => {
-      let early: number | undefined;
-      return {
-        get size() {
-          return early ?? storage.size;
-        },
-        resize: async (size) => {
-          if (fits(storage, size)) early = size;
-          await storage.resize?.(size);
-          early = undefined;
-        },
-      };
-    },
-  },
-  {
-    clause: 'S13',
     how: 'has the new size some time after it answers',
     instead: ({ storage }) => ({
       resize: (size) => {

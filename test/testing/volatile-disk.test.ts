@@ -597,7 +597,7 @@ describe.each([
   for (const answers of ['later', 'at-once'] as const) {
     const open = (initial?: Uint8Array) =>
       new VolatileDisk({
-        size: 64 * SECTOR,
+        size: initial?.length ?? 64 * SECTOR,
         profile,
         answers,
         seed: 5,

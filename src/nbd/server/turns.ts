@@ -15,7 +15,7 @@
 // Invariants, tested under these numbers:
 //   T1  In a turn the connections do at most TURN_MAX units of work together, and what the last of them began.
 //   T2  A connection that does less than its share waits for the end of a visit, and not for all others that wait.
-//   T3  Whoever waits is visited, and two that wait all the time do the same, but for two visits.
+//   T3  Each connection that waits is visited, and two that wait all the time do the same, but for two visits.
 //   T4  While a connection works alone, it is interrupted only where the work of a turn is done.
 //
 // Source: Goyal, Vin, Cheng: Start-time fair queueing (1996). The credit after a rest is that of Linux' scheduler of processes.

@@ -9,7 +9,6 @@
 import { messageOf } from '../../model/error.js';
 import type { Tag } from '../../model/index.js';
 import type { Capabilities, Storage, Transfer, WriteFlags } from '../../storage/index.js';
-import { isPending } from '../../storage/wrappers.js';
 
 /** A clause of the Storage contract. */
 export type Clause = `S${1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13}`;
@@ -165,15 +164,10 @@ export class Trial {
     throw new Violation('S12', `the status of ${bytes.length} bytes at ${offset} is wrong`);
   }
 
-  /** Changes the size, in bytes. The new one may be seen when that is answered, and not before (S13). */
+  /** Changes the size, in bytes. The new one is seen when that is answered (S13). */
   async resize(size: number): Promise<void> {
     const { storage } = this;
-    const before = storage.size;
-    const answer = storage.resize?.(size);
-    if (isPending(answer) && storage.size !== before) {
-      throw new Violation('S13', `before the answer to a resize the size is ${storage.size}`);
-    }
-    await answer;
+    await storage.resize?.(size);
     if (storage.size === size) return;
     throw new Violation('S13', `after a resize to ${size} bytes the size is ${storage.size}`);
   }

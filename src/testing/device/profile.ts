@@ -106,9 +106,9 @@ const profileWith = (fields: Partial<DeviceProfile>): DeviceProfile =>
 /**
  * Common devices. To change one, spread it: `{ ...DEVICE_PROFILES.nvme, lies: ['ignoreFlush'] }`.
  *
- * - `file`: `FileStorage` on Linux, and the default. It can be resized, as no device can. The page cache is volatile, fdatasync is its flush and O_DSYNC its FUA;
- *   its FUA takes as long as a flush, so forced writes share flushes; writes that follow each other are gathered; it has no ordered
- *   tags and no discards, and zeroes are written as data.
+ * - `file`: `FileStorage` on Linux, and the default. It can be resized, as no device can. The page cache is volatile, fdatasync is its
+ *   flush and O_DSYNC its FUA; its FUA takes as long as a flush, so forced writes share flushes; writes that follow each other are
+ *   gathered; it has no ordered tags and no discards, and zeroes are written as data.
  * - `file-without-fua`: `FileStorage` on other systems.
  * - `nvme`: a consumer drive. Commands in flight together are carried out in any order, also in one place; discarded sectors
  *   read as anything, and zeroes are fast.

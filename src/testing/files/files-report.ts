@@ -65,7 +65,8 @@ export function formatFilesReport(
     seeds > 1 ? `, seeds ${seed - seeds + 1} to ${seed}` : seed > 0 ? `, seed ${seed}` : '';
   const lines = models.map(
     ({ model, states, covered, recoveries }) =>
-      `  ${model}: ${formatCount(recoveries)} ${recoveries === 1 ? 'recovery covers' : 'recoveries cover'} ${formatShare(covered, states)} states`,
+      `  ${model}: ${formatCount(recoveries)} ${recoveries === 1 ? 'recovery covers' : 'recoveries cover'} ` +
+      `${formatShare(covered, states)} states`,
   );
   return [
     `${verdict}${ran}`,

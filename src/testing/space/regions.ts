@@ -67,8 +67,8 @@ const VERSIONS_MAX = 4_000_000;
 
 /**
  * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of the profile or not within the disk, for a resize that
- *   does not begin at the size of the disk, for a write without its data, for initial contents of another size than the disk, for moments that are not ascending, for a region in
- *   which too many writes overlap, and for a trace whose regions have more than 4,000,000 versions
+ *   does not begin at the size of the disk, for a write without its data, for initial contents of another size than the disk, for moments
+ *   that are not ascending, for a region in which too many writes overlap, and for a trace whose regions have more than 4,000,000 versions
  */
 export function regionsOf(trace: DiskTrace, profile: DeviceProfile): RegionMap {
   const { sectorSize, tear, discard } = profile;

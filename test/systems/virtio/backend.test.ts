@@ -205,7 +205,17 @@ describe('the framing', () => {
     const writes: Uint8Array[] = [];
     const reads: Uint8Array[] = [];
     const memory = new MemoryStorage(DISK_SECTORS * SECTOR);
-    const watching: Storage = Object.assign(Object.create(memory), {
+    const watching: Storage = {
+      size: memory.size,
+      capabilities: {
+        blockSize: SECTOR,
+        cache: 'none',
+        flush: true,
+        fua: false,
+        orderedTags: false,
+      },
+      flush: () => {},
+      close: () => {},
       read: (offset: number, into: Uint8Array) => {
         reads.push(into);
         memory.read(offset, into);
@@ -214,7 +224,7 @@ describe('the framing', () => {
         writes.push(data);
         memory.write(offset, data, flags);
       },
-    });
+    };
     const device = new VirtioBackend(new IoScheduler(watching));
     const guest = sectors(4, 1);
     const [first, second] = [guest.subarray(0, 700), guest.subarray(700, 2 * SECTOR)];
