@@ -95,5 +95,15 @@ export function isBarrier(request: Request): boolean {
 export function isMutation(
   request: Request,
 ): request is WriteRequest | DiscardRequest | WriteZeroesRequest {
-  return request.kind === 'write' || request.kind === 'discard' || request.kind === 'writeZeroes';
+  return 'length' in request && request.kind !== 'read';
+}
+
+/** For messages: `write of 512 bytes at 1536 with barrier`, `flush`. */
+export function inWords(
+  name: Request['kind'],
+  range: object & { readonly offset?: number; readonly length?: number },
+): string {
+  const { offset, length } = range;
+  const flags = ['barrier', 'preflush', 'fua'].filter((flag) => range[flag as never]);
+  return [length ? `${name} of ${length} bytes at ${offset}` : name, ...flags].join(' with ');
 }

@@ -74,8 +74,7 @@ export function asStorage(scheduler: Schedules, below: Pick<Storage, 'size'>): S
     close: () => scheduler.close(),
   };
   if (resize) storage.resize = (size) => scheduler.resize(size);
-  return withText(
-    storage,
-    () => `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${scheduler.size} bytes })`,
-  );
+  const text = (): string =>
+    `asStorage(IoScheduler { ${scheduler.guarantees.mode} on ${below.size} bytes })`;
+  return withText(storage, text);
 }

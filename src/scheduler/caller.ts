@@ -78,7 +78,7 @@ export interface CallSite {
   stack?: unknown;
 }
 
-/** The stack of the caller of `method`. */
+/** The stack of the caller of `method`, which is the public one. */
 export function callSite(method: unknown): CallSite {
   const site: CallSite = {};
   // Engines without this function have no frames to show.
@@ -94,7 +94,8 @@ export function calledAt(error: unknown, site: CallSite): unknown {
   if (!WriteBarrierError.is(error)) return error;
   const frames = String(site.stack)
     .split('\n')
-    .filter((line) => /^\s+at /.test(line));
+    .filter((line) => /^\s+at /.test(line))
+    .slice(1); // The public method.
   const value = [String(error), ...frames].join('\n');
   const copy = Object.setPrototypeOf(new Error(), Object.getPrototypeOf(error));
   return Object.defineProperties(copy, {

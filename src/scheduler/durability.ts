@@ -173,8 +173,6 @@ export class RangeSet {
   }
 
   add({ start, end }: ByteRange): void {
-    // A resize to the size that is there names no byte.
-    if (start === end) return;
     const last = this.#added.at(-1);
     // Logs write one range after the other.
     if (last?.end === start) last.end = end;

@@ -18,7 +18,7 @@ import {
   unsupported,
   WriteBarrierError,
 } from '../model/index.js';
-import { requestText } from '../model/notation.js';
+import { inWords } from '../model/request.js';
 
 /**
  * The device did not confirm a flush. A second flush may succeed without having written what the first
@@ -81,9 +81,8 @@ export class BarrierAbortedError extends WriteBarrierError {
   readonly ranges: readonly ByteRange[];
 
   constructor(blame: Request, ranges: readonly ByteRange[], cause: unknown) {
-    super('BARRIER_ABORTED', `not written, because it covers ${requestText(blame)}, which failed`, {
-      cause,
-    });
+    const failed = inWords(blame.kind, blame);
+    super('BARRIER_ABORTED', `not written, because it covers a ${failed}, which failed`, { cause });
     this.blame = blame;
     this.ranges = ranges;
   }
@@ -113,9 +112,7 @@ export class CloseTimeoutError extends WriteBarrierError {
   readonly hanging: readonly Pick<DeviceCommand, 'op' | 'offset' | 'length'>[];
 
   constructor(timeoutMs: number, hanging: CloseTimeoutError['hanging']) {
-    const commands = hanging.map(({ op, offset, length }) =>
-      op === 'flush' ? op : `${op} of ${length} bytes at ${offset}`,
-    );
+    const commands = hanging.map((command) => inWords(command.op, command));
     super(
       'CLOSE_TIMEOUT',
       `no answer within ${timeoutMs} ms to: ${commands.join(', ') || 'close'}`,
@@ -141,12 +138,12 @@ function sizeOf(ranges: readonly ByteRange[]): string {
 
 /** The error for what the mode or the storage cannot do. */
 export function refusalOf(request: Request): WriteBarrierError {
-  return unsupported(requestText(request));
+  return unsupported(`a ${inWords(request.kind, request)}`);
 }
 
 /** The error for a read of bytes at risk. */
 export function readAtRisk(request: Request, cause: FlushFailedError): WriteBarrierError {
-  const text = `${requestText(request)} reads bytes that may be lost, because a flush has failed`;
+  const text = `a ${inWords('read', request)}, which may be lost, because a flush has failed`;
   return new WriteBarrierError(
     'READ_AT_RISK',
     `${text}; recover() and write them again, or set readAtRisk`,
@@ -173,6 +170,6 @@ const SPECIFIC: ReadonlySet<ErrorCode> = new Set(['SHORT_TRANSFER', 'READ_ONLY',
 export function ioFailure(request: Request, cause: unknown): WriteBarrierError | undefined {
   if (cause === undefined) return undefined;
   if (WriteBarrierError.is(cause) && SPECIFIC.has(cause.code)) return cause;
-  const message = `the storage failed ${requestText(request)}: ${messageOf(cause)}`;
+  const message = `the storage failed a ${inWords(request.kind, request)}: ${messageOf(cause)}`;
   return new IoFailedError(message, { request, cause });
 }

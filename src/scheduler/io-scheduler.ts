@@ -71,16 +71,17 @@ export class IoScheduler implements AsyncDisposable {
     for (const entry of entries) this.#ordering.cancel(entry);
     this.#driver.pump();
   });
-  readonly #allowUnsafe: boolean;
+  readonly #allowUnsafe: boolean | undefined;
   readonly #maxQueued: number;
   readonly #maxQueuedBytes: number;
-  readonly #stackTraces: boolean;
+  readonly #stackTraces: boolean | undefined;
   /** Issues at once; or, if the storage gathers, when this turn has submitted all that it will: there is nothing to gather before. */
   readonly #issueSoon: () => void;
   #guarantees: Guarantees;
   /** Resizes that are not settled, and the size that the last one makes. */
   #resizes = 0;
   #sizeToBe = 0;
+  #lastResize: Promise<void> = DONE;
   #closing: Promise<void> | undefined;
 
   /**
@@ -92,10 +93,10 @@ export class IoScheduler implements AsyncDisposable {
     checkStorage(storage);
     checkOptions(options, SCHEDULER_OPTIONS, 'IoScheduler');
     this.#storage = storage;
-    this.#allowUnsafe = options.allowUnsafe ?? false;
+    this.#allowUnsafe = options.allowUnsafe;
     this.#maxQueued = options.maxQueued ?? 65_536;
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 256 * 1024 * 1024;
-    this.#stackTraces = options.stackTraces ?? false;
+    this.#stackTraces = options.stackTraces;
     const { gathers } = storage.capabilities;
     let isPlugged = false;
     const issue = (): void => {
@@ -358,7 +359,7 @@ export class IoScheduler implements AsyncDisposable {
   ): Promise<void> {
     checkOptions(options, CLOSE_OPTIONS, 'close');
     const { timeoutMs } = options;
-    const site = this.#stackTraces ? callSite(this.close) : undefined;
+    const site = this.#stackTraces ? callSite(callSite) : undefined;
     this.#closing ??= this.#close();
     try {
       await within(timeoutMs, this.#closing, (limit) => this.#abandon(limit));
@@ -405,6 +406,10 @@ export class IoScheduler implements AsyncDisposable {
       const { signal } = options;
       if (this.#closing) throw closed();
       if (signal?.aborted) return Promise.reject(signal.reason);
+      // Nothing is to be done, but the size may be yet to come.
+      if ('size' in request && request.length === 0) {
+        return (this.#resizes > 0 ? this.#lastResize : DONE) as Promise<T>;
+      }
       if (!this.#fits(request)) {
         throw new WriteBarrierError(
           'QUEUE_FULL',
@@ -412,7 +417,7 @@ export class IoScheduler implements AsyncDisposable {
         );
       }
       claim(this.#ownership, this.#isBusy);
-      const site = this.#stackTraces ? callSite(this[request.kind]) : undefined;
+      const site = this.#stackTraces ? callSite(this.#submit) : undefined;
       const buffer = data ?? (request.kind === 'read' ? newBuffer(request.length) : undefined);
       return this.#accept(request, buffer, signal, site);
     } catch (cause) {
@@ -427,7 +432,7 @@ export class IoScheduler implements AsyncDisposable {
     signal?: AbortSignal,
     site?: SchedulerCall['site'],
   ): Promise<T> {
-    return new Promise<T>((resolveAny, reject) => {
+    const settled = new Promise<T>((resolveAny, reject) => {
       const resolve = resolveAny as SchedulerCall['resolve'];
       const watched = signal && this.#signals.watch(signal);
       const entry = this.#driver.enter({ number: 0, request, data, resolve, reject, signal, site });
@@ -438,6 +443,8 @@ export class IoScheduler implements AsyncDisposable {
       }
       this.#issueSoon();
     });
+    if ('size' in request) this.#lastResize = settled as Promise<void>;
+    return settled;
   }
 
   #answer(entry: Entry<SchedulerCall>): void {

@@ -233,7 +233,7 @@ export function checkRequest(
   storage: Pick<Storage, 'size' | 'capabilities'>,
 ): void {
   // The range of a resize follows from sizes that were checked.
-  if (request.kind !== 'barrier' && request.kind !== 'flush' && !('size' in request)) {
+  if ('length' in request && !('size' in request)) {
     const { offset, length } = request;
     checkArgument('offset', offset, WHOLE);
     checkArgument('length', length, WHOLE);

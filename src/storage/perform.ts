@@ -16,6 +16,7 @@
 
 import { misuse, unsupported } from '../model/error.js';
 import { type DeviceCommand, formatValue, type Tag, WriteBarrierError } from '../model/index.js';
+import { inWords } from '../model/request.js';
 import { concatBuffers, type Payload, scatterBytes, totalLength } from './buffers.js';
 import type { Extent, Storage, Transfer, WriteFlags } from './storage.js';
 import { isPending } from './wrappers.js';
@@ -124,13 +125,14 @@ export function performStatus(
 
 /** The failure of a command that moved another number of bytes than it was to (clause storage.S3). */
 export function transferred(
-  { op, offset, length }: Pick<DeviceCommand, 'op' | 'offset' | 'length'>,
+  command: Pick<DeviceCommand, 'op' | 'offset' | 'length'>,
   moved: unknown,
 ): WriteBarrierError | undefined {
+  const { op, length } = command;
   if (moved === undefined || moved === null || moved === length || op === 'flush') return undefined;
   return new WriteBarrierError(
     'SHORT_TRANSFER',
-    `the storage returned ${formatValue(moved)} for a ${op} of ${length} bytes at ${offset}`,
+    `the storage returned ${formatValue(moved)} for a ${inWords(op, command)}`,
   );
 }
 

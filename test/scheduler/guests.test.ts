@@ -374,6 +374,31 @@ describe('an error', () => {
     expect(structuredClone(error).stack).toContain('theCaller');
   });
 
+  test.each<[string, (disk: IoScheduler) => Promise<unknown>]>([
+    ['read', (disk) => disk.read(0, 512)],
+    ['write', (disk) => disk.write(0, block())],
+    ['discard', (disk) => disk.discard(0, 512)],
+    ['writeZeroes', (disk) => disk.writeZeroes(0, 512)],
+    ['blockStatus', (disk) => disk.blockStatus(0, 512)],
+    ['resize', (disk) => disk.resize(0)],
+    ['flush', (disk) => disk.flush()],
+    ['barrier', (disk) => disk.barrier()],
+  ])('of %s has the frame of its caller first', async (_, call) => {
+    const broken = { ...memory().capabilities, discard: true, writeZeroes: true, resize: true };
+    const fail = (): never => {
+      throw new Error('broken');
+    };
+    const methods = ['read', 'write', 'writev', 'flush', 'discard', 'writeZeroes', 'blockStatus'];
+    const storage = Object.fromEntries([...methods, 'resize'].map((name) => [name, fail]));
+    const disk = new IoScheduler(
+      { ...storage, size: 4096, capabilities: broken, close: () => {} } as never,
+      { stackTraces: true },
+    );
+    const theCaller = (): Promise<unknown> => call(disk).catch((reason) => reason);
+    const error = (await theCaller()) as Error;
+    expect(error.stack?.split('\n')[1]).toMatch(/guests\.test/);
+  });
+
   test('that answers several requests shows each caller its own call', async () => {
     const storage = withFaults(memory(), [{ on: 'flush', nth: 0, fault: 'fail' }]);
     const disk = new IoScheduler(storage, { stackTraces: true });
