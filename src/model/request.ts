@@ -95,7 +95,7 @@ export function isBarrier(request: Request): boolean {
 export function isMutation(
   request: Request,
 ): request is WriteRequest | DiscardRequest | WriteZeroesRequest {
-  return 'length' in request && request.kind !== 'read';
+  return request.kind === 'write' || request.kind === 'discard' || request.kind === 'writeZeroes';
 }
 
 /** For messages: `write of 512 bytes at 1536 with barrier`, `flush`. */
