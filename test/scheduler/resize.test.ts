@@ -114,7 +114,7 @@ test.each(MODE_NAMES)(
         });
         await played(isLate ? late(memory, seed) : memory, mode, program);
       }),
-      { numRuns: share(600, 60) },
+      { numRuns: share(300, 60) },
     );
   },
 );

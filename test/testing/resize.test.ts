@@ -47,7 +47,7 @@ describe('given any small trace with resizes on any device', () => {
         const found = byMoment(crashSpace(trace, profile), events.length);
         expect(sorted(found)).toEqual(sorted(byAxioms(trace, profile)));
       }),
-      { numRuns: share(2000, 300) },
+      { numRuns: share(1000, 300) },
     );
   });
 
@@ -69,7 +69,7 @@ describe('given any small trace with resizes on any device', () => {
         if (mayHaveMore) for (const image of found) if (!left.has(image)) found.delete(image);
         expect(sorted(found)).toEqual(sorted(left));
       }),
-      { numRuns: share(1000, 200) },
+      { numRuns: share(600, 200) },
     );
   });
 
@@ -86,7 +86,7 @@ describe('given any small trace with resizes on any device', () => {
           expect(state.image().length).toBe(state.size);
         }
       }),
-      { numRuns: share(500, 60) },
+      { numRuns: share(250, 60) },
     );
   });
 
@@ -106,7 +106,7 @@ describe('given any small trace with resizes on any device', () => {
         expect(sorted(images)).toEqual(sorted(new Set(all.map((one) => textOf(one.image())))));
         sizes = Math.max(sizes, new Set(all.map(({ size }) => size)).size);
       }),
-      { numRuns: share(500, 100) },
+      { numRuns: share(250, 100) },
     );
     expect(sizes).toBeGreaterThan(2);
   });
@@ -129,7 +129,7 @@ describe('given any small trace with resizes on any device', () => {
           );
         else expect(recoveries).toBe(1);
       }),
-      { numRuns: share(300, 60) },
+      { numRuns: share(150, 60) },
     );
   });
 });
@@ -348,7 +348,7 @@ describe('given resizes of a VolatileDisk', () => {
           expect(isOne).toBe(true);
         },
       ),
-      { numRuns: share(3000, 500) },
+      { numRuns: share(1500, 500) },
     );
   });
 });
@@ -429,7 +429,7 @@ test('given a recovery that resizes, when the power is cut during it, then the n
       }
       expect(sorted(met)).toEqual(sorted(expected));
     }),
-    { numRuns: share(400, 60) },
+    { numRuns: share(200, 60) },
   );
 });
 
@@ -459,6 +459,6 @@ test('given lives in which the disk grows, when the power is cut in each, then t
       }
       expect(sorted(met)).toEqual(sorted(expected));
     }),
-    { numRuns: share(300, 40) },
+    { numRuns: share(150, 40) },
   );
 });
