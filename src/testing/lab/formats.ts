@@ -23,7 +23,6 @@ import {
   bare,
   type DiskCommand,
   DiskRecorder,
-  type DiskRequest,
   type DiskTrace,
   type Mark,
   type TracedFault,
@@ -57,7 +56,10 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
   }
 
   /** Records that the device gets a command, and returns the number of the command, from 0. */
-  dispatch(what: Omit<DiskRequest, 'data'>, data?: Uint8Array): number {
+  dispatch(
+    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'size'>,
+    data?: Uint8Array,
+  ): number {
     const command = { ...bare(what), dispatched: this.#now++, failed: false };
     this.#append(event(command, data));
     this.#open.add(this.#commands);
