@@ -183,7 +183,7 @@ export class DiskRecorder {
    * @param fate what a simulated device already knows about the command, whether or not the host will get an answer
    */
   dispatch(
-    what: Omit<DiskRequest, 'data'>,
+    what: Pick<DiskCommand, 'op' | 'offset' | 'length' | 'tag' | 'fua' | 'size'>,
     data?: Uint8Array,
     fate: Partial<Pick<DiskCommand, 'failed' | 'fault'>> = {},
   ): number {
