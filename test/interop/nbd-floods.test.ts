@@ -103,7 +103,8 @@ describe.skipIf(absent.length > 0)(titled('beside', absent), () => {
     const { heldBytes, clients: holders, requests, refusedRequests } = await server.stats();
     expect(heldBytes).toBeLessThanOrEqual(TOTAL_BYTES);
     expect(holders.reduce((sum, holder) => sum + holder.heldBytes, 0)).toBe(heldBytes);
-    expect(requests + refusedRequests).toBeGreaterThan(2 * ROUNDS);
+    // Of the flood none may have been answered yet: a polite client does not wait for 64 MiB of zeroes.
+    expect(requests + refusedRequests).toBeGreaterThanOrEqual(2 * ROUNDS);
     await stop();
     await until(async () => (await server.stats()).connections === 1);
     expect(await server.stats()).toMatchObject({ heldBytes: 0, failedExports: [] });
