@@ -84,8 +84,7 @@ export function formatRequest(request: Request, options: NotationOptions = {}): 
   return requestText(request, blockSizeOf(options));
 }
 
-/** `formatRequest` for this package's own messages. */
-export function requestText(request: Request, blockSize?: number): string {
+function requestText(request: Request, blockSize?: number): string {
   switch (request.kind) {
     case 'flush':
       return 'f';

@@ -5,7 +5,6 @@ import type { RequestOptions, WriteOptions } from './options.js';
 
 /** What `asStorage` needs of a scheduler. */
 export interface Schedules {
-  readonly size: number;
   readonly capabilities: Capabilities;
   readonly guarantees: Guarantees;
   read(offset: number, into: Uint8Array): Promise<Uint8Array>;
