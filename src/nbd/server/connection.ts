@@ -16,13 +16,18 @@
 //       because the client may have reconnected and written something newer over another connection.
 //   K7  One turn of the event loop does a limited amount of work for all connections, and a connection that asks for much does not
 //       keep one waiting that asks for little (turns.ts). Who waits for its turn is not read.
-//   K8  If a client closes its sending side, its requests are still executed and answered; then the connection ends.
+//   K8  If a client closes its sending side, its requests are still executed and answered; then the connection ends. A client
+//       that takes none of the answers for LINGER_MS is gone.
 //   K9  A socket is ended by its uppermost layer: by TLS if there is TLS. During the TLS handshake the TLS socket is not
 //       available yet, so the TCP socket is ended, from the event loop and not from a callback (nbd-server-tls.X6).
 //
 // K6 and K8 conflict if a client closes its socket without DISC, because its system reports only that no more bytes come.
 // A Unix socket reports the rest when it is written to, even with nothing. On any other line a reply must be sent first, and
 // the other side has PROBE_MS to say that it takes none; until then no request is begun.
+//
+// Node's TLS loses the error if the last message of its handshake can't be written because the client is gone: each later write
+// waits for that one. So the first reply has to be taken in the time that is given for the handshake (the system has room for it,
+// whatever the client reads), and K8 does not trust errors alone.
 
 import { ByteWriter } from '../wire/index.js';
 import {
@@ -111,8 +116,10 @@ export class Connection {
       () => this.#unpark(),
       (why) => this.#destroy(why),
     );
-    const late = (): void =>
-      this.#destroy(`the client chose no export within ${limits.handshakeMs} ms`);
+    const late = (): void => {
+      const what = this.open ? 'took no reply' : 'chose no export';
+      this.#destroy(`the client ${what} within ${limits.handshakeMs} ms`);
+    };
     this.#tooSlow = setTimeout(late, limits.handshakeMs);
     this.#attach(socket);
     this.#pump();
@@ -254,6 +261,7 @@ export class Connection {
   #account(): void {
     const unsent = this.#socket.destroyed ? 0 : this.#out.length + this.#socket.writableLength;
     this.#share.hold(this.#coming + this.#bytes + this.#kept + unsent);
+    if (this.#halfClosed && !this.ending) this.#lingers(unsent);
   }
 
   #spend(units: number): void {
@@ -285,7 +293,7 @@ export class Connection {
   }
 
   #open(target: Export): void {
-    clearTimeout(this.#tooSlow);
+    if (!this.#session.tls) clearTimeout(this.#tooSlow);
     const { name, onOpen } = this.#context;
     this.#work = {
       ...target,
@@ -310,6 +318,7 @@ export class Connection {
     this.#session.dialogue.receiveEnd();
     // On a Unix socket whose other side is closed this fails, and ends the connection.
     if (this.#tells) this.#socket.write('');
+    this.#account();
     this.#pump();
   }
 
@@ -322,17 +331,23 @@ export class Connection {
   #inDoubt(): boolean {
     if (!this.#halfClosed || this.#tells || this.#probed || this.#session.dialogue.unread === 0)
       return false;
-    if (this.#requests === 0) {
-      this.#probe ??= setTimeout(() => {
-        // By now the system knows whether the other side took the replies, and the next write reports it.
-        this.#raw.write('', (error) => {
-          if (error) this.#destroy(error.message);
-          else this.#probed = true;
-          this.#pump();
-        });
-      }, PROBE_MS);
-    }
+    if (this.#requests === 0) this.#probe ??= setTimeout(() => this.#ask(), PROBE_MS);
     return true;
+  }
+
+  /** By now the system knows whether the other side took the replies, and the next write reports it. */
+  #ask(): void {
+    if (this.#socket !== this.#raw && this.#socket.writableLength > 0) {
+      // Node takes the end of a write below TLS for the end of one of TLS, so none may be under way.
+      this.#probe = undefined;
+      this.#pump();
+      return;
+    }
+    this.#raw.write('', (error) => {
+      if (error) this.#destroy(error.message);
+      else this.#probed = true;
+      this.#pump();
+    });
   }
 
   /** K6 */
@@ -456,6 +471,7 @@ export class Connection {
 
   /** The client has taken some of it. */
   readonly #taken = (): void => {
+    if (this.#session.tls && this.open) clearTimeout(this.#tooSlow);
     const { held } = this.#share;
     this.#account();
     if (this.#share.held < held) this.#pump();
@@ -517,12 +533,22 @@ export class Connection {
     this.#context.onGone(this.#why);
   }
 
-  /** The last reply is written, and the client has `#lingerMs` to take it. */
-  #close(): void {
-    this.#linger ??= setTimeout(() => {
+  /** K8: the time of a half-closed client begins anew, because it has taken something, or has more to take. */
+  #lingers(unsent: number): void {
+    clearTimeout(this.#linger);
+    this.#linger = unsent > 0 ? this.#lateTaker() : undefined;
+  }
+
+  #lateTaker(): ReturnType<typeof setTimeout> {
+    return setTimeout(() => {
       this.#why ??= 'the client did not take its last replies';
       this.#destroy(this.#why);
     }, this.#lingerMs);
+  }
+
+  /** The last reply is written, and the client has `#lingerMs` to take it. */
+  #close(): void {
+    this.#linger ??= this.#lateTaker();
     if (this.#socket.writableEnded) return;
     this.#send();
     this.#socket.end(() => this.#socket.destroy());
