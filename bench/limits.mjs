@@ -293,7 +293,13 @@ export function smallestMember(storage) {
       if (!answer?.then) return answer;
       const command = { offset, length };
       running.add(command);
-      return answer.finally(() => running.delete(command));
+      return answer.then(
+        () => void running.delete(command),
+        (error) => {
+          running.delete(command);
+          throw error;
+        },
+      );
     },
     writev: storage.writev?.bind(storage),
     read: (offset, into) => storage.read(offset, into),
