@@ -143,6 +143,27 @@ describe('memory', () => {
       }),
     );
   });
+
+  // Goal: what is given back reaches those that wait, although most of what is given back wakes no one. Method: the same steps; a
+  // share that is resumed takes what it waits for, and after each step one that still waits asks in vain.
+  test('memory.M2, M3, M4: no share waits for what it would get', async () => {
+    const step = fc.record({ who: fc.nat(3), bytes: fc.integer({ min: -100, max: 200 }) });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 100 }), async (steps) => {
+        const memory = new Memory(LIMITS);
+        const shares = [0, 1, 2, 3].map(() => shareOf(memory));
+        for (const { who, bytes } of steps) {
+          const share = shares[who] as Share;
+          if (bytes < 0) share.hold(Math.max(0, share.held + bytes));
+          else if (share.wants === undefined) takes(share, bytes);
+          await tick();
+          for (const waiting of shares) {
+            if (waiting.wants !== undefined) expect(waiting.take(waiting.wants)).toBe(false);
+          }
+        }
+      }),
+    );
+  });
 });
 
 describe('a server with memory for one request', () => {

@@ -89,12 +89,15 @@ export class Memory {
   /** What a share holds now. */
   update(share: Share, held: number): void {
     const { held: before } = share;
+    const [excess, large] = [this.#excess, this.#large];
     this.#excess -= this.#excessOf(share);
     share.held = held;
-    if (share === this.#large && held <= this.#guaranteed) this.#endLarge();
+    if (share === large && held <= this.#guaranteed) this.#endLarge();
     this.#excess += this.#excessOf(share);
     this.#held += held - before;
-    if (held < before) this.#wakeSoon();
+    // What a share gives back of its guaranteed part is of use to itself only, so a polite client does not pay for those that wait.
+    const helpsOthers = this.#excess < excess || this.#large !== large;
+    if (helpsOthers || (held < before && this.#line.has(share))) this.#wakeSoon();
   }
 
   /** A share is given back. */
