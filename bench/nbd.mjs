@@ -27,6 +27,7 @@ import {
   stat,
   statfs,
 } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { cpus, tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -176,11 +177,23 @@ export async function started({ name, command }, folder, bytes = FILE_BYTES, say
     else child.kill();
     await ended;
   };
-  for (let tries = 0; !(await stat(socket).catch(() => undefined)); tries++) {
+  for (let tries = 0; !(await listens(socket)); tries++) {
     if (tries === 500 || child.exitCode !== null) throw new Error(`${name} does not listen`);
     await setTimeout(10);
   }
   return { name, file, socket, stop, pid: child.pid };
+}
+
+/** By a connection, because the file is there before its server listens. */
+function listens(path) {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('error', () => resolve(false));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
 }
 
 /** A file without holes; the others are copies of the first. */
