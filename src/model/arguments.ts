@@ -30,6 +30,9 @@ export const OBJECT: Rule = rule(
 /** Options that are called. */
 export const FUNCTION: Rule = rule((value) => typeof value === 'function', 'a function');
 
+/** Arguments that are text. */
+export const STRING: Rule = rule((value) => typeof value === 'string', 'a string');
+
 /** Makes a rule. */
 /* @__NO_SIDE_EFFECTS__ */
 export function rule(holds: Rule['holds'], expected: string): Rule {
@@ -87,6 +90,17 @@ export function checkOptions<T extends object>(
  */
 export function checkArgument(name: string, value: unknown, { holds, expected }: Rule): void {
   if (!holds(value)) throw invalid(name, expected, value);
+}
+
+/**
+ * Refuses what cannot be walked over, and a string, because its items are letters.
+ *
+ * @param name how the message names the argument, and its items
+ * @throws `INVALID_ARGUMENT`
+ */
+export function checkIterable(name: string, items: unknown): void {
+  if (typeof items === 'object' && items !== null && Symbol.iterator in items) return;
+  throw invalid(name, `an iterable of ${name}`, items);
 }
 
 /** `depth must be a whole number, not '4'`. */

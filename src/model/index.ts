@@ -1,6 +1,7 @@
 export {
   BOOLEAN,
   checkArgument,
+  checkIterable,
   checkOptions,
   FUNCTION,
   invalid,
@@ -10,6 +11,7 @@ export {
   oneOf,
   type Rule,
   rule,
+  STRING,
   unreadable,
   wholeNumber,
 } from './arguments.js';

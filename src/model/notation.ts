@@ -14,7 +14,15 @@
 // For programs, parsing and formatting are inverse. Steps are shown as the device receives them, without their stage and
 // their request, so parseSteps() cannot return those.
 
-import { checkOptions, type KnownOptions, wholeNumber } from './arguments.js';
+import {
+  checkArgument,
+  checkIterable,
+  checkOptions,
+  invalid,
+  type KnownOptions,
+  OBJECT,
+  wholeNumber,
+} from './arguments.js';
 import { WriteBarrierError } from './error.js';
 import type { Request } from './request.js';
 import { formatValue } from './show.js';
@@ -66,21 +74,31 @@ const RANGE = /^(?:(\d+)(?:\+(\d+))?|@(\d+)\+(\d+))$/;
 /**
  * The requests of a program.
  *
- * @throws `SYNTAX` for a word that is not a request; the message names it and its place
+ * @throws `SYNTAX` for a word that is not a request; the message names it and its place. `INVALID_ARGUMENT` for what is no string
  */
 export function parseProgram(text: string, options: NotationOptions = {}): Request[] {
   const blockSize = blockSizeOf(options) ?? NOTATION_BLOCK_SIZE;
-  return words(text).map((word) => parseRequest(word, blockSize));
+  return Array.from(words(text), (word) => parseRequest(word, blockSize));
 }
 
-/** The program as text; `parseProgram` reads it back. */
+/**
+ * The program as text; `parseProgram` reads it back.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no iterable
+ */
 export function formatProgram(requests: Iterable<Request>, options: NotationOptions = {}): string {
   const blockSize = blockSizeOf(options);
+  checkIterable('requests', requests);
   return Array.from(requests, (request) => requestText(request, blockSize)).join(' ');
 }
 
-/** One request as text. */
+/**
+ * One request as text.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no object
+ */
 export function formatRequest(request: Request, options: NotationOptions = {}): string {
+  checkArgument('request', request, OBJECT);
   return requestText(request, blockSizeOf(options));
 }
 
@@ -103,19 +121,24 @@ function requestText(request: Request, blockSize?: number): string {
 /**
  * Steps, or what a device received, from text.
  *
- * @throws `SYNTAX` for a word that is not a step; the message names it and its place
+ * @throws `SYNTAX` for a word that is not a step; the message names it and its place. `INVALID_ARGUMENT` for what is no string
  */
 export function parseSteps(text: string, options: NotationOptions = {}): DeviceStep[] {
   const blockSize = blockSizeOf(options) ?? NOTATION_BLOCK_SIZE;
-  return words(text).map((word) => parseStep(word, blockSize));
+  return Array.from(words(text), (word) => parseStep(word, blockSize));
 }
 
-/** Steps as text, as the device sees them: stages and requests are not shown. */
+/**
+ * Steps as text, as the device sees them: stages and requests are not shown.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no iterable
+ */
 export function formatSteps(
   steps: Iterable<Step | DeviceStep>,
   options: NotationOptions = {},
 ): string {
   const blockSize = blockSizeOf(options);
+  checkIterable('steps', steps);
   return Array.from(steps, (step) => formatStep(step, blockSize)).join(' ');
 }
 
@@ -143,17 +166,19 @@ function blockSizeOf(options: NotationOptions): number | undefined {
   return options.blockSize;
 }
 
+/** A match of a word, or what is in the parentheses of one: the text, and the position in characters. */
 interface Word {
-  readonly text: string;
-  readonly position: number;
+  readonly 0: string;
+  readonly index: number;
 }
 
-function words(text: string): Word[] {
-  return Array.from(text.matchAll(/\S+/g), (match) => ({ text: match[0], position: match.index }));
+function words(text: string): Iterable<Word> {
+  if (typeof text !== 'string') throw invalid('text', 'a string', text);
+  return text.matchAll(/\S+/g);
 }
 
 function parseRequest(word: Word, blockSize: number): Request {
-  const match = REQUEST.exec(word.text);
+  const match = REQUEST.exec(word[0]);
   if (!match) throw syntaxError(word, 'a request');
   const [, bare, preflush, letter, range, fua, other, otherRange] = match;
   if (bare) return { kind: bare === 'b' ? 'barrier' : 'flush' };
@@ -171,13 +196,13 @@ function parseRequest(word: Word, blockSize: number): Request {
 }
 
 function parseStep(word: Word, blockSize: number): DeviceStep {
-  if (word.text === '=>') return { kind: 'drain' };
-  const refused = /^EOPNOTSUPP\((.+)\)$/.exec(word.text);
+  if (word[0] === '=>') return { kind: 'drain' };
+  const refused = /^EOPNOTSUPP\((.+)\)$/.exec(word[0]);
   if (refused) {
-    const inner = { text: refused[1] as string, position: word.position + 'EOPNOTSUPP('.length };
+    const inner = { 0: refused[1] as string, index: word.index + 'EOPNOTSUPP('.length };
     return { kind: 'refuse', code: 'EOPNOTSUPP', request: parseRequest(inner, blockSize) };
   }
-  const match = COMMAND.exec(word.text);
+  const match = COMMAND.exec(word[0]);
   if (!match) throw syntaxError(word, 'a step');
   const [, caret, flush, letter, range, fua] = match;
   const tag = caret ? 'ordered' : 'simple';
@@ -244,9 +269,9 @@ function parseRange(
   return { offset, length };
 }
 
-function syntaxError({ text, position }: Word, expected: string): WriteBarrierError {
+function syntaxError({ 0: text, index }: Word, expected: string): WriteBarrierError {
   return new WriteBarrierError(
     'SYNTAX',
-    `${formatValue(text)} at character ${position} is not ${expected}`,
+    `${formatValue(text)} at character ${index} is not ${expected}`,
   );
 }

@@ -32,7 +32,6 @@ import {
   describeStorage,
   isBytes,
   messageOf,
-  misuse,
   rule,
   withText,
 } from 'write-barrier/kit';
@@ -91,6 +90,15 @@ interface Told {
 
 const BYTES = rule(isBytes, 'a Uint8Array');
 
+const PORT = rule((value) => {
+  const { postMessage, addEventListener, start, close } = Object(value);
+  return [postMessage, addEventListener, start, close].every((one) => typeof one === 'function');
+}, 'a MessagePort, of a MessageChannel');
+const STORAGE = rule(
+  (value) => typeof value === 'object' && value !== null,
+  'a storage, or a promise of one',
+);
+
 const served = new WeakSet<Storage>();
 
 /**
@@ -101,8 +109,11 @@ const served = new WeakSet<Storage>();
  *   makes `PortStorage.open` reject with `STORAGE_IN_USE`
  * @returns a function that closes the port, for browsers in which a port does not tell that its other end is gone. Its promise
  *   resolves when no command is under way; then the storage, which stays open, may be served at another port
+ * @throws `INVALID_ARGUMENT` for what is no storage and no promise, and for what is no port; then nothing is served
  */
 export function serveStorage(storage: Storage | Promise<Storage>, port: Port): () => Promise<void> {
+  checkArgument('the storage', storage, STORAGE);
+  checkArgument('the port', port, PORT);
   const underWay = new Set<Promise<void>>();
   let isOver = false;
   let held: Storage | undefined;
@@ -239,9 +250,7 @@ export class PortStorage implements Storage, AsyncDisposable {
    * @throws `CONNECTION_LOST` if the port is closed before it answers; what the opening of the storage at the other end throws
    */
   static async open(port: Port): Promise<PortStorage> {
-    if (typeof port?.postMessage !== 'function' || typeof port.start !== 'function') {
-      throw misuse('the port must be a MessagePort, of a MessageChannel');
-    }
+    checkArgument('the port', port, PORT);
     const line = new Line(port);
     try {
       const { size, capabilities } = await line.ask<Pick<Storage, 'size' | 'capabilities'>>({

@@ -78,12 +78,16 @@ function need(name: string, value: unknown, { holds, expected }: Rule): void {
   throw new WriteBarrierError('INVALID_STORAGE', `the storage is unusable: ${message}`);
 }
 
-const SIZE = wholeNumber();
-const MAYBE = rule((value) => value === undefined || BOOLEAN.holds(value), 'a boolean or left out');
+// The crash kit has this file in a chunk without the scheduler, so a bundler must see that the rules may be left out.
+const SIZE = /* @__PURE__ */ wholeNumber();
+const MAYBE = /* @__PURE__ */ rule(
+  (value) => value === undefined || BOOLEAN.holds(value),
+  'a boolean or left out',
+);
 
 const CAPABILITIES = {
-  blockSize: wholeNumber(1),
-  cache: oneOf(['none', 'volatile', 'protected']),
+  blockSize: /* @__PURE__ */ wholeNumber(1),
+  cache: /* @__PURE__ */ oneOf(['none', 'volatile', 'protected']),
   flush: BOOLEAN,
   fua: BOOLEAN,
   orderedTags: BOOLEAN,

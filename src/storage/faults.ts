@@ -17,7 +17,6 @@ import {
   wholeNumber,
 } from '../model/index.js';
 import { withText } from '../model/show.js';
-import { checkStorage } from './checks.js';
 import { type Storage, textOf } from './storage.js';
 import { isPending, wrap } from './wrappers.js';
 
@@ -78,7 +77,6 @@ const NO_TEXT = /* @__PURE__ */ rule(() => false, "absent unless fault is 'fail'
 export function withFaults(storage: Storage, plan: readonly Fault[]): Storage {
   const faults = checked(plan);
   const counts = new Map<Operation, number>();
-  checkStorage(storage);
   const faulty = wrap(storage, (command, run) => {
     const nth = counts.get(command.op) ?? 0;
     counts.set(command.op, nth + 1);

@@ -1,6 +1,5 @@
 import { checkArgument, checkOptions, type DeviceCommand, FUNCTION, rule } from '../model/index.js';
 import { withText } from '../model/show.js';
-import { checkStorage } from './checks.js';
 import { type Storage, textOf } from './storage.js';
 import { wrap } from './wrappers.js';
 
@@ -27,7 +26,6 @@ export function withLatency(
   const latencyOf = typeof latency === 'function' ? latency : constant(checked(latency));
   checkOptions(options, LATENCY_OPTIONS, 'withLatency');
   const { sleep = timeout } = options;
-  checkStorage(storage);
   const slow = wrap(storage, async (command, run) => {
     const ms = checked(latencyOf(command));
     try {

@@ -9,8 +9,16 @@
 // Not here: what a wrapper does in between (tracer.ts, latency.ts, faults.ts).
 
 import { messageOf } from '../model/error.js';
-import { type DeviceCommand, type Operation, resizeOf, type Tag } from '../model/index.js';
+import {
+  checkArgument,
+  type DeviceCommand,
+  FUNCTION,
+  type Operation,
+  resizeOf,
+  type Tag,
+} from '../model/index.js';
 import { concatBuffers, sliceBuffers, totalLength } from './buffers.js';
+import { checkStorage } from './checks.js';
 import type { Storage, Transfer, WriteFlags } from './storage.js';
 
 /**
@@ -27,8 +35,14 @@ export type Around = (
   data?: () => Uint8Array,
 ) => Transfer;
 
-/** A storage that calls `around` for every command. */
+/**
+ * A storage that calls `around` for every command.
+ *
+ * @throws `INVALID_ARGUMENT` for an `around` that is not a function; `INVALID_STORAGE` for what is no storage
+ */
 export function wrap(storage: Storage, around: Around): Storage {
+  checkArgument('around', around, FUNCTION);
+  checkStorage(storage);
   const { capabilities } = storage;
   /** While a resize runs, the size from before, because the storage may have the new one sooner than the answer (storage.S13). */
   let held: number | undefined;

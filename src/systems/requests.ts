@@ -26,7 +26,29 @@ import {
   formatValue,
   messageOf,
   misuse,
+  type Rule,
+  rule,
 } from 'write-barrier/kit';
+
+const hasCapabilities: Rule['holds'] = (value) =>
+  typeof Object(Object(value).capabilities).blockSize === 'number';
+
+/** What takes commands. */
+export const STORAGE: Rule = rule(hasCapabilities, 'a storage');
+
+/** What takes requests; a storage has no guarantees. */
+export const SCHEDULER: Rule = rule(
+  (value) => hasCapabilities(value) && 'guarantees' in Object(value),
+  'a scheduler',
+);
+
+/** What has these methods. */
+export function objectWith(...methods: readonly string[]): Rule {
+  return rule(
+    (value) => methods.every((name) => typeof Object(value)[name] === 'function'),
+    `an object with the methods ${methods.join(', ')}`,
+  );
+}
 
 /**
  * Checks a request and its buffer.

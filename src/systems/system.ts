@@ -33,7 +33,7 @@ import { LinuxBarrierQueue, LinuxFlushQueue } from './linux/queues.js';
 import type { AioProfile } from './qemu/aio.js';
 import { type AioHandle, PosixAio } from './qemu/posix-aio.js';
 import { QemuProcess } from './qemu/process.js';
-import { ask, notSupported } from './requests.js';
+import { ask, notSupported, STORAGE } from './requests.js';
 import { SYSTEMS, type SystemName, type SystemRow } from './table.js';
 import { VirtioBackend } from './virtio/backend.js';
 import type { VirtioEra, VirtioFeature } from './virtio/features.js';
@@ -122,6 +122,7 @@ export async function openSystem(name: SystemName, options: SystemOptions): Prom
   const { takes, open } = OPENERS[name];
   const own = Object.fromEntries(takes.map((key) => [key, Reflect.get(RULES, key) ?? 1]));
   checkOptions(options, { ...COMMON, ...own } as never, `openSystem of ${name}`);
+  checkArgument('storage', options.storage, STORAGE);
   const opened = await open(options, eraOf(name, options.era));
   const { cancel } = opened;
   const pending = new Set<Promise<unknown>>();

@@ -10,11 +10,13 @@
  */
 import type { Arbitrary, default as FastCheck } from 'fast-check';
 import {
+  checkArgument,
   checkOptions,
   type KnownOptions,
   MODE_NAMES,
   type ModeName,
   type Request,
+  rule,
 } from '../model/index.js';
 import type { DiskFault } from './device/disk-faults.js';
 import { type DeviceProfile, deviceProfile } from './device/profile.js';
@@ -52,8 +54,18 @@ export interface Arbitraries {
   crashState(space: CrashSpace): Arbitrary<CrashState>;
 }
 
-/** The arbitraries, made with your fast-check: `arbitraries(fc)`. */
+const FAST_CHECK = /* @__PURE__ */ rule(
+  (value) => typeof Object(value).constantFrom === 'function',
+  'fast-check',
+);
+
+/**
+ * The arbitraries, made with your fast-check: `arbitraries(fc)`.
+ *
+ * @throws `INVALID_ARGUMENT` for what is not fast-check
+ */
 export function arbitraries(fc: typeof FastCheck): Arbitraries {
+  checkArgument('fc', fc, FAST_CHECK);
   return {
     request: (options = {}) => {
       checkOptions(options, REQUEST_OPTIONS, 'request');

@@ -6,7 +6,13 @@
 //
 // Source: "Trace Event Format", Google.
 
-import { formatRequest, formatSteps, misuse, type NotationOptions } from '../model/index.js';
+import {
+  checkIterable,
+  formatRequest,
+  formatSteps,
+  misuse,
+  type NotationOptions,
+} from '../model/index.js';
 import type { TimedEvent } from './recorder.js';
 
 /** The processes that a viewer shows as tracks. */
@@ -19,10 +25,12 @@ const PROCESSES = { request: 1, command: 2 };
  *
  * @param events with the times of a `TraceRecorder` with a clock, or without: then each event comes a microsecond after the
  *   one before it
- * @throws `INVALID_ARGUMENT` if some of the events have a time and others have none, or a time is not a finite number
+ * @throws `INVALID_ARGUMENT` for events that are no iterable, if some of them have a time and others have none, or a time is not a
+ *   finite number
  */
 export function chromeTrace(events: Iterable<TimedEvent>, options: NotationOptions = {}): string {
   formatSteps([], options); // refuses wrong options even if there are no events
+  checkIterable('events', events);
   const trace = [...events];
   const times = timesOf(trace);
   const written: object[] = Object.entries(PROCESSES).map(([kind, pid]) => {

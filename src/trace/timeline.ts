@@ -8,6 +8,7 @@
 
 import {
   type CompleteEvent,
+  checkIterable,
   formatRequest,
   formatSteps,
   type NotationOptions,
@@ -42,6 +43,8 @@ interface Row {
  * ```
  *
  * `.` is success, `x` failure, `/` cancellation, `>` still open at the end of the trace.
+ *
+ * @throws `INVALID_ARGUMENT` for events that are no iterable
  */
 export function formatTimeline(
   events: Iterable<TraceEvent>,
@@ -74,6 +77,8 @@ const LABEL_MAX = 120;
  * A trace as a picture in SVG, with the rows of `formatTimeline`: requests are outlined, commands are filled.
  *
  * A cross at the end is failure, a slash cancellation; a bar without an end is still open at the end of the trace.
+ *
+ * @throws `INVALID_ARGUMENT` for events that are no iterable
  */
 export function drawTimeline(events: Iterable<TraceEvent>, options: NotationOptions = {}): string {
   const { rows, length } = rowsOf(events, options);
@@ -128,6 +133,7 @@ function rowsOf(
   options: NotationOptions,
 ): { readonly rows: readonly Row[]; readonly length: number } {
   formatSteps([], options); // refuses wrong options even if there are no events
+  checkIterable('events', events);
   const trace = [...events];
   const ends = new Map<string, number>();
   for (const [at, event] of trace.entries()) {

@@ -195,7 +195,7 @@ describe('a recording', () => {
 
   test('takes a transfer that comes short for a failure', async () => {
     const recorder = new DiskRecorder(8 * SECTOR);
-    const short = { ...new MemoryStorage(8 * SECTOR), size: 8 * SECTOR, write: () => 511 };
+    const short = Object.assign(new MemoryStorage(8 * SECTOR), { write: () => 511 });
     const disk = recording(short as unknown as MemoryStorage, recorder);
     expect(disk.write(0, new Uint8Array(SECTOR), { tag: 'simple', fua: false })).toBe(511);
     expect(recorder.trace.commands[0]).toMatchObject({ failed: true });

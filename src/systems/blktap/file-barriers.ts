@@ -30,12 +30,14 @@ import {
 } from 'write-barrier';
 import {
   BOOLEAN,
+  checkArgument,
   checkOptions,
   checkRange,
   formatValue,
   lowerSteps,
   misuse,
 } from 'write-barrier/kit';
+import { objectWith } from '../requests.js';
 
 /** Plain file operations. A transfer answers with nothing, or with the number of bytes moved. */
 export interface PlainFile {
@@ -61,13 +63,20 @@ export interface SyncFile extends PlainFile {
   close?(): void;
 }
 
+const FILE = objectWith('read', 'write', 'sync');
+
 /** What a file can do: completed writes are in the cache of the system, and a sync empties it. */
 function traitsOf({ blockSize = 1 }: PlainFile): Capabilities {
   return { blockSize, cache: 'volatile', flush: true, fua: false, orderedTags: false };
 }
 
-/** The file as a storage, for a scheduler; `chooseMode` makes it DRAIN_FLUSH. */
+/**
+ * The file as a storage, for a scheduler; `chooseMode` makes it DRAIN_FLUSH.
+ *
+ * @throws `INVALID_ARGUMENT` for what has no `read`, `write` and `sync`
+ */
 export function fileStorage(file: PlainFile): Storage {
+  checkArgument('file', file, FILE);
   return {
     size: file.size,
     capabilities: Object.freeze(traitsOf(file)),
@@ -102,7 +111,9 @@ export class SyncFileBarriers {
   readonly #traits: Capabilities;
   #failure: WriteBarrierError | undefined;
 
+  /** @throws `INVALID_ARGUMENT` for what has no `read`, `write` and `sync` */
   constructor(file: SyncFile) {
+    checkArgument('file', file, FILE);
     this.#file = file;
     this.#traits = traitsOf(file);
   }

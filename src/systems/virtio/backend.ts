@@ -52,6 +52,7 @@ import {
   wholeNumber,
 } from 'write-barrier/kit';
 import type { Endian } from '../fields.js';
+import { SCHEDULER } from '../requests.js';
 import {
   encodeVirtioConfig,
   VIRTIO_ID_BYTES,
@@ -61,6 +62,7 @@ import {
   type VirtioStatus,
 } from './codec.js';
 import {
+  FEATURE_NAME,
   hasVirtioFeature,
   VIRTIO_FEATURES,
   type VirtioFeature,
@@ -144,7 +146,6 @@ const RANGE_LIMITS = {
   sectorsMax: wholeNumber(1, U32_MAX),
   segmentsMax: wholeNumber(1, U16_MAX),
 } as const;
-const FEATURE_NAME = oneOf(Object.keys(VIRTIO_FEATURES));
 const OPTIONS = {
   features: 1,
   readOnly: BOOLEAN,
@@ -190,10 +191,11 @@ export class VirtioBackend implements VirtioTransport {
 
   /**
    * @param scheduler what serves the requests; used by anything else, its queue may be full
-   * @throws `INVALID_ARGUMENT` for an option out of range, for a feature that the scheduler cannot back, and for a block
-   *   size that does not go with sectors of 512 bytes
+   * @throws `INVALID_ARGUMENT` for what is no scheduler, for an option out of range, for a feature that the scheduler cannot back,
+   *   and for a block size that does not go with sectors of 512 bytes
    */
   constructor(scheduler: IoScheduler, options: VirtioBackendOptions = {}) {
+    checkArgument('scheduler', scheduler, SCHEDULER);
     this.#scheduler = scheduler;
     this.features = offeredBy(scheduler, options);
     this.#config = configOf(scheduler, options);

@@ -38,7 +38,7 @@
 // "Device Requirements: Device Operation" for when a write is safe.
 
 import type { DeviceTraits, ModeName } from 'write-barrier';
-import { formatValue, misuse } from 'write-barrier/kit';
+import { checkArgument, formatValue, misuse, oneOf, type Rule, rule } from 'write-barrier/kit';
 
 const FEATURE_BITS = {
   BARRIER: 0,
@@ -60,8 +60,16 @@ export type VirtioFeature = keyof typeof FEATURE_BITS;
 /** The number of each feature's bit. BARRIER is of the legacy interface; FLUSH was once called WCE. */
 export const VIRTIO_FEATURES: Readonly<Record<VirtioFeature, number>> = Object.freeze(FEATURE_BITS);
 
-/** A set of features as the bits that go over the transport. */
+/** The name of a feature. */
+export const FEATURE_NAME: Rule = oneOf(Object.keys(VIRTIO_FEATURES));
+
+/**
+ * A set of features as the bits that go over the transport.
+ *
+ * @throws `INVALID_ARGUMENT` for an unknown feature
+ */
 export function virtioFeatureBits(...names: readonly VirtioFeature[]): bigint {
+  for (const name of names) checkArgument('a feature', name, FEATURE_NAME);
   return names.reduce((bits, name) => bits | (1n << BigInt(VIRTIO_FEATURES[name])), 0n);
 }
 
@@ -250,13 +258,21 @@ export const VIRTIO_DRIVERS: Readonly<Record<VirtioEra, VirtioDriver>> = deepFre
 /**
  * What a driver makes of what it agreed on with the device.
  *
- * @throws `INVALID_ARGUMENT` for an unknown driver
+ * @throws `INVALID_ARGUMENT` for an unknown driver, and for an agreement without the two sets of bits
  * @see `VIRTIO_DRIVERS` for the drivers and their sources
  */
 export function virtioOrdering(era: VirtioEra, agreement: VirtioAgreement): VirtioOrdering {
   const { rows } = driverOf(era);
+  checkAgreement(agreement);
   const { mode, device, reason } = rows.find((row) => holds(row, agreement)) as VirtioDriverRow;
   return { mode, device, reason };
+}
+
+const BITS = rule((value) => typeof value === 'bigint', 'a bigint');
+
+function checkAgreement(agreement: VirtioAgreement): void {
+  checkArgument('offered', agreement?.offered, BITS);
+  checkArgument('negotiated', agreement?.negotiated, BITS);
 }
 
 /** @throws `INVALID_ARGUMENT` for an unknown driver */
@@ -347,8 +363,13 @@ interface Write {
   readonly changes: number;
 }
 
-/** Follows the writes of a device from the negotiation on; `agreement.writeback` is the byte at that time. */
+/**
+ * Follows the writes of a device from the negotiation on; `agreement.writeback` is the byte at that time.
+ *
+ * @throws `INVALID_ARGUMENT` for an agreement without the two sets of bits
+ */
 export function virtioWrites(agreement: VirtioAgreement): VirtioWrites {
+  checkAgreement(agreement);
   const { offered, negotiated } = agreement;
   const configurable = hasVirtioFeature(negotiated, 'CONFIG_WCE');
   const unflushed = !configurable && !hasVirtioFeature(negotiated, 'FLUSH');

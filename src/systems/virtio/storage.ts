@@ -36,6 +36,7 @@ import {
   withText,
 } from 'write-barrier/kit';
 import type { Endian } from '../fields.js';
+import { objectWith } from '../requests.js';
 import {
   decodeVirtioConfig,
   encodeVirtioSegments,
@@ -46,8 +47,8 @@ import {
 } from './codec.js';
 import {
   driverOf,
+  FEATURE_NAME,
   hasVirtioFeature,
-  VIRTIO_FEATURES,
   type VirtioEra,
   type VirtioFeature,
   type VirtioOrdering,
@@ -83,6 +84,7 @@ export interface VirtioStorageOptions {
   readonly queueSize?: number;
 }
 
+const TRANSPORT = objectWith('reset', 'negotiate', 'readConfig', 'writeConfig', 'submit');
 const OPTIONS = {
   era: 1,
   decline: 1,
@@ -90,7 +92,6 @@ const OPTIONS = {
   legacyEndian: oneOf(['little', 'big']),
   queueSize: wholeNumber(1),
 } as const;
-const FEATURE_NAME = oneOf(Object.keys(VIRTIO_FEATURES));
 
 /** A virtio-blk device as a storage. */
 export interface VirtioStorage extends Storage {
@@ -108,12 +109,13 @@ export interface VirtioStorage extends Storage {
  *
  * @throws `EOPNOTSUPP` where the device does not agree to the features
  * @throws `INVALID_STORAGE` for a configuration that no device can mean
- * @throws `INVALID_ARGUMENT` for an option out of range
+ * @throws `INVALID_ARGUMENT` for what is no transport, and for an option out of range
  */
 export async function virtioStorage(
   transport: VirtioTransport,
   options: VirtioStorageOptions = {},
 ): Promise<VirtioStorage> {
+  checkArgument('transport', transport, TRANSPORT);
   checkOptions(options, OPTIONS, 'virtioStorage');
   const { era = 'specification', decline = [], legacyEndian = 'little', queueSize = 128 } = options;
   for (const name of decline) checkArgument('a declined feature', name, FEATURE_NAME);

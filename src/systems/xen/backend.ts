@@ -46,7 +46,7 @@ import {
   scatterBytes,
   wholeNumber,
 } from 'write-barrier/kit';
-import { ask } from '../requests.js';
+import { ask, SCHEDULER } from '../requests.js';
 import {
   type BlkFeatures,
   blkFeaturesOf,
@@ -118,10 +118,11 @@ function checkedOffer(offer: Partial<BlkFeatures>): Partial<BlkFeatures> {
 /**
  * A backend over a scheduler. Several rings, of one guest or of many, may share it.
  *
- * @throws `INVALID_ARGUMENT` for a disk whose blocks are no multiple or part of 512 bytes, and for an option that is not
- *   known
+ * @throws `INVALID_ARGUMENT` for what is no scheduler, for a disk whose blocks are no multiple or part of 512 bytes, and for an
+ *   option that is not known
  */
 export function blkback(disk: IoScheduler, options: BlkBackendOptions): BlkBackend {
+  checkArgument('disk', disk, SCHEDULER);
   checkOptions(options, OPTIONS, 'blkback');
   const { size, capabilities } = disk;
   const { blockSize } = capabilities;
@@ -377,7 +378,11 @@ export function xenLoopbackOver<B extends BlkifServing>(
   return { frontend: new BlkFrontend(how), backend, ring, grants };
 }
 
-/** A scheduler behind a Xen ring: its backend, and a frontend that is a storage. */
+/**
+ * A scheduler behind a Xen ring: its backend, and a frontend that is a storage.
+ *
+ * @throws as `blkback`
+ */
 export function xenLoopback(
   disk: IoScheduler,
   options: XenLoopbackOptions & Omit<BlkBackendOptions, 'page'> = {},

@@ -34,18 +34,20 @@ import {
 import {
   answerCall,
   type Call,
+  checkArgument,
   checkOptions,
   checkRange,
   Driver,
   misuse,
   oneOf,
+  rule,
   sliceBuffers,
   totalLength,
   unsupported,
   wholeNumber,
   withText,
 } from 'write-barrier/kit';
-import { submitTo } from '../requests.js';
+import { objectWith, submitTo } from '../requests.js';
 import { readXenNodes, type XenNodes } from './features.js';
 import {
   type BlkAbilities,
@@ -84,6 +86,12 @@ export interface BlkFrontendOptions {
   readonly withoutFlush?: 'volatile' | 'none';
 }
 
+const NODES = rule(
+  (value) => typeof value === 'object' && value !== null,
+  'the nodes of a backend',
+);
+const RING = objectWith('send');
+const GRANTS = objectWith('page', 'lend', 'withdraw');
 const OPTIONS = {
   nodes: 1,
   ring: 1,
@@ -109,9 +117,15 @@ export class BlkFrontend implements Storage {
   readonly #driver: Driver<Client, Part<Client>>;
   #closed = false;
 
-  /** @throws `INVALID_ARGUMENT` for nodes that describe no disk, and for fewer free pages than one of its sectors takes */
+  /**
+   * @throws `INVALID_ARGUMENT` for an option that is missing or unknown, for nodes that describe no disk, and for fewer free pages
+   *   than one of its sectors takes
+   */
   constructor(options: BlkFrontendOptions) {
     checkOptions(options, OPTIONS, 'BlkFrontend');
+    checkArgument('nodes', options.nodes, NODES);
+    checkArgument('ring', options.ring, RING);
+    checkArgument('grants', options.grants, GRANTS);
     const { withoutFlush = 'volatile' } = options;
     this.#options = options;
     const nodes = readXenNodes(options.nodes);

@@ -23,6 +23,7 @@ import {
   formatSteps,
   type KnownOptions,
   type ModeName,
+  modeOf,
   type SettleEvent,
   type Stage,
   type TraceEvent,
@@ -114,7 +115,9 @@ export function checkTrace(
   options: ModeName | CheckOptions,
 ): readonly Violation[] {
   if (typeof options !== 'string') checkOptions(options, OPTIONS, 'checkTrace');
-  const checker = new Checker(typeof options === 'string' ? { mode: options } : options);
+  const conditions = typeof options === 'string' ? { mode: options } : options;
+  modeOf(conditions.mode);
+  const checker = new Checker(conditions);
   checker.read(events);
   return checker.violations;
 }

@@ -22,7 +22,13 @@
 // Not here: failing media (`withFaults` simulates them), and what a power cut may do to writes that were not flushed
 // (`crashSpace`).
 
-import { checkOptions, type KnownOptions } from '../../model/index.js';
+import {
+  checkArgument,
+  checkOptions,
+  FUNCTION,
+  type KnownOptions,
+  OBJECT,
+} from '../../model/index.js';
 import type { Capabilities } from '../../storage/index.js';
 import { explored } from './contract-programs.js';
 import { type Prove, proveResize, type Roam } from './contract-resizes.js';
@@ -57,9 +63,15 @@ export interface TestRunner {
  *   open: () => ({ storage: new MyStorage(1 << 20) }),
  * });
  * ```
+ *
+ * @throws `INVALID_ARGUMENT` for what is no test runner, and for a subject that lacks something or has unknown options
  */
 export function storageContract(runner: TestRunner, subject: ContractSubject): void {
   checkOptions(subject, SUBJECT, 'storageContract');
+  checkArgument('describe', runner?.describe, FUNCTION);
+  checkArgument('test', runner.test, FUNCTION);
+  checkArgument('capabilities', subject.capabilities, OBJECT);
+  checkArgument('open', subject.open, FUNCTION);
   const add = (name: string, run: () => Promise<Error | undefined>): void => {
     runner.test(name, async () => {
       const failure = await run();

@@ -184,7 +184,7 @@ export function formatCrashReport(
   options: { readonly full?: boolean } = {},
 ): string {
   checkOptions(options, FORMAT_OPTIONS, 'formatCrashReport');
-  checkArgument('the report of an awaited crashTest', report?.profile, OBJECT);
+  checkReport(report);
   const { failure, orders, warnings, profile, mode } = report;
   const picked = Object.entries(orders).map(([order, count]) => `${formatCount(count)} ${order}`);
   const lines = [
@@ -195,6 +195,11 @@ export function formatCrashReport(
   ];
   const told = options.full ? failure?.fullText : failure?.text;
   return [...lines, ...(told === undefined ? [] : [told])].join('\n');
+}
+
+/** Refuses what is no report with `INVALID_ARGUMENT`, such as the promise of one. */
+export function checkReport(report: CrashReport): void {
+  checkArgument('the report of an awaited crashTest', report?.profile, OBJECT);
 }
 
 /** The verdict in a line: what was tried, or what has found the failure. */

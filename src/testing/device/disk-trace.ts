@@ -13,7 +13,16 @@
 //   R1  A command is dispatched before it is completed, and completed once.
 //   R2  Of a resize the range is all bytes between the two sizes, so the one that is not `size` was the size before.
 
-import { misuse, type Operation, type Tag } from '../../model/index.js';
+import {
+  checkArgument,
+  isBytes,
+  misuse,
+  type Operation,
+  type Rule,
+  rule,
+  type Tag,
+  wholeNumber,
+} from '../../model/index.js';
 import { copyOf } from '../../storage/buffers.js';
 import type { Storage } from '../../storage/index.js';
 import { overheard, wrap } from '../../storage/wrappers.js';
@@ -144,6 +153,28 @@ export function sizeBefore({
   return size === offset ? offset + length : offset;
 }
 
+const TRACE: Rule = /* @__PURE__ */ rule((value) => {
+  const { commands, marks } = Object(value);
+  return Array.isArray(commands) && Array.isArray(marks);
+}, 'a trace of a disk, with lists of commands and marks');
+
+/** Refuses what is no trace with `INVALID_ARGUMENT`, before anything of it is used. */
+export function checkDiskTrace(trace: DiskTrace): void {
+  checkArgument('trace', trace, TRACE);
+}
+
+const SIZE: Rule = /* @__PURE__ */ wholeNumber();
+const INITIAL: Rule = /* @__PURE__ */ rule(
+  (value) => value === undefined || isBytes(value),
+  'a Uint8Array',
+);
+
+/** Refuses what no recording can begin with, with `INVALID_ARGUMENT`: the size of a disk, and its first content. */
+export function checkDisk(size: number, initial: Uint8Array | undefined): void {
+  checkArgument('size', size, SIZE);
+  checkArgument('initial', initial, INITIAL);
+}
+
 /** Records the commands of a device in memory, as a `DiskTrace`. */
 export class DiskRecorder {
   readonly #size: number;
@@ -155,8 +186,10 @@ export class DiskRecorder {
   /**
    * @param size of the disk, in bytes
    * @param initial the medium before the first command, which is copied; zeroes by default
+   * @throws `INVALID_ARGUMENT` for a size that no disk has, and for an `initial` that is no `Uint8Array`
    */
   constructor(size: number, initial?: Uint8Array) {
+    checkDisk(size, initial);
     this.#size = size;
     this.#initial = initial && copyOf(initial);
   }
@@ -218,16 +251,24 @@ export class DiskRecorder {
 /**
  * Wraps a storage, and records its commands and answers with a `DiskRecorder` or a `TraceWriter`, so that the crash kit can
  * judge a run on a real disk. A command is recorded before the storage gets it, and an answer before the caller does.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no recorder; `INVALID_STORAGE` for what is no storage
  */
 export function recording(
   storage: Storage,
   recorder: Pick<DiskRecorder, 'dispatch' | 'complete'>,
 ): Storage {
+  checkArgument('recorder', recorder, RECORDER);
   return wrap(storage, (what, run, data) => {
     const command = recorder.dispatch(bare(what), data?.());
     return overheard(what, run, (error) => recorder.complete(command, error !== undefined));
   });
 }
+
+const RECORDER: Rule = /* @__PURE__ */ rule((value) => {
+  const { dispatch, complete } = Object(value);
+  return typeof dispatch === 'function' && typeof complete === 'function';
+}, 'a DiskRecorder or a TraceWriter');
 
 /** A command without what a trace does not keep. */
 export function bare({

@@ -1,6 +1,8 @@
 // A recovery in a process of its own, for native readers: what crashes there does not end the test, and any language will do.
 
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { checkArgument, STRING } from '../../model/index.js';
 
 /**
  * A recovery that is a command: it runs in the folder that the power cut left, and what it prints is what was recovered. Use it with
@@ -13,23 +15,41 @@ import { spawn } from 'node:child_process';
  *
  * @returns a function for `recover`. It rejects if the command cannot be started, ends with another code than 0, or is ended by a
  *   signal; the message has the end of what it wrote to its standard error
+ * @throws `INVALID_ARGUMENT` for a program or an argument that is not a string
  */
 export function byCommand(program: string, ...args: string[]): (root: string) => Promise<string> {
-  return (root) =>
-    new Promise((resolve, reject) => {
-      const child = spawn(program, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
-      const told: Buffer[] = [];
-      const errors: Buffer[] = [];
-      child.stdout.on('data', (data: Buffer) => told.push(data));
-      child.stderr.on('data', (data: Buffer) => errors.push(data));
-      child.on('error', ({ message }) => reject(new Error(`${program}: ${message}`)));
-      child.on('close', (code, signal) => {
-        if (code === 0) return resolve(Buffer.concat(told).toString());
-        const said = Buffer.concat(errors).toString().trim().slice(-ERROR_MAX);
-        reject(new Error(`${program} ended with ${signal ?? code}${said && `: ${said}`}`));
-      });
-    });
+  for (const word of [program, ...args]) checkArgument('an argument', word, STRING);
+  return async (root) => {
+    const child = spawn(program, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+    const told: Buffer[] = [];
+    child.stdout.on('data', (data: Buffer) => told.push(data));
+    await ended(child, program, (message) => new Error(`${program}: ${message}`));
+    return Buffer.concat(told).toString();
+  };
 }
 
 /** So much of the standard error is in a message, in characters. */
 const ERROR_MAX = 500;
+
+/**
+ * Resolves when a process has ended with 0.
+ *
+ * @param name of the process, for the message of another end, which has the end of what the process wrote to its standard error
+ * @param unstarted makes the error of a process that cannot be started
+ */
+export function ended(
+  child: ChildProcessByStdio<null, Readable | null, Readable>,
+  name: string,
+  unstarted: (message: string) => Error,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const errors: Buffer[] = [];
+    child.stderr.on('data', (data: Buffer) => errors.push(data));
+    child.on('error', ({ message }) => reject(unstarted(message)));
+    child.on('close', (code, signal) => {
+      if (code === 0) return resolve();
+      const said = Buffer.concat(errors).toString().trim().slice(-ERROR_MAX);
+      reject(new Error(`${name} ended with ${signal ?? code}${said && `: ${said}`}`));
+    });
+  });
+}

@@ -15,7 +15,7 @@
 // Where the size follows the data it is as large as the data that is there asks, and no cell of its own but for truncations, and for
 // writes over the old end where it comes after the data.
 
-import { misuse } from '../../model/index.js';
+import { checkArgument, misuse, OBJECT } from '../../model/index.js';
 import { ClockCounts, type ClockVersion, pointsAt } from '../space/clocks.js';
 import type { PlaceMap, Places } from '../space/places.js';
 import { blockRuns, type FileHistory, historiesOf, sizeChanges } from './blocks.js';
@@ -74,7 +74,7 @@ export function entryKey(directory: number, name: string): string {
 
 /**
  * @param lies whether no sync promises anything
- * @throws `INVALID_ARGUMENT` for moments that are not ascending
+ * @throws `INVALID_ARGUMENT` for what is no trace, and for moments that are not ascending
  */
 export function cellsOf(
   trace: FilesTrace,
@@ -82,6 +82,7 @@ export function cellsOf(
   lies: boolean,
   isLater: boolean = false,
 ): CellMap {
+  checkArgument('the operations of a trace', trace?.operations, OBJECT);
   checkTimes(trace);
   const promises = new Promises(trace, model, lies);
   const regions: Cell[] = [];

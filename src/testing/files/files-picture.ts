@@ -51,8 +51,11 @@ interface Shown {
  * helped. Without a power cut it is the picture of the trace.
  *
  * The SVG has no scripts and refers to nothing outside. It is as wide as what it stands in, and follows a dark colour scheme.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no report, such as the promise of one
  */
 export function filesPicture(report: FilesReport): string {
+  const text = formatFilesReport(report); // refuses what is no report
   const { failure, verdict, trace } = report;
   const whole = { during: 'workload', trace, time: NEVER, lost: [], kept: [] } as const;
   const cuts = failure && failure.cuts.length > 0 ? failure.cuts : [whole];
@@ -72,7 +75,7 @@ export function filesPicture(report: FilesReport): string {
   for (const [n, advice] of (failure?.advice ?? []).entries())
     frame.tell(`${n === 0 ? 'This would prevent it' : 'Or this'}: ${advice}`, 'good', 3);
   frame.explain(LOOKS);
-  return frame.drawn(`A crash test of files: ${said}`, formatFilesReport(report));
+  return frame.drawn(`A crash test of files: ${said}`, text);
 }
 
 /** The operations that are drawn: those before the cut that matter, and some that were to come. */

@@ -1,6 +1,6 @@
 // A failure of a crash test of files as data and as text, and the text of a report.
 
-import { checkOptions } from '../../model/index.js';
+import { checkArgument, checkOptions, OBJECT } from '../../model/index.js';
 import { comparison, inWords } from '../crash-test/failure-words.js';
 import { formatCount, formatShare } from '../crash-test/in-short.js';
 import type { Replay } from '../crash-test/replay.js';
@@ -55,12 +55,15 @@ export function describeHang(
  * The text of a report.
  *
  * @param options `full`: nothing is cut short
+ * @throws `INVALID_ARGUMENT` for unknown options, and for what is no report, such as the promise of one
  */
 export function formatFilesReport(
-  { verdict, models, failure, warnings, seed, seeds }: FilesReport,
+  report: FilesReport,
   options: { readonly full?: boolean } = {},
 ): string {
   checkOptions(options, { full: 0 }, 'formatFilesReport');
+  checkArgument('the report of an awaited crashFiles', report?.models, OBJECT);
+  const { verdict, models, failure, warnings, seed, seeds } = report;
   const ran =
     seeds > 1 ? `, seeds ${seed - seeds + 1} to ${seed}` : seed > 0 ? `, seed ${seed}` : '';
   const lines = models.map(

@@ -9,8 +9,16 @@
 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { misuse } from '../../model/index.js';
+import {
+  checkArgument,
+  checkOptions,
+  FUNCTION,
+  type KnownOptions,
+  misuse,
+  STRING,
+} from '../../model/index.js';
 import type { Told } from '../crash-test/execute.js';
+import { COMMON } from '../crash-test/limits.js';
 import type { Journal } from '../crash-test/types.js';
 import { differences, initialOf } from './folder.js';
 import { replaceFunctions } from './node-fs.js';
@@ -35,17 +43,23 @@ export interface FilesRecording {
   run(root: string, mark: (value: unknown) => void): void | Promise<void>;
 }
 
+const RECORDING: KnownOptions<FilesRecording> = {
+  root: STRING,
+  seed: COMMON.seed,
+  before: FUNCTION,
+  run: FUNCTION,
+};
+
 /**
  * Runs a program and records what it does to the files of a folder.
  *
- * @throws what the program throws; `INVALID_ARGUMENT` on Windows, whose paths the recorder does not know
+ * @throws what the program throws; `INVALID_ARGUMENT` for unknown options, a `run` that is missing and values of a wrong type, and
+ *   on Windows, whose paths the recorder does not know
  */
-export async function recordFiles({
-  root,
-  seed = 0,
-  before,
-  run,
-}: FilesRecording): Promise<FilesTrace> {
+export async function recordFiles(recording: FilesRecording): Promise<FilesTrace> {
+  checkOptions(recording, RECORDING, 'recordFiles');
+  const { root, seed = 0, before, run } = recording;
+  checkArgument('run', run, FUNCTION);
   if (process.platform === 'win32')
     throw misuse('recordFiles does not know the paths of Windows; run the test on Linux or macOS');
   const folder = root ?? newFolder();

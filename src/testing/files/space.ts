@@ -322,7 +322,7 @@ function treeIn(decisions: Decisions<CellMap>, choose: Choose): FileState {
  * The space of a trace of files: all trees that a power cut during it may leave.
  *
  * @param model a file system of `FILE_MODELS`, or a model of your own
- * @throws `INVALID_ARGUMENT` for an unknown file system, and for a trace whose moments are not ascending
+ * @throws `INVALID_ARGUMENT` for an unknown file system, for what is no trace, and for a trace whose moments are not ascending
  */
 export function fileSpace(
   trace: FilesTrace,

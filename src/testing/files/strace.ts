@@ -8,7 +8,8 @@ import { spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { misuse } from '../../model/index.js';
+import { checkArgument, misuse, rule, STRING } from '../../model/index.js';
+import { ended } from './by-command.js';
 import { differences, initialOf } from './folder.js';
 import { real } from './originals.js';
 import { newFolder, removeFolder, unseenText } from './record.js';
@@ -39,15 +40,23 @@ export interface StraceRecording {
   readonly env?: NodeJS.ProcessEnv;
 }
 
+const COMMAND = /* @__PURE__ */ rule(
+  (value) => Array.isArray(value) && value.length > 0 && value.every(STRING.holds),
+  'a list of strings',
+);
+
 /** The maximum length of a write that a log has whole, in bytes. */
 const STRING_MAX = 1 << 26;
 
 /**
  * Runs a program under strace and records what it does to the files of a folder.
  *
- * @throws `INVALID_ARGUMENT` where there is no strace; an Error if the program does not end with 0
+ * @throws `INVALID_ARGUMENT` for a folder or a command that is missing, and where there is no strace; an Error if the program does
+ *   not end with 0
  */
 export async function straceFiles(recording: StraceRecording): Promise<FilesTrace> {
+  checkArgument('root', recording?.root, STRING);
+  checkArgument('command', recording.command, COMMAND);
   const root = real.realpathSync(recording.root);
   const shadow = new ShadowTree(root);
   const gaps: string[] = [];
@@ -73,20 +82,11 @@ function runUnder(log: string, { command, cwd, env }: StraceRecording): Promise<
   const names = Object.keys(CALLS).map((name) => `?${name}`);
   const options = ['-f', '-qq', '-xx', '-y', '-s', String(STRING_MAX), '-e', 'signal=none'];
   const args = [...options, '-e', `trace=${names.join(',')}`, '-o', log, ...command];
-  return new Promise((resolve, reject) => {
-    const own = { UV_USE_IO_URING: '0', ...(env ?? process.env) };
-    const child = spawn('strace', args, { cwd, env: own, stdio: ['ignore', 'ignore', 'pipe'] });
-    const errors: Buffer[] = [];
-    child.stderr.on('data', (data: Buffer) => errors.push(data));
-    child.on('error', ({ message }) =>
-      reject(misuse(`straceFiles needs the program strace, which cannot be started: ${message}`)),
-    );
-    child.on('close', (code, signal) => {
-      if (code === 0) return resolve();
-      const text = Buffer.concat(errors).toString().trim();
-      reject(new Error(`${command.join(' ')} ended with ${signal ?? code}: ${text}`));
-    });
-  });
+  const own = { UV_USE_IO_URING: '0', ...(env ?? process.env) };
+  const child = spawn('strace', args, { cwd, env: own, stdio: ['ignore', 'ignore', 'pipe'] });
+  return ended(child, command.join(' '), (message) =>
+    misuse(`straceFiles needs the program strace, which cannot be started: ${message}`),
+  );
 }
 
 async function eventsIn(log: string): Promise<readonly CallEvent[]> {

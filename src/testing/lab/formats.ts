@@ -16,11 +16,20 @@
 //
 // Source: drivers/md/dm-log-writes.c and Documentation/admin-guide/device-mapper/log-writes.rst of Linux.
 
-import { formatValue, misuse, tagOf, WriteBarrierError } from '../../model/index.js';
+import {
+  checkArgument,
+  FUNCTION,
+  formatValue,
+  misuse,
+  tagOf,
+  WriteBarrierError,
+} from '../../model/index.js';
 import { concatBuffers, copyOf } from '../../storage/buffers.js';
 import { isCount, isOneOf, isSized, OPERATIONS, TAGS } from '../checker/trace-shape.js';
 import {
   bare,
+  checkDisk,
+  checkDiskTrace,
   type DiskCommand,
   DiskRecorder,
   type DiskTrace,
@@ -49,8 +58,12 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
    * @param append called at once with the next bytes of the trace. If it appends them to a file before it returns, the file
    *   has all commands, answers and marks up to the moment when the process is killed
    * @param initial the initial content of the disk; zeroes by default
+   * @throws `INVALID_ARGUMENT` for a size that no disk has, an `append` that is not a function, and an `initial` that is no
+   *   `Uint8Array`
    */
   constructor(size: number, append: (bytes: Uint8Array) => void, initial?: Uint8Array) {
+    checkDisk(size, initial);
+    checkArgument('append', append, FUNCTION);
     this.#append = append;
     append(opening({ size, ...(initial && { initial }) }));
   }
@@ -81,8 +94,14 @@ export class TraceWriter implements Pick<DiskRecorder, 'dispatch' | 'complete' |
   }
 }
 
-/** The bytes of a trace. Marks must be values that JSON can represent. */
-export function encodeTrace({ commands, marks, ...head }: DiskTrace): Uint8Array {
+/**
+ * The bytes of a trace. Marks must be values that JSON can represent.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no trace
+ */
+export function encodeTrace(trace: DiskTrace): Uint8Array {
+  checkDiskTrace(trace);
+  const { commands, marks, ...head } = trace;
   const events = [
     ...commands.flatMap(({ data, completed, ...what }, command) => [
       { time: what.dispatched, bytes: event(what, data) },
@@ -373,10 +392,12 @@ const LENIENT = new TextDecoder('utf-8', { ignoreBOM: true });
  * Writes a log of dm-log-writes, for its tools (replay-log) and for others that read it. Commands come in the order of
  * their completion; what failed, or was not answered, is left out, and reads are.
  *
- * @throws `INVALID_ARGUMENT` for a command that is not whole sectors of 512 bytes, a mark that does not fit one, and a resize,
- *   because such a log is one of a device
+ * @throws `INVALID_ARGUMENT` for what is no trace, a command that is not whole sectors of 512 bytes, a mark that does not fit one,
+ *   and a resize, because such a log is one of a device
  */
-export function writeLogWrites({ commands, marks }: DiskTrace): Uint8Array {
+export function writeLogWrites(trace: DiskTrace): Uint8Array {
+  checkDiskTrace(trace);
+  const { commands, marks } = trace;
   const done = commands
     .filter(
       ({ op, failed, completed }) =>

@@ -15,12 +15,14 @@
 
 import type { Command, Machine, Settled } from '../../machine/index.js';
 import {
+  checkArgument,
   checkOptions,
   type DeviceTraits,
   initialState,
   type KnownOptions,
   lowerSteps,
   misuse,
+  STRING,
   type StagedCommand,
   transition,
 } from '../../model/index.js';
@@ -87,10 +89,11 @@ const OPTIONS: KnownOptions<LitmusOptions> = { mode: 0, device: 0 };
 /**
  * Runs a litmus test: every run of the scheduler's state machine, and every power cut of every run.
  *
- * @throws `SYNTAX` for a malformed program or outcome, `INVALID_ARGUMENT` for unknown options
+ * @throws `SYNTAX` for a malformed program or outcome, `INVALID_ARGUMENT` for what is no test and for unknown options
  */
 export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResult {
   checkOptions(options, OPTIONS, 'runLitmus');
+  checkTest(test);
   const profile = litmusDevice(options.device);
   const program = programOf(test.program, options.mode);
   if (options.mode === 'modern' && program.some(({ request }) => request && 'size' in request)) {
@@ -115,6 +118,11 @@ export function runLitmus(test: LitmusTest, options: LitmusOptions): LitmusResul
   }
   const verdict = witness === undefined ? 'never' : always ? 'always' : 'sometimes';
   return { verdict, runs, ...(witness && { witness }) };
+}
+
+function checkTest(test: LitmusTest): void {
+  checkArgument('program', test?.program, STRING);
+  checkArgument('outcome', test.outcome, STRING);
 }
 
 /** The device of a test: by default with ordered tags, and always with the sector size of the tests. */
@@ -332,13 +340,14 @@ export interface LitmusTrial {
 /**
  * Looks for the outcome of a litmus test in what a host does. The fault of a test happens in every second run.
  *
- * @throws `SYNTAX` for a malformed program or outcome; `INVALID_ARGUMENT` for unknown options; what `host` throws
+ * @throws `SYNTAX` for a malformed program or outcome; `INVALID_ARGUMENT` for what is no test and for unknown options; what `host` throws
  */
 export async function tryLitmus(
   test: LitmusTest,
   options: LitmusTrialOptions,
 ): Promise<LitmusTrial> {
   checkOptions(options, TRIAL, 'tryLitmus');
+  checkTest(test);
   const { host, device, seeds = 200, timeoutMs = 1000 } = options;
   const profile = litmusDevice(device);
   const isShown = outcomeOf(test.outcome);

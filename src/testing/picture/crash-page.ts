@@ -1,5 +1,5 @@
 import { escapeText } from '../../trace/svg.js';
-import { formatCrashReport, headline } from '../crash-test/crash-report.js';
+import { checkReport, formatCrashReport, headline } from '../crash-test/crash-report.js';
 import { shortText } from '../crash-test/in-short.js';
 import type { CrashReport } from '../crash-test/types.js';
 import { crashPicture } from './crash-picture.js';
@@ -11,8 +11,11 @@ import { crashPicture } from './crash-picture.js';
  * ```ts
  * writeFileSync('crash.html', crashPage(await crashTest(test)));
  * ```
+ *
+ * @throws `INVALID_ARGUMENT` for what is no report, such as the promise of one
  */
 export function crashPage(report: CrashReport): string {
+  checkReport(report);
   const { verdict, failure, warnings } = report;
   const tried = headline(report);
   const said = failure && shortText(failure.message, false);

@@ -12,7 +12,7 @@
 // Reads are left out, because they leave nothing.
 
 import { line, moved, rect, type Shape, widthOf, words, wrapped } from '../../trace/svg.js';
-import { headline, wordOf } from '../crash-test/crash-report.js';
+import { checkReport, headline, wordOf } from '../crash-test/crash-report.js';
 import type { Told } from '../crash-test/execute.js';
 import { formatCount, shortCommand, shortList, shortText } from '../crash-test/in-short.js';
 import {
@@ -45,8 +45,11 @@ const LINES_MAX = 6;
  * Without a power cut it is the picture of the trace.
  *
  * The SVG has no scripts and refers to nothing outside. It is as wide as what it stands in, and follows a dark colour scheme.
+ *
+ * @throws `INVALID_ARGUMENT` for what is no report, such as the promise of one
  */
 export function crashPicture(report: CrashReport): string {
+  checkReport(report);
   const { failure, verdict, profile } = report;
   const { advice } = failure ?? {};
   const cuts = failure?.cuts ?? [];

@@ -13,7 +13,7 @@
 import { checkOptions, WriteBarrierError } from '../../model/index.js';
 import { withText } from '../../model/show.js';
 import { type Random, randomAt } from '../choices.js';
-import type { DiskTrace } from '../device/disk-trace.js';
+import { checkDiskTrace, type DiskTrace } from '../device/disk-trace.js';
 import { type DeviceName, type DeviceProfile, deviceProfile } from '../device/profile.js';
 import { beginnings, Counts, logarithmOf, productOf } from './counts.js';
 import { CrashState } from './crash-state.js';
@@ -314,13 +314,14 @@ export class CrashSpace {
  * The crash space of a trace on a device: all disk images that a power cut during the trace may leave.
  *
  * @param profile a device of `DEVICE_PROFILES`, or the fields that differ from a file
- * @throws `INVALID_ARGUMENT` for an unknown device, for a trace that is impossible on the device, and for one with more than
- *   4,000,000 contents of regions
+ * @throws `INVALID_ARGUMENT` for what is no trace, for an unknown device, for a trace that is impossible on the device, and for one
+ *   with more than 4,000,000 contents of regions
  */
 export function crashSpace(
   trace: DiskTrace,
   profile: DeviceName | Partial<DeviceProfile> = 'file',
 ): CrashSpace {
+  checkDiskTrace(trace);
   const device = deviceProfile(profile);
   return new CrashSpace(regionsOf(trace, device), device);
 }
