@@ -21,10 +21,12 @@ export function byCommand(program: string, ...args: string[]): (root: string) =>
   for (const word of [program, ...args]) checkArgument('an argument', word, STRING);
   return async (root) => {
     const child = spawn(program, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
-    const told: Buffer[] = [];
-    child.stdout.on('data', (data: Buffer) => told.push(data));
+    let told = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      told += text;
+    });
     await ended(child, program, (message) => new Error(`${program}: ${message}`));
-    return Buffer.concat(told).toString();
+    return told;
   };
 }
 
@@ -43,12 +45,14 @@ export function ended(
   unstarted: (message: string) => Error,
 ): Promise<void> {
   return new Promise((resolve, reject) => {
-    const errors: Buffer[] = [];
-    child.stderr.on('data', (data: Buffer) => errors.push(data));
+    let errors = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors += text;
+    });
     child.on('error', ({ message }) => reject(unstarted(message)));
     child.on('close', (code, signal) => {
       if (code === 0) return resolve();
-      const said = Buffer.concat(errors).toString().trim().slice(-ERROR_MAX);
+      const said = errors.trim().slice(-ERROR_MAX);
       reject(new Error(`${name} ended with ${signal ?? code}${said && `: ${said}`}`));
     });
   });

@@ -82,7 +82,7 @@ export function cellsOf(
   lies: boolean,
   isLater: boolean = false,
 ): CellMap {
-  checkArgument('the operations of a trace', trace?.operations, OBJECT);
+  checkArgument('trace.operations', trace?.operations, OBJECT);
   checkTimes(trace);
   const promises = new Promises(trace, model, lies);
   const regions: Cell[] = [];
