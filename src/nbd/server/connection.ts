@@ -43,22 +43,14 @@ import type { ConnectionContext, Line } from './context.js';
 import type { Share } from './memory.js';
 import type { Export } from './options.js';
 import { type ServerEvent, ServerSession } from './session.js';
-import { Silence } from './silence.js';
+import { Linger, Silence } from './silence.js';
 import { count, type NbdServerClient } from './stats.js';
-import { type Turns, Visitor } from './turns.js';
+import { COST, type Turns, Visitor } from './turns.js';
 
 /** When this many bytes of replies wait for the client, no more requests are asked for. */
 const UNSENT_MAX = 1024 * 1024;
 /** How long a client may take for its last replies when it ends the connection, or broke the protocol. */
 const LINGER_MS = 5_000;
-/**
- * K7: the units of work (turns.ts). An event costs 1, and one of the handshake more, because an option may be 64 KiB long; and in
- * addition there is 1 for so many bytes that came, that are answered to an option, and that a request holds: their logarithms.
- */
-const HANDSHAKE_COST = 8;
-const INPUT_UNIT_LOG2 = 14;
-const ANSWER_UNIT_LOG2 = 12;
-const BUFFER_UNIT_LOG2 = 16;
 /** K6, K8 */
 const PROBE_MS = 200;
 
@@ -101,8 +93,10 @@ export class Connection {
   readonly #drained: (() => void)[] = [];
   readonly #tooSlow: ReturnType<typeof setTimeout>;
   #silence: Silence | undefined;
-  #linger: ReturnType<typeof setTimeout> | undefined;
-  #lingerMs = LINGER_MS;
+  readonly #linger = new Linger(LINGER_MS, () => {
+    this.#why ??= 'the client did not take its last replies';
+    this.#destroy(this.#why);
+  });
 
   constructor(socket: Line, context: ConnectionContext) {
     const { exports, limits, upgrade, full, turns } = context;
@@ -177,7 +171,7 @@ export class Connection {
     this.#detach();
     const on = {
       data: (chunk: Uint8Array): void => {
-        this.#spend(chunk.length >> INPUT_UNIT_LOG2);
+        this.#turns.spend(this.#visitor, COST.ofInput(chunk.length));
         this.#session.dialogue.receive(chunk);
         this.#pump();
       },
@@ -210,7 +204,7 @@ export class Connection {
     while (!this.ending && !this.#full() && !this.#inDoubt() && this.#hasTurn()) {
       const event = this.#session.dialogue.next() ?? this.#expect();
       if (!event) break;
-      this.#spend(this.#session.open ? 1 : HANDSHAKE_COST);
+      this.#turns.spend(this.#visitor, this.#session.open ? 1 : COST.handshake);
       this.#handle(event);
     }
     if (this.ending) return;
@@ -261,17 +255,13 @@ export class Connection {
   #account(): void {
     const unsent = this.#socket.destroyed ? 0 : this.#out.length + this.#socket.writableLength;
     this.#share.hold(this.#coming + this.#bytes + this.#kept + unsent);
-    if (this.#halfClosed && !this.ending) this.#lingers(unsent);
-  }
-
-  #spend(units: number): void {
-    this.#turns.spend(this.#visitor, units);
+    if (this.#halfClosed && !this.ending) this.#linger.restart(unsent > 0); // K8
   }
 
   #handle(event: ServerEvent): void {
     switch (event.kind) {
       case 'send':
-        this.#spend((event.parts[0]?.length ?? 0) >> ANSWER_UNIT_LOG2);
+        this.#turns.spend(this.#visitor, COST.ofAnswer(event.parts[0]?.length ?? 0));
         if (event.refuses === 'request') this.#context.counters.refusedRequests += 1;
         if (event.refuses === 'option') this.#context.counters.refusedOptions += 1;
         for (const part of event.parts) this.#out.push(part);
@@ -284,7 +274,7 @@ export class Connection {
         this.#open(this.#context.exports.get(event.name) as Export);
         break;
       case 'request':
-        this.#spend(costOf(event.request) >> BUFFER_UNIT_LOG2);
+        this.#turns.spend(this.#visitor, COST.ofBuffers(costOf(event.request)));
         this.#admit(event.request);
         break;
       case 'end':
@@ -494,9 +484,8 @@ export class Connection {
       // Later bytes are read and dropped, because the end of the client would not be seen otherwise.
       this.#socket.resume();
     }
-    clearTimeout(this.#linger);
-    this.#linger = undefined;
-    this.#lingerMs = ms;
+    this.#linger.stop();
+    this.#linger.ms = ms;
     this.#settle();
   }
 
@@ -527,28 +516,15 @@ export class Connection {
     if (this.#finishing && !this.#closed) this.#close();
     if (!this.#closed) return;
     this.#stopClocks();
-    clearTimeout(this.#linger);
+    this.#linger.stop();
     if (!this.#finishing) this.#why ??= 'the connection was lost';
     this.#share.leave();
     this.#context.onGone(this.#why);
   }
 
-  /** K8: the time of a half-closed client begins anew, because it has taken something, or has more to take. */
-  #lingers(unsent: number): void {
-    clearTimeout(this.#linger);
-    this.#linger = unsent > 0 ? this.#lateTaker() : undefined;
-  }
-
-  #lateTaker(): ReturnType<typeof setTimeout> {
-    return setTimeout(() => {
-      this.#why ??= 'the client did not take its last replies';
-      this.#destroy(this.#why);
-    }, this.#lingerMs);
-  }
-
-  /** The last reply is written, and the client has `#lingerMs` to take it. */
+  /** The last reply is written, and the client has the time of `#linger` to take it. */
   #close(): void {
-    this.#linger ??= this.#lateTaker();
+    this.#linger.begin();
     if (this.#socket.writableEnded) return;
     this.#send();
     this.#socket.end(() => this.#socket.destroy());

@@ -25,6 +25,17 @@ export const TURN_MAX: number = 64;
 /** The units of a visit: small requests as many as Node reads from a socket at once, so that their replies leave together. */
 export const VISIT_MAX: number = 16;
 
+/**
+ * Units of work. An event of a connection costs 1, and one of the handshake more, because an option may be 64 KiB long. In addition
+ * so many bytes cost 1: 16 KiB that came, 4 KiB that are answered, 64 KiB of buffers that a request holds.
+ */
+export const COST = {
+  handshake: 8,
+  ofInput: (bytes: number): number => bytes >> 14,
+  ofAnswer: (bytes: number): number => bytes >> 12,
+  ofBuffers: (bytes: number): number => bytes >> 16,
+};
+
 /** A connection, as far as turns are concerned. */
 export class Visitor {
   /** Called when it may work. */
