@@ -85,7 +85,10 @@ export interface NbdServerLimits {
    * proved in TLS that they have a key are closed last. @defaultValue 64
    */
   readonly handshakes?: number;
-  /** Limit from the connection to the choice of an export, TLS included, in milliseconds. @defaultValue 10,000 */
+  /**
+   * Limit from the connection to the choice of an export, and with TLS until the client has taken the first reply after it, in
+   * milliseconds. @defaultValue 10,000
+   */
   readonly handshakeMs?: number;
   /** The longest read or write, in bytes, at least 64 KiB. It is announced to clients. @defaultValue 32 MiB */
   readonly requestBytes?: number;
