@@ -512,6 +512,29 @@ describe('a client that ends its side', () => {
     },
   );
 
+  // The reads before move the end of a turn, so that it comes between the answer to a choice and what follows from it.
+  test.each([0, 1, 2, 3])(
+    'of TLS that asks for nothing after its choice stays, where 40 choose at once after %i reads',
+    async (reads) => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+      onTestFinished(() => void vi.useRealTimers());
+      const server = await serving(new MemoryStorage(MIB), { tls: { psk: { alice: KEY } } });
+      const first = new RawClient(await secured(await asking({ path }), KEY));
+      await first.negotiate();
+      const sockets = await Promise.all(Array.from({ length: 40 }, () => asking({ path })));
+      const secure = await Promise.all(sockets.map((socket) => secured(socket, KEY)));
+      const clients = secure.map((socket) => new RawClient(socket));
+      for (let i = 0; i < reads; i += 1) await first.ask(READ, { length: 512 });
+      await Promise.all(clients.map((client) => client.negotiate()));
+      for (let turns = 0; turns < 50; turns += 1) await new Promise(setImmediate);
+      vi.advanceTimersByTime(60_000);
+      for (let turns = 0; turns < 50; turns += 1) await new Promise(setImmediate);
+      expect(server.stats().connections).toBe(41);
+      for (const client of clients) expect((await client.ask(READ, { length: 512 })).error).toBe(0);
+      for (const socket of [first.socket, ...secure]) socket.destroy();
+    },
+  );
+
   test('connection.K8: in the handshake has its options answered', async () => {
     const server = await serving(new MemoryStorage(MIB));
     const socket = connect({ path, allowHalfOpen: true });

@@ -283,7 +283,9 @@ export class Connection {
   }
 
   #open(target: Export): void {
-    if (!this.#session.tls) clearTimeout(this.#tooSlow);
+    // With TLS the time goes on until a reply is taken, if none was.
+    const isTaken = this.#out.length + this.#socket.writableLength === 0;
+    if (isTaken || !this.#session.tls) clearTimeout(this.#tooSlow);
     const { name, onOpen } = this.#context;
     this.#work = {
       ...target,
@@ -327,18 +329,18 @@ export class Connection {
 
   /** By now the system knows whether the other side took the replies, and the next write reports it. */
   #ask(): void {
-    if (this.#socket !== this.#raw && this.#socket.writableLength > 0) {
-      // Node takes the end of a write below TLS for the end of one of TLS, so none may be under way.
-      this.#probe = undefined;
-      this.#pump();
-      return;
-    }
-    this.#raw.write('', (error) => {
-      if (error) this.#destroy(error.message);
-      else this.#probed = true;
-      this.#pump();
-    });
+    // Node takes the end of a write below TLS for the end of one of TLS, so none may be under way.
+    const isBusy = this.#socket !== this.#raw && this.#socket.writableLength > 0;
+    if (isBusy) this.#probe = undefined;
+    else this.#raw.write('', this.#asked);
+    this.#pump();
   }
+
+  readonly #asked = (error?: Error | null): void => {
+    if (error) this.#destroy(error.message);
+    else this.#probed = true;
+    this.#pump();
+  };
 
   /** K6 */
   #abandoned(): boolean {
@@ -504,6 +506,7 @@ export class Connection {
   #stopClocks(): void {
     clearTimeout(this.#tooSlow);
     clearTimeout(this.#probe);
+    this.#linger.stop();
     if (this.#silence) this.#socket.setTimeout?.(0);
     this.#silence = undefined;
   }
@@ -516,7 +519,6 @@ export class Connection {
     if (this.#finishing && !this.#closed) this.#close();
     if (!this.#closed) return;
     this.#stopClocks();
-    this.#linger.stop();
     if (!this.#finishing) this.#why ??= 'the connection was lost';
     this.#share.leave();
     this.#context.onGone(this.#why);
