@@ -467,7 +467,7 @@ describe('limits', () => {
     expect(events.at(-1)).toEqual({
       kind: 'ended',
       connection: 1,
-      why: 'the client chose no export within 60 ms',
+      why: 'the handshake took more than 60 ms',
     });
     expect((await served.ask(FLUSH)).error).toBe(0);
   });

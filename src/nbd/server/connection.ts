@@ -110,10 +110,7 @@ export class Connection {
       () => this.#unpark(),
       (why) => this.#destroy(why),
     );
-    const late = (): void => {
-      const what = this.open ? 'took no reply' : 'chose no export';
-      this.#destroy(`the client ${what} within ${limits.handshakeMs} ms`);
-    };
+    const late = (): void => this.#destroy(`the handshake took more than ${limits.handshakeMs} ms`);
     this.#tooSlow = setTimeout(late, limits.handshakeMs);
     this.#attach(socket);
     this.#pump();
@@ -171,7 +168,7 @@ export class Connection {
     this.#detach();
     const on = {
       data: (chunk: Uint8Array): void => {
-        this.#turns.spend(this.#visitor, COST.ofInput(chunk.length));
+        this.#turns.spend(this.#visitor, chunk.length >> COST.inputLog2);
         this.#session.dialogue.receive(chunk);
         this.#pump();
       },
@@ -261,7 +258,7 @@ export class Connection {
   #handle(event: ServerEvent): void {
     switch (event.kind) {
       case 'send':
-        this.#turns.spend(this.#visitor, COST.ofAnswer(event.parts[0]?.length ?? 0));
+        this.#turns.spend(this.#visitor, (event.parts[0]?.length ?? 0) >> COST.answerLog2);
         if (event.refuses === 'request') this.#context.counters.refusedRequests += 1;
         if (event.refuses === 'option') this.#context.counters.refusedOptions += 1;
         for (const part of event.parts) this.#out.push(part);
@@ -274,7 +271,7 @@ export class Connection {
         this.#open(this.#context.exports.get(event.name) as Export);
         break;
       case 'request':
-        this.#turns.spend(this.#visitor, COST.ofBuffers(costOf(event.request)));
+        this.#turns.spend(this.#visitor, costOf(event.request) >> COST.buffersLog2);
         this.#admit(event.request);
         break;
       case 'end':

@@ -27,14 +27,9 @@ export const VISIT_MAX: number = 16;
 
 /**
  * Units of work. An event of a connection costs 1, and one of the handshake more, because an option may be 64 KiB long. In addition
- * so many bytes cost 1: 16 KiB that came, 4 KiB that are answered, 64 KiB of buffers that a request holds.
+ * there is 1 for so many bytes that came, that are answered to an option, and that a request holds: their logarithms.
  */
-export const COST = {
-  handshake: 8,
-  ofInput: (bytes: number): number => bytes >> 14,
-  ofAnswer: (bytes: number): number => bytes >> 12,
-  ofBuffers: (bytes: number): number => bytes >> 16,
-};
+export const COST = { handshake: 8, inputLog2: 14, answerLog2: 12, buffersLog2: 16 } as const;
 
 /** A connection, as far as turns are concerned. */
 export class Visitor {
