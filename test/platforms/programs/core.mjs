@@ -96,13 +96,19 @@ async function contract() {
   const { capabilities } = new MemoryStorage(size);
   await contractOf('MemoryStorage', capabilities, () => {
     const storage = new MemoryStorage(size);
-    return { storage, reopen: () => new MemoryStorage(storage.bytes) };
+    let now = storage;
+    const reopen = () => {
+      now = new MemoryStorage(now.bytes); // not those of the first one, because a resize makes others
+      return now;
+    };
+    return { storage, reopen };
   });
   await contractOf('VolatileDisk', new VolatileDisk({ size }).capabilities, () => {
     const storage = new VolatileDisk({ size });
     let now = storage;
     const reopen = () => {
-      now = new VolatileDisk({ size, initial: now.powerCut() });
+      const initial = now.powerCut();
+      now = new VolatileDisk({ size: initial.length, initial }); // the cut decides the size, too
       return now;
     };
     return { storage, reopen };
