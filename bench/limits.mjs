@@ -293,6 +293,7 @@ export function smallestMember(storage) {
       if (!answer?.then) return answer;
       const command = { offset, length };
       running.add(command);
+      // Not by `finally`, which makes two more promises.
       return answer.then(
         () => void running.delete(command),
         (error) => {

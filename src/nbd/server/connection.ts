@@ -17,7 +17,7 @@
 //   K7  One turn of the event loop does a limited amount of work for all connections, and a connection that asks for much does not
 //       keep one waiting that asks for little (turns.ts). Who waits for its turn is not read.
 //   K8  If a client closes its sending side, its requests are still executed and answered; then the connection ends. A client
-//       that takes none of the answers for LINGER_MS is gone.
+//       that takes no whole answer for LINGER_MS is gone, because a lost one is not always reported.
 //   K9  A socket is ended by its uppermost layer: by TLS if there is TLS. During the TLS handshake the TLS socket is not
 //       available yet, so the TCP socket is ended, from the event loop and not from a callback (nbd-server-tls.X6).
 //
